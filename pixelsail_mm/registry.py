@@ -1,0 +1,43 @@
+"""Registries of the package (scope ``pixelsail_mm``).
+
+``MODELS``, ``DATASETS``, ``TRANSFORMS``, ``METRICS`` and ``VISUALIZERS`` are children of
+MMDetection's registries, the others of MMEngine's. A type that is not ours is therefore found
+without a prefix, e.g. ``loss_mask=dict(type='DiceLoss')``.
+
+Each registry imports its ``locations`` only when a type is first looked up, so importing this
+module is cheap; ``mmdet.registry`` itself pulls in no mmdet model.
+"""
+
+from mmdet import registry as mmdet_registry
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+
+SCOPE = 'pixelsail_mm'
+
+
+def _child(name: str, parent: Registry, *locations: str) -> Registry:
+    return Registry(name, parent=parent, scope=SCOPE,
+                    locations=[f'{SCOPE}.{location}' for location in locations])
+
+
+MODELS = _child('model', mmdet_registry.MODELS, 'models')
+DATASETS = _child('dataset', mmdet_registry.DATASETS, 'datasets')
+TRANSFORMS = _child('transform', mmdet_registry.TRANSFORMS, 'datasets.transforms')
+METRICS = _child('metric', mmdet_registry.METRICS, 'evaluation')
+VISUALIZERS = _child('visualizer', mmdet_registry.VISUALIZERS, 'visualization')
+DATA_SAMPLERS = _child('data sampler', mmengine_registry.DATA_SAMPLERS, 'datasets.samplers')
+FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS, 'datasets')
+HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine')
+LOOPS = _child('loop', mmengine_registry.LOOPS, 'engine')
+RUNNERS = _child('runner', mmengine_registry.RUNNERS, 'engine')
+STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'engine')
+OPTIM_WRAPPERS = _child('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+LOG_PROCESSORS = _child('log processor', mmengine_registry.LOG_PROCESSORS, 'engine')
+
+__all__ = [
+    'DATASETS', 'DATA_SAMPLERS', 'FUNCTIONS', 'HOOKS', 'LOG_PROCESSORS', 'LOOPS', 'METRICS',
+    'MODELS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'RUNNERS', 'SCOPE', 'STRATEGIES',
+    'TRANSFORMS', 'VISUALIZERS'
+]
