@@ -1,0 +1,7 @@
+"""Backbones: the single transformer and what makes a stock decoder read images."""
+
+from pixelsail_mm.models.backbones.attention import AttentionLayout, image_block_attention
+from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
+from pixelsail_mm.models.backbones.single_transformer import SingleTransformer
+
+__all__ = ['AttentionLayout', 'PatchRotaryEmbedding', 'SingleTransformer', 'image_block_attention']

@@ -1,0 +1,152 @@
+"""Image-block attention for stock Hugging Face decoders, without a dense mask.
+
+Pixel-SAIL attends causally, and fully among everything from ``<vision>`` to ``</vision>``
+(Pixel-SAIL paper, section 3; behaviour of the authors' release). Per sample that is three runs of
+queries - text before the image, the image block, text after it - each of which is one
+scaled-dot-product call over a contiguous range of keys.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+
+ATTENTION_NAME = 'pixelsail_sdpa'
+
+
+class AttentionLayout:
+    """Where the valid tokens and the image block of each row of a batch are.
+
+    Args:
+        spans: Per row ``(start, image_start, image_end)``: index of the first valid token (0
+            unless the row is padded on the left), of ``<vision>``, and one past ``</vision>``.
+            Rows without an image have ``image_start == image_end == start``.
+        length: Padded length L of the batch.
+        device: Device of the row indices.
+
+    Padding on the right needs no entry: being behind every valid token, it is never attended to.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int, int]], length: int,
+                 device: torch.device | str = 'cpu') -> None:
+        self.spans = [tuple(span) for span in spans]
+        self.length = length
+        self.device = torch.device(device)
+        rows_of = defaultdict(list)
+        for row, span in enumerate(self.spans):
+            rows_of[span].append(row)
+        self.groups = [(span, torch.tensor(rows, device=device)) for span, rows in rows_of.items()]
+        order = torch.cat([rows for _, rows in self.groups])
+        self.restore = torch.argsort(order)
+        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._cache_mask: Tensor | None = None
+
+    def trailing_mask(self, num_queries: int, num_keys: int):
+        """Causal mask of the last ``num_queries`` of ``num_keys`` positions.
+
+        A lazy bias on GPUs (the fused kernels never materialise it); on the CPU a boolean
+        ``(num_queries, num_keys)`` tensor shared by all layers and rows.
+        """
+        if self.device.type == 'cuda':
+            return causal_lower_right(num_queries, num_keys)
+        key = (num_queries, num_keys)
+        if key not in self._masks:
+            ones = torch.ones(key, dtype=torch.bool, device=self.device)
+            self._masks[key] = ones.tril(diagonal=num_keys - num_queries)
+        return self._masks[key]
+
+    def cached_key_mask(self, num_keys: int) -> Tensor | None:
+        """Valid keys while decoding with a cache: ``(B,1,1,num_keys)``, None if all are."""
+        starts = [span[0] for span in self.spans]
+        if not any(starts):
+            return None
+        if self._cache_mask is None or self._cache_mask.shape[-1] != num_keys:
+            keys = torch.arange(num_keys, device=self.device)
+            self._cache_mask = (keys >= torch.tensor(starts, device=self.device)[:, None])
+            self._cache_mask = self._cache_mask[:, None, None]
+        return self._cache_mask
+
+
+def _expand_heads(states: Tensor, groups: int) -> Tensor:
+    """Repeat key/value heads ``(B,H_kv,L,D) -> (B,H_kv*groups,L,D)`` for grouped queries."""
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+
+
+def _attend_span(query: Tensor, key: Tensor, value: Tensor, span: tuple[int, int, int],
+                 layout: AttentionLayout, **kwargs) -> Tensor:
+    """Attention of rows that share one span. All tensors ``(B,H,L,D)``."""
+    start, image_start, image_end = span
+    length = query.shape[2]
+    parts = []
+    if start:
+        parts.append(query.new_zeros(*query.shape[:2], start, value.shape[-1]))
+    if image_start > start:
+        run = slice(start, image_start)
+        parts.append(F.scaled_dot_product_attention(
+            query[:, :, run], key[:, :, run], value[:, :, run], is_causal=True, **kwargs))
+    if image_end > image_start:
+        keys = slice(start, image_end)
+        parts.append(F.scaled_dot_product_attention(
+            query[:, :, image_start:image_end], key[:, :, keys], value[:, :, keys], **kwargs))
+    if length > image_end:
+        queries, keys = query[:, :, image_end:], key[:, :, start:]
+        if image_end == start:
+            mask = dict(is_causal=True)
+        else:
+            mask = dict(attn_mask=layout.trailing_mask(queries.shape[2], keys.shape[2]))
+        parts.append(F.scaled_dot_product_attention(
+            queries, keys, value[:, :, start:], **mask, **kwargs))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None,
+                          scaling: float | None = None, dropout: float = 0.0,
+                          sliding_window: int | None = None,
+                          layout: AttentionLayout | None = None, **kwargs):
+    """Attention function in the form of transformers' ``AttentionInterface``.
+
+    Args:
+        module: The attention module that calls.
+        query: ``(B,H,Lq,D)``.
+        key: ``(B,H_kv,Lk,D)``; ``Lk > Lq`` means decoding with a cache.
+        value: As ``key``.
+        attention_mask: Not used: the structure is in ``layout``.
+        scaling: Factor of the logits.
+        dropout: Attention dropout probability.
+        sliding_window: Window of the base model; must not be shorter than the sequence.
+        layout: Spans of the batch; None means plain causal attention.
+
+    Returns:
+        Output ``(B,Lq,H,D)`` and None (no attention weights).
+
+    Raises:
+        ValueError: The sequence exceeds the sliding window, which image blocks do not support.
+    """
+    if sliding_window is not None and key.shape[2] > sliding_window:
+        raise ValueError(
+            f'sequence of {key.shape[2]} tokens exceeds the base model\'s sliding window of '
+            f'{sliding_window}; set sliding_window=None in backbone.llm or shorten max_length')
+    groups = query.shape[1] // key.shape[1]
+    options = dict(scale=scaling, dropout_p=dropout)
+    if query.is_cuda:
+        options['enable_gqa'] = groups > 1
+    else:
+        key, value = _expand_heads(key, groups), _expand_heads(value, groups)
+    if query.shape[2] < key.shape[2]:
+        mask = layout.cached_key_mask(key.shape[2]) if layout is not None else None
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+    elif layout is None:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+    elif len(layout.groups) == 1:
+        out = _attend_span(query, key, value, layout.groups[0][0], layout, **options)
+    else:
+        out = torch.cat([
+            _attend_span(query[rows], key[rows], value[rows], span, layout, **options)
+            for span, rows in layout.groups
+        ])[layout.restore]
+    return out.transpose(1, 2), None

@@ -1,0 +1,203 @@
+"""The single transformer: any Hugging Face decoder that also reads raw patches."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Mapping
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from pixelsail_mm.models.backbones.attention import (ATTENTION_NAME, AttentionLayout,
+                                                     image_block_attention)
+from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
+from pixelsail_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class SingleTransformer(BaseModule):
+    """Decoder-only transformer over patches and text (Pixel-SAIL paper, section 3).
+
+    The decoder is a stock ``AutoModelForCausalLM`` with its rotary module replaced by
+    :class:`PatchRotaryEmbedding` and its attention by :func:`image_block_attention`; the patch
+    embedding is one linear layer. Families with ``model.rotary_emb`` work (Qwen2, Qwen3, Llama,
+    Mistral, SmolLM2).
+
+    Args:
+        llm: Hub name or folder of pre-trained weights, or a dict for random weights, e.g.
+            ``dict(model_type='qwen2', hidden_size=896, ...)`` (keywords of the Hugging Face
+            config class).
+        patch_size: Side of a patch in pixels.
+        vocab_size: Rows of the embedding, ``len(tokenizer)``; filled in by the meta-architecture.
+            A pre-trained embedding of another size is resized (as the authors' release does) and
+            new rows start around the mean of the old ones.
+        dtype: Name of the parameter dtype, e.g. ``'bfloat16'``; None keeps float32.
+        attn_implementation: Only ``'sdpa'``: flash-attention's kernels know no image block.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        trust_remote_code: Passed to transformers; leave off unless you trust the repository.
+        init_cfg: MMEngine initialisation config.
+
+    Raises:
+        FileNotFoundError: The pre-trained weights are not there.
+        ValueError: Unknown family or attention implementation.
+    """
+
+    def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 16,
+                 vocab_size: int | None = None, dtype: str | None = None,
+                 attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
+                 trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if attn_implementation != 'sdpa':
+            raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
+                             'supports the image block; remove the key or set it to "sdpa"')
+        self.patch_size = patch_size
+        self.llm = _build_decoder(llm, vocab_size, dtype, trust_remote_code)
+        decoder = self.llm.model
+        if not hasattr(decoder, 'rotary_emb'):
+            raise ValueError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
+                             'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
+        decoder.rotary_emb = PatchRotaryEmbedding(decoder.rotary_emb)
+        self.hidden_size: int = self.llm.config.hidden_size
+        self.patch_embed = nn.Linear(3 * patch_size**2, self.hidden_size, bias=False,
+                                     dtype=self.llm.dtype)
+        if gradient_checkpointing:
+            self.llm.gradient_checkpointing_enable(dict(use_reentrant=False))
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings ``(..., C)`` of int64 ids ``(...)``."""
+        return self.llm.get_input_embeddings()(input_ids)
+
+    def embed_patches(self, patches: Tensor) -> Tensor:
+        """Patch embeddings ``(N,C)`` of normalised patches ``(N,3*p*p)``."""
+        return self.patch_embed(patches.to(self.patch_embed.weight.dtype))
+
+    def forward(self, inputs_embeds: Tensor, position_ids: Tensor,
+                layout: AttentionLayout) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            inputs_embeds: ``(B,L,C)`` with patches and prompts already added.
+            position_ids: ``(3,B,L)`` int64.
+            layout: Image spans of the batch.
+
+        Returns:
+            ``(B,L,C)``.
+        """
+        return self.llm.model(
+            inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False,
+            layout=layout).last_hidden_state
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Vocabulary logits ``(...,V)`` of final states ``(...,C)``."""
+        return self.llm.lm_head(states)
+
+    @torch.no_grad()
+    def generate(self, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout,
+                 **generation) -> tuple[Tensor, list[Tensor]]:
+        """Continue left-padded prompts with Hugging Face's ``generate``.
+
+        Args:
+            inputs_embeds: ``(B,L,C)``, padded on the left.
+            position_ids: ``(3,B,L)``; the next token of a row gets the last position plus one.
+            layout: Spans with the left padding as ``start``.
+            **generation: ``max_new_tokens``, ``eos_token_id``, ``do_sample``, logits processors,
+                streamers, ... of ``GenerationMixin.generate``. Beam search is not supported.
+
+        Returns:
+            New ids ``(B,T)`` and the final states: ``(B,L,C)`` of the prompt, then one ``(B,1,C)``
+            for each new token, the last one included.
+
+        Raises:
+            ValueError: ``num_beams`` is larger than 1.
+        """
+        if generation.get('num_beams', 1) > 1:
+            raise ValueError('num_beams > 1 is not supported: the mask of a beam would be lost; '
+                             'set num_beams=1 (sampling is supported)')
+        states: list[Tensor] = []
+        hook = self.llm.model.register_forward_hook(
+            lambda module, args, output: states.append(output.last_hidden_state))
+        valid = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+        for row, (start, _, _) in enumerate(layout.spans):
+            valid[row, :start] = 0
+        try:
+            with self._patch_positions(position_ids):
+                output = self.llm.generate(
+                    inputs_embeds=inputs_embeds, attention_mask=valid, layout=layout,
+                    return_dict_in_generate=True, **generation)
+            length = inputs_embeds.shape[1] + output.sequences.shape[1] - 1
+            # The last new token was never fed back; its state is needed when it is [SEG].
+            self.llm.model(
+                input_ids=output.sequences[:, -1:], past_key_values=output.past_key_values,
+                position_ids=_next_positions(position_ids, output.sequences.shape[1] - 1),
+                cache_position=torch.tensor([length], device=valid.device), use_cache=True,
+                layout=layout)
+        finally:
+            hook.remove()
+        return output.sequences, states
+
+    @contextmanager
+    def _patch_positions(self, position_ids: Tensor):
+        """Let ``generate`` use three-axis positions instead of counting attention-mask ones."""
+
+        def prepare(input_ids, past_key_values=None, inputs_embeds=None, cache_position=None,
+                    attention_mask=None, layout=None, use_cache=True, **kwargs):
+            model_inputs = dict(past_key_values=past_key_values, cache_position=cache_position,
+                                use_cache=use_cache, layout=layout)
+            prompt = position_ids.shape[-1]
+            if len(cache_position) == prompt and cache_position[0] == 0:
+                model_inputs.update(inputs_embeds=inputs_embeds, position_ids=position_ids)
+            else:
+                step = int(cache_position[-1]) - prompt
+                model_inputs.update(input_ids=input_ids[:, -1:],
+                                    position_ids=_next_positions(position_ids, step))
+            return model_inputs
+
+        self.llm.prepare_inputs_for_generation = prepare
+        try:
+            yield
+        finally:
+            del self.llm.prepare_inputs_for_generation
+
+
+def _next_positions(position_ids: Tensor, step: int) -> Tensor:
+    """Positions ``(3,B,1)`` of the ``step``-th new token behind prompts ``(3,B,L)``."""
+    last = position_ids[:, :, -1:].amax(dim=0, keepdim=True)
+    return (last + 1 + step).expand(3, -1, -1)
+
+
+def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: str | None,
+                   trust_remote_code: bool) -> nn.Module:
+    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+    AttentionInterface.register(ATTENTION_NAME, image_block_attention)
+    torch_dtype = getattr(torch, dtype) if dtype else torch.float32
+    options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
+                   trust_remote_code=trust_remote_code)
+    if isinstance(llm, Mapping):
+        settings = dict(llm)
+        model_type = settings.pop('model_type', None)
+        if model_type is None:
+            raise ValueError("backbone.llm: key 'model_type' is missing, e.g. 'qwen2' or 'llama'")
+        if vocab_size is not None:
+            settings['vocab_size'] = vocab_size
+        try:
+            config = AutoConfig.for_model(model_type, **settings)
+        except ValueError as error:
+            raise ValueError(f'backbone.llm.model_type={model_type!r} is unknown to transformers '
+                             '(known: qwen2, qwen3, llama, mistral, ...)') from error
+        # Token ids of a family's default config lie outside a small vocabulary.
+        config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+        return AutoModelForCausalLM.from_config(config, **options)
+    if Path(llm).is_absolute() and not Path(llm).exists():
+        raise FileNotFoundError(f'backbone.llm: folder {llm} does not exist')
+    try:
+        model = AutoModelForCausalLM.from_pretrained(llm, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f'backbone.llm: weights {llm!r} could not be loaded '
+            f'({str(error).splitlines()[0]}). Give a folder with config.json and safetensors, a '
+            'hub name when a network is available, or a dict for random weights') from error
+    if vocab_size is not None and vocab_size != model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(vocab_size)
+    return model

@@ -1,0 +1,172 @@
+"""From collated samples to the tensors of one batch."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from pixelsail_mm.registry import MODELS
+from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+IGNORE_INDEX = -100
+NO_PROMPT, NOT_A_PATCH = -2, -1
+
+
+def position_ids(length: int, image_start: int | None, grid: tuple[int, int]) -> Tensor:
+    """Three-axis positions (t, h, w) of one sample.
+
+    Text counts upwards, equal on all axes. With s the index of the first patch, patch (r, c) lies
+    at ``(s, s+r, s+c)`` and the token after the patches at ``s + max(h, w)`` (authors' release).
+
+    Args:
+        length: Number of tokens.
+        image_start: Index of ``<vision>``; None without an image.
+        grid: Rows and columns of patches.
+
+    Returns:
+        ``(3, length)`` int64.
+    """
+    if image_start is None:
+        return torch.arange(length).expand(3, -1).clone()
+    rows, columns = grid
+    first, count = image_start + 1, rows * columns
+    positions = torch.empty(3, length, dtype=torch.long)
+    positions[:, :first] = torch.arange(first)
+    patches = positions[:, first:first + count]
+    patches[0] = first
+    patches[1] = first + torch.arange(rows).repeat_interleave(columns)
+    patches[2] = first + torch.arange(columns).repeat(rows)
+    after = length - first - count
+    positions[:, first + count:] = first + max(rows, columns) + torch.arange(after)
+    return positions
+
+
+@MODELS.register_module()
+class PixelDataPreprocessor(BaseDataPreprocessor):
+    """Normalise and cut images into patches, pad text on the right, build positions.
+
+    Args:
+        tokenizer: Tokenizer config (see :func:`~pixelsail_mm.tokenization.build_tokenizer`);
+            filled in by the meta-architecture.
+        patch_size: Patch side p in pixels; filled in by the meta-architecture.
+        mean: Channel means in 0..255, RGB.
+        std: Channel standard deviations in 0..255, RGB.
+        non_blocking: Passed to ``Tensor.to``.
+    """
+
+    def __init__(self, tokenizer: Any, patch_size: int = 16,
+                 mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
+                 non_blocking: bool = False) -> None:
+        super().__init__(non_blocking=non_blocking)
+        self.patch_size = patch_size
+        self.tokens = SpecialTokens.from_tokenizer(build_tokenizer(tokenizer))
+        self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(1, 3, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Build a batch.
+
+        Args:
+            data: ``inputs``: per sample a dict with ``input_ids`` and ``labels`` ``(L_i,)`` int64,
+                ``image`` uint8 ``(3,H,W)`` with sides that are multiples of p (or None) and
+                ``prompt_map`` int64 ``(h,w)`` (or None); ``data_samples``: list (or absent).
+                A mapping of lists (MMEngine's ``pseudo_collate``) is accepted as well.
+            training: Not used: both modes share every step.
+
+        Returns:
+            ``dict(inputs=..., data_samples=...)``; inputs holds ``input_ids``, ``labels``,
+            ``vision_patch_indices`` (row in ``vision_patches``, -1 elsewhere) and
+            ``vp_token_indices`` (K of the prompt, -2 patch without prompt, -1 elsewhere), all
+            ``(B,L)`` int64; ``position_ids`` ``(3,B,L)``; ``vision_patches`` ``(N,3*p*p)`` float,
+            flattened (channel, row, column); ``grids``, ``image_spans`` (``<vision>`` to one past
+            ``</vision>``, or None) and ``lengths``, lists per sample.
+
+        Raises:
+            ValueError: The ``<vpatch>`` tokens of a sample do not match its image.
+        """
+        samples = data['inputs']
+        if isinstance(samples, dict):
+            samples = [dict(zip(samples, values)) for values in zip(*samples.values())]
+        data_samples = data.get('data_samples')
+        batch = self._collate([self._sample(sample, index) for index, sample in enumerate(samples)])
+        patches = batch.pop('images')
+        batch = self.cast_data(batch)
+        batch['vision_patches'] = self._patchify(patches)
+        batch['prompt_token_ids'] = torch.tensor(self.tokens.prompts, device=self.device)
+        if data_samples is not None:
+            data_samples = self.cast_data(list(data_samples))
+        return dict(inputs=batch, data_samples=data_samples)
+
+    def _sample(self, sample: dict, index: int) -> dict:
+        """Positions, span and per-token indices of one sample (patch rows start at 0)."""
+        ids = sample['input_ids']
+        image = sample.get('image')
+        length = len(ids)
+        patch_of = torch.full((length,), -1, dtype=torch.long)
+        prompt_of = torch.full((length,), NOT_A_PATCH, dtype=torch.long)
+        grid = (0, 0)
+        if image is not None:
+            grid = (image.shape[1] // self.patch_size, image.shape[2] // self.patch_size)
+        where = torch.nonzero(ids == self.tokens.vpatch).squeeze(1)
+        if len(where) != grid[0] * grid[1]:
+            raise ValueError(
+                f'sample {index} of the batch: {len(where)} <vpatch> tokens for an image of '
+                f'{grid[0]}x{grid[1]} patches; ResizeToGrid and the data preprocessor must use the '
+                'same patch_size')
+        start = None
+        if len(where):
+            start = int(where[0]) - 1
+            patch_of[where] = torch.arange(len(where))
+            prompt_map = sample.get('prompt_map')
+            prompt_of[where] = NO_PROMPT if prompt_map is None else prompt_map.flatten().long()
+        span = None if start is None else (start, start + len(where) + 2)
+        return dict(input_ids=ids, labels=sample['labels'], image=image, grid=grid, span=span,
+                    position_ids=position_ids(length, start, grid), patch_of=patch_of,
+                    prompt_of=prompt_of)
+
+    def _collate(self, samples: list[dict]) -> dict:
+        """Pad on the right and number the patches through the batch."""
+        lengths = [len(sample['input_ids']) for sample in samples]
+        size = (len(samples), max(lengths))
+        batch = dict(
+            input_ids=torch.full(size, self.tokens.pad),
+            labels=torch.full(size, IGNORE_INDEX),
+            vision_patch_indices=torch.full(size, -1),
+            vp_token_indices=torch.full(size, NOT_A_PATCH),
+            position_ids=torch.zeros(3, *size, dtype=torch.long))
+        offset = 0
+        for row, (sample, length) in enumerate(zip(samples, lengths)):
+            batch['input_ids'][row, :length] = sample['input_ids']
+            batch['labels'][row, :length] = sample['labels']
+            batch['vp_token_indices'][row, :length] = sample['prompt_of']
+            batch['position_ids'][:, row, :length] = sample['position_ids']
+            patch_of = sample['patch_of']
+            batch['vision_patch_indices'][row, :length] = torch.where(
+                patch_of >= 0, patch_of + offset, patch_of)
+            # The running number of patches; the release used the largest index instead, which
+            # shifts every sample but the first by one.
+            offset += sample['grid'][0] * sample['grid'][1]
+        batch.update(
+            images=[sample['image'] for sample in samples if sample['image'] is not None],
+            grids=[sample['grid'] for sample in samples],
+            image_spans=[sample['span'] for sample in samples], lengths=lengths)
+        return batch
+
+    def _patchify(self, images: list[Tensor]) -> Tensor:
+        """Normalised patches ``(N,3*p*p)`` of uint8 images ``(3,H,W)``, in order."""
+        p = self.patch_size
+        parts = []
+        for image in images:
+            image = image.to(self.device)
+            _, height, width = image.shape
+            patches = image.view(3, height // p, p, width // p, p).permute(1, 3, 0, 2, 4)
+            parts.append(patches.reshape(-1, 3, p * p))
+        if not parts:
+            return self.mean.new_zeros(0, 3 * p * p)
+        patches = torch.cat(parts).to(self.mean.dtype)
+        return ((patches - self.mean) / self.std).flatten(1)

@@ -1,0 +1,44 @@
+"""Lists of feature maps of different sizes, handled as few large tensors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+
+def stack_equal(maps: list[Tensor]) -> tuple[list[Tensor], list[list[int]]]:
+    """Stack maps ``(h,w,C)`` of equal size.
+
+    Returns:
+        Stacks ``(n,h,w,C)`` and, for each, the indices of its maps in the list.
+    """
+    members = defaultdict(list)
+    for index, feature in enumerate(maps):
+        members[tuple(feature.shape[:2])].append(index)
+    groups = list(members.values())
+    return [torch.stack([maps[i] for i in group]) for group in groups], groups
+
+
+def unstack(stacks: list[Tensor], groups: list[list[int]]) -> list[Tensor]:
+    """Undo :func:`stack_equal`; the maps may have been resized meanwhile."""
+    maps: list[Tensor] = [None] * sum(map(len, groups))
+    for stack, group in zip(stacks, groups):
+        for index, feature in zip(group, stack):
+            maps[index] = feature
+    return maps
+
+
+def apply_per_pixel(function, maps: list[Tensor]) -> list[Tensor]:
+    """Apply a per-pixel function ``(P,C) -> (P,D)`` to maps ``(...,C)`` in **one** call.
+
+    One call whatever the number and sizes of the maps: under ZeRO-3 every process must call every
+    module the same number of times.
+    """
+    if len(maps) == 1:
+        return [function(maps[0])]
+    pixels = torch.cat([feature.flatten(0, -2) for feature in maps])
+    sizes = [feature.shape[:-1].numel() for feature in maps]
+    return [out.view(*feature.shape[:-1], -1)
+            for out, feature in zip(function(pixels).split(sizes), maps)]
