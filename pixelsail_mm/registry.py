@@ -15,9 +15,27 @@ from mmengine.registry import Registry
 SCOPE = 'pixelsail_mm'
 
 
+class ChildRegistry(Registry):
+    """Registry that also imports its ancestors' modules, once a type is found nowhere else.
+
+    MMEngine searches ancestors but leaves their ``locations`` unimported, so that MMDetection's
+    losses would be unknown until somebody imports ``mmdet.models``.
+    """
+
+    def get(self, key: str):
+        """Class or function registered as ``key`` here or in an ancestor; None if unknown."""
+        found = super().get(key)
+        ancestor = self.parent
+        while found is None and ancestor is not None:
+            ancestor.import_from_location()
+            found = super().get(key)
+            ancestor = ancestor.parent
+        return found
+
+
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return Registry(name, parent=parent, scope=SCOPE,
-                    locations=[f'{SCOPE}.{location}' for location in locations])
+    return ChildRegistry(name, parent=parent, scope=SCOPE,
+                         locations=[f'{SCOPE}.{location}' for location in locations])
 
 
 MODELS = _child('model', mmdet_registry.MODELS, 'models')

@@ -1,0 +1,1 @@
+"""Helpers that our tests and users' own tests share."""
