@@ -1,0 +1,58 @@
+"""Fixtures and settings that all tests share."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+
+# Shared machines are slow at times: examples are bounded in number, not in time.
+settings.register_profile('pixelsail', deadline=None, max_examples=50, derandomize=True)
+settings.load_profile('pixelsail')
+
+# No test may reach for a model hub; a missing local file must fail at once.
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+
+
+def _cuda_available() -> bool:
+    import torch
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items):
+    """Skip tests marked ``gpu``, with the reason, where there is no CUDA device."""
+    gpu_items = [item for item in items if item.get_closest_marker('gpu')]
+    if gpu_items and not _cuda_available():
+        skip = pytest.mark.skip(reason='needs a CUDA device; torch.cuda.is_available() is False')
+        for item in gpu_items:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Same random numbers for every test, whichever tests run and in whatever order."""
+    import torch
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def repo_root() -> Path:
+    """Top folder of the source tree."""
+    return REPO_ROOT
+
+
+@pytest.fixture(scope='session')
+def parity_dir() -> Path:
+    """Folder of parity fixtures: ``$PIXELSAIL_PARITY_DIR`` or ``tests/data/parity``."""
+    folder = Path(os.environ.get('PIXELSAIL_PARITY_DIR', REPO_ROOT / 'tests/data/parity'))
+    if not (folder / 'model_config.json').is_file():
+        pytest.fail(f'{folder}/model_config.json is missing; PIXELSAIL_PARITY_DIR must name a '
+                    'folder with the files that tests/data/parity/README.md lists')
+    return folder
