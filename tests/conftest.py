@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     """Same random numbers for every test, whichever tests run and in whatever order."""
-    import torch
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    if 'torch' in sys.modules:
+        sys.modules['torch'].manual_seed(0)
 
 
 @pytest.fixture(scope='session')

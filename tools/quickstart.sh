@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# From a clone to a trained model on a laptop CPU: environment, data, training, evaluation, table.
+#   tools/quickstart.sh
+#
+#   PIXELSAIL_WORK    where checkpoint, results and pictures go (default: work_dirs/quickstart)
+#   PIXELSAIL_DATA    where the ShapesWorld images are drawn (default: data/shapes_world_mini)
+#   PIXELSAIL_QUICK   1: a few iterations, to see that every step runs; the numbers mean nothing
+# The environment can be chosen with the variables at the top of tools/_venv.sh.
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
+
+CONFIG=configs/pixelsail/pixelsail_mini.py
+DATA="${PIXELSAIL_DATA:-$REPO_ROOT/data/shapes_world_mini}"
+WORK="${PIXELSAIL_WORK:-$REPO_ROOT/work_dirs/quickstart}"
+QUICK="${PIXELSAIL_QUICK:-0}"
+TARGET_CIOU='>=0.45'
+TARGET_MCQ='>=0.60'
+TARGET_CONTROL='<=0.30'
+STAGES=()
+
+# Runs a step, tells its duration and keeps it for the table.
+stage() {
+  local name="$1" start=$SECONDS
+  shift
+  say "$name ..."
+  "$@"
+  STAGES+=(--stage "$name=$((SECONDS - start))")
+  say "$name took $((SECONDS - start))s"
+}
+
+draw_data() {
+  if [[ -f "$DATA/.complete" ]]; then
+    say "  already drawn: $DATA"
+    return
+  fi
+  "$VENV_PYTHON" tools/dataset_converters/make_shapes_world.py --preset mini --out "$DATA" --seed 0
+  touch "$DATA/.complete"
+}
+
+train() {
+  local options=()
+  [[ "$QUICK" != 1 ]] || options=(--cfg-options train_cfg.max_iters=8)
+  "$VENV_PYTHON" tools/train.py "$CONFIG" --work-dir "$WORK" ${options[@]+"${options[@]}"}
+}
+
+evaluate() {
+  [[ -f "$WORK/last_checkpoint" ]] || die "training left no $WORK/last_checkpoint"
+  "$VENV_PYTHON" tools/test.py "$CONFIG" "$(cat "$WORK/last_checkpoint")" \
+    --work-dir "$WORK" --out "$WORK/results.json" --show-dir "$WORK/pictures"
+}
+
+report() {
+  local targets=("$TARGET_CIOU" "$TARGET_MCQ" "$TARGET_CONTROL")
+  [[ "$QUICK" != 1 ]] || targets=('>=0' '>=0' '<=1')
+  "$VENV_PYTHON" tools/misc/quickstart_report.py "$WORK/results.json" \
+    --row "referring segmentation, cIoU" refseg/cIoU "${targets[0]}" \
+    --row "multiple choice, accuracy" mcq/accuracy "${targets[1]}" \
+    --row "control: shuffled expressions, cIoU" shuffled/cIoU "${targets[2]}" \
+    "${STAGES[@]}" --pictures "$WORK/pictures"
+}
+
+main() {
+  [[ $# -eq 0 ]] || die "quickstart.sh takes no arguments; see the variables at its top"
+  cd "$REPO_ROOT"
+  stage environment ensure_venv
+  export PIXELSAIL_DATA="$DATA"
+  mkdir -p "$WORK"
+  stage data draw_data
+  stage training train
+  stage evaluation evaluate
+  report || die "a target was missed; the log is under $WORK"
+  [[ "$QUICK" != 1 ]] || say "PIXELSAIL_QUICK=1: the steps run; the numbers mean nothing"
+}
+
+main "$@"
