@@ -1,0 +1,248 @@
+"""RefSegMetric against hand-worked cases, a slow independent implementation and MMDetection."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.evaluator import Evaluator
+from pycocotools import mask as coco_mask
+
+from pixelsail_mm.evaluation import RefSegMetric
+from pixelsail_mm.registry import METRICS
+
+
+def sample(sample_id, gt, pred, **meta):
+    return dict(sample_id=sample_id, dataset='d', task='refseg', gt_masks=torch.as_tensor(gt),
+                pred_masks=torch.as_tensor(pred), **meta)
+
+
+def evaluate(samples, **kwargs):
+    metric = RefSegMetric(**kwargs)
+    metric.process(None, samples)
+    return metric.evaluate(size=len(samples))
+
+
+def row(*pixels):
+    """One mask of one row of pixels, shape (1, 1, W)."""
+    return np.array([[pixels]], dtype=bool)
+
+
+NONE = np.zeros((0, 1, 4), dtype=bool)
+
+
+def test_hand_worked_sums():
+    metrics = evaluate([
+        sample('a', row(1, 1, 0, 0), row(1, 0, 0, 0)),   # I 1, U 2, IoU 1/2
+        sample('b', row(1, 1, 1, 1), row(1, 1, 1, 0)),   # I 3, U 4, IoU 3/4
+        sample('c', row(0, 0, 0, 1), row(0, 0, 0, 1)),   # I 1, U 1, IoU 1
+        sample('d', row(1, 0, 0, 0), row(0, 1, 0, 0)),   # I 0, U 2, IoU 0
+    ])
+    assert metrics['refseg/cIoU'] == pytest.approx(5 / 9)
+    assert metrics['refseg/gIoU'] == pytest.approx((0.5 + 0.75 + 1 + 0) / 4)
+    assert metrics['refseg/Pr@0.5'] == pytest.approx(2 / 4)  # IoU must exceed 0.5
+    assert metrics['refseg/Pr@0.7'] == pytest.approx(2 / 4)
+    assert metrics['refseg/Pr@0.9'] == pytest.approx(1 / 4)
+    assert metrics['refseg/missing'] == 0
+    assert not any('acc' in name for name in metrics)
+
+
+def test_missing_prediction_counts_as_zero_mask_with_its_union():
+    metrics = evaluate([sample('a', row(1, 1, 1, 0), NONE), sample('b', row(1, 0, 0, 0),
+                                                                   row(1, 0, 0, 0))])
+    assert metrics['refseg/cIoU'] == pytest.approx(1 / 4)
+    assert metrics['refseg/gIoU'] == pytest.approx(1 / 2)
+    assert metrics['refseg/missing'] == pytest.approx(1 / 2)
+
+
+def test_no_target_conventions():
+    empty = row(0, 0, 0, 0)
+    metrics = evaluate([
+        sample('a', empty, NONE),                        # right: IoU 1
+        sample('b', empty, row(1, 1, 0, 0)),             # wrong: IoU 0, U 2
+        sample('c', NONE, empty),                        # no true mask at all, right
+        sample('d', row(1, 1, 0, 0), NONE),              # target left empty, U 2
+        sample('e', row(1, 1, 0, 0), row(1, 1, 0, 0)),   # I 2, U 2
+    ])
+    assert metrics['refseg/N-acc'] == pytest.approx(2 / 3)
+    assert metrics['refseg/T-acc'] == pytest.approx(1 / 2)
+    assert metrics['refseg/gIoU'] == pytest.approx(3 / 5)
+    assert metrics['refseg/cIoU'] == pytest.approx(2 / 6)
+    assert metrics['refseg/missing'] == pytest.approx(1 / 2)
+
+
+def test_only_no_target_samples():
+    metrics = evaluate([sample('a', row(0, 0, 0, 0), NONE)])
+    assert metrics == {'refseg/cIoU': 1.0, 'refseg/gIoU': 1.0, 'refseg/N-acc': 1.0,
+                       **{f'refseg/Pr@{t}': 1.0 for t in (0.5, 0.7, 0.9)}}
+
+
+def test_empty_below_changes_the_accuracies_not_the_iou():
+    samples = [sample('a', row(0, 0, 0, 0), row(1, 0, 0, 0)),
+               sample('b', row(1, 1, 1, 1), row(1, 0, 0, 0))]
+    strict, lenient = evaluate(samples), evaluate(samples, empty_below=2)
+    assert (strict['refseg/N-acc'], strict['refseg/T-acc']) == (0, 1)
+    assert (lenient['refseg/N-acc'], lenient['refseg/T-acc']) == (1, 0)
+    assert strict['refseg/gIoU'] == lenient['refseg/gIoU'] == pytest.approx(1 / 8)
+
+
+def test_select():
+    gt = np.concatenate([row(1, 0, 0, 0), row(0, 0, 1, 1)])
+    pred = np.concatenate([row(1, 0, 0, 0), row(0, 0, 0, 1), row(1, 1, 1, 1)])
+    one_gt = [sample('a', row(1, 0, 0, 1), pred)]
+    assert evaluate(one_gt)['refseg/gIoU'] == pytest.approx(1 / 2)
+    assert evaluate(one_gt, select='union')['refseg/gIoU'] == pytest.approx(2 / 4)
+    two_gt = [sample('a', gt, pred)]
+    paired = evaluate(two_gt, select='paired')
+    assert paired['refseg/gIoU'] == pytest.approx((1 + 1 / 2) / 2)
+    assert paired['refseg/cIoU'] == pytest.approx(2 / 3)
+    missing_second = evaluate([sample('a', gt, pred[:1])], select='paired')
+    assert missing_second['refseg/gIoU'] == pytest.approx(1 / 2)
+    assert missing_second['refseg/cIoU'] == pytest.approx(1 / 3)
+    assert missing_second['refseg/missing'] == pytest.approx(1 / 2)
+    with pytest.raises(ValueError, match="'a' has 2 true masks but select='first'"):
+        evaluate(two_gt)
+
+
+def test_targets_are_binarised():
+    summed_polygons = np.array([[[2, 1, 0, 0]]], dtype=np.uint8)
+    metrics = evaluate([sample('a', summed_polygons, row(1, 1, 0, 0))])
+    assert metrics['refseg/cIoU'] == metrics['refseg/gIoU'] == 1
+
+
+def test_groups_and_tasks():
+    samples = [
+        sample('a', row(1, 0, 0, 0), row(1, 0, 0, 0), expression_kind='colour'),
+        sample('b', row(1, 0, 0, 0), row(0, 1, 0, 0), expression_kind='left_of'),
+        sample('c', row(1, 0, 0, 0), row(1, 0, 0, 0)),
+        dict(sample_id='q', task='vqa', pred_text='yes'),
+    ]
+    metrics = evaluate(samples, group_by='expression_kind', tasks=['refseg'])
+    assert metrics['refseg/gIoU'] == pytest.approx(2 / 3)
+    assert metrics['refseg/colour/gIoU'] == 1
+    assert metrics['refseg/left_of/cIoU'] == 0
+
+
+def test_repeats_from_samplers_count_once_wherever_they_stand():
+    right = sample('a', row(1, 0, 0, 0), row(1, 0, 0, 0))
+    wrong = sample('b', row(1, 0, 0, 0), row(0, 1, 0, 0))
+    metric = RefSegMetric()
+    metric.process(None, [right, right, wrong])
+    # MMEngine would cut to the first two records and never see the wrong one.
+    assert metric.evaluate(size=2)['refseg/gIoU'] == pytest.approx(1 / 2)
+
+
+def test_different_samples_under_one_id_are_refused():
+    with pytest.raises(ValueError, match="sample_id 'a' of dataset 'd' names two different"):
+        evaluate([sample('a', row(1, 0, 0, 0), NONE), sample('a', row(0, 1, 0, 0), NONE)])
+    with pytest.raises(ValueError, match='names two different'):
+        evaluate([sample('a', row(1, 0, 0, 0), NONE, question='red'),
+                  sample('a', row(1, 0, 0, 0), NONE, question='blue')])
+    two_sets = [sample('a', row(1, 0, 0, 0), NONE), {**sample('a', row(0, 1, 0, 0), NONE),
+                                                     'dataset': 'e'}]
+    assert evaluate(two_sets)['refseg/gIoU'] == 0
+
+
+@pytest.mark.parametrize('fault, error, message', [
+    (dict(pred_masks=np.zeros((1, 2, 2), bool)), ValueError, r"'a'.*\(2, 2\).*\(1, 4\)"),
+    (dict(pred_masks=None), KeyError, "'a'.*pred_masks"),
+    (dict(gt_masks=None), KeyError, "'a'.*gt_masks"),
+    (dict(gt_masks=np.zeros((1, 4), bool)), ValueError, r'gt_masks must have shape \(n, H, W\)'),
+    (dict(sample_id=''), ValueError, 'sample_id'),
+])
+def test_faulty_samples_are_named(fault, error, message):
+    with pytest.raises(error, match=message):
+        evaluate([{**sample('a', row(1, 0, 0, 0), NONE), **fault}])
+
+
+def test_faulty_settings():
+    with pytest.raises(ValueError, match='select'):
+        RefSegMetric(select='best')
+    with pytest.raises(ValueError, match='fractions'):
+        RefSegMetric(thresholds=[50])
+    with pytest.raises(ValueError, match="no sample of task \\['refseg'\\]"):
+        evaluate([dict(sample_id='q', task='vqa')], tasks='refseg')
+
+
+def slow_reference(pairs):
+    """Pixel by pixel in plain Python; IoU by pycocotools."""
+    inter = union = 0
+    ious = []
+    for gt, pred in pairs:
+        for t, p in zip(gt.ravel().tolist(), pred.ravel().tolist()):
+            inter += bool(t and p)
+            union += bool(t or p)
+        rles = [coco_mask.encode(np.asfortranarray(m.astype(np.uint8))) for m in (pred, gt)]
+        ious.append(float(coco_mask.iou(rles[:1], rles[1:], [0])[0, 0])
+                    if gt.any() or pred.any() else 1.0)
+    return inter / union if union else 1.0, sum(ious) / len(ious), ious
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5), height=st.integers(1, 40),
+       width=st.integers(1, 40), density=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+def test_equals_slow_reference(seed, count, height, width, density):
+    rng = np.random.default_rng(seed)
+    pairs = [(rng.random((height, width)) < density, rng.random((height, width)) < rng.random())
+             for _ in range(count)]
+    metrics = evaluate([sample(str(i), gt[None], pred[None]) for i, (gt, pred) in enumerate(pairs)])
+    ciou, giou, ious = slow_reference(pairs)
+    assert metrics['refseg/cIoU'] == pytest.approx(ciou, abs=1e-12)
+    assert metrics['refseg/gIoU'] == pytest.approx(giou, abs=1e-12)
+    for t in (0.5, 0.7, 0.9):
+        assert metrics[f'refseg/Pr@{t}'] == pytest.approx(np.mean([iou > t for iou in ious]))
+
+
+def test_equals_mmdet_on_non_empty_masks(mmdet_ref_seg_metric):
+    rng = np.random.default_rng(3)
+    theirs, samples = mmdet_ref_seg_metric, []
+    for i, (height, width) in enumerate([(17, 31), (1, 64), (50, 2), (33, 33)]):
+        gt, pred = rng.random((2, 1, height, width)) < 0.4
+        samples.append(sample(str(i), gt, pred))
+        theirs.process(None, [dict(pred_instances=dict(masks=torch.from_numpy(pred)),
+                                   gt_masks=_BitmapMasks(gt))])
+    expected = theirs.compute_metrics(theirs.results)
+    metrics = evaluate(samples)
+    assert metrics['refseg/cIoU'] * 100 == pytest.approx(float(expected['cIoU']), rel=1e-6)
+    assert metrics['refseg/gIoU'] * 100 == pytest.approx(float(expected['mIoU']), rel=1e-6)
+
+
+class _BitmapMasks:
+    """The one method of mmdet's BitmapMasks that its metric calls."""
+
+    def __init__(self, masks):
+        self.masks = masks
+
+    def to_tensor(self, dtype, device):
+        return torch.as_tensor(self.masks, dtype=dtype, device=device)
+
+
+@pytest.fixture
+def mmdet_ref_seg_metric():
+    """The metric of mmdet, loaded from its file: importing the whole of mmdet takes 20 s."""
+    import importlib.util
+    from pathlib import Path
+
+    import mmdet
+    from mmdet import registry
+    path = Path(mmdet.__file__).parent / 'evaluation/metrics/refseg_metric.py'
+    registered = dict(registry.METRICS.module_dict)
+    registry.METRICS.module_dict.pop('RefSegMetric', None)
+    spec = importlib.util.spec_from_file_location('mmdet_refseg_metric', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module.RefSegMetric(prefix='mmdet')
+    registry.METRICS.module_dict.clear()
+    registry.METRICS.module_dict.update(registered)
+
+
+def test_built_from_config_and_run_by_mmengine_evaluator():
+    from mmengine.structures import BaseDataElement
+    metric = METRICS.build(dict(type='RefSegMetric', thresholds=(0.25,), prefix='val'))
+    element = BaseDataElement(metainfo=dict(sample_id='a', dataset='d'))
+    element.gt_masks = torch.ones(1, 5, 3, dtype=torch.bool)
+    element.pred_masks = torch.ones(1, 5, 3, dtype=torch.bool)
+    evaluator = Evaluator(metric)
+    evaluator.process([element], None)
+    assert evaluator.evaluate(1) == {
+        'val/cIoU': 1.0, 'val/gIoU': 1.0, 'val/Pr@0.25': 1.0, 'val/missing': 0.0}
