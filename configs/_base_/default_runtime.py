@@ -1,0 +1,35 @@
+default_scope = 'pixelsail_mm'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    mean_log_vars=dict(type='MeanLogVarsHook'),
+    throughput=dict(type='ThroughputHook'),
+    logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+    param_scheduler=dict(type='OptimStepParamSchedulerHook'),
+    checkpoint=dict(type='PixelCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
+    export_weights=dict(type='ExportWeightsHook'),
+    skipped_samples=dict(type='SkippedSamplesHook', interval=100),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
+
+# fork and cv2 threads off: workers start at once and do not fight over the cores.
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='Visualizer', vis_backends=vis_backends)
+
+# The losses of a log line are means over the last `window_size` iterations: at least the logger's
+# interval and one gradient-accumulation window.
+log_processor = dict(
+    by_epoch=False, mean_pattern=r'.*(loss|time|data_time|grad_norm|tokens_per_sec).*')
+log_level = 'INFO'
+
+# Seed of data order, dropout and point sampling; sample randomness: `seed` of the datasets.
+randomness = dict(seed=0)
+
+load_from = None
+resume = False

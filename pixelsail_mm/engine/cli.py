@@ -1,0 +1,32 @@
+"""Exit codes and messages of the command-line tools."""
+
+import sys
+from typing import Callable
+
+from pixelsail_mm.engine.errors import debugging, explain
+
+
+def run_command(command: Callable[[], object], debug: bool = False) -> int:
+    """Run a command; answer a user's mistake with one message instead of a traceback.
+
+    Args:
+        command: What to do; heavy imports belong inside it.
+        debug: Show the traceback of every error; so does ``PIXELSAIL_DEBUG=1``.
+
+    Returns:
+        int: 0 on success, 2 after a mistake that the user can mend (missing file, unknown type,
+        broken checkpoint), 130 after Ctrl-C. A bug in the code keeps its traceback.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = None if debug or debugging() else explain(error)
+        if message is None:
+            raise
+        print(f'error: {message}\n(--debug or PIXELSAIL_DEBUG=1 shows where it was raised)',
+              file=sys.stderr)
+        return 2
+    return 0

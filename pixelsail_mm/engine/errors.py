@@ -1,0 +1,79 @@
+"""Errors of the engine and their one-line explanation for a command line."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Optional, Union
+
+
+class ConfigError(ValueError):
+    """The config asks for something impossible; the message names the key and the remedy."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used.
+
+    Args:
+        path: The file or folder.
+        reason: What is wrong with it.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, path: Union[str, Path], reason: str, remedy: str):
+        super().__init__(f'{path}: {reason}; {remedy}')
+        self.path, self.reason, self.remedy = str(path), reason, remedy
+
+
+def _known_types(registry_name: str) -> list:
+    from pixelsail_mm import registry as registries
+    names = []
+    for attribute in registries.__all__:
+        registry = getattr(registries, attribute)
+        if getattr(registry, 'name', None) == registry_name:
+            while registry is not None:
+                names += list(registry.module_dict)
+                registry = registry.parent
+    return names
+
+
+def _explain_unknown_type(message: str) -> Optional[str]:
+    found = re.search(r"(\S+) is not in the (\S+?)::(.+?) registry", message)
+    if not found:
+        return None
+    name, _, registry = found.groups()
+    name = name.strip('\'"').split('.')[-1]
+    close = difflib.get_close_matches(name, _known_types(registry), n=3)
+    hint = f'did you mean {" or ".join(close)}?' if close else (
+        "check the spelling, or list the module that registers it under custom_imports")
+    return f"type='{name}' is not a registered {registry}; {hint}"
+
+
+def explain(error: BaseException) -> Optional[str]:
+    """Turn an error that a user can mend into one message.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        str | None: The message; None for an error that is a bug, where the traceback is wanted.
+    """
+    from pixelsail_mm.datasets.errors import BadSampleError
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    unknown = _explain_unknown_type(text)
+    if unknown:
+        return unknown
+    if isinstance(error, (ConfigError, CheckpointError, BadSampleError)):
+        return text
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return f'{error.strerror or text}: {error.filename}' if error.filename else text
+    if isinstance(error, SyntaxError):
+        return f'{error.filename}, line {error.lineno}: {error.msg}'
+    if text.startswith('class `') or isinstance(error, ModuleNotFoundError):
+        return text
+    return None
+
+
+def debugging() -> bool:
+    """Whether ``PIXELSAIL_DEBUG=1`` asks for full tracebacks."""
+    return os.environ.get('PIXELSAIL_DEBUG', '0') not in ('', '0')

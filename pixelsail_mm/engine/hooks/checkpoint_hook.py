@@ -1,0 +1,57 @@
+"""Checkpoints that survive a kill at any moment."""
+
+import math
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import CheckpointHook
+
+from pixelsail_mm.engine.checkpoint_files import remove, write_pointer
+from pixelsail_mm.engine.optim_wrappers import accumulation_of
+from pixelsail_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PixelCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, changed in three points.
+
+    * A checkpoint is removed only after its successor is complete (MMEngine removes it first).
+    * The ``last_checkpoint`` pointer is replaced atomically, after the checkpoint.
+    * ``interval`` is rounded up to whole optimizer steps: gradients accumulated so far are not
+      part of a checkpoint, so one in the middle of a window could not be resumed exactly.
+    """
+
+    def before_train(self, runner) -> None:
+        """Round the interval; prepare the folder.
+
+        Args:
+            runner: The runner.
+        """
+        super().before_train(runner)
+        window = accumulation_of(runner.optim_wrapper)
+        if not self.by_epoch and self.interval > 0 and self.interval % window:
+            rounded = math.ceil(self.interval / window) * window
+            runner.logger.warning(
+                f'checkpoint interval {self.interval} is not a multiple of the gradient '
+                f'accumulation {window}: saving every {rounded} iterations')
+            self.interval = rounded
+
+    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        outdated = None
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated = self.keep_ckpt_ids[0]
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir, filename, save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+            backend_args=self.backend_args, **self.args)
+        if is_main_process():
+            write_pointer(runner.work_dir, self.last_ckpt)
+            if outdated is not None:
+                remove(self.file_backend.join_path(self.out_dir,
+                                                   self.filename_tmpl.format(outdated)))
+        barrier()

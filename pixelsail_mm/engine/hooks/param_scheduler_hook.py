@@ -1,0 +1,30 @@
+"""Learning-rate schedules that advance with the optimizer."""
+
+from typing import Optional
+
+from mmengine.hooks import ParamSchedulerHook
+
+from pixelsail_mm.engine.optim_wrappers import updates_after
+from pixelsail_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class OptimStepParamSchedulerHook(ParamSchedulerHook):
+    """Step the schedules after each optimizer step instead of after each micro-batch.
+
+    The strategies build the schedules in the same unit, see
+    :meth:`pixelsail_mm.engine.strategies.common.StrategyMixin.build_param_scheduler`.
+    """
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
+                         outputs: Optional[dict] = None) -> None:
+        """Step the schedules if the optimizer just stepped.
+
+        Args:
+            runner: The runner.
+            batch_idx: Iterations done before this one.
+            data_batch: The batch (unused).
+            outputs: The log variables (unused).
+        """
+        if updates_after(runner.optim_wrapper, runner.iter + 1, runner.max_iters):
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)

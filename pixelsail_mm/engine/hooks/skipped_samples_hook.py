@@ -1,0 +1,65 @@
+"""Broken samples, counted where the user sees them."""
+
+from collections import Counter
+
+import torch.distributed as dist
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+
+from pixelsail_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SkippedSamplesHook(Hook):
+    """Report how many samples were skipped, per reason.
+
+    The dataset counts broken samples in ``dataset.skipped``; with worker processes that counter
+    must be shared with them.
+
+    Args:
+        interval: Iterations between reports during training; a report is only made when the
+            counts changed.
+    """
+
+    def __init__(self, interval: int = 100):
+        self.interval = interval
+        self._reported: Counter = Counter()
+
+    @staticmethod
+    def _count(runner) -> Counter:
+        mine = Counter(getattr(runner.train_dataloader.dataset, 'skipped', {}))
+        if get_world_size() == 1:
+            return mine
+        everyone = [None] * get_world_size()
+        dist.all_gather_object(everyone, mine)
+        return sum(everyone, Counter())
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Warn when further samples were skipped.
+
+        Args:
+            runner: The runner.
+            batch_idx: Iterations done before this one.
+            data_batch: The batch (unused).
+            outputs: The log variables (unused).
+        """
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        counts = self._count(runner)
+        if counts != self._reported:
+            runner.logger.warning(f'skipped samples so far: {self._format(counts)}')
+            self._reported = counts
+
+    def after_train(self, runner) -> None:
+        """Print the final counts.
+
+        Args:
+            runner: The runner.
+        """
+        counts = self._count(runner)
+        runner.logger.info(f'skipped samples: {self._format(counts) if counts else "none"}')
+
+    @staticmethod
+    def _format(counts: Counter) -> str:
+        reasons = '; '.join(f'{number} x {reason}' for reason, number in counts.most_common(20))
+        return f'{sum(counts.values())} ({reasons})'

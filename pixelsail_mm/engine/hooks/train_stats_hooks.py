@@ -1,0 +1,94 @@
+"""Figures of the training log: losses over all processes, speed, memory."""
+
+import resource
+import sys
+from typing import Dict, List, Optional
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+
+from pixelsail_mm.registry import HOOKS
+
+
+def mean_over_ranks(values: Dict[str, float]) -> Dict[str, float]:
+    """Average each figure over the processes that have it.
+
+    A process whose batch is text only may have no mask loss, so keys may differ.
+
+    Args:
+        values: This process's figures.
+    """
+    if get_world_size() == 1:
+        return values
+    everyone: List[Optional[dict]] = [None] * get_world_size()
+    dist.all_gather_object(everyone, values)
+    keys = [key for found in everyone for key in found]
+    return {key: sum(found[key] for found in everyone if key in found)
+            / sum(key in found for found in everyone) for key in dict.fromkeys(keys)}
+
+
+def count_tokens(data_batch: dict) -> int:
+    """Count the tokens of a collated batch (padding not included).
+
+    Args:
+        data_batch: ``data_batch['inputs']['input_ids']`` is a list of (L,) tensors.
+    """
+    return sum(len(ids) for ids in data_batch['inputs']['input_ids'])
+
+
+@HOOKS.register_module()
+class MeanLogVarsHook(Hook):
+    """Replace the losses that are logged by their means over all processes.
+
+    Runs before ``RuntimeInfoHook``, which writes them to the message hub. The mean over an
+    accumulation window is the log processor's: its ``window_size`` is at least that long.
+    """
+
+    priority = 5
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
+                         outputs: Optional[dict] = None) -> None:
+        """Average the log variables in place.
+
+        Args:
+            runner: The runner.
+            batch_idx: Iterations done before this one.
+            data_batch: The batch (unused).
+            outputs: The log variables.
+        """
+        if outputs:
+            values = {key: float(value) for key, value in outputs.items()}
+            outputs.clear()
+            outputs.update(mean_over_ranks(values))
+
+
+@HOOKS.register_module()
+class ThroughputHook(Hook):
+    """Log tokens per second of all processes and, without CUDA, the memory of this process.
+
+    XTuner's hook of this name needs a language model's config on the model and takes the first
+    tensor of the batch for the token ids; here a batch also holds images.
+    """
+
+    priority = 55  # after IterTimerHook (50), before LoggerHook (60)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
+                         outputs: Optional[dict] = None) -> None:
+        """Record ``tokens_per_sec`` and ``memory`` (peak resident size, MB).
+
+        Args:
+            runner: The runner.
+            batch_idx: Iterations done before this one.
+            data_batch: The collated batch.
+            outputs: The log variables (unused).
+        """
+        hub = runner.message_hub
+        seconds = hub.get_scalar('train/time').current()
+        tokens = count_tokens(data_batch) * get_world_size()
+        hub.update_scalar('train/tokens_per_sec', tokens / max(seconds, 1e-9))
+        if not torch.cuda.is_available():
+            unit = 2**20 if sys.platform == 'darwin' else 2**10
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            hub.update_scalar('train/memory', peak // unit)

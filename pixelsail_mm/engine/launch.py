@@ -1,0 +1,119 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do once their arguments are parsed."""
+
+import argparse
+import difflib
+import os
+from typing import List, Optional
+
+from mmengine.config import Config, DictAction
+
+from pixelsail_mm.engine.errors import ConfigError
+
+#: Config keys that a run may add on the command line although the file does not have them.
+_KNOWN_KEYS = ('auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'deepspeed',
+               'default_hooks', 'env_cfg', 'experiment_name', 'load_from', 'log_level',
+               'log_processor', 'param_scheduler', 'randomness', 'resume', 'test_cfg',
+               'test_dataloader', 'test_evaluator', 'train_cfg', 'val_cfg', 'val_dataloader',
+               'val_evaluator', 'visualizer', 'work_dir')
+
+
+def parse_options(pairs: Optional[List[str]]) -> dict:
+    """Read ``key=value`` arguments as MMEngine's ``DictAction`` does.
+
+    Args:
+        pairs: E.g. ``['train_cfg.max_iters=20', 'model.distill=[]']``.
+
+    Raises:
+        ConfigError: An argument is not of this form.
+    """
+    for pair in pairs or []:
+        if '=' not in pair:
+            raise ConfigError(f'--cfg-options {pair}: write key=value')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    return parser.parse_args(['--cfg-options', *pairs] if pairs else []).cfg_options
+
+
+def read_config(path: str, options: Optional[List[str]] = None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Args:
+        path: The config file.
+        options: ``key=value`` strings.
+
+    Raises:
+        ConfigError: No such file, or an option whose first key is unknown.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(f'config {path}: no such file (see configs/ for those that exist)')
+    cfg = Config.fromfile(path)
+    overrides = parse_options(options)
+    known = [*cfg.keys(), *_KNOWN_KEYS]
+    for key in overrides:
+        head = key.split('.')[0]
+        if head not in known:
+            close = difflib.get_close_matches(head, known, n=1)
+            hint = f'did you mean {close[0]}?' if close else f'known: {", ".join(sorted(known))}'
+            raise ConfigError(f'--cfg-options {key}: the config has no key {head!r}; {hint}')
+    try:
+        cfg.merge_from_dict(overrides)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ConfigError(f'--cfg-options {" ".join(options)}: {error}') from error
+    return cfg
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train as the arguments of ``tools/train.py`` say.
+
+    Args:
+        args: ``config``, ``work_dir``, ``resume`` (False, True or a path), ``deepspeed``,
+            ``launcher``, ``cfg_options``, ``seed``.
+    """
+    from pixelsail_mm.engine.preflight import check_files
+    from pixelsail_mm.engine.runner_factory import build_runner
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    if args.deepspeed is not None:
+        cfg.deepspeed = args.deepspeed
+    if args.resume is not False:
+        cfg.resume = args.resume
+    if args.seed is not None:
+        cfg.setdefault('randomness', dict())['seed'] = args.seed
+    check_files(cfg, ('train_dataloader', 'val_dataloader'))
+    build_runner(cfg).train()
+
+
+def test(args: argparse.Namespace) -> dict:
+    """Test as the arguments of ``tools/test.py`` say.
+
+    Args:
+        args: ``config``, ``checkpoint``, ``out``, ``show_dir``, ``show_num``, ``work_dir``,
+            ``launcher``, ``cfg_options``, ``seed``.
+
+    Returns:
+        dict: The metrics.
+    """
+    from mmengine.dist import is_main_process
+
+    from pixelsail_mm.engine.preflight import check_files
+    from pixelsail_mm.engine.results import show_predictions, write_results
+    from pixelsail_mm.engine.runner_factory import build_test_runner
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    if args.seed is not None:
+        cfg.setdefault('randomness', dict())['seed'] = args.seed
+    if not os.path.exists(args.checkpoint):
+        raise ConfigError(f'checkpoint {args.checkpoint}: no such file')
+    check_files(cfg, ('test_dataloader', ))
+    if args.show_dir is not None:
+        show_predictions(cfg, args.show_dir, args.show_num)
+    settings = cfg.to_dict()
+    runner = build_test_runner(cfg, args.checkpoint)
+    metrics = runner.test()
+    if args.out is not None and is_main_process():
+        write_results(args.out, runner, metrics, settings, args.config, args.checkpoint)
+    return metrics

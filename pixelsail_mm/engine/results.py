@@ -1,0 +1,106 @@
+"""The result file of a test: numbers with everything needed to get them again."""
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Union
+
+from mmengine.config import Config
+
+from pixelsail_mm.engine.errors import ConfigError
+
+_PACKAGES = ('torch', 'transformers', 'mmengine', 'mmcv', 'mmdet', 'xtuner', 'numpy')
+_VISUALIZATION_HOOK = 'PixelVisualizationHook'
+
+
+def sha256_of(path: Union[str, Path]) -> str:
+    """Hash a checkpoint; of a folder, all its files in order of name.
+
+    Args:
+        path: File or folder.
+    """
+    path = Path(path)
+    files = sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, 'rb') as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def package_versions() -> dict:
+    """Give the versions of this package, Python and the libraries that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from pixelsail_mm import __version__
+    versions = dict(pixelsail_mm=__version__, python=platform.python_version())
+    for name in _PACKAGES:
+        try:
+            versions[name] = version('mmcv-lite' if name == 'mmcv' else name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, 'tolist'):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def write_results(path: Union[str, Path], runner, metrics: dict, settings: dict, config: str,
+                  checkpoint: str) -> None:
+    """Write metrics and settings as one JSON file.
+
+    Args:
+        path: File to write; its folder is created.
+        runner: The runner after ``test()``.
+        metrics: What ``test()`` returned.
+        settings: The config as given, before the runner filled in defaults.
+        config: Path of the config file.
+        checkpoint: Path of the checkpoint.
+    """
+    loop = runner.test_loop
+    parts = getattr(loop, 'parts', [loop])
+    loaders, evaluators = settings['test_dataloader'], settings['test_evaluator']
+    if not isinstance(loaders, list):
+        loaders, evaluators = [loaders], [evaluators]
+    result = dict(
+        metrics=metrics,
+        config=config,
+        checkpoint=dict(path=str(checkpoint), sha256=sha256_of(checkpoint)),
+        seed=runner.seed,
+        processes=runner.world_size,
+        versions=package_versions(),
+        model=settings['model'],
+        datasets=[dict(samples=len(part.dataloader.dataset), dataloader=loader,
+                       evaluator=evaluator)
+                  for part, loader, evaluator in zip(parts, loaders, evaluators)])
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_plain(result), indent=2, ensure_ascii=False) + '\n')
+    runner.logger.info(f'wrote results to {path}')
+
+
+def show_predictions(cfg: Config, folder: str, number: int) -> None:
+    """Make the config's visualization hook draw predictions into a folder.
+
+    Args:
+        cfg: The config; its ``default_hooks.visualization`` is changed.
+        folder: Where to draw.
+        number: Samples to draw, at most.
+
+    Raises:
+        ConfigError: The config has no visualization hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ConfigError("--show-dir needs default_hooks.visualization=dict(type="
+                          f"'{_VISUALIZATION_HOOK}'), as in configs/_base_/default_runtime.py")
+    hook.update(draw=True, out_dir=folder, max_samples=number)

@@ -1,0 +1,134 @@
+"""What all strategies share: process groups on CPU, safe weights, schedules in optimizer steps."""
+
+import datetime
+import math
+import os
+from typing import Dict, List, Optional, Sequence, Union
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import barrier, is_main_process
+from torch import Tensor, nn
+
+from pixelsail_mm.engine.checkpoint import load_weights
+from pixelsail_mm.engine.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
+from pixelsail_mm.engine.optim_wrappers import accumulation_of
+
+_RANK_VARIABLES = dict(
+    slurm=dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
+    mpi=dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+             LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK'))
+
+
+def init_gloo(launcher: str, timeout: Optional[int] = None) -> None:
+    """Start a gloo process group on a machine without CUDA.
+
+    MMEngine's ``init_dist`` calls ``torch.cuda.set_device`` whatever the backend.
+
+    Args:
+        launcher: ``pytorch`` (torchrun), ``slurm`` or ``mpi``; the last two need ``MASTER_ADDR``
+            (default this machine) and ``MASTER_PORT`` (default 29500).
+        timeout: Seconds a collective may take.
+    """
+    for name, source in _RANK_VARIABLES.get(launcher, {}).items():
+        os.environ[name] = os.environ[source]
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+    limit = datetime.timedelta(seconds=timeout) if timeout else None
+    dist.init_process_group('gloo', timeout=limit)
+
+
+def _steps(value: Union[int, float], total: int) -> Union[int, float]:
+    """Turn a float (a share of the training) into optimizer steps."""
+    return round(value * total) if isinstance(value, float) and not math.isinf(value) else value
+
+
+class StrategyMixin:
+    """Mixed into MMEngine's strategies before their own class.
+
+    Args:
+        weights: Checkpoint whose weights the model starts from, loaded before the model is wrapped
+            (and, with ZeRO-3, cut up).
+        required_prefixes: Keys that ``weights`` must hold, see
+            :func:`pixelsail_mm.engine.checkpoint.load_weights`.
+        **kwargs: Arguments of the strategy.
+    """
+
+    def __init__(self, *, weights: Optional[str] = None,
+                 required_prefixes: Optional[Sequence[str]] = None, **kwargs):
+        self._weights, self._required_prefixes = weights, required_prefixes
+        super().__init__(**kwargs)
+
+    def _setup_distributed(self, launcher: str, backend: str = 'nccl', **kwargs) -> None:
+        """Use NCCL where there is CUDA (or what ``dist_cfg`` says), gloo elsewhere."""
+        if torch.cuda.is_available():
+            super()._setup_distributed(launcher, backend=backend, **kwargs)
+        elif not dist.is_initialized():
+            init_gloo(launcher, timeout=kwargs.get('timeout'))
+
+    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+        model = super()._init_model_weights(model)
+        if self._weights is not None:
+            report = load_weights(model, self._weights, self._required_prefixes)
+            self.logger.info(report.table())
+        return model
+
+    def build_param_scheduler(self, scheduler, optim_wrapper, default_args=None) -> list:
+        """Build schedules that count optimizer steps, not micro-batches.
+
+        So one config gives one learning-rate curve, whether gradients accumulate over time or over
+        processes. ``begin``, ``end`` and ``T_max`` of a ``by_epoch=False`` schedule may be floats:
+        shares of the whole training. A warm-up shorter than two steps is left out (MMEngine's
+        would leave the learning rate at its start value).
+
+        Args:
+            scheduler: Config, or list of configs or schedulers.
+            optim_wrapper: The optimizer wrapper.
+            default_args: ``max_iters`` and ``epoch_length`` in micro-batches, ``max_epochs``.
+        """
+        limits = dict(default_args or {key: self.dispatch_kwargs[key] for key in
+                                       ('epoch_length', 'max_epochs', 'max_iters')})
+        accumulation = accumulation_of(optim_wrapper)
+        for key in ('epoch_length', 'max_iters'):
+            limits[key] = math.ceil(limits[key] / accumulation)
+        scheduler = list(scheduler) if isinstance(scheduler, (list, tuple)) else [scheduler]
+        return super().build_param_scheduler(
+            self._in_steps(scheduler, limits['max_iters']), optim_wrapper, limits)
+
+    @staticmethod
+    def _in_steps(schedulers: List[Union[dict, object]], total: int) -> list:
+        built = []
+        for cfg in schedulers:
+            if isinstance(cfg, dict) and not cfg.get('by_epoch', True):
+                cfg = {key: _steps(value, total) if key in ('begin', 'end', 'T_max') else value
+                       for key, value in cfg.items()}
+                if cfg['type'] == 'LinearLR' and cfg.get('end', total) - cfg.get('begin', 0) < 2:
+                    continue
+            built.append(cfg)
+        return built
+
+    def save_checkpoint(self, filename: str, **kwargs) -> None:
+        """Write a checkpoint beside its final name and rename it when it is complete.
+
+        Args:
+            filename: Final path.
+            **kwargs: As in MMEngine's strategies.
+        """
+        unfinished = filename + UNFINISHED_SUFFIX
+        if is_main_process():
+            remove(unfinished)
+        barrier()
+        super().save_checkpoint(filename=unfinished, **kwargs)
+        barrier()
+        if is_main_process():
+            publish(unfinished, filename)
+        barrier()
+
+    def gathered_state_dict(self) -> Dict[str, Tensor]:
+        """Give the whole model's weights on the CPU; every rank must call this.
+
+        Returns:
+            dict: Name -> Tensor; complete on rank 0 (maybe empty elsewhere).
+        """
+        model = self.model.module if hasattr(self.model, 'module') else self.model
+        return {key: value.cpu() for key, value in model.state_dict().items()}

@@ -1,0 +1,153 @@
+"""DeepSpeed ZeRO stages 1 to 3, on GPUs with NCCL and on CPUs with gloo."""
+
+import json
+import os
+import pickle
+import socket
+from pathlib import Path
+from typing import Dict, Union
+
+import torch
+from mmengine._strategy import DeepSpeedStrategy
+from mmengine.device import get_device
+from torch import Tensor, nn
+
+from pixelsail_mm.engine.checkpoint import weights_only_loading
+from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.engine.strategies.common import StrategyMixin
+from pixelsail_mm.registry import STRATEGIES
+
+PRESETS = ('zero1', 'zero2', 'zero3', 'zero2_offload', 'zero3_offload')
+
+
+def read_preset(name: Union[str, Path]) -> dict:
+    """Read a DeepSpeed configuration.
+
+    Args:
+        name: ``zero1``, ``zero2``, ``zero3``, ``zero2_offload``, ``zero3_offload`` (XTuner's
+            presets, ``deepspeed_zero2`` is accepted too) or the path of a JSON file.
+
+    Raises:
+        ConfigError: Neither a preset nor a readable JSON file.
+    """
+    short = str(name).removeprefix('deepspeed_')
+    if short in PRESETS:
+        import xtuner
+        path = Path(xtuner.__file__).parent / 'configs' / 'deepspeed' / f'deepspeed_{short}.json'
+    else:
+        path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f'--deepspeed {name}: neither a preset ({", ".join(PRESETS)}) '
+                          'nor a JSON file')
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f'--deepspeed {path}: not valid JSON ({error})') from error
+
+
+def adapt(config: dict, micro_batch: int, accumulation: int, max_norm: float) -> dict:
+    """Fill what a preset leaves open, for the device at hand.
+
+    Args:
+        config: A DeepSpeed configuration, perhaps with ``"auto"`` values.
+        micro_batch: Samples per process and micro-batch.
+        accumulation: Micro-batches per optimizer step.
+        max_norm: Gradient norm to clip at; 0 for no clipping.
+
+    Returns:
+        dict: bfloat16 on a GPU unless the file turns fp16 on, float32 on the CPU, where
+        communication is not overlapped either (there are no streams).
+    """
+    config = dict(config, train_micro_batch_size_per_gpu=micro_batch,
+                  gradient_accumulation_steps=accumulation, gradient_clipping=max_norm)
+    zero = dict(config.get('zero_optimization', {}))
+    half = config.get('fp16', {}).get('enabled') is True
+    if torch.cuda.is_available():
+        config['bf16'] = dict(enabled=not half)
+    else:
+        half = False
+        config['bf16'] = dict(enabled=False)
+        zero['overlap_comm'] = False
+    if not half:
+        config['fp16'] = dict(enabled=False)
+    config['zero_optimization'] = zero
+    return config
+
+
+def ensure_rank_variables() -> None:
+    """Make a run without a launcher a group of one process, which DeepSpeed needs."""
+    if 'RANK' in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1',
+                      MASTER_PORT=str(port))
+
+
+@STRATEGIES.register_module()
+class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
+    """MMEngine's DeepSpeed strategy that also runs on CPUs and reads its checkpoints safely.
+
+    Args:
+        **kwargs: ``config`` (see :func:`read_preset` and :func:`adapt`), the arguments of
+            :class:`StrategyMixin` and of MMEngine's ``DeepSpeedStrategy``.
+    """
+
+    def prepare(self, model, **kwargs):
+        """Wrap model and optimizer; see MMEngine's ``DeepSpeedStrategy.prepare``."""
+        prepared = super().prepare(model, **kwargs)
+        if hasattr(self, 'optim_wrapper'):
+            self.optim_wrapper.initialize_count_status(0, self.dispatch_kwargs['max_iters'])
+        return prepared
+
+    def _wrap_model(self, model: nn.Module):
+        # DeepSpeed moves the parameters; the preprocessor's buffers may stay behind in ZeRO-3.
+        if hasattr(model, 'data_preprocessor'):
+            model.data_preprocessor.to(get_device())
+        return super()._wrap_model(model)
+
+    def resume(self, filename: str, **kwargs) -> dict:
+        """Resume from a checkpoint folder of the same number of processes and ZeRO stage.
+
+        Args:
+            filename: The folder ``iter_N.pth``.
+            **kwargs: As in MMEngine.
+
+        Returns:
+            dict: ``meta``, ``message_hub``.
+
+        Raises:
+            CheckpointError: Not such a folder, incomplete, or of another ZeRO stage or number of
+                processes.
+        """
+        if not Path(filename).is_dir():
+            raise CheckpointError(
+                filename, 'not a DeepSpeed checkpoint folder',
+                'it was saved without --deepspeed: resume without it, or take only its weights '
+                'with --cfg-options load_from=CHECKPOINT')
+        try:
+            with weights_only_loading(deepspeed=True):
+                checkpoint = super().resume(filename, **kwargs)
+        except (RuntimeError, EOFError, OSError, KeyError, TypeError, AssertionError,
+                pickle.UnpicklingError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                filename, f'cannot be resumed here ({reason})',
+                'use the ZeRO stage and number of processes it was saved with, or an earlier '
+                'checkpoint') from error
+        self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
+                                                   self.dispatch_kwargs['max_iters'])
+        return checkpoint
+
+    def gathered_state_dict(self) -> Dict[str, Tensor]:
+        """Give the whole model's weights on the CPU; with ZeRO-3 the ranks' parts are gathered.
+
+        Returns:
+            dict: Name -> Tensor; complete on rank 0.
+        """
+        if self.model.zero_optimization_partition_weights():
+            state = self.model._zero3_consolidated_16bit_state_dict() or {}
+        else:
+            state = self.model.module_state_dict()
+        return {key: value.cpu() for key, value in state.items()}

@@ -1,0 +1,81 @@
+"""A language model of a few thousand weights and its data, to test the engine alone."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from pixelsail_mm.registry import DATASETS, METRICS, MODELS
+
+VOCAB = 17
+
+
+@DATASETS.register_module()
+class ToyDataset(torch.utils.data.Dataset):
+    """Token sequences that depend on the draw index alone."""
+
+    def __init__(self, length=12, seed=0, ann_file=None, name='toy'):
+        self.size, self.seed, self.name = length, seed, name
+        self.length = [4 + index % 5 for index in range(length)]
+        self.skipped = {}
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, draw):
+        rng = np.random.default_rng([self.seed, draw])
+        ids = torch.from_numpy(rng.integers(0, VOCAB, self.length[draw % self.size]))
+        if draw % 5 == 0:
+            self.skipped['toy reason'] = self.skipped.get('toy reason', 0) + 1
+        sample = BaseDataElement(metainfo=dict(sample_id=str(draw % self.size), dataset=self.name))
+        return dict(inputs=dict(input_ids=ids), data_samples=sample)
+
+
+@MODELS.register_module()
+class ToyPreprocessor(BaseDataPreprocessor):
+    """Pad on the right."""
+
+    def forward(self, data, training=False):
+        ids = nn.utils.rnn.pad_sequence(data['inputs']['input_ids'], batch_first=True)
+        return dict(inputs=ids.to(self.device), data_samples=data.get('data_samples'))
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    """Embedding, dropout, layer, head tied to the embedding; prediction is the sum of logits."""
+
+    def __init__(self, width=16, dropout=0.1):
+        super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
+        self.embed = nn.Embedding(VOCAB, width)
+        self.layer = nn.Linear(width, width)
+        self.head = nn.Linear(width, VOCAB, bias=False)
+        self.head.weight = self.embed.weight
+        self.distill = nn.ModuleList([nn.Linear(width, 1)])
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        states = torch.tanh(self.layer(self.drop(self.embed(inputs))))
+        logits = self.head(states)
+        if mode == 'loss':
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs[:, 1:].flatten())
+            noise = torch.rand(states.shape[-1], device=states.device)
+            return dict(loss_lm=loss, loss_noise=(self.distill[0](states * noise)**2).mean())
+        if mode == 'predict':
+            for sample, row in zip(data_samples, logits):
+                sample.set_field(float(row.sum()), 'score')
+            return data_samples
+        return logits
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """Mean of the toy scores."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [sample['score'] for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(mean=sum(results) / len(results), count=len(results))
