@@ -1,0 +1,203 @@
+"""A small language of referring expressions with a strict evaluator.
+
+An expression is a structure first: :func:`render` turns it into text, :func:`parse` turns text
+back, and :func:`evaluate` gives the objects it denotes. Evaluation is strict: whenever a comparison
+is closer than its margin, the expression denotes nothing rather than something debatable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+from .presets import COLOURS, KINDS, SIZES, TEXTURES
+from .scene import ATTRIBUTES, SceneObject
+
+# Superlative word -> (quantity, sign); the winner has the largest signed value.
+SUPERLATIVES = {
+    'leftmost': ('x', -1), 'rightmost': ('x', 1), 'topmost': ('y', -1), 'bottommost': ('y', 1),
+    'left': ('x', -1), 'right': ('x', 1), 'top': ('y', -1), 'bottom': ('y', 1),
+    'largest': ('area', 1), 'smallest': ('area', -1),
+}
+# Relation -> (quantity, sign); it holds if sign * (target - anchor) exceeds the margin.
+RELATIONS = {'left of': ('x', -1), 'right of': ('x', 1), 'above': ('y', -1), 'below': ('y', 1)}
+POSITION_MARGIN = 0.07  # of the image side
+AREA_RATIO = 1.35
+EXTENT_RATIO = 1.10
+_PLURALS = {kind: kind + ('es' if kind.endswith('s') else 's') for kind in (*KINDS, 'shape')}
+_SINGULARS = {plural: kind for kind, plural in _PLURALS.items()}
+_VALUES = dict(zip(ATTRIBUTES, (SIZES, TEXTURES, tuple(COLOURS), KINDS)))
+_ATTRIBUTE_OF = {value: name for name, values in _VALUES.items() for value in values}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Conjunction of attributes; None leaves an attribute open."""
+
+    size: str | None = None
+    texture: str | None = None
+    colour: str | None = None
+    kind: str | None = None
+
+    def matches(self, item: SceneObject) -> bool:
+        """Whether ``item`` has every named attribute."""
+        return (self.kind in (None, item.kind) and self.colour in (None, item.colour)
+                and self.texture in (None, item.texture) and self.size in (None, item.size))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the attributes that are given."""
+        return tuple(name for name in ATTRIBUTES if getattr(self, name) is not None)
+
+    def words(self, plural: bool = False) -> str:
+        """Noun phrase without article, e.g. ``'large striped red star'``."""
+        noun = self.kind or 'shape'
+        adjectives = [getattr(self, name) for name in ATTRIBUTES[:-1] if getattr(self, name)]
+        return ' '.join([*adjectives, _PLURALS[noun] if plural else noun])
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A referring expression.
+
+    Attributes:
+        target: Attributes of the object(s) meant.
+        superlative: Word of :data:`SUPERLATIVES`, or None.
+        relation: Key of :data:`RELATIONS`, or None.
+        anchor: Attributes of the one object the relation refers to.
+        plural: Group expression, which denotes every match.
+    """
+
+    target: Filter
+    superlative: str | None = None
+    relation: str | None = None
+    anchor: Filter | None = None
+    plural: bool = False
+
+    @property
+    def category(self) -> str:
+        """``'group'``, ``'superlative'``, ``'relation'`` or ``'attribute'``."""
+        if self.plural:
+            return 'group'
+        if self.superlative:
+            return 'superlative'
+        return 'relation' if self.relation else 'attribute'
+
+
+def render(expression: Expression) -> str:
+    """English text of an expression, lower case and without final punctuation."""
+    if expression.plural:
+        named = expression.target.named
+        if named == ('texture', ):
+            return f'everything {expression.target.texture}'
+        return f'all {expression.target.words(plural=True)}'
+    text = 'the '
+    if expression.superlative:
+        text += f'{expression.superlative} '
+    text += expression.target.words()
+    if expression.relation:
+        text += f' {expression.relation} the {expression.anchor.words()}'
+    return text
+
+
+def parse(text: str) -> Expression:
+    """Inverse of :func:`render`.
+
+    Raises:
+        ValueError: ``text`` is not in the language.
+    """
+    words = text.split()
+    if words[:1] == ['everything']:
+        return Expression(Filter(texture=words[1]), plural=True)
+    if words[:1] == ['all']:
+        singular = [_SINGULARS.get(word, word) for word in words[1:]]
+        return Expression(_parse_filter(singular, text), plural=True)
+    if words[:1] != ['the']:
+        raise ValueError(f'{text!r}: an expression starts with "the", "all" or "everything"')
+    head, relation, tail = text[len('the '):], None, ''
+    for name in RELATIONS:
+        before, found, after = head.partition(f' {name} the ')
+        if found:
+            head, relation, tail = before, name, after
+            break
+    superlative, _, rest = head.partition(' ')
+    if superlative not in SUPERLATIVES:
+        superlative, rest = None, head
+    anchor = _parse_filter(tail.split(), text) if relation else None
+    return Expression(_parse_filter(rest.split(), text), superlative, relation, anchor)
+
+
+def _parse_filter(words: Sequence[str], text: str) -> Filter:
+    values = {}
+    for word in words:
+        if word == 'shape':
+            continue
+        if word not in _ATTRIBUTE_OF or _ATTRIBUTE_OF[word] in values:
+            raise ValueError(f'{text!r}: unexpected word {word!r}')
+        values[_ATTRIBUTE_OF[word]] = word
+    if not words or words[-1] not in _PLURALS:
+        raise ValueError(f'{text!r}: a noun is missing')
+    return Filter(**values)
+
+
+def evaluate(expression: Expression, objects: Sequence[SceneObject],
+             image_size: int) -> frozenset[int]:
+    """Indices of the objects an expression denotes.
+
+    Args:
+        expression: What is said.
+        objects: Visible objects of the scene.
+        image_size: Side of the image in pixels, for the position margin.
+
+    Returns:
+        The denotation; empty if nothing matches *or* if a comparison is within its margin.
+    """
+    matches = [i for i, item in enumerate(objects) if expression.target.matches(item)]
+    if expression.superlative:
+        return _winner(expression.superlative, matches, objects, image_size)
+    if expression.relation:
+        anchors = [i for i, item in enumerate(objects) if expression.anchor.matches(item)]
+        if len(anchors) != 1:
+            return frozenset()
+        return _related(expression.relation, matches, anchors[0], objects, image_size)
+    return frozenset(matches)
+
+
+def _position(item: SceneObject, quantity: str) -> float:
+    return item.centroid['xy'.index(quantity)]
+
+
+def _winner(word: str, matches: list[int], objects: Sequence[SceneObject],
+            image_size: int) -> frozenset[int]:
+    quantity, sign = SUPERLATIVES[word]
+    for i in matches:
+        if all(_exceeds(objects[i], objects[j], quantity, sign, image_size)
+               for j in matches if j != i):
+            return frozenset([i])
+    return frozenset()
+
+
+def _exceeds(item: SceneObject, other: SceneObject, quantity: str, sign: int,
+             image_size: int) -> bool:
+    if quantity == 'area':
+        large, little = (item, other) if sign > 0 else (other, item)
+        return (large.area >= AREA_RATIO * little.area
+                and large.extent >= EXTENT_RATIO * little.extent)
+    difference = sign * (_position(item, quantity) - _position(other, quantity))
+    return difference >= POSITION_MARGIN * image_size
+
+
+def _related(relation: str, matches: list[int], anchor: int, objects: Sequence[SceneObject],
+             image_size: int) -> frozenset[int]:
+    quantity, sign = RELATIONS[relation]
+    chosen = []
+    for i in matches:
+        if i == anchor:
+            continue
+        difference = sign * (_position(objects[i], quantity)
+                             - _position(objects[anchor], quantity))
+        if abs(difference) < POSITION_MARGIN * image_size:
+            return frozenset()
+        if difference > 0:
+            chosen.append(i)
+    return frozenset(chosen)
