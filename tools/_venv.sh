@@ -77,20 +77,19 @@ PY
 # pip's many lines become one every ten packages, plus one per large download; errors pass through.
 show_progress() {
   local total="$1" count=0 line
+  local large='Downloading (.*/)?([^/ ]+) \(([0-9]{3,}[0-9.]* MB|[0-9.]+ GB)\)'
   while IFS= read -r line; do
     case "$line" in
-      "Collecting "* | "Requirement already satisfied"* | Ignoring*) # markers of other machines
+      # "Ignoring": the lock names it for another Python or system.
+      "Collecting "* | "Processing "* | "Requirement already satisfied"* | "Ignoring "*)
         count=$((count + 1))
-        if ((count % 10 == 0)); then
-          say "  package $count of $total (${SECONDS}s)"
-        fi
+        ((count % 10)) || say "  package $count of $total (${SECONDS}s)"
         ;;
       "Installing collected packages"*) say "  unpacking, the longest step (${SECONDS}s)" ;;
       ERROR* | error:*) printf '%s\n' "$line" >&2 ;;
     esac
-    if [[ "$line" =~ Downloading.*/?([^/]+)\ \(([0-9]{3,}\.[0-9]+|[0-9.]+)\ ?(MB|GB)\) ]]; then
-      [[ "${BASH_REMATCH[2]%%.*}" -lt 100 && "${BASH_REMATCH[3]}" == MB ]] \
-        || say "  downloading ${BASH_REMATCH[1]} (${BASH_REMATCH[2]} ${BASH_REMATCH[3]})"
+    if [[ "$line" =~ $large ]]; then
+      say "  downloading ${BASH_REMATCH[2]} (${BASH_REMATCH[3]})"
     fi
   done
 }

@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 run_ruff() {
   say "ruff check"
-  "$VENV_PYTHON" -m ruff check --quiet . || die "ruff found the problems above; fix them first"
+  "$VENV_PYTHON" -m ruff check --quiet --output-format=concise . || die "ruff found the problems above; fix them first"
 }
 
 main() {

@@ -1,7 +1,7 @@
-"""Print the table that closes ``tools/quickstart.sh``.
+r"""Print the table that closes ``tools/quickstart.sh``.
 
 Example:
-    python tools/misc/quickstart_report.py results.json \\
+    python tools/misc/quickstart_report.py results.json \
         --row "cIoU" "refseg/cIoU" ">=0.45" --stage training=412 --pictures vis/
 """
 
