@@ -17,7 +17,8 @@ IGNORE_INDEX = -100
 NO_PROMPT, NOT_A_PATCH = -2, -1
 
 
-def position_ids(length: int, image_start: int | None, grid: tuple[int, int]) -> Tensor:
+def position_ids(length: int, image_start: int | None, grid: tuple[int, int],
+                 turn_ids: Tensor | None = None) -> Tensor:
     """Three-axis positions (t, h, w) of one sample.
 
     Text counts upwards, equal on all axes. With s the index of the first patch, patch (r, c) lies
@@ -27,23 +28,37 @@ def position_ids(length: int, image_start: int | None, grid: tuple[int, int]) ->
         length: Number of tokens.
         image_start: Index of ``<vision>``; None without an image.
         grid: Rows and columns of patches.
+        turn_ids: ``(length,)`` for independent turns (0 on the shared part): each turn then
+            starts where the first one does.
 
     Returns:
         ``(3, length)`` int64.
     """
-    if image_start is None:
-        return torch.arange(length).expand(3, -1).clone()
     rows, columns = grid
-    first, count = image_start + 1, rows * columns
     positions = torch.empty(3, length, dtype=torch.long)
+    if image_start is None:
+        positions[:] = torch.arange(length)
+    else:
+        _place_image(positions, image_start + 1, rows, columns)
+    if turn_ids is not None:
+        numbers, sizes = torch.unique_consecutive(turn_ids, return_counts=True)
+        starts = sizes.cumsum(0) - sizes
+        shared = sizes[0] if numbers[0] == 0 else 0
+        shift = torch.where(numbers > 0, starts - shared, 0)
+        positions -= shift.repeat_interleave(sizes)
+    return positions
+
+
+def _place_image(positions: Tensor, first: int, rows: int, columns: int) -> None:
+    """Fill ``(3,L)`` positions of a sequence whose first patch is at index ``first``."""
+    count = rows * columns
     positions[:, :first] = torch.arange(first)
     patches = positions[:, first:first + count]
     patches[0] = first
     patches[1] = first + torch.arange(rows).repeat_interleave(columns)
     patches[2] = first + torch.arange(columns).repeat(rows)
-    after = length - first - count
+    after = positions.shape[1] - first - count
     positions[:, first + count:] = first + max(rows, columns) + torch.arange(after)
-    return positions
 
 
 @MODELS.register_module()
@@ -73,6 +88,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
 
         Args:
             data: ``inputs``: per sample a dict with ``input_ids`` and ``labels`` ``(L_i,)`` int64,
+                optionally ``turn_ids`` ``(L_i,)`` for independent turns (0 on the shared part),
                 ``image`` uint8 ``(3,H,W)`` with sides that are multiples of p (or None) and
                 ``prompt_map`` int64 ``(h,w)`` (or None); ``data_samples``: list (or absent).
                 A mapping of lists (MMEngine's ``pseudo_collate``) is accepted as well.
@@ -83,7 +99,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             ``vision_patch_indices`` (row in ``vision_patches``, -1 elsewhere) and
             ``vp_token_indices`` (K of the prompt, -2 patch without prompt, -1 elsewhere), all
             ``(B,L)`` int64; ``position_ids`` ``(3,B,L)``; ``vision_patches`` ``(N,3*p*p)`` float,
-            flattened (channel, row, column); ``grids``, ``image_spans`` (``<vision>`` to one past
+            flattened (channel, row, column); ``turn_ids`` ``(B,L)`` or None; ``grids``, ``image_spans`` (``<vision>`` to one past
             ``</vision>``, or None) and ``lengths``, lists per sample.
 
         Raises:
@@ -126,8 +142,8 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             prompt_of[where] = NO_PROMPT if prompt_map is None else prompt_map.flatten().long()
         span = None if start is None else (start, start + len(where) + 2)
         return dict(input_ids=ids, labels=sample['labels'], image=image, grid=grid, span=span,
-                    position_ids=position_ids(length, start, grid), patch_of=patch_of,
-                    prompt_of=prompt_of)
+                    position_ids=position_ids(length, start, grid, sample.get('turn_ids')),
+                    patch_of=patch_of, prompt_of=prompt_of, turn_ids=sample.get('turn_ids'))
 
     def _collate(self, samples: list[dict]) -> dict:
         """Pad on the right and number the patches through the batch."""
@@ -151,6 +167,11 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             # The running number of patches; the release used the largest index instead, which
             # shifts every sample but the first by one.
             offset += sample['grid'][0] * sample['grid'][1]
+        if any(sample['turn_ids'] is not None for sample in samples):
+            batch['turn_ids'] = torch.zeros(size, dtype=torch.long)
+            for row, sample in enumerate(samples):
+                if sample['turn_ids'] is not None:
+                    batch['turn_ids'][row, :lengths[row]] = sample['turn_ids']
         batch.update(
             images=[sample['image'] for sample in samples if sample['image'] is not None],
             grids=[sample['grid'] for sample in samples],

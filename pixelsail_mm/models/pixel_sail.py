@@ -106,7 +106,7 @@ class PixelSAIL(BaseModel):
         """States ``(B,L,C)`` after the final norm."""
         spans = [(0, *(span or (0, 0))) for span in inputs['image_spans']]
         embeds = self.embed(inputs)
-        layout = AttentionLayout(spans, embeds.shape[1], embeds.device)
+        layout = AttentionLayout(spans, embeds.shape[1], embeds.device, inputs.get('turn_ids'))
         return self.backbone(embeds, inputs['position_ids'], layout)
 
     def patch_maps(self, states: Tensor, inputs: dict) -> list[Tensor | None]:

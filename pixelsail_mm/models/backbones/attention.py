@@ -28,30 +28,37 @@ class AttentionLayout:
             Rows without an image have ``image_start == image_end == start``.
         length: Padded length L of the batch.
         device: Device of the row indices.
+        turn_ids: ``(B,L)`` int64, for conversations whose turns are independent: 0 on what all
+            turns share (the image block), n >= 1 on the n-th turn, which sees the shared part and
+            itself only. None: each turn sees all earlier ones.
 
     Padding on the right needs no entry: being behind every valid token, it is never attended to.
     """
 
     def __init__(self, spans: Sequence[tuple[int, int, int]], length: int,
-                 device: torch.device | str = 'cpu') -> None:
+                 device: torch.device | str = 'cpu', turn_ids: Tensor | None = None) -> None:
         self.spans = [tuple(span) for span in spans]
         self.length = length
         self.device = torch.device(device)
+        self.turn_ids = turn_ids
         rows_of = defaultdict(list)
         for row, span in enumerate(self.spans):
             rows_of[span].append(row)
         self.groups = [(span, torch.tensor(rows, device=device)) for span, rows in rows_of.items()]
         order = torch.cat([rows for _, rows in self.groups])
         self.restore = torch.argsort(order)
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._masks: dict[tuple, Tensor] = {}
         self._cache_mask: Tensor | None = None
 
-    def trailing_mask(self, num_queries: int, num_keys: int):
-        """Causal mask of the last ``num_queries`` of ``num_keys`` positions.
+    def trailing_mask(self, span: tuple[int, int, int], num_queries: int, num_keys: int):
+        """Mask of the last ``num_queries`` of ``num_keys`` positions of the rows with ``span``.
 
-        A lazy bias on GPUs (the fused kernels never materialise it); on the CPU a boolean
-        ``(num_queries, num_keys)`` tensor shared by all layers and rows.
+        Causal: a lazy bias on GPUs (the fused kernels never materialise it); on the CPU a boolean
+        ``(num_queries, num_keys)`` tensor shared by all layers and rows. With independent turns
+        ``(rows,1,num_queries,num_keys)``.
         """
+        if self.turn_ids is not None:
+            return self._turn_mask(span, num_queries, num_keys)
         if self.device.type == 'cuda':
             return causal_lower_right(num_queries, num_keys)
         key = (num_queries, num_keys)
@@ -59,6 +66,17 @@ class AttentionLayout:
             ones = torch.ones(key, dtype=torch.bool, device=self.device)
             self._masks[key] = ones.tril(diagonal=num_keys - num_queries)
         return self._masks[key]
+
+    def _turn_mask(self, span: tuple[int, int, int], num_queries: int, num_keys: int) -> Tensor:
+        if span not in self._masks:
+            rows = next(rows for other, rows in self.groups if other == span)
+            turns = self.turn_ids[rows][:, span[0]:]
+            queries = turns[:, -num_queries:, None]
+            causal = torch.ones(num_queries, num_keys, dtype=torch.bool, device=self.device).tril(
+                num_keys - num_queries)
+            visible = (queries == turns[:, None]) | (turns[:, None] == 0)
+            self._masks[span] = (visible & causal)[:, None]
+        return self._masks[span]
 
     def cached_key_mask(self, num_keys: int) -> Tensor | None:
         """Valid keys while decoding with a cache: ``(B,1,1,num_keys)``, None if all are."""
@@ -95,10 +113,10 @@ def _attend_span(query: Tensor, key: Tensor, value: Tensor, span: tuple[int, int
             query[:, :, image_start:image_end], key[:, :, keys], value[:, :, keys], **kwargs))
     if length > image_end:
         queries, keys = query[:, :, image_end:], key[:, :, start:]
-        if image_end == start:
+        if image_end == start and layout.turn_ids is None:
             mask = dict(is_causal=True)
         else:
-            mask = dict(attn_mask=layout.trailing_mask(queries.shape[2], keys.shape[2]))
+            mask = dict(attn_mask=layout.trailing_mask(span, queries.shape[2], keys.shape[2]))
         parts.append(F.scaled_dot_product_attention(
             queries, keys, value[:, :, start:], **mask, **kwargs))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

@@ -54,7 +54,7 @@ class SingleTransformer(BaseModule):
                              'supports the image block; remove the key or set it to "sdpa"')
         self.patch_size = patch_size
         self.llm = _build_decoder(llm, vocab_size, dtype, trust_remote_code)
-        decoder = self.llm.model
+        decoder = getattr(self.llm, 'model', None)
         if not hasattr(decoder, 'rotary_emb'):
             raise ValueError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
                              'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
