@@ -1,0 +1,76 @@
+"""Decoding of every mask spelling that annotations use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from pixelsail_mm.datasets.errors import BadSampleError
+
+
+def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    """Decode one mask to a boolean array at image resolution.
+
+    Polygons of one mask are joined by a logical OR. The authors' release adds them, which gives 2
+    where they overlap; that is not followed.
+
+    Args:
+        mask: COCO RLE dict (``counts`` compressed as str/bytes, or an uncompressed list), a list
+            of polygons ``[x1, y1, x2, y2, ...]`` in pixels (an empty list is an empty mask), or an
+            (H, W) array in which non-zero means inside.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        file: File to name in errors.
+        key: Record key to name in errors, e.g. ``'masks[2]'``.
+
+    Returns:
+        bool (height, width); may share memory with an array input.
+
+    Raises:
+        BadSampleError: The mask is malformed or not of the image's size.
+    """
+    if isinstance(mask, dict):
+        decoded = _decode_rle(mask, height, width, file, key)
+    elif isinstance(mask, (list, tuple)):
+        decoded = _decode_polygons(mask, height, width, file, key)
+    elif isinstance(mask, np.ndarray):
+        decoded = mask if mask.dtype == bool else mask != 0
+    else:
+        raise BadSampleError(file, key, f'unknown mask type {type(mask).__name__}; give a COCO RLE '
+                             'dict, a list of polygons or an (H, W) array')
+    if decoded.shape != (height, width):
+        raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
+                             f'size {(height, width)}; masks must be drawn on the original image')
+    return decoded
+
+
+def _decode_rle(rle: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    if 'counts' not in rle or tuple(rle.get('size', ())) != (height, width):
+        raise BadSampleError(file, key, f'RLE needs counts and size {[height, width]} (the image '
+                             f'size H, W), got keys {sorted(rle)} and size {rle.get("size")}')
+    counts = rle['counts']
+    try:
+        if isinstance(counts, (list, tuple)):
+            if min(counts, default=0) < 0 or sum(counts) != height * width:
+                raise ValueError(f'run lengths sum to {sum(counts)}, not {height * width}')
+            rle = coco_mask.frPyObjects(rle, height, width)
+        return coco_mask.decode(rle).astype(bool)
+    except (TypeError, ValueError) as error:
+        raise BadSampleError(file, key, f'broken RLE ({error}); export the mask again') from error
+
+
+def _decode_polygons(polygons, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    decoded = np.zeros((height, width), bool)
+    for i, polygon in enumerate(polygons):
+        try:
+            points = np.asarray(polygon, float)
+        except (TypeError, ValueError):
+            points = np.full(0, np.nan)
+        if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
+            raise BadSampleError(file, f'{key}[{i}]', 'a polygon needs at least 3 points as a flat '
+                                 f'list [x1, y1, x2, y2, ...] of finite numbers, got {polygon!r:.80}')
+        for rle in coco_mask.frPyObjects([points.tolist()], height, width):
+            decoded |= coco_mask.decode(rle).astype(bool)
+    return decoded

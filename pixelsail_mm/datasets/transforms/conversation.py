@@ -1,0 +1,200 @@
+"""From text turns to token ids and labels."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.templates import clean_question, resolve_prompt_template
+from pixelsail_mm.datasets.transforms.loading import Results, source_of
+from pixelsail_mm.registry import TRANSFORMS
+from pixelsail_mm.tokenization import (NUM_PROMPTS, SEG_TOKEN, VISION_END, VISION_PATCH,
+                                       VISION_START, SpecialTokens, build_tokenizer)
+
+IGNORE_INDEX = -100
+_PROMPT_NUMBER = re.compile(r'<Prompt(\d+)>')
+_IMAGE_TOKENS = (VISION_START, VISION_PATCH, VISION_END)
+
+
+@TRANSFORMS.register_module()
+class BuildConversation(BaseTransform):
+    """Build the token sequence of a sample.
+
+    ``<vision> <vpatch>*(h*w) </vision>`` first (nothing without an image), then for every turn
+    the template's ``INSTRUCTION`` with the question (label -100) and the answer with ``SUFFIX``
+    (labelled), with ``SEP`` between turns (label -100). Image, question and answer are tokenised
+    separately, as in the authors' release.
+
+    A sample longer than ``max_length`` loses whole turns together with their masks and never the
+    image: the last turns in training, the oldest history in generation. (The release cuts the
+    sequence on the right and leaves the masks.)
+
+    Required keys: ``conversation`` (list of ``dict(human=str, gpt=str)``), ``grid``,
+    ``gt_masks`` (training), optional ``meta`` and ``answer_prefix`` (generation: text the answer
+    must start with).
+
+    Added keys: ``input_ids``, ``labels`` (int64 (L,)), ``question`` and ``gt_text`` (last turn
+    used), ``dropped_turns`` (int). Changed: ``gt_masks`` when turns were dropped in training.
+
+    Args:
+        tokenizer: See :func:`~pixelsail_mm.tokenization.build_tokenizer`.
+        template: See :func:`~pixelsail_mm.datasets.templates.resolve_prompt_template`.
+        max_length: Upper bound of L, image included.
+        generation: Stop after the last question (plus ``answer_prefix``); ``gpt`` of the last
+            turn is only kept as ``gt_text``, and masks are not counted.
+        strip: Strip questions and answers. False reproduces the release's inference prompts,
+            which keep blanks around the question ("paper" protocol).
+        cache_size: Number of tokenised texts kept in memory.
+
+    Raises:
+        BadSampleError: A question, an answer (training) or ``meta['expression']`` is empty; the
+            number of ``[SEG]`` in the answers differs from the number of masks (training); a
+            text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
+            not even one turn fits into ``max_length``.
+    """
+
+    def __init__(self,
+                 tokenizer: Any,
+                 template: str | dict = 'pixel_sail',
+                 max_length: int = 8192,
+                 generation: bool = False,
+                 strip: bool = True,
+                 cache_size: int = 65536) -> None:
+        self.tokenizer = build_tokenizer(tokenizer)
+        self.template = resolve_prompt_template(template)
+        self.max_length = max_length
+        self.generation = generation
+        self.strip = strip
+        self.cache_size = cache_size
+        self.tokens = SpecialTokens.from_tokenizer(self.tokenizer)
+        self._suffix = self.template['SUFFIX'] or self.tokenizer.eos_token or ''
+        self._encode = lru_cache(maxsize=cache_size)(self._tokenise)
+
+    def __getstate__(self) -> dict:
+        """State without the token cache, which spawned workers build anew."""
+        return {k: v for k, v in self.__dict__.items() if k != '_encode'}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._encode = lru_cache(maxsize=self.cache_size)(self._tokenise)
+
+    def transform(self, results: Results) -> Results:
+        """Add ``input_ids``, ``labels`` and the texts."""
+        turns = self._clean(results)
+        height, width = results['grid']
+        image = self._image_ids(height * width)
+        segments = [self._turn(turn, i, results) for i, turn in enumerate(turns)]
+        kept = self._fit(segments, len(image), results)
+        ids, labels = list(image), [IGNORE_INDEX] * len(image)
+        for i, (question, answer) in enumerate(kept):
+            if i and self.template['SEP']:
+                question = self._encode(self.template['SEP']) + question
+            trained = not self.generation
+            ids += question + answer
+            labels += [IGNORE_INDEX] * len(question)
+            labels += answer if trained else [IGNORE_INDEX] * len(answer)
+        used = turns[-1] if self.generation else turns[len(kept) - 1]
+        results.update(
+            input_ids=np.array(ids, np.int64), labels=np.array(labels, np.int64),
+            question=used['human'], gt_text=used['gpt'],
+            dropped_turns=len(segments) - len(kept))
+        if not self.generation:
+            self._match_masks(turns, len(kept), results)
+        return results
+
+    def _clean(self, results: Results) -> list[dict]:
+        """Turns without image marker; empty text is rejected."""
+        source = source_of(results)
+        expression = results.get('meta', {}).get('expression')
+        if expression is not None and not expression.strip():
+            raise BadSampleError(source, 'meta.expression', 'the expression is empty; remove the '
+                                 'sample or give it a phrase')
+        turns = []
+        for i, turn in enumerate(results['conversation']):
+            answer = turn.get('gpt') or ''
+            turns.append(dict(human=clean_question(turn['human'], self.strip),
+                              gpt=answer.strip() if self.strip else answer))
+            open_turn = self.generation and i == len(results['conversation']) - 1
+            for side in ('human',) if open_turn else ('human', 'gpt'):
+                if not turns[-1][side].strip():
+                    raise BadSampleError(source, f'conversation[{i}].{side}', 'the text is empty; '
+                                         'every turn needs a question and an answer')
+        if not turns:
+            raise BadSampleError(source, 'conversation', 'there is no turn; give at least one '
+                                 'question')
+        return turns
+
+    def _turn(self, turn: dict, i: int, results: Results) -> tuple[tuple, tuple]:
+        """Token ids of one turn's question part and answer part."""
+        question = turn['human']
+        if SEG_TOKEN in question:
+            raise BadSampleError(source_of(results), f'conversation[{i}].human', f'a question must '
+                                 f'not contain {SEG_TOKEN}, it would ask for a mask; reword it')
+        if self.generation and i == len(results['conversation']) - 1:
+            answer = results.get('answer_prefix') or ''
+        else:
+            answer = turn['gpt'] + self._suffix
+        try:
+            text = self.template['INSTRUCTION'].format(input=question, round=i + 1,
+                                                       bot_name='assistant')
+            return self._encode(text), self._encode(answer)
+        except _ForbiddenTextError as error:
+            raise BadSampleError(source_of(results), f'conversation[{i}]', str(error)) from error
+
+    def _tokenise(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, without anything the tokenizer would add around it."""
+        for token in _IMAGE_TOKENS:
+            if token in text:
+                raise _ForbiddenTextError(f'the text contains the image token {token}, which only '
+                                          'the pipeline may write; remove it')
+        for number in _PROMPT_NUMBER.findall(text):
+            if int(number) >= NUM_PROMPTS:
+                raise _ForbiddenTextError(f'prompt id {number} is out of range '
+                                          f'0..{NUM_PROMPTS - 1}; renumber the prompts')
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
+
+    def _image_ids(self, patches: int) -> list[int]:
+        if not patches:
+            return []
+        tokens = self.tokens
+        return [tokens.vision_start, *[tokens.vpatch] * patches, tokens.vision_end]
+
+    def _fit(self, segments: list, used: int, results: Results) -> list:
+        """Keep as many whole turns as ``max_length`` allows, at least one."""
+        order = segments[::-1] if self.generation else segments
+        separator = len(self._encode(self.template['SEP']))
+        kept = 0
+        for question, answer in order:
+            used += len(question) + len(answer) + (separator if kept else 0)
+            if used > self.max_length:
+                break
+            kept += 1
+        if not kept:
+            raise BadSampleError(source_of(results), 'conversation', f'one turn needs {used} tokens '
+                                 f'with its image, max_length is {self.max_length}; raise it, or '
+                                 'lower max_size of ResizeToGrid')
+        return segments[-kept:] if self.generation else segments[:kept]
+
+    def _match_masks(self, turns: list[dict], kept: int, results: Results) -> None:
+        """Check one mask per ``[SEG]`` and drop the masks of dropped turns."""
+        counts = [turn['gpt'].count(SEG_TOKEN) for turn in turns]
+        masks = results['gt_masks']
+        if sum(counts) != len(masks):
+            sample = results.get('meta', {}).get('sample_id', '?')
+            raise BadSampleError(source_of(results), f'sample {sample}', f'{sum(counts)} {SEG_TOKEN}'
+                                 f' in the answers but {len(masks)} masks; give one mask per '
+                                 f'{SEG_TOKEN}, in the same order')
+        results['gt_masks'] = masks[:sum(counts[:kept])]
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(tokenizer={self.tokenizer.name_or_path!r}, '
+                f'max_length={self.max_length}, generation={self.generation}, strip={self.strip})')
+
+
+class _ForbiddenTextError(ValueError):
+    """A text contains a token that only the pipeline may write."""

@@ -1,0 +1,63 @@
+"""Last stage of every pipeline: arrays to tensors and a data sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+
+from pixelsail_mm.datasets.transforms.loading import Results
+from pixelsail_mm.registry import TRANSFORMS
+from pixelsail_mm.structures import PixelDataSample
+
+
+@TRANSFORMS.register_module()
+class PackPixelInputs(BaseTransform):
+    """Pack a sample for ``pseudo_collate`` and the data preprocessor.
+
+    Required keys: ``input_ids``, ``labels``, ``image``, ``grid``, ``prompt_map``, ``gt_masks``;
+    optional ``prompt_masks``, ``prompt_ids``, ``meta``.
+
+    Returns ``dict(inputs=..., data_samples=PixelDataSample)`` with ``inputs`` holding
+
+    * ``input_ids``, ``labels``: LongTensor (L,)
+    * ``image``: ByteTensor (3, h*p, w*p) | None
+    * ``prompt_map``: LongTensor (h, w) | None
+
+    The sample's metainfo holds ``img_path``, ``ori_shape``, ``grid``, ``question``, ``gt_text``,
+    ``dropped_turns`` and every key of the record's ``meta`` (``sample_id``, ``dataset``,
+    ``task``, ...).
+
+    Args:
+        keep_image: Keep the image at its original size in the sample, for the experts of
+            distillation.
+    """
+
+    def __init__(self, keep_image: bool = False) -> None:
+        self.keep_image = keep_image
+
+    def transform(self, results: Results) -> dict:
+        """Return the packed sample."""
+        has_image = results['image'] is not None
+        inputs = dict(
+            input_ids=torch.from_numpy(results['input_ids']),
+            labels=torch.from_numpy(results['labels']),
+            image=torch.from_numpy(results['image']) if has_image else None,
+            prompt_map=torch.from_numpy(results['prompt_map']) if has_image else None)
+        meta = dict(sample_id='', dataset='', task='')
+        meta.update(results.get('meta', {}))
+        meta.update({k: results[k] for k in ('ori_shape', 'grid', 'question', 'gt_text',
+                                             'dropped_turns')})
+        meta['img_path'] = results.get('img_path')
+        no_prompts = np.zeros((0, *results['ori_shape']), bool)
+        fields = dict(
+            gt_masks=torch.from_numpy(results['gt_masks']),
+            prompt_masks=torch.from_numpy(results.get('prompt_masks', no_prompts)),
+            prompt_ids=torch.tensor(results.get('prompt_ids', []), dtype=torch.long))
+        if self.keep_image and has_image:
+            fields['image'] = torch.from_numpy(
+                np.ascontiguousarray(results['img'].transpose(2, 0, 1)))
+        return dict(inputs=inputs, data_samples=PixelDataSample(metainfo=meta, **fields))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(keep_image={self.keep_image})'

@@ -1,0 +1,210 @@
+"""First stage of every pipeline: from a canonical record to arrays at image resolution."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from PIL import Image, UnidentifiedImageError
+
+from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.registry import TRANSFORMS
+from pixelsail_mm.tokenization import NUM_PROMPTS
+
+Results = dict[str, Any]
+
+
+def source_of(results: Results) -> str:
+    """Name of the sample for error messages: its image, else its id, else ``'<memory>'``."""
+    return str(results.get('img_path') or results.get('meta', {}).get('sample_id') or '<memory>')
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """Read the image as RGB.
+
+    Required keys: ``img_path`` (str | None) or ``img`` (uint8 (H, W, 3) RGB array, used as it
+    is). Neither of them means a text-only sample. Optional: ``height``, ``width`` as the
+    annotation states them; they must agree with the file.
+
+    Added keys: ``img`` (uint8 (H, W, 3) RGB | None), ``ori_shape`` ((H, W); (0, 0) without an
+    image).
+
+    EXIF orientation is ignored, as in the authors' release: annotations refer to stored pixels.
+
+    Args:
+        max_pixels: Larger images are rejected before they are decoded, so that one corrupt or
+            hostile header cannot exhaust the memory of a worker.
+
+    Raises:
+        BadSampleError: The file is missing, truncated, not an image, too large, or its size is
+            not the one the annotation states.
+    """
+
+    def __init__(self, max_pixels: int = Image.MAX_IMAGE_PIXELS) -> None:
+        self.max_pixels = max_pixels
+
+    def transform(self, results: Results) -> Results:
+        """Add ``img`` and ``ori_shape``."""
+        image = results.get('img')
+        if image is None and results.get('img_path'):
+            image = self._read(str(results['img_path']))
+        if image is None:
+            results.update(img=None, ori_shape=(0, 0))
+            return results
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise BadSampleError(source_of(results), 'img', 'expected a non-empty uint8 (H, W, 3) '
+                                 f'RGB array, got {image.dtype} {image.shape}')
+        height, width = image.shape[:2]
+        stated = (results.get('height') or height, results.get('width') or width)
+        if tuple(stated) != (height, width):
+            raise BadSampleError(
+                source_of(results), 'height, width', f'the annotation states {stated[0]}x{stated[1]}'
+                f' (HxW) but the image is {height}x{width}; use the image the annotation was made '
+                'for')
+        results.update(img=image, ori_shape=(height, width))
+        return results
+
+    def _read(self, path: str) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > self.max_pixels:
+                    raise BadSampleError(
+                        path, 'img_path', f'image of {image.width}x{image.height} pixels exceeds '
+                        f'max_pixels={self.max_pixels}; raise LoadImage.max_pixels or shrink it')
+                return np.array(image.convert('RGB'))
+        except FileNotFoundError as error:
+            raise BadSampleError(
+                path, 'img_path', 'no such image; check data_root and img_path of the dataset'
+            ) from error
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError,
+                Image.DecompressionBombError) as error:
+            if isinstance(error, BadSampleError):
+                raise
+            raise BadSampleError(
+                path, 'img_path', f'cannot be decoded ({error}); download or re-encode it again'
+            ) from error
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(max_pixels={self.max_pixels})'
+
+
+@TRANSFORMS.register_module()
+class LoadMasks(BaseTransform):
+    """Decode the target masks, in the order of their ``[SEG]`` tokens.
+
+    Required keys: ``ori_shape``; optional ``masks`` (list of COCO RLE, polygon list or array).
+
+    Added key: ``gt_masks`` (bool (n, H, W); n = 0 when the record has none).
+
+    Raises:
+        BadSampleError: A mask cannot be decoded, does not have the image's size, or the sample
+            has masks but no image.
+    """
+
+    def transform(self, results: Results) -> Results:
+        """Add ``gt_masks``."""
+        masks = results.get('masks') or []
+        if masks and results['img'] is None:
+            raise BadSampleError(source_of(results), 'masks', f'{len(masks)} masks but no image; '
+                                 'give img_path or remove the masks')
+        height, width = results['ori_shape']
+        gt_masks = np.zeros((len(masks), height, width), bool)
+        for i, mask in enumerate(masks):
+            gt_masks[i] = decode_mask(mask, height, width, source_of(results), f'masks[{i}]')
+        results['gt_masks'] = gt_masks
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadVisualPrompts(BaseTransform):
+    """Turn masks, boxes and points into prompt masks, large ones first.
+
+    Required keys: ``ori_shape``; optional ``prompts``, a list of ``dict(id=K, mask=... | box=[x1,
+    y1, x2, y2] | point=[x, y])`` in pixels of the original image, 0 <= K < 15. A box covers every
+    pixel it touches and is clipped to the image; a point is the one pixel that contains it.
+
+    Added keys: ``prompt_masks`` (bool (P, H, W)), ``prompt_ids`` (list[int]), ``prompt_kinds``
+    (list of ``'mask'``, ``'box'``, ``'point'``). All are sorted by area, largest first and stable,
+    so that smaller prompts overwrite larger ones, as in the release's training; its inference does
+    not sort, which is not followed.
+
+    Raises:
+        BadSampleError: An id is out of range or used twice, a prompt is empty or lies outside the
+            image, or the sample has prompts but no image.
+    """
+
+    def transform(self, results: Results) -> Results:
+        """Add ``prompt_masks``, ``prompt_ids`` and ``prompt_kinds``."""
+        prompts = results.get('prompts') or []
+        source = source_of(results)
+        if prompts and results['img'] is None:
+            raise BadSampleError(source, 'prompts', f'{len(prompts)} visual prompts but no image; '
+                                 'give img_path or remove the prompts')
+        ids = [_prompt_id(prompt, source, i) for i, prompt in enumerate(prompts)]
+        for i, k in enumerate(ids):
+            if k in ids[:i]:
+                raise BadSampleError(source, f'prompts[{i}].id', f'prompt id {k} is used twice; '
+                                     'give every prompt its own id')
+        height, width = results['ori_shape']
+        masks = np.zeros((len(prompts), height, width), bool)
+        kinds = []
+        for i, prompt in enumerate(prompts):
+            kinds.append(_draw(prompt, masks[i], source, f'prompts[{i}]'))
+        order = np.argsort(-masks.sum((1, 2)), kind='stable')
+        results['prompt_masks'] = masks[order]
+        results['prompt_ids'] = [ids[i] for i in order]
+        results['prompt_kinds'] = [kinds[i] for i in order]
+        return results
+
+
+def _prompt_id(prompt: dict, source: str, i: int) -> int:
+    k = prompt.get('id')
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 0 <= k < NUM_PROMPTS:
+        raise BadSampleError(source, f'prompts[{i}].id', f'prompt id {k} is out of range '
+                             f'0..{NUM_PROMPTS - 1}; use at most {NUM_PROMPTS} prompts a sample')
+    return int(k)
+
+
+def _draw(prompt: dict, out: np.ndarray, source: str, key: str) -> str:
+    """Set the pixels of ``prompt`` in ``out`` (bool (H, W)) and return its kind."""
+    kinds = [kind for kind in ('mask', 'box', 'point') if prompt.get(kind) is not None]
+    if len(kinds) != 1:
+        raise BadSampleError(source, key, "needs exactly one of 'mask', 'box' and 'point', got "
+                             f'{kinds or sorted(prompt)}')
+    kind = kinds[0]
+    height, width = out.shape
+    if kind == 'mask':
+        out[:] = decode_mask(prompt['mask'], height, width, source, f'{key}.mask')
+        if not out.any():
+            raise BadSampleError(source, f'{key}.mask', 'the prompt mask is empty; remove the '
+                                 'prompt or mark at least one pixel')
+        return kind
+    x1, y1, x2, y2 = _corners(prompt[kind], kind, source, f'{key}.{kind}')
+    inside = 0 <= x1 < width and 0 <= y1 < height if kind == 'point' else (
+        min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0))
+    if not inside:
+        raise BadSampleError(
+            source, f'{key}.{kind}', f'{kind} {list(prompt[kind])} is empty or outside the image '
+            f'of {width}x{height} pixels; give pixels of the original image, '
+            + ('[x, y]' if kind == 'point' else '[x1, y1, x2, y2] with x1 < x2 and y1 < y2'))
+    out[max(y1, 0):y2, max(x1, 0):x2] = True
+    return kind
+
+
+def _corners(values: Any, kind: str, source: str, key: str) -> tuple[int, int, int, int]:
+    """Half-open pixel rectangle (x1, y1, x2, y2) of a box or a point."""
+    numbers = np.asarray(values, float).ravel().tolist()
+    if len(numbers) != (2 if kind == 'point' else 4) or not all(map(math.isfinite, numbers)):
+        raise BadSampleError(source, key, f'{kind} {values} must hold '
+                             f'{"2" if kind == "point" else "4"} finite numbers')
+    if kind == 'point':
+        x, y = math.floor(numbers[0]), math.floor(numbers[1])
+        return x, y, x + 1, y + 1
+    x1, y1, x2, y2 = numbers
+    if x2 <= x1 or y2 <= y1:
+        return 0, 0, 0, 0
+    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
