@@ -82,3 +82,10 @@ def test_mmcv_and_xtuner_are_left_to_the_no_deps_list(setup_module):
 
 def test_tests_import_this_source_tree(repo_root):
     assert pixelsail_mm.__file__ == str(repo_root / 'pixelsail_mm' / '__init__.py')
+
+
+def test_every_folder_with_code_is_a_package(repo_root):
+    """find_packages leaves out a folder without __init__.py, and so would a wheel."""
+    folders = {path.parent for path in (repo_root / 'pixelsail_mm').rglob('*.py')}
+    bare = [folder.name for folder in folders if not (folder / '__init__.py').is_file()]
+    assert bare == []

@@ -82,7 +82,8 @@ def quick_tree(source_tree, repo_root):
     """Stand-ins for the Python tools: each logs its arguments; the report is the real one."""
     log = 'import pathlib, sys\nwith open("calls", "a") as f: print(*sys.argv, file=f)\n'
     source_tree.write('tools/dataset_converters/make_shapes_world.py',
-                      log + 'pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).mkdir()\n')
+                      log + ('out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])\n'
+                             'out.mkdir(parents=True)\n'))
     source_tree.write('tools/train.py', log + (
         'work = pathlib.Path(sys.argv[sys.argv.index("--work-dir") + 1])\n'
         '(work / "last_checkpoint").write_text(str(work / "iter_8.pth"))\n'))
@@ -96,8 +97,7 @@ def quick_tree(source_tree, repo_root):
 
 
 def run_quickstart(tree, **variables):
-    variables = {**HERE, 'PIXELSAIL_DATA': str(tree.root / 'drawn'), **variables}
-    return tree.run(str(tree.root / 'tools/quickstart.sh'), cwd='/', **variables)
+    return tree.run(str(tree.root / 'tools/quickstart.sh'), cwd='/', **{**HERE, **variables})
 
 
 def test_quickstart_runs_every_stage_and_prints_the_table(quick_tree):
@@ -111,15 +111,24 @@ def test_quickstart_runs_every_stage_and_prints_the_table(quick_tree):
         assert f'time: {stage}' in done.stdout
 
 
-def test_quickstart_draws_once_and_can_run_briefly(quick_tree):
+def test_quickstart_draws_once(quick_tree):
     run_quickstart(quick_tree)
     (quick_tree.root / 'calls').unlink()
-    done = run_quickstart(quick_tree, PIXELSAIL_QUICK='1')
+    done = run_quickstart(quick_tree)
     assert done.returncode == 0, done.stderr
     assert 'already drawn' in done.stdout
-    train, _ = (quick_tree.root / 'calls').read_text().splitlines()
-    assert '--cfg-options' in train
+    assert 'make_shapes_world' not in (quick_tree.root / 'calls').read_text()
+
+
+def test_quickstart_smoke_option_keeps_its_numbers_apart(quick_tree):
+    done = run_quickstart(quick_tree, PIXELSAIL_QUICK='1')
+    assert done.returncode == 0, done.stderr
+    draw, train, _ = (quick_tree.root / 'calls').read_text().splitlines()
+    assert '--train 32' in draw
+    assert 'max_iters=8' in train
     assert 'the numbers mean nothing' in done.stdout
+    assert (quick_tree.root / 'work_dirs/quickstart_smoke/results.json').is_file()
+    assert not (quick_tree.root / 'work_dirs/quickstart').exists()
 
 
 def test_quickstart_fails_when_a_stage_or_a_target_does(quick_tree):
