@@ -8,7 +8,8 @@ is closer than its margin, the expression denotes nothing rather than something 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from functools import cached_property
+from typing import Callable, Collection, Sequence
 
 from .presets import COLOURS, KINDS, SIZES, TEXTURES
 from .scene import ATTRIBUTES, SceneObject
@@ -44,7 +45,7 @@ class Filter:
         return (self.kind in (None, item.kind) and self.colour in (None, item.colour)
                 and self.texture in (None, item.texture) and self.size in (None, item.size))
 
-    @property
+    @cached_property
     def named(self) -> tuple[str, ...]:
         """Names of the attributes that are given."""
         return tuple(name for name in ATTRIBUTES if getattr(self, name) is not None)
@@ -140,34 +141,39 @@ def _parse_filter(words: Sequence[str], text: str) -> Filter:
     return Filter(**values)
 
 
-def evaluate(expression: Expression, objects: Sequence[SceneObject],
-             image_size: int) -> frozenset[int]:
+def evaluate(expression: Expression, objects: Sequence[SceneObject], image_size: int,
+             matches: Callable[[Filter], Collection[int]] | None = None) -> frozenset[int]:
     """Indices of the objects an expression denotes.
 
     Args:
         expression: What is said.
         objects: Visible objects of the scene.
         image_size: Side of the image in pixels, for the position margin.
+        matches: Gives the indices of the objects with all attributes of a filter; lets a caller
+            that evaluates many expressions remember them. None looks at the objects.
 
     Returns:
         The denotation; empty if nothing matches *or* if a comparison is within its margin.
     """
-    matches = [i for i, item in enumerate(objects) if expression.target.matches(item)]
+    if matches is None:
+        def matches(target: Filter) -> list[int]:
+            return [i for i, item in enumerate(objects) if target.matches(item)]
+    found = matches(expression.target)
     if expression.superlative:
-        return _winner(expression.superlative, matches, objects, image_size)
+        return _winner(expression.superlative, found, objects, image_size)
     if expression.relation:
-        anchors = [i for i, item in enumerate(objects) if expression.anchor.matches(item)]
+        anchors = matches(expression.anchor)
         if len(anchors) != 1:
             return frozenset()
-        return _related(expression.relation, matches, anchors[0], objects, image_size)
-    return frozenset(matches)
+        return _related(expression.relation, found, next(iter(anchors)), objects, image_size)
+    return frozenset(found)
 
 
 def _position(item: SceneObject, quantity: str) -> float:
     return item.centroid['xy'.index(quantity)]
 
 
-def _winner(word: str, matches: list[int], objects: Sequence[SceneObject],
+def _winner(word: str, matches: Collection[int], objects: Sequence[SceneObject],
             image_size: int) -> frozenset[int]:
     quantity, sign = SUPERLATIVES[word]
     for i in matches:
@@ -187,7 +193,7 @@ def _exceeds(item: SceneObject, other: SceneObject, quantity: str, sign: int,
     return difference >= POSITION_MARGIN * image_size
 
 
-def _related(relation: str, matches: list[int], anchor: int, objects: Sequence[SceneObject],
+def _related(relation: str, matches: Collection[int], anchor: int, objects: Sequence[SceneObject],
              image_size: int) -> frozenset[int]:
     quantity, sign = RELATIONS[relation]
     chosen = []

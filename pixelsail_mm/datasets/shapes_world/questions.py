@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Sequence
 
 import numpy as np
@@ -111,7 +112,7 @@ def _description_options(item: SceneObject, preset: Preset, rng: np.random.Gener
     values = dict(size=tuple(preset.radii), texture=preset.textures, colour=preset.colours,
                   kind=preset.kinds)
     variants = {
-        Filter(**{**vars(right), name: value})
+        replace(right, **{name: value})
         for name in right.named for value in values[name] if value != getattr(right, name)
     }
     ordered = sorted(variants, key=Filter.words)

@@ -35,17 +35,20 @@ class SceneLanguage:
     def __init__(self, scene: Scene, preset: Preset) -> None:
         self.scene = scene
         self.preset = preset
-        self._denotations: dict[Filter, frozenset[int]] = {}
+        self._matches: dict[Filter, frozenset[int]] = {}
+        self._minimal: dict[int, list[Filter]] = {}
 
     def evaluate(self, expression: Expression) -> frozenset[int]:
         """Denotation of an expression, see :func:`.expressions.evaluate`."""
-        return evaluate(expression, self.scene.objects, self.scene.size)
+        return evaluate(expression, self.scene.objects, self.scene.size, self.matches)
 
     def matches(self, target: Filter) -> frozenset[int]:
         """Objects with all attributes of ``target``, remembered."""
-        if target not in self._denotations:
-            self._denotations[target] = self.evaluate(Expression(target))
-        return self._denotations[target]
+        found = self._matches.get(target)
+        if found is None:
+            found = evaluate(Expression(target), self.scene.objects, self.scene.size)
+            self._matches[target] = found
+        return found
 
     def filters(self, index: int) -> tuple[Filter, ...]:
         """Every conjunction of spoken attributes of an object, shortest first."""
@@ -54,11 +57,13 @@ class SceneLanguage:
         return _conjunctions(look, self.preset.spoken)
 
     def minimal_filters(self, index: int) -> list[Filter]:
-        """Unique conjunctions of an object that stay unique by no smaller part."""
-        unique: list[Filter] = []
+        """Unique conjunctions of an object of which no smaller part is unique."""
+        if index in self._minimal:
+            return self._minimal[index]
+        unique = self._minimal.setdefault(index, [])
         for candidate in self.filters(index):
             if len(self.matches(candidate)) == 1 and not any(
-                    set(other.named) <= set(candidate.named) for other in unique):
+                    set(candidate.named).issuperset(other.named) for other in unique):
                 unique.append(candidate)
         return unique
 

@@ -16,6 +16,8 @@ from .questions import (ASK_QUESTION, ATTRIBUTE_WORDS, COUNT_QUESTION, DESCRIBE_
                         NEIGHBOUR_STEMS, NUMBERS, SCENE_QUESTIONS, TEXT_ONLY, article)
 
 VOCAB_SIZE = 700
+# Repeats of texts that occur often in training but only once in the grammar.
+_FREQUENT = 8
 _CHAT_TOKENS = (END_OF_TEXT, '<|im_start|>', '<|im_end|>')
 
 
@@ -38,13 +40,15 @@ def training_texts() -> Iterator[str]:
     for question in (*load_templates('segmentation_questions'), COUNT_QUESTION, EXIST_QUESTION):
         for phrase in (*phrases[::16], *groups[::4]):
             yield question.replace('{x}', phrase)
-    yield from load_templates('segmentation_answers')
+    for word in ('user', 'assistant', *load_templates('segmentation_answers')):
+        yield from (word, ) * _FREQUENT
     yield from _question_texts()
 
 
 def _question_texts() -> Iterator[str]:
-    stems = (*DESCRIBE_QUESTIONS, *MCQ_STEMS.values(), DESCRIPTION_STEM, *NEIGHBOUR_STEMS.values())
-    for _ in range(8):
+    region = [q.replace('<region>', '{r}') for q in load_templates('region_short_questions')]
+    stems = (*DESCRIBE_QUESTIONS, *region, *MCQ_STEMS.values(), DESCRIPTION_STEM, *NEIGHBOUR_STEMS.values())
+    for _ in range(_FREQUENT):
         for stem in stems:
             options = ' '.join(f'{letter}. {value}' for letter, value in zip(LETTERS, COLOURS))
             yield f'{stem.format(r=PROMPT_TOKENS[0])} {options} {MCQ_SUFFIX}'
