@@ -21,6 +21,7 @@ class PackPixelInputs(BaseTransform):
     Returns ``dict(inputs=..., data_samples=PixelDataSample)`` with ``inputs`` holding
 
     * ``input_ids``, ``labels``: LongTensor (L,)
+    * ``turn_ids``: LongTensor (L,), only for independent turns
     * ``image``: ByteTensor (3, h*p, w*p) | None
     * ``prompt_map``: LongTensor (h, w) | None
 
@@ -44,6 +45,8 @@ class PackPixelInputs(BaseTransform):
             labels=torch.from_numpy(results['labels']),
             image=torch.from_numpy(results['image']) if has_image else None,
             prompt_map=torch.from_numpy(results['prompt_map']) if has_image else None)
+        if 'turn_ids' in results:
+            inputs['turn_ids'] = torch.from_numpy(results['turn_ids'])
         meta = dict(sample_id='', dataset='', task='')
         meta.update(results.get('meta', {}))
         meta.update({k: results[k] for k in ('ori_shape', 'grid', 'question', 'gt_text',

@@ -46,24 +46,27 @@ class PromptTypeAugment(BaseTransform):
         kinds = list(results['prompt_kinds'])
         for i, mask in enumerate(masks):
             kind = ('mask', 'box', 'point')[rng.choice(3, p=self.probs)]
-            if kinds[i] != 'mask' or kind == 'mask' or ndimage.label(mask)[1] != 1:
+            if kinds[i] != 'mask' or kind == 'mask' or not mask.any():
                 continue
-            window = ndimage.find_objects(mask.view(np.uint8))[0]
+            rows, cols = (np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0))
+            box = slice(rows[0], rows[1] + 1), slice(cols[0], cols[1] + 1)
+            if ndimage.label(mask[box])[1] != 1:
+                continue
             if kind == 'box':
-                mask[window] = True
+                mask[box] = True
             else:
-                row, col = self._point(mask, window, rng)
+                row, col = self._point(mask, box, rng)
                 mask[:] = False
                 mask[row, col] = True
             kinds[i] = kind
         results.update(prompt_masks=masks, prompt_kinds=kinds)
         return results
 
-    def _point(self, mask: np.ndarray, window: tuple[slice, slice],
+    def _point(self, mask: np.ndarray, box: tuple[slice, slice],
                rng: np.random.Generator) -> tuple[int, int]:
-        """Draw (row, column) of a point deep inside ``mask``; ``window`` is its bounding box."""
+        """Draw (row, column) of a point deep inside ``mask``, whose bounding box is ``box``."""
         # One ring of pixels around the box holds the nearest background of every mask pixel.
-        rows, cols = (slice(max(s.start - 1, 0), s.stop + 1) for s in window)
+        rows, cols = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         crop = mask[rows, cols]
         depth = np.full(crop.shape, np.inf) if crop.all() else ndimage.distance_transform_edt(crop)
         deep = np.argwhere(depth > self.min_depth)
