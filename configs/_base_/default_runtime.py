@@ -10,6 +10,7 @@ default_hooks = dict(
     export_weights=dict(type='ExportWeightsHook'),
     skipped_samples=dict(type='SkippedSamplesHook', interval=100),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='PixelVisualizationHook'),  # off until it has a `show_dir`
 )
 
 # fork and cv2 threads off: workers start at once and do not fight over the cores.

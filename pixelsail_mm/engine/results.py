@@ -103,4 +103,4 @@ def show_predictions(cfg: Config, folder: str, number: int) -> None:
     if hook is None:
         raise ConfigError("--show-dir needs default_hooks.visualization=dict(type="
                           f"'{_VISUALIZATION_HOOK}'), as in configs/_base_/default_runtime.py")
-    hook.update(draw=True, out_dir=folder, max_samples=number)
+    hook.update(show_dir=folder, num=number)

@@ -1,0 +1,125 @@
+"""Pictures of predictions during validation and testing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from mmengine.hooks import Hook
+from PIL import Image
+
+from pixelsail_mm.registry import HOOKS, VISUALIZERS
+
+
+@HOOKS.register_module()
+class PixelVisualizationHook(Hook):
+    """Write pictures of predicted samples to ``<show_dir>/<dataset>/<sample_id>.png``.
+
+    While validating, the folder is ``<show_dir>/val_<iteration>/<dataset>``. In distributed runs
+    the main process draws samples of its own share only.
+
+    Args:
+        show_dir: Folder of the pictures; ``None`` switches the hook off. ``tools/test.py
+            --show-dir`` sets it.
+        num: Pictures per data loader (``select='spread'``) or per dataset (``'first'``).
+        select: ``'spread'``: evenly over the data loader; ``'first'``: the first of each dataset.
+        visualizer: Config of the visualizer that draws.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, show_dir: str | None = None, num: int = 20, select: str = 'spread',
+                 visualizer: dict | None = None) -> None:
+        if select not in ('spread', 'first'):
+            raise ValueError(
+                f"PixelVisualizationHook: select must be 'spread' or 'first', got {select!r}")
+        self.show_dir = show_dir
+        self.num = num
+        self.select = select
+        # MMEngine hands out one visualizer per name; the name keeps other settings apart.
+        self.visualizer_cfg = dict(
+            type='PixelVisualizer', name=f'pictures_{id(self)}') | dict(visualizer or {})
+        self._visualizer = None
+        self._seen = 0
+        self._drawn: Counter = Counter()
+
+    def before_val_epoch(self, runner) -> None:
+        """Start counting anew for a data loader."""
+        self._seen = 0
+
+    def before_test_epoch(self, runner) -> None:
+        """Start counting anew for a data loader."""
+        self._seen = 0
+
+    def after_val_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
+                       outputs: Sequence | None = None) -> None:
+        """Draw the chosen samples of a validation batch."""
+        if self.show_dir is not None:
+            folder = Path(self.show_dir, f'val_{runner.iter}')
+            self._draw_batch(runner.val_loop, folder, data_batch, outputs)
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
+                        outputs: Sequence | None = None) -> None:
+        """Draw the chosen samples of a test batch."""
+        if self.show_dir is not None:
+            self._draw_batch(runner.test_loop, Path(self.show_dir), data_batch, outputs)
+
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Say where the pictures are."""
+        self._report(runner)
+
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Say where the pictures are."""
+        self._report(runner)
+
+    def _draw_batch(self, loop: Any, folder: Path, data_batch: dict, outputs: Sequence) -> None:
+        from mmengine.dist import get_world_size, is_main_process
+        if not is_main_process():
+            return
+        share = -(-len(loop.dataloader.dataset) // get_world_size())
+        for i, sample in enumerate(outputs):
+            place = folder / _file_name(sample.get('dataset') or 'samples')
+            if self._chosen(place, share):
+                path = place / f"{_file_name(sample.get('sample_id') or self._seen)}.png"
+                self._draw(sample, data_batch['inputs']['image'][i], path)
+                self._drawn[str(place)] += 1
+            self._seen += 1
+
+    def _chosen(self, place: Path, share: int) -> bool:
+        """Whether to draw the sample that is number ``_seen`` of the ``share`` of this process."""
+        if self.select == 'first':
+            return self._drawn[str(place)] < self.num
+        return self._seen * self.num // share != (self._seen - 1) * self.num // share
+
+    def _draw(self, sample: Any, model_image: Any, path: Path) -> None:
+        if self._visualizer is None:
+            self._visualizer = VISUALIZERS.build(self.visualizer_cfg)
+        self._visualizer.add_datasample(
+            path.stem, _image_of(sample, model_image), sample, out_file=path)
+
+    def _report(self, runner) -> None:
+        for folder, count in sorted(self._drawn.items()):
+            runner.logger.info(f'{count} pictures of predictions in {folder}')
+        self._drawn.clear()
+
+
+def _image_of(sample: Any, model_image: Any) -> np.ndarray | None:
+    """Image at its original size: kept in the sample, read from file, or scaled back."""
+    if sample.get('image') is not None:
+        return sample.image.permute(1, 2, 0).cpu().numpy()
+    if sample.get('img_path'):
+        with Image.open(sample.img_path) as image:
+            return np.asarray(image.convert('RGB'))
+    if model_image is None:
+        return None
+    height, width = sample.ori_shape
+    image = Image.fromarray(model_image.permute(1, 2, 0).cpu().numpy())
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _file_name(text: Any) -> str:
+    """Make a text fit for a file name."""
+    return re.sub(r'[^\w.-]+', '_', str(text)).strip('._') or 'unnamed'
