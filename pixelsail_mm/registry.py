@@ -45,18 +45,22 @@ METRICS = _child('metric', mmdet_registry.METRICS, 'evaluation')
 VISUALIZERS = _child('visualizer', mmdet_registry.VISUALIZERS, 'visualization')
 DATA_SAMPLERS = _child('data sampler', mmengine_registry.DATA_SAMPLERS, 'datasets.samplers')
 FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS, 'datasets')
-HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks')
+HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks', 'visualization')
 LOOPS = _child('loop', mmengine_registry.LOOPS, 'engine.loops')
 RUNNERS = _child('runner', mmengine_registry.RUNNERS, 'engine')
 STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'engine.strategies')
-OPTIM_WRAPPERS = _child('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS,
+OPTIM_WRAPPERS = _child('optim_wrapper', mmengine_registry.OPTIM_WRAPPERS,
                         'engine.optim_wrappers')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-LOG_PROCESSORS = _child('log processor', mmengine_registry.LOG_PROCESSORS, 'engine')
+OPTIMIZERS = _child('optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers')
+PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'engine')
+MODEL_WRAPPERS = _child('model_wrapper', mmengine_registry.MODEL_WRAPPERS, 'engine')
+VISBACKENDS = _child('vis_backend', mmengine_registry.VISBACKENDS, 'visualization')
+LOG_PROCESSORS = _child('log_processor', mmengine_registry.LOG_PROCESSORS, 'engine')
 
 __all__ = [
     'DATASETS', 'DATA_SAMPLERS', 'FUNCTIONS', 'HOOKS', 'LOG_PROCESSORS', 'LOOPS', 'METRICS',
-    'MODELS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'RUNNERS', 'SCOPE', 'STRATEGIES',
-    'TRANSFORMS', 'VISUALIZERS'
+    'MODELS', 'MODEL_WRAPPERS', 'OPTIMIZERS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS',
+    'PARAM_SCHEDULERS', 'RUNNERS', 'SCOPE', 'STRATEGIES', 'TRANSFORMS', 'VISBACKENDS', 'VISUALIZERS'
 ]

@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
                         help='continue from CKPT, or from the newest complete checkpoint in the '
                         'work dir')
     parser.add_argument('--deepspeed', metavar='ZERO', help='zero1, zero2, zero3, zero2_offload, '
-                        'zero3_offload or a DeepSpeed JSON file')
+                        'zero3_offload, a DeepSpeed JSON file, or none')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='who started the processes')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',

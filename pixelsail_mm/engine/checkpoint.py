@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,19 @@ def weights_only_loading(deepspeed: bool = False) -> Iterator[None]:
             os.environ[name] = before
 
 
+def one_line(error: BaseException) -> str:
+    """Cut an error's text to the line that says what is wrong.
+
+    Args:
+        error: PyTorch's refusal of a type, for one, names the type after a page of advice.
+    """
+    text = str(error)
+    refused = re.search(r'Unsupported \w+: .*?(?= was not|\. Please|$)', text, re.MULTILINE)
+    if refused:
+        return refused.group(0)
+    return (text.strip().splitlines() or [type(error).__name__])[0]
+
+
 def _read_safetensors(path: Path, map_location: str) -> dict:
     from safetensors import SafetensorError, safe_open
     try:
@@ -108,13 +122,12 @@ def _read_pickle(path: Path, map_location: str) -> dict:
         if 'Unsupported' not in str(error) and 'not allowed' not in str(error):
             raise CheckpointError(path, 'not a readable PyTorch file (truncated?)',
                                   'copy or download it again') from error
-        reason = str(error).split('Please')[0].strip().splitlines()[-1]
         raise CheckpointError(
-            path, f'holds more than weights, and loading that could run code: {reason}',
+            path, f'holds more than weights, and loading that could run code: {one_line(error)}',
             'ask its author for a .safetensors file, or convert it where you trust it') from error
     except (RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
-            path, f'not a readable PyTorch file, probably truncated ({str(error).splitlines()[0]})',
+            path, f'not a readable PyTorch file, probably truncated ({one_line(error)})',
             'copy it again, or resume from an earlier checkpoint (--resume PATH)') from error
     if not isinstance(content, dict):
         raise CheckpointError(path, f'holds a {type(content).__name__}, not a dict of weights',
@@ -129,7 +142,7 @@ def _read_folder(path: Path, map_location: str) -> dict:
             with weights_only_loading(deepspeed=True):
                 state = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), tag=path.name)
         except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
-            raise CheckpointError(path, f'not a complete DeepSpeed checkpoint ({error})',
+            raise CheckpointError(path, f'not a complete DeepSpeed checkpoint ({one_line(error)})',
                                   'use an earlier one') from error
         return dict(state_dict=dict(state))
     shards = sorted(path.glob('*.safetensors'))
@@ -329,4 +342,7 @@ def save_weights(state: Dict[str, Tensor], path: Union[str, Path],
             tensors[key] = value.detach().cpu().contiguous()
     header = {'format': 'pt', _ALIASES: json.dumps(aliases), **(metadata or {})}
     with replace_when_complete(path) as unfinished:
+        Path(unfinished).touch()
+        mode = os.stat(unfinished).st_mode
         save_file(tensors, unfinished, metadata=header)
+        os.chmod(unfinished, mode)  # safetensors makes the file private

@@ -69,8 +69,10 @@ def explain(error: BaseException) -> Optional[str]:
         return f'{error.strerror or text}: {error.filename}' if error.filename else text
     if isinstance(error, SyntaxError):
         return f'{error.filename}, line {error.lineno}: {error.msg}'
-    if text.startswith('class `') or isinstance(error, ModuleNotFoundError):
+    if text.startswith('class `'):
         return text
+    if isinstance(error, ModuleNotFoundError) and not (error.name or '').startswith('pixelsail_mm'):
+        return f'{text}; install it, or correct custom_imports in the config'
     return None
 
 

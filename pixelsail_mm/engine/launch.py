@@ -76,7 +76,7 @@ def train(args: argparse.Namespace) -> None:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     if args.deepspeed is not None:
-        cfg.deepspeed = args.deepspeed
+        cfg.deepspeed = None if args.deepspeed == 'none' else args.deepspeed
     if args.resume is not False:
         cfg.resume = args.resume
     if args.seed is not None:

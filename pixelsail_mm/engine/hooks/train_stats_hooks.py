@@ -59,7 +59,8 @@ class MeanLogVarsHook(Hook):
             outputs: The log variables.
         """
         if outputs:
-            values = {key: float(value) for key, value in outputs.items()}
+            values = {key: value.detach().item() if torch.is_tensor(value) else float(value)
+                      for key, value in outputs.items()}
             outputs.clear()
             outputs.update(mean_over_ranks(values))
 

@@ -9,10 +9,11 @@ from typing import Dict, Union
 
 import torch
 from mmengine._strategy import DeepSpeedStrategy
+from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.checkpoint import weights_only_loading
+from pixelsail_mm.engine.checkpoint import one_line, weights_only_loading
 from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.strategies.common import StrategyMixin
 from pixelsail_mm.registry import STRATEGIES
@@ -85,6 +86,16 @@ def ensure_rank_variables() -> None:
                       MASTER_PORT=str(port))
 
 
+def skip_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling a C++ all-reduce that training does not use.
+
+    On a CPU its communication backend builds the op at start: minutes of waiting the first time,
+    and a crash where there is no compiler. Marking the op incompatible leaves it out.
+    """
+    import deepspeed
+    deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
+
+
 @STRATEGIES.register_module()
 class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
     """MMEngine's DeepSpeed strategy that also runs on CPUs and reads its checkpoints safely.
@@ -94,6 +105,11 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             :class:`StrategyMixin` and of MMEngine's ``DeepSpeedStrategy``.
     """
 
+    def _parse_config(self, config) -> dict:
+        # DeepSpeed stores it in checkpoints, which must hold plain containers only.
+        config = super()._parse_config(config)
+        return config.to_dict() if isinstance(config, ConfigDict) else config
+
     def prepare(self, model, **kwargs):
         """Wrap model and optimizer; see MMEngine's ``DeepSpeedStrategy.prepare``."""
         prepared = super().prepare(model, **kwargs)
@@ -102,6 +118,8 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         return prepared
 
     def _wrap_model(self, model: nn.Module):
+        if not torch.cuda.is_available():
+            skip_shared_memory_op()
         # DeepSpeed moves the parameters; the preprocessor's buffers may stay behind in ZeRO-3.
         if hasattr(model, 'data_preprocessor'):
             model.data_preprocessor.to(get_device())
@@ -131,9 +149,8 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
                 checkpoint = super().resume(filename, **kwargs)
         except (RuntimeError, EOFError, OSError, KeyError, TypeError, AssertionError,
                 pickle.UnpicklingError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                filename, f'cannot be resumed here ({reason})',
+                filename, f'cannot be resumed here ({one_line(error)})',
                 'use the ZeRO stage and number of processes it was saved with, or an earlier '
                 'checkpoint') from error
         self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
