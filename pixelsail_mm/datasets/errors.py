@@ -23,3 +23,13 @@ class BadSampleError(ValueError):
     def __reduce__(self):
         """Rebuild from the three fields, so that it crosses worker process borders."""
         return type(self), (self.file, self.key, self.reason)
+
+
+class AnnotationError(BadSampleError):
+    """An annotation file as a whole cannot be used; raised when a dataset is built.
+
+    Args:
+        file: The annotation file.
+        key: Config key or entry at fault, e.g. ``'ann_file'``.
+        reason: What is wrong and what to do about it.
+    """

@@ -121,8 +121,9 @@ class AnnotationWriter:
         if record['groups']:
             self._add_groups(split, file_name, record['groups'])
         self._add_osprey(split, file_name, record)
-        self._llava[split].append(dict(id=Path(file_name).stem, image=file_name,
-                                       conversations=_conversation(record['questions'])))
+        self._llava[split].append(dict(
+            id=Path(file_name).stem, image=file_name, height=self._preset.image_size,
+            width=self._preset.image_size, conversations=_conversation(record['questions'])))
 
     def _add_groups(self, split: str, file_name: str, groups: list[dict]) -> None:
         image_id = self._groups.add_image(file_name)

@@ -1,0 +1,228 @@
+"""Base of all readers: deterministic draws, skipping of broken samples, checks of files."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from pixelsail_mm.datasets.annotation_files import require_paths
+from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.skip_counter import SkipCounter
+from pixelsail_mm.registry import DATASETS, TRANSFORMS
+
+Record = dict[str, Any]
+_LOGGED_SKIPS = 10
+_PATCH_SIZE = 16
+_MAX_SIDE = 64
+_TOKENS_PER_WORD = 1.4
+
+
+class SampleSource:
+    """What readers and their combinations share: a sample is a pure function of (seed, index).
+
+    ``dataset[idx]`` is item ``idx % len(dataset)``; all randomness of the sample comes from
+    ``np.random.default_rng([seed, idx])``. A sampler may therefore count on beyond the length
+    ("draw indices") to get fresh draws of the same items, and resuming is exact whatever the
+    number of workers.
+
+    Subclasses set ``seed``, ``test_mode``, ``max_refetch``, ``pipeline`` and ``_skips`` and give
+    ``__len__`` and ``record``.
+    """
+
+    seed: int
+    test_mode: bool
+    max_refetch: int
+    pipeline: Callable
+    _skips: SkipCounter
+    _num_logged = 0
+
+    def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
+        """Canonical record of an item.
+
+        Args:
+            index: Item, 0 <= index < len.
+            rng: Source of all randomness of the sample.
+            num_turns: Number of conversation turns wanted instead of the configured one.
+
+        Returns:
+            dict with ``img_path`` (str | None), ``conversation`` (list of ``dict(human=, gpt=)``),
+            ``masks`` (in ``[SEG]`` order), ``prompts``, ``meta`` and, if the annotation states
+            them, ``height`` and ``width``.
+
+        Raises:
+            BadSampleError: The annotation cannot be used.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must implement record')
+
+    @property
+    def skipped(self) -> Counter:
+        """Reasons of skipped entries and samples with their numbers, of all worker processes."""
+        return self._skips.counts()
+
+    def __iter__(self) -> Iterator:
+        """One pass; indexing itself never ends."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, idx: int) -> Any:
+        """Draw a sample.
+
+        Args:
+            idx: Draw index >= 0.
+
+        Returns:
+            Output of the pipeline.
+
+        Raises:
+            IndexError: Negative index.
+            BadSampleError: The sample is broken, in test mode only.
+            RuntimeError: ``max_refetch`` further samples are broken as well.
+        """
+        idx = int(idx)
+        if idx < 0:
+            raise IndexError(f'draw index {idx} is negative')
+        rng = np.random.default_rng([self.seed, idx])
+        item = idx % len(self)
+        for _ in range(self.max_refetch + 1):
+            try:
+                return self._load(item, rng)
+            except BadSampleError as error:
+                if self.test_mode:
+                    raise
+                self._skip(error)
+                last = error
+            item = int(rng.integers(len(self)))
+        raise RuntimeError(f'{type(self).__name__}: {self.max_refetch + 1} samples in a row are '
+                           f'broken, the last one: {last}. Check data_root and data_prefix')
+
+    def _load(self, item: int, rng: np.random.Generator) -> Any:
+        results = self.record(item, rng)
+        results['rng'] = rng
+        return self.pipeline(results)
+
+    def _skip(self, error: BadSampleError) -> None:
+        self._skips.add(f'{error.key}: {error.reason}')
+        self._num_logged += 1
+        if self._num_logged <= _LOGGED_SKIPS:
+            more = ' (further ones are only counted)' if self._num_logged == _LOGGED_SKIPS else ''
+            print_log(f'skipped sample: {error}{more}', 'current', logging.WARNING)
+
+
+def build_pipeline(pipeline: Sequence[Mapping | Callable]) -> list[Callable]:
+    """Build transforms from our registry, whatever the default scope is."""
+    return [TRANSFORMS.build(t) if isinstance(t, Mapping) else t for t in pipeline]
+
+
+@DATASETS.register_module()
+class PixelDataset(SampleSource, BaseDataset):
+    """Base of the readers; MMEngine's ``BaseDataset`` with draws as in :class:`SampleSource`.
+
+    A reader gives :meth:`load_data_list` (plain dicts, kept serialised) and :meth:`record`. It
+    knows no tokenizer, no template tokens and no tensor.
+
+    Args:
+        ann_file: Annotation file, relative to ``data_root``.
+        data_root: Root of all relative paths.
+        data_prefix: Image folders relative to ``data_root``, e.g. ``dict(img_path='images')``.
+        pipeline: Transforms from a canonical record to a packed sample; empty gives the record.
+        seed: Seed of all draws.
+        test_mode: Fixed questions instead of drawn ones; a broken sample raises.
+        max_refetch: How many other samples are tried in place of a broken one.
+        indices: Keep only these items, or the first ``indices`` ones.
+        name: Name in ``meta['dataset']``; the class name by default.
+        lazy_init: Load annotations at first use.
+
+    Raises:
+        MissingFilesError: Files are missing; all are named.
+        AnnotationError: An annotation file is damaged or leaves no item.
+    """
+
+    def __init__(self,
+                 ann_file: str = '',
+                 data_root: str = '',
+                 data_prefix: Mapping[str, str] | None = None,
+                 pipeline: Sequence[Mapping | Callable] = (),
+                 seed: int = 0,
+                 test_mode: bool = False,
+                 max_refetch: int = 100,
+                 indices: int | Sequence[int] | None = None,
+                 name: str | None = None,
+                 lazy_init: bool = False) -> None:
+        self.seed = seed
+        self.name = name or type(self).__name__
+        self._skips = SkipCounter()
+        self._modality_length: list[int] | None = None
+        super().__init__(
+            ann_file=ann_file, data_root=data_root, data_prefix=dict(data_prefix or {'img_path': ''}),
+            indices=indices, pipeline=build_pipeline(pipeline), test_mode=test_mode,
+            lazy_init=lazy_init, max_refetch=max_refetch)
+        self._metainfo['dataset'] = self.name
+
+    def required_paths(self) -> dict[str, str]:
+        """Config key to path of everything that must exist before training starts."""
+        folders = {f'data_prefix.{key}': path for key, path in self.data_prefix.items() if path}
+        return {'ann_file': self.ann_file, **folders}
+
+    def full_init(self) -> None:
+        """Check the files, then load the annotations."""
+        if self._fully_initialized:
+            return
+        require_paths(self.required_paths(), self.name)
+        super().full_init()
+
+    def filter_data(self) -> list[dict]:
+        """The items, checked not to be empty."""
+        if not self.data_list:
+            raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
+                                  'the file passes the filters (split, empty texts); check split '
+                                  'and ann_file')
+        return self.data_list
+
+    def image_path(self, index: int) -> str | None:
+        """Path of an item's image without building its record; None for text only."""
+        return self.get_data_info(index).get('img_path')
+
+    @property
+    def modality_length(self) -> list[int]:
+        """Approximate token count of each item, negative for text only.
+
+        The sign convention is that of XTuner's ``LengthGroupedSampler``.
+        """
+        if self._modality_length is None:
+            self._modality_length = [self._approximate_length(self.get_data_info(i))
+                                     for i in range(len(self))]
+        return self._modality_length
+
+    def _approximate_length(self, info: dict) -> int:
+        text = int(self.num_words(info) * _TOKENS_PER_WORD) + 1
+        if info.get('img_path') is None:
+            return -text
+        sides = [min(-(-(info.get(side) or 640) // _PATCH_SIZE), _MAX_SIDE)
+                 for side in ('height', 'width')]
+        return sides[0] * sides[1] + text
+
+    def num_words(self, info: dict) -> int:
+        """Approximate number of words of all turns of an item."""
+        return 0
+
+
+def select_turns(turns: list, num_turns: int | None, shuffle: bool,
+                 rng: np.random.Generator) -> list:
+    """Keep some turns of a conversation.
+
+    Args:
+        turns: All turns.
+        num_turns: How many to keep; None keeps all.
+        shuffle: The turns do not depend on each other and may be drawn in any order; otherwise
+            the first ones are kept.
+        rng: Source of randomness.
+
+    Returns:
+        A new list.
+    """
+    order = rng.permutation(len(turns)) if shuffle else range(len(turns))
+    return [turns[i] for i in order][:num_turns]

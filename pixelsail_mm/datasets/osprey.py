@@ -1,0 +1,151 @@
+"""Reader of visual-prompt conversations in the Osprey format."""
+
+from __future__ import annotations
+
+import os.path as osp
+import re
+
+import numpy as np
+
+from pixelsail_mm.datasets.annotation_files import load_json, require_keys
+from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
+from pixelsail_mm.datasets.conversations import count_words, parse_turns
+from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.registry import DATASETS
+from pixelsail_mm.tokenization import NUM_PROMPTS
+
+# Eight spellings: with or without angle brackets, region, Region, misspelt regon, Regon. Numbers
+# are taken whole, so region10 never becomes region1 followed by a 0 (a fault of the release).
+_REGION = re.compile(r'<[Rr]egi?on(\d+)>|(?<!\w)[Rr]egi?on(\d+)(?!\w)')
+_CHOICE = re.compile(r'(?<!\w)([A-H])[.)]\s*(.+?)(?=\s+[A-H][.)]\s|\s+Answer\b|\s*$)', re.DOTALL)
+
+
+def parse_choices(question: str) -> list[str]:
+    """Options of a question such as ``'What is it? A. red B. blue Answer with ...'``.
+
+    Returns:
+        Options in the order of their letters; empty if the letters are not A, B, ... in order.
+    """
+    found = _CHOICE.findall(question)
+    letters = ''.join(letter for letter, _ in found)
+    return [text.strip() for _, text in found] if 'ABCDEFGH'.startswith(letters) else []
+
+
+@DATASETS.register_module()
+class OspreyDataset(PixelDataset):
+    """Conversations about marked regions, such as ``osprey_conversation.json``.
+
+    Keys read: ``file_name``, ``height``, ``width``, ``annotation[].segmentation`` (polygons or
+    RLE) and ``conversations``; optional ``choices`` and ``answer`` of multiple-choice questions
+    (else the options are read from the question in test mode). Region i of the text (from 1)
+    becomes ``<PromptK>``: K is a random permutation in training and i - 1 in test mode. Entries
+    with more than 15 or without objects are counted and left out.
+
+    Args:
+        ann_file: The JSON list.
+        data_prefix: Image folders; with several, the first one that has the image is used.
+        max_turns: Most turns per sample; None keeps all.
+        shuffle_turns: Draw the kept turns in any order in training, for files whose turns do not
+            depend on each other.
+        question_suffix: Appended to every question, e.g. for the short-form file.
+        task: Value of ``meta['task']``; by default ``'mcq'`` for items with options, otherwise
+            ``'region'``.
+        **kwargs: See :class:`PixelDataset`.
+    """
+
+    def __init__(self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False,
+                 question_suffix: str = '', task: str | None = None, **kwargs) -> None:
+        self.max_turns = max_turns
+        self.shuffle_turns = shuffle_turns
+        self.question_suffix = question_suffix
+        self.task = task
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Items with paired turns and the regions' masks."""
+        items = []
+        for i, entry in enumerate(load_json(self.ann_file, 'ann_file', list)):
+            require_keys(entry, ('file_name', 'annotation', 'conversations'), self.ann_file,
+                         f'[{i}]')
+            try:
+                items.append(self._parse(entry, i))
+            except BadSampleError as error:
+                if self.test_mode:
+                    raise
+                self._skip(error)
+        return items
+
+    def _parse(self, entry: dict, i: int) -> dict:
+        count = len(entry['annotation'])
+        if not 1 <= count <= NUM_PROMPTS:
+            raise BadSampleError(self.ann_file, f'[{i}].annotation', f'{count} objects; 1 to '
+                                 f'{NUM_PROMPTS} can be marked')
+        masks = []
+        for j, item in enumerate(entry['annotation']):
+            if not isinstance(item, dict) or not item.get('segmentation'):
+                raise BadSampleError(self.ann_file, f'[{i}].annotation[{j}]', 'has no segmentation')
+            masks.append(item['segmentation'])
+        turns = parse_turns(entry['conversations'], self.ann_file, f'[{i}]')
+        for number in _mentioned(turns):
+            if not 1 <= number <= count:
+                raise BadSampleError(self.ann_file, f'[{i}].conversations', f'region {number} is '
+                                     f'mentioned, but there are {count} objects')
+        return dict(file_name=entry['file_name'], height=entry.get('height'),
+                    width=entry.get('width'), masks=masks, turns=turns, number=i,
+                    choices=entry.get('choices'), answer=entry.get('answer'))
+
+    def image_path(self, index: int) -> str | None:
+        """Path of an item's image."""
+        return self._find_image(self.get_data_info(index)['file_name'])
+
+    def _find_image(self, file_name: str) -> str:
+        paths = [osp.join(folder, file_name) for folder in self.data_prefix.values()]
+        if len(paths) > 1:
+            return next((path for path in paths if osp.exists(path)), paths[0])
+        return paths[0]
+
+    def num_words(self, info: dict) -> int:
+        """Words of the turns that are kept."""
+        return count_words(info['turns'][:self.max_turns])
+
+    def _approximate_length(self, info: dict) -> int:
+        return super()._approximate_length(dict(info, img_path=info['file_name']))
+
+    def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
+        """See :meth:`SampleSource.record`."""
+        info = self.get_data_info(index)
+        if self.test_mode:
+            ids = list(range(len(info['masks'])))
+        else:
+            ids = [int(k) for k in rng.permutation(NUM_PROMPTS)[:len(info['masks'])]]
+        shuffle = self.shuffle_turns and not self.test_mode
+        turns = select_turns(info['turns'], num_turns or self.max_turns, shuffle, rng)
+        turns = [dict(human=_name_prompts(turn['human'], ids) + self.question_suffix,
+                      gpt=_name_prompts(turn['gpt'], ids)) for turn in turns]
+        prompts = [dict(id=k, mask=mask) for k, mask in zip(ids, info['masks'])]
+        return dict(img_path=self._find_image(info['file_name']), conversation=turns, masks=[],
+                    prompts=prompts, meta=self._meta(info, turns),
+                    **{k: info[k] for k in ('height', 'width') if info[k]})
+
+    def _meta(self, info: dict, turns: list[dict]) -> dict:
+        meta = dict(sample_id=f'{self.name}/{info["number"]}', dataset=self.name)
+        choices = info['choices']
+        if self.test_mode and choices is None:
+            choices = parse_choices(turns[-1]['human'])
+        if choices and self.test_mode:
+            meta.update(choices=choices, answer=info['answer'] or turns[-1]['gpt'])
+        meta['task'] = self.task or ('mcq' if choices else 'region')
+        return meta
+
+
+def _region_number(match: re.Match) -> int:
+    return int(match.group(1) or match.group(2))
+
+
+def _mentioned(turns: list[dict]) -> set[int]:
+    return {_region_number(match) for turn in turns for text in turn.values()
+            for match in _REGION.finditer(text)}
+
+
+def _name_prompts(text: str, ids: list[int]) -> str:
+    return _REGION.sub(lambda match: f'<Prompt{ids[_region_number(match) - 1]}>', text)

@@ -1,0 +1,50 @@
+"""Count skipped samples across the worker processes of a data loader."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import weakref
+from collections import Counter
+
+_MAX_REASON = 160
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner and os.path.exists(path):
+        os.remove(path)
+
+
+class SkipCounter:
+    """Counter of reasons that every process adds to and every process can read.
+
+    A worker has its own copy of the dataset, so a plain counter would stay empty in the main
+    process. Reasons are appended to one temporary file instead: short appends are atomic, no lock
+    is needed, and it works for forked and for spawned workers. The file goes when the counter goes.
+    """
+
+    def __init__(self) -> None:
+        handle, self._path = tempfile.mkstemp(prefix='pixelsail_skipped_', suffix='.txt')
+        os.close(handle)
+        weakref.finalize(self, _remove, self._path, os.getpid())
+
+    def add(self, reason: str, times: int = 1) -> None:
+        """Count a reason.
+
+        Args:
+            reason: What is wrong; numbers are masked so that equal faults count together.
+            times: How often.
+        """
+        line = re.sub(r'\d+', '#', ' '.join(reason.split()))[:_MAX_REASON]
+        with open(self._path, 'a', encoding='utf-8') as file:
+            file.write(f'{times}\t{line}\n')
+
+    def counts(self) -> Counter:
+        """Reasons and their numbers, of all processes."""
+        counts: Counter = Counter()
+        with open(self._path, encoding='utf-8') as file:
+            for line in file:
+                times, _, reason = line.rstrip('\n').partition('\t')
+                counts[reason] += int(times)
+        return counts
