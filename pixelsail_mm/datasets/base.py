@@ -157,9 +157,14 @@ class PixelDataset(SampleSource, BaseDataset):
         self._skips = SkipCounter()
         self._modality_length: list[int] | None = None
         super().__init__(
-            ann_file=ann_file, data_root=data_root, data_prefix=dict(data_prefix or {'img_path': ''}),
-            indices=indices, pipeline=build_pipeline(pipeline), test_mode=test_mode,
-            lazy_init=lazy_init, max_refetch=max_refetch)
+            ann_file=ann_file,
+            data_root=data_root,
+            data_prefix=dict(data_prefix or {'img_path': ''}),
+            indices=indices,
+            pipeline=build_pipeline(pipeline),
+            test_mode=test_mode,
+            lazy_init=lazy_init,
+            max_refetch=max_refetch)
         self._metainfo['dataset'] = self.name
 
     def required_paths(self) -> dict[str, str]:

@@ -103,8 +103,8 @@ class RefCOCODataset(PixelDataset):
         self.test_question = test_question
         self.shuffle_expressions = shuffle_expressions
         if shuffle_expressions and not kwargs.get('test_mode'):
-            raise ValueError('RefCOCODataset: shuffle_expressions=True is a control for evaluation; '
-                             'set test_mode=True as well')
+            raise ValueError('RefCOCODataset: shuffle_expressions=True is a control for '
+                             'evaluation; set test_mode=True as well')
         super().__init__(ann_file=ann_file, data_prefix=data_prefix, **kwargs)
 
     def _join_prefix(self) -> None:
@@ -134,9 +134,9 @@ class RefCOCODataset(PixelDataset):
         content = load_json(self.ann_file, 'ann_file', dict)
         require_keys(content, ('images', 'annotations'), self.ann_file, 'ann_file')
         tables = []
-        for name, keys in (('images', ('id', 'file_name')), ('annotations', ('id', 'segmentation'))):
+        for name, key in (('images', 'file_name'), ('annotations', 'segmentation')):
             for i, entry in enumerate(content[name]):
-                require_keys(entry, keys, self.ann_file, f'{name}[{i}]')
+                require_keys(entry, ('id', key), self.ann_file, f'{name}[{i}]')
             tables.append({entry['id']: entry for entry in content[name]})
         return tables[0], tables[1]
 
@@ -151,15 +151,16 @@ class RefCOCODataset(PixelDataset):
         chosen = [ref for ref in refs if ref['split'] == self.split]
         if not chosen:
             splits = sorted({str(ref['split']) for ref in refs})
-            raise AnnotationError(self.split_file, 'split', f'no reference of split {self.split!r}; '
-                                  f'the file has {splits}')
+            raise AnnotationError(self.split_file, 'split', f'no reference of split '
+                                  f'{self.split!r}; the file has {splits}')
         return chosen
 
     def _parse_ref(self, ref: dict, i: int, annotations: dict) -> dict | None:
         """Reference with cleaned sentences; empty ones are counted and left out."""
         if ref['ann_id'] not in annotations:
-            raise AnnotationError(self.split_file, f'refs[{i}].ann_id', f'annotation {ref["ann_id"]} '
-                                  f'is not in {self.ann_file}; the two files do not belong together')
+            raise AnnotationError(self.split_file, f'refs[{i}].ann_id', f'annotation '
+                                  f'{ref["ann_id"]} is not in {self.ann_file}; the two files do '
+                                  'not belong together')
         sentences = []
         for j, sentence in enumerate(ref['sentences']):
             require_keys(sentence, ('raw', ), self.split_file, f'refs[{i}].sentences[{j}]')

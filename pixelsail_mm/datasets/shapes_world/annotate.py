@@ -9,7 +9,7 @@ import numpy as np
 
 from .expressions import Expression, render
 from .presets import SPLITS, Preset
-from .questions import (DESCRIBE_QUESTIONS, multiple_choice, region_description, scene_questions)
+from .questions import DESCRIBE_QUESTIONS, multiple_choice, region_description, scene_questions
 from .sampling import SceneLanguage
 from .scene import ATTRIBUTES, Scene, draw_scene
 from .segmentation import mask_bbox, mask_to_polygons, mask_to_rle

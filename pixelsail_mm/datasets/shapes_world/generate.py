@@ -89,7 +89,8 @@ def _generate(folder: Path, preset: Preset, seed: int, workers: int) -> dict:
         for file_name, record in _draw_split(folder, preset, seed, split, workers):
             twin = seen.setdefault(record['sha256'], file_name)
             if twin != file_name:
-                raise RuntimeError(f'{twin} and {file_name} are the same image; choose another seed')
+                raise RuntimeError(f'{twin} and {file_name} are the same image; choose another '
+                                   'seed')
             writer.add(split, file_name, record)
     counts = writer.write(folder, np.random.default_rng([seed, _TEXT_ONLY_STREAM]))
     tokenizer = train_tokenizer(folder / 'tokenizer')

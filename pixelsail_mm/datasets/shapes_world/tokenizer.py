@@ -11,9 +11,22 @@ from pixelsail_mm.tokenization import END_OF_TEXT, PROMPT_TOKENS, build_tokenize
 
 from .expressions import RELATIONS, SUPERLATIVES, Expression, Filter, render
 from .presets import COLOURS, KINDS, SIZES, TEXTURES
-from .questions import (ASK_QUESTION, ATTRIBUTE_WORDS, COUNT_QUESTION, DESCRIBE_QUESTIONS,
-                        DESCRIPTION_STEM, EXIST_QUESTION, LETTERS, MCQ_STEMS, MCQ_SUFFIX,
-                        NEIGHBOUR_STEMS, NUMBERS, SCENE_QUESTIONS, TEXT_ONLY, article)
+from .questions import (
+    ASK_QUESTION,
+    ATTRIBUTE_WORDS,
+    COUNT_QUESTION,
+    DESCRIBE_QUESTIONS,
+    DESCRIPTION_STEM,
+    EXIST_QUESTION,
+    LETTERS,
+    MCQ_STEMS,
+    MCQ_SUFFIX,
+    NEIGHBOUR_STEMS,
+    NUMBERS,
+    SCENE_QUESTIONS,
+    TEXT_ONLY,
+    article,
+)
 
 VOCAB_SIZE = 700
 # Repeats of texts that occur often in training but only once in the grammar.
@@ -47,7 +60,8 @@ def training_texts() -> Iterator[str]:
 
 def _question_texts() -> Iterator[str]:
     region = [q.replace('<region>', '{r}') for q in load_templates('region_short_questions')]
-    stems = (*DESCRIBE_QUESTIONS, *region, *MCQ_STEMS.values(), DESCRIPTION_STEM, *NEIGHBOUR_STEMS.values())
+    stems = (*DESCRIBE_QUESTIONS, *region, *MCQ_STEMS.values(), DESCRIPTION_STEM,
+             *NEIGHBOUR_STEMS.values())
     for _ in range(_FREQUENT):
         for stem in stems:
             options = ' '.join(f'{letter}. {value}' for letter, value in zip(LETTERS, COLOURS))
