@@ -1,0 +1,206 @@
+"""Asking a model questions about images."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.infer import BaseInferencer
+from PIL import Image
+from torch import nn
+
+from pixelsail_mm.apis.init_model import init_model
+from pixelsail_mm.apis.inputs import ImageInput, make_record
+from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.registry import SCOPE, TRANSFORMS, VISUALIZERS
+
+
+class PixelSAILInferencer(BaseInferencer):
+    """Ask a model about images, with visual prompts and over several turns.
+
+    Inputs run through the config's own ``inference_pipeline`` (or ``test_pipeline``), the data
+    preprocessor and ``predict``, exactly as in testing.
+
+    Args:
+        model: Config file, folder with config and weights, config object, or a model made by
+            :func:`~pixelsail_mm.apis.init_model`.
+        weights: Checkpoint; a folder's own weights by default.
+        device: Device; the best available one by default, that of a given model.
+        show_progress: Show a progress bar over batches.
+
+    Raises:
+        ConfigError: The config has no inference pipeline, or one made for training.
+
+    Example:
+        >>> ask = PixelSAILInferencer('demo/checkpoints/pixelsail_tiny')  # doctest: +SKIP
+        >>> result = ask('image.png', 'Please segment the red circle in this image.')
+        >>> result['text'], result['masks'].shape
+        ('It is [SEG].', (1, 64, 64))
+    """
+
+    forward_kwargs = {'max_new_tokens'}
+    visualize_kwargs = {'return_visualization'}
+
+    def __init__(self, model: str | os.PathLike | Mapping | Config | nn.Module,
+                 weights: str | os.PathLike | None = None, device: str | None = None,
+                 show_progress: bool = False) -> None:
+        if isinstance(model, nn.Module):
+            if weights is not None:
+                raise ConfigError('weights are only loaded when the model is built here; pass a '
+                                  'config with them, or the finished model alone')
+            self._built = (model if device is None else model.to(device)).eval()
+        else:
+            self._built = init_model(model, weights, device)
+        super().__init__(model=self._built.cfg, scope=SCOPE, show_progress=show_progress,
+                         device=device)
+
+    def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str],
+                 prompts: Any = None, history: Sequence | None = None,
+                 max_new_tokens: int | None = None, answer_prefix: str | Sequence | None = None,
+                 return_visualization: bool = False,
+                 batch_size: int = 1) -> dict[str, Any] | list[dict[str, Any]]:
+        """Answer one question, or several if ``image`` or ``text`` is a list.
+
+        Args:
+            image: Path, PIL image or uint8 RGB array ``(H, W, 3)``; ``None`` for text only.
+            text: Question; ``<PromptK>`` names the visual prompt with id K.
+            prompts: Visual prompts of the sample: ``dict(id=K, mask=...|box=...|point=...)``, or
+                masks, boxes ``[x1, y1, x2, y2]`` or points ``[x, y]`` that get the ids 0, 1, ...;
+                see :func:`~pixelsail_mm.apis.inputs.make_prompts`.
+            history: Earlier turns about the same image, as returned by the last call.
+            max_new_tokens: Bound of the answer's length; the config's by default.
+            answer_prefix: Text the answer must begin with, e.g. ``'It is [SEG].'``.
+            return_visualization: Draw a picture of each answer.
+            batch_size: Samples processed together.
+
+        For several samples, ``image`` and ``text`` are lists of equal length (a single value is
+        used for all), and ``prompts``, ``history`` and ``answer_prefix`` are ``None`` or lists with
+        one entry per sample.
+
+        Returns:
+            A dict, or for lists a list of dicts, with
+
+            * ``text``: the answer, ``[SEG]`` included;
+            * ``masks``: bool array ``(N, H, W)`` at the image's size, in the order of ``[SEG]``;
+            * ``mask_scores``: float32 array ``(N,)`` in 0..1;
+            * ``visualization``: uint8 RGB array, or ``None``;
+            * ``history``: turns so far, to be passed to the next call.
+
+        Raises:
+            BadSampleError: An input is unusable; names input, key and remedy.
+        """
+        several = any(isinstance(value, (list, tuple)) for value in (image, text))
+        columns = _columns(several, image=image, text=text, prompts=prompts, history=history,
+                           answer_prefix=answer_prefix)
+        records = [make_record(f'input {i}', *values) for i, values in enumerate(zip(*columns))]
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        results = super().__call__(records, batch_size=batch_size, max_new_tokens=max_new_tokens,
+                                   return_visualization=return_visualization)
+        for record, result in zip(records, results):
+            turns = [*record['conversation'][:-1],
+                     dict(record['conversation'][-1], gpt=result['text'])]
+            result['history'] = [(turn['human'], turn['gpt']) for turn in turns]
+        return results if several else results[0]
+
+    @torch.no_grad()
+    def forward(self, inputs: dict, max_new_tokens: int | None = None) -> list:
+        """Predict one batch.
+
+        Args:
+            inputs: Batch from ``pseudo_collate``.
+            max_new_tokens: See :meth:`__call__`.
+
+        Returns:
+            Data samples with predictions.
+        """
+        options = {} if max_new_tokens is None else dict(max_new_tokens=max_new_tokens)
+        return self.model.predict(**self.model.data_preprocessor(inputs, False), **options)
+
+    def visualize(self, inputs: list[dict], preds: list,
+                  return_visualization: bool = False) -> list[np.ndarray | None]:
+        """Draw the answers.
+
+        Args:
+            inputs: Records.
+            preds: Predicted data samples.
+            return_visualization: Whether to draw at all.
+        """
+        if not return_visualization:
+            return [None] * len(preds)
+        return [self.visualizer.draw(_pixels(record), sample)
+                for record, sample in zip(inputs, preds)]
+
+    def postprocess(self, preds: list, visualization: list,
+                    return_datasamples: bool = False) -> list[dict[str, Any]]:
+        """Turn data samples into plain results.
+
+        Args:
+            preds: Predicted data samples.
+            visualization: Picture or ``None`` per sample.
+            return_datasamples: Add the sample as ``data_sample``.
+        """
+        results = []
+        for sample, picture in zip(preds, visualization):
+            result = dict(
+                text=sample.pred_text, masks=sample.pred_masks.cpu().numpy(),
+                mask_scores=sample.pred_scores.float().cpu().numpy(), visualization=picture)
+            if return_datasamples:
+                result['data_sample'] = sample
+            results.append(result)
+        return results
+
+    def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
+        return self._built
+
+    def _init_pipeline(self, cfg: Config) -> Compose:
+        stages = cfg.get('inference_pipeline') or cfg.get('test_pipeline')
+        if not stages:
+            raise ConfigError(f'{self._built.cfg.filename or "the config"} has neither '
+                              '`inference_pipeline` nor `test_pipeline`; add the list of '
+                              'transforms used in testing')
+        built = [TRANSFORMS.build(stage) for stage in stages]
+        if any(getattr(stage, 'generation', True) is False for stage in built):
+            raise ConfigError('the inference pipeline builds training samples; set '
+                              'generation=True in its BuildConversation')
+        return Compose(built)
+
+    def _init_collate(self, cfg: Config):
+        return pseudo_collate
+
+    def _init_visualizer(self, cfg: Config):
+        settings = cfg.get('visualizer') or {}
+        if settings.get('type') != 'PixelVisualizer':
+            settings = {}
+        # MMEngine hands out one visualizer per name; the name keeps inferencers apart.
+        return VISUALIZERS.build(dict(settings, type='PixelVisualizer', name=f'ask_{id(self)}'))
+
+
+def _columns(several: bool, **inputs: Any) -> list[list]:
+    """Lists of equal length, one per argument, from what the caller gave."""
+    if not several:
+        return [[value] for value in inputs.values()]
+    size = next(len(inputs[key]) for key in ('image', 'text')
+                if isinstance(inputs[key], (list, tuple)))
+    columns = []
+    for key, value in inputs.items():
+        if value is None or (key in ('image', 'text') and not isinstance(value, (list, tuple))):
+            value = [value] * size
+        if not isinstance(value, (list, tuple)) or len(value) != size:
+            count = len(value) if isinstance(value, (list, tuple)) else 'one value'
+            raise ValueError(f'{key}: {size} samples need a list of {size} entries, got {count}')
+        columns.append(list(value))
+    return columns
+
+
+def _pixels(record: dict) -> np.ndarray | None:
+    """The image of a record as uint8 RGB."""
+    if record.get('img') is not None or record['img_path'] is None:
+        return record.get('img')
+    with Image.open(record['img_path']) as image:
+        return np.asarray(image.convert('RGB'))

@@ -1,0 +1,138 @@
+"""From what a user passes to canonical records, the same that dataset readers give."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from pixelsail_mm.datasets.errors import BadSampleError
+
+ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
+
+_PROMPT = re.compile(r'<Prompt(\d+)>')
+
+
+def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
+                history: Sequence | None = None, answer_prefix: str | None = None) -> dict:
+    """Build one canonical record.
+
+    Args:
+        name: Name of the input in error messages, used as ``sample_id``.
+        image: Path, PIL image, uint8 array (RGB ``(H, W, 3)``, RGBA or grey ``(H, W)``), or
+            ``None``.
+        text: The question.
+        prompts: See :func:`make_prompts`.
+        history: See :func:`make_history`.
+        answer_prefix: Text the answer must begin with.
+
+    Raises:
+        BadSampleError: An input is unusable; names it.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise BadSampleError(name, 'text', f'{text!r} is empty; ask a question')
+    record = dict(
+        img_path=None,
+        conversation=[*make_history(name, history), dict(human=text, gpt='')],
+        masks=[],
+        prompts=make_prompts(name, prompts),
+        meta=dict(sample_id=name, dataset='inference', task='inference'))
+    record.update(_image(name, image))
+    given = {prompt['id'] for prompt in record['prompts']}
+    asked = {int(number) for number in _PROMPT.findall(text)}
+    if given and not asked <= given:
+        raise BadSampleError(name, 'text', f'it names <Prompt{min(asked - given)}>, but the prompts'
+                             f' have the ids {sorted(given)}; they count from 0 unless given')
+    if answer_prefix:
+        record['answer_prefix'] = answer_prefix
+    return record
+
+
+def _image(name: str, image: ImageInput) -> dict:
+    """Record keys of the image."""
+    if image is None:
+        return {}
+    if isinstance(image, (str, os.PathLike)):
+        if not Path(image).is_file():
+            raise BadSampleError(str(image), 'image', 'no such file; check the path')
+        return dict(img_path=str(image))
+    if isinstance(image, Image.Image):
+        return dict(img=np.asarray(image.convert('RGB')))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 2:
+            return dict(img=np.repeat(image[..., None], 3, axis=2))
+        if image.ndim == 3 and image.shape[2] in (3, 4):
+            return dict(img=np.ascontiguousarray(image[..., :3]))
+    got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
+    raise BadSampleError(name, 'image', 'expected a path, a PIL image or a uint8 array of shape '
+                         f'(H, W, 3) in RGB, got {got}')
+
+
+def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:
+    """Bring earlier turns into the form of the record.
+
+    Args:
+        name: Name of the input in error messages.
+        history: Earlier turns, oldest first: ``(question, answer)`` pairs, or dicts with ``human``
+            and ``gpt``. What a call returns as ``history`` can be passed on.
+    """
+    turns = []
+    for i, turn in enumerate(history or ()):
+        if isinstance(turn, Mapping) and {'human', 'gpt'} <= turn.keys():
+            pair = turn['human'], turn['gpt']
+        else:
+            pair = turn
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not all(
+                isinstance(side, str) for side in pair):
+            raise BadSampleError(name, f'history[{i}]', 'expected a (question, answer) pair or '
+                                 f'dict(human=..., gpt=...), got {turn!r}')
+        turns.append(dict(human=pair[0], gpt=pair[1]))
+    return turns
+
+
+def make_prompts(name: str, prompts: Any) -> list[dict]:
+    """Bring visual prompts into the form of the record.
+
+    Args:
+        name: Name of the input in error messages.
+        prompts: ``None``; or a list whose i-th entry is a ``dict(id=K, mask= | box= | point=)``
+            (``id`` defaults to i), a mask ``(H, W)`` (array, tensor or PIL image), a box
+            ``[x1, y1, x2, y2]`` or a point ``[x, y]``, in pixels of the original image; or an array
+            of masks ``(n, H, W)``, of boxes ``(n, 4)`` or of points ``(n, 2)``.
+    """
+    if prompts is None:
+        return []
+    if isinstance(prompts, Mapping) or isinstance(prompts, (str, Image.Image)):
+        raise BadSampleError(name, 'prompts', 'expected a list of prompts; put the prompt into []')
+    prompts = prompts.detach().cpu().numpy() if hasattr(prompts, 'detach') else prompts
+    if isinstance(prompts, np.ndarray) and prompts.ndim not in (2, 3):
+        raise BadSampleError(name, 'prompts', 'an array of prompts has shape (n, H, W), (n, 4) or '
+                             f'(n, 2), got {prompts.shape}')
+    return [_prompt(prompt, i, name) for i, prompt in enumerate(prompts)]
+
+
+def _prompt(prompt: Any, i: int, name: str) -> dict:
+    if isinstance(prompt, Mapping):
+        full = dict(id=i) | dict(prompt)
+        if 'mask' in full and not isinstance(full['mask'], (Mapping, list, tuple)):
+            full['mask'] = _array(full['mask'])
+        return full
+    try:
+        values = _array(prompt)
+    except (TypeError, ValueError):
+        values = np.zeros(())
+    kind = {(1, 4): 'box', (1, 2): 'point'}.get((values.ndim, values.size))
+    if values.ndim == 2:
+        return dict(id=i, mask=values)
+    if kind is None:
+        raise BadSampleError(name, f'prompts[{i}]', 'expected a dict, a mask (H, W), a box '
+                             f'[x1, y1, x2, y2] or a point [x, y], got {prompt!r}')
+    return {'id': i, kind: values.tolist()}
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values)
