@@ -1,0 +1,14 @@
+# ShapesWorld's full preset on a CPU, float32:
+#   python tools/dataset_converters/make_shapes_world.py --preset full --out data/shapes_world
+#   python tools/train.py configs/pixelsail/pixelsail_tiny.py
+#   tools/dist_train.sh configs/pixelsail/pixelsail_tiny.py 2
+_base_ = [
+    '../_base_/models/pixel_sail_tiny.py', '../_base_/datasets/shapes_world.py',
+    '../_base_/schedules/schedule_tiny.py', '../_base_/default_runtime.py'
+]
+
+model = dict(
+    backbone=dict(llm=dict(hidden_size=192, intermediate_size=512, num_hidden_layers=5,
+                           num_attention_heads=3, num_key_value_heads=3)))
+optim_wrapper = dict(optimizer=dict(lr=2.5e-3, betas=(0.9, 0.98)))
+train_cfg = dict(max_iters=20000)
