@@ -15,6 +15,7 @@ import numpy as np
 from pixelsail_mm.datasets.templates import templates_version
 
 from .annotate import annotate_image, encode_image
+from .expert_maps import write_expert_map
 from .presets import GENERATOR_VERSION, PRESETS, SPLITS, Preset
 from .tokenizer import train_tokenizer
 from .writers import AnnotationWriter, dump_json
@@ -118,4 +119,7 @@ def _draw_image(folder: Path, preset: Preset, seed: int, split: str,
     image, record = annotate_image(preset, seed, split, number)
     file_name = f'{split}/{number:06d}.{preset.image_format}'
     (folder / 'images' / file_name).write_bytes(encode_image(image, preset.image_format))
+    if split == 'train':
+        write_expert_map((folder / 'expert' / file_name).with_suffix('.npz'), record['objects'],
+                         preset.image_size)
     return file_name, record

@@ -78,7 +78,10 @@ class RefCOCOWriter:
         categories = [dict(id=i, name=name) for name, i in self._categories.items()]
         dump_json(dict(images=self._images, annotations=self._annotations,
                        categories=categories), folder / 'instances.json')
-        (folder / 'refs(unc).p').write_bytes(pickle.dumps(self._refs, _PICKLE_PROTOCOL))
+        # Pickle shares equal strings only if they are one object, which depends on the process
+        # that drew them; fresh objects make the bytes depend on the content alone.
+        refs = json.loads(json.dumps(self._refs))
+        (folder / 'refs(unc).p').write_bytes(pickle.dumps(refs, _PICKLE_PROTOCOL))
 
 
 def _conversation(turns: Iterable[tuple[str, str]], image: bool = True) -> list[dict]:

@@ -1,0 +1,51 @@
+"""Dense feature maps of a perfect vision expert, for distillation on ShapesWorld.
+
+No vision expert can be downloaded behind a firewall, and a small transformer without one spends
+most of its training on finding out what an object is. The maps stand in for the features of a
+Mask2Former that was trained on such images: one channel per kind, colour, texture and size, plus
+one for "there is an object". They exist for training images only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from .presets import COLOURS, KINDS, SIZES, TEXTURES
+
+CHANNELS = (*KINDS, *COLOURS, *TEXTURES, *SIZES, 'object')
+STRIDE = 4
+# A covered cell of a channel has this value, so that the squared error is of the size of one.
+AMPLITUDE = 3.0
+_LEVELS = 100
+
+
+def expert_map(objects: Sequence[Mapping], image_size: int) -> np.ndarray:
+    """Feature map of one image.
+
+    Args:
+        objects: Records with ``attributes`` and ``rle`` (visible mask).
+        image_size: Side of the image in pixels, a multiple of :data:`STRIDE`.
+
+    Returns:
+        int8 ``(channels, side / STRIDE, side / STRIDE)``, 100 = fully covered.
+    """
+    cells = image_size // STRIDE
+    feature = np.zeros((len(CHANNELS), cells, cells), np.float32)
+    for item in objects:
+        mask = coco_mask.decode(item['rle']).astype(np.float32)
+        mask = mask[:cells * STRIDE, :cells * STRIDE]
+        cover = mask.reshape(cells, STRIDE, cells, STRIDE).mean((1, 3))
+        for name in (*item['attributes'].values(), 'object'):
+            feature[CHANNELS.index(name)] += cover
+    return np.rint(feature.clip(0, 1) * _LEVELS).astype(np.int8)
+
+
+def write_expert_map(path: Path, objects: Sequence[Mapping], image_size: int) -> None:
+    """Write a map as ``CachedExpert`` reads it: arrays ``feature`` (int8) and ``scale``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, feature=expert_map(objects, image_size),
+                        scale=np.float32(AMPLITUDE / _LEVELS))
