@@ -9,6 +9,7 @@ model = dict(
         # what the layers add keep the words readable in the residual stream.
         embedding_std=0.7,
         residual_scale=0.1,
+        patch_embed_gain=4.0,
         llm=dict(
             _delete_=True,
             model_type='llama',
@@ -27,5 +28,19 @@ model = dict(
         num_points=None,
         # Small objects need the region loss to weigh more than in the recipe (0.5).
         loss_dice=dict(loss_weight=3.0)),
+    # A stand-in for the vision experts of the paper, see datasets/shapes_world/expert_maps.py.
+    # With it grounding begins after a hundred steps instead of many hundreds.
+    distill=[
+        dict(
+            type='ExpertDistillLoss',
+            name='oracle',
+            feature='neck',
+            expert_channels=26,
+            loss_weight=15.0,
+            expert=dict(
+                type='CachedExpert',
+                root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
+                image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images'))
+    ],
     lm_loss_weight_with_masks=0.3,
     generation=dict(max_new_tokens=24))

@@ -41,6 +41,7 @@ class SingleTransformer(BaseModule):
             faster when they outweigh what the first layers add to the residual stream.
         residual_scale: Factor on the initial output projections of attention and MLP, random
             weights only.
+        patch_embed_gain: Factor on the initial patch embedding (torch's default for a linear layer).
         trust_remote_code: Passed to transformers; leave off unless you trust the repository.
         init_cfg: MMEngine initialisation config.
 
@@ -53,7 +54,7 @@ class SingleTransformer(BaseModule):
                  vocab_size: int | None = None, dtype: str | None = None,
                  attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
                  embedding_std: float | None = None, residual_scale: float = 1.0,
-                 trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
+                 patch_embed_gain: float = 1.0, trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
             raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
@@ -70,6 +71,8 @@ class SingleTransformer(BaseModule):
         self.hidden_size: int = self.llm.config.hidden_size
         self.patch_embed = nn.Linear(3 * patch_size**2, self.hidden_size, bias=False,
                                      dtype=self.llm.dtype)
+        with torch.no_grad():
+            self.patch_embed.weight.mul_(patch_embed_gain)
         if gradient_checkpointing:
             self.llm.gradient_checkpointing_enable(dict(use_reentrant=False))
 
