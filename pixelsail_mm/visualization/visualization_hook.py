@@ -16,16 +16,18 @@ from pixelsail_mm.registry import HOOKS, VISUALIZERS
 
 @HOOKS.register_module()
 class PixelVisualizationHook(Hook):
-    """Write pictures of predicted samples to ``<show_dir>/<dataset>/<sample_id>.png``.
+    """Write pictures of predicted samples to ``<show_dir>/<prefix>/<sample_id>.png``.
 
-    While validating, the folder is ``<show_dir>/val_<iteration>/<dataset>``. In distributed runs
-    the main process draws samples of its own share only.
+    The prefix is that of the metric, so that a data set tested twice in different ways gets two
+    folders; with several metrics on one data loader it is the name of each sample's dataset. While
+    validating, ``<show_dir>/val_<iteration>`` takes the place of ``<show_dir>``. In distributed
+    runs the main process draws samples of its own share only.
 
     Args:
         show_dir: Folder of the pictures; ``None`` switches the hook off. ``tools/test.py
             --show-dir`` sets it.
-        num: Pictures per data loader (``select='spread'``) or per dataset (``'first'``).
-        select: ``'spread'``: evenly over the data loader; ``'first'``: the first of each dataset.
+        num: Pictures per data loader (``select='spread'``) or per folder (``'first'``).
+        select: ``'spread'``: evenly over the data loader; ``'first'``: the first of each folder.
         visualizer: Config of the visualizer that draws.
     """
 
@@ -80,8 +82,10 @@ class PixelVisualizationHook(Hook):
         if not is_main_process():
             return
         share = -(-len(loop.dataloader.dataset) // get_world_size())
+        metrics = loop.evaluator.metrics
+        prefix = metrics[0].prefix if len(metrics) == 1 else None
         for i, sample in enumerate(outputs):
-            place = folder / _file_name(sample.get('dataset') or 'samples')
+            place = folder / _file_name(prefix or sample.get('dataset') or 'samples')
             if self._chosen(place, share):
                 path = place / f"{_file_name(sample.get('sample_id') or self._seen)}.png"
                 self._draw(sample, data_batch['inputs']['image'][i], path)

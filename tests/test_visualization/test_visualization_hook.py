@@ -20,8 +20,10 @@ class RecordingVisualizer:
         self.calls.append((data_sample.sample_id, image, out_file))
 
 
-def make_runner(size, iteration=40):
-    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(size)))
+def make_runner(size, iteration=40, prefixes=('a', 'b')):
+    metrics = [SimpleNamespace(prefix=prefix) for prefix in prefixes]
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(size)),
+                           evaluator=SimpleNamespace(metrics=metrics))
     return SimpleNamespace(test_loop=loop, val_loop=loop, iter=iteration,
                            logger=logging.getLogger('pictures'))
 
@@ -70,6 +72,13 @@ def test_counts_start_anew_for_each_data_loader_and_epoch(tmp_path):
     run(hook, 'test', make_runner(4), batches(4, 2, dataset=lambda i: 'a'))
     calls = run(hook, 'test', make_runner(4), batches(4, 2, dataset=lambda i: 'b'))
     assert [path.parent.name for _, _, path in calls] == ['a', 'b']
+
+
+def test_one_metric_gives_its_prefix_to_the_folder(tmp_path):
+    hook = build(show_dir=str(tmp_path), num=1)
+    for prefix in ('refseg', 'shuffled'):
+        calls = run(hook, 'test', make_runner(4, prefixes=[prefix]), batches(4, 2))
+    assert [path.parent.name for _, _, path in calls] == ['refseg', 'shuffled']
 
 
 def test_validation_folder_names_the_iteration(tmp_path):
