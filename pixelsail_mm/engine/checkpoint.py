@@ -25,6 +25,8 @@ from pixelsail_mm.engine.errors import CheckpointError
 TRAINING_ONLY_PREFIXES = ('distill.', )
 _ALIASES = 'aliases'
 _NUMPY_KINDS = ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')
+_REFUSED = re.compile(r'(?im)(unsupported (?:global|class)\b.*?|attribute \S+ of .*? not allowed)'
+                      r'(?= was not|\. |$)')
 _HISTORY_METHODS = ('min', 'max', 'current', 'mean')
 
 
@@ -87,17 +89,19 @@ def weights_only_loading(deepspeed: bool = False) -> Iterator[None]:
             os.environ[name] = before
 
 
+def _refusal(error: BaseException) -> Optional[str]:
+    """Find in PyTorch's page of advice the type or attribute that was refused."""
+    found = _REFUSED.search(str(error))
+    return found.group(1) if found else None
+
+
 def one_line(error: BaseException) -> str:
     """Cut an error's text to the line that says what is wrong.
 
     Args:
-        error: PyTorch's refusal of a type, for one, names the type after a page of advice.
+        error: Any error.
     """
-    text = str(error)
-    refused = re.search(r'Unsupported \w+: .*?(?= was not|\. Please|$)', text, re.MULTILINE)
-    if refused:
-        return refused.group(0)
-    return (text.strip().splitlines() or [type(error).__name__])[0]
+    return _refusal(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_safetensors(path: Path, map_location: str) -> dict:
@@ -118,14 +122,13 @@ def _read_pickle(path: Path, map_location: str) -> dict:
     try:
         with weights_only_loading():
             content = torch.load(path, map_location=map_location)
-    except pickle.UnpicklingError as error:
-        if 'Unsupported' not in str(error) and 'not allowed' not in str(error):
-            raise CheckpointError(path, 'not a readable PyTorch file (truncated?)',
-                                  'copy or download it again') from error
-        raise CheckpointError(
-            path, f'holds more than weights, and loading that could run code: {one_line(error)}',
-            'ask its author for a .safetensors file, or convert it where you trust it') from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # damaged bytes can make the unpickler raise anything
+        refused = _refusal(error)
+        if refused:
+            raise CheckpointError(
+                path, f'holds more than weights, and loading that could run code ({refused})',
+                'ask its author for a .safetensors file, or convert it where you trust it'
+            ) from error
         raise CheckpointError(
             path, f'not a readable PyTorch file, probably truncated ({one_line(error)})',
             'copy it again, or resume from an earlier checkpoint (--resume PATH)') from error

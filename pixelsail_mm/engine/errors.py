@@ -34,7 +34,7 @@ def _known_types(registry_name: str) -> list:
             while registry is not None:
                 names += list(registry.module_dict)
                 registry = registry.parent
-    return names
+    return sorted(set(names))
 
 
 def _explain_unknown_type(message: str) -> Optional[str]:

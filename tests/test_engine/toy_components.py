@@ -1,14 +1,19 @@
-"""A language model of a few thousand weights and its data, to test the engine alone."""
+"""A language model of a few hundred weights and its data, to test the engine alone."""
+
+import os
+import signal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from pixelsail_mm.registry import DATASETS, METRICS, MODELS
+from pixelsail_mm.registry import DATASETS, HOOKS, METRICS, MODELS
 
 VOCAB = 17
 
@@ -79,3 +84,34 @@ class ToyMetric(BaseMetric):
 
     def compute_metrics(self, results):
         return dict(mean=sum(results) / len(results), count=len(results))
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    """End the process without warning.
+
+    Args:
+        before: Iteration (from 0) not to be begun.
+        writing: Which write of a checkpoint (from 1) to die in, half of it on the disk.
+    """
+
+    def __init__(self, before=None, writing=None):
+        self.before, self.writing = before, writing
+
+    def before_train(self, runner):
+        if self.writing is None:
+            return
+        put, calls = LocalBackend.put, []
+
+        def put_or_die(backend, content, path):
+            calls.append(path)
+            if len(calls) < self.writing:
+                return put(backend, content, path)
+            put(backend, content[:len(content) // 2], path)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        LocalBackend.put = put_or_die
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == self.before:
+            os.kill(os.getpid(), signal.SIGKILL)

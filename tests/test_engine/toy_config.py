@@ -21,3 +21,4 @@ val_dataloader = test_dataloader
 val_evaluator = test_evaluator
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend')])
+custom_hooks = [dict(type='KillHook', before=None, writing=None)]

@@ -1,0 +1,173 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pixelsail_mm.engine.checkpoint import apply_weights, load_state, load_weights, save_weights
+from pixelsail_mm.engine.errors import CheckpointError
+
+
+class Payload:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target), )
+
+
+class Model(nn.Module):
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.backbone = nn.Embedding(6, width)
+        self.head = nn.Linear(width, 6, bias=False)
+        self.head.weight = self.backbone.weight
+        self.neck = nn.Linear(width, width)
+        self.distill = nn.ModuleList([nn.Linear(width, 2)])
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
+    target, path = tmp_path / 'created_by_pickle', tmp_path / 'evil.pth'
+    torch.save(dict(state_dict={}, meta=Payload(target)), path,
+               _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r'evil\.pth: holds more than weights.*mkdir'):
+        load_state(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)
+    assert target.exists(), 'the payload must work where code is allowed, or this test is void'
+
+
+def test_getattr_is_confined_to_the_history_buffer(tmp_path):
+    class Reach:
+
+        def __reduce__(self):
+            return getattr, (np.ndarray, 'tofile')
+
+    path = tmp_path / 'reach.pth'
+    torch.save(dict(state_dict={}, meta=Reach()), path)
+    with pytest.raises(CheckpointError, match='holds more than weights'):
+        load_state(path)
+
+
+def test_checkpoint_written_by_mmengine_is_readable(tmp_path):
+    from mmengine.logging import HistoryBuffer
+    path = tmp_path / 'mmengine.pth'
+    torch.save(dict(state_dict=dict(a=torch.ones(2)), meta=dict(iter=3, best=np.float64(0.5)),
+                    message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1., 2.], [1, 1])))), path)
+    state = load_state(path)
+    assert state['meta'] == dict(iter=3, best=0.5)
+    assert state['message_hub']['log_scalars']['loss'].mean() == 1.5
+
+
+@pytest.mark.parametrize('name', ['weights.pth', 'weights.safetensors', 'plain.pkl.pth'])
+@pytest.mark.parametrize('share', [0.0, 0.5, 0.95])
+def test_truncated_file_names_itself_and_a_remedy(tmp_path, name, share):
+    path = tmp_path / name
+    state = dict(a=torch.randn(100, 10))
+    if name.endswith('.safetensors'):
+        save_weights(state, path)
+    elif name.startswith('plain'):
+        path.write_bytes(pickle.dumps(dict(a=list(range(1000)))))
+    else:
+        torch.save(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[:int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r'not a readable .*again') as error:
+        load_state(path)
+    assert name in str(error.value)
+
+
+def test_missing_file_and_foreign_content(tmp_path):
+    with pytest.raises(CheckpointError, match='no such file'):
+        load_state(tmp_path / 'absent.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match='holds a list'):
+        load_state(tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match='neither DeepSpeed nor safetensors'):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_weights_survive_the_round_trip_with_ties(tmp_path, suffix):
+    source, path = Model(), tmp_path / f'model{suffix}'
+    if suffix == '.pth':
+        torch.save(dict(state_dict=source.state_dict()), path)
+    else:
+        save_weights(source.state_dict(), path)
+    target = Model()
+    report = load_weights(target, path, required_prefixes=[''])
+    assert not report.missing and not report.unexpected
+    assert len(report.loaded) == len(source.state_dict()) == 6
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value)
+    assert target.head.weight is target.backbone.weight
+
+
+def test_tied_tensor_is_stored_once(tmp_path):
+    from safetensors import safe_open
+    save_weights(Model().state_dict(), tmp_path / 'm.safetensors')
+    with safe_open(tmp_path / 'm.safetensors', 'pt') as file:
+        assert ('head.weight' in file.keys()) != ('backbone.weight' in file.keys())
+
+
+def test_folder_of_shards(tmp_path):
+    state = Model().state_dict()
+    save_weights({'neck.weight': state['neck.weight']}, tmp_path / 'a.safetensors')
+    save_weights({'neck.bias': state['neck.bias']}, tmp_path / 'b.safetensors')
+    assert set(load_state(tmp_path)['state_dict']) == {'neck.weight', 'neck.bias'}
+
+
+def test_tie_counts_as_loaded_and_distill_may_be_missing():
+    state = Model().state_dict()
+    for key in ('head.weight', 'distill.0.weight', 'distill.0.bias'):
+        state.pop(key)
+    report = apply_weights(Model(), state, 'x.pth')
+    assert report.missing == ['distill.0.weight', 'distill.0.bias']
+    assert 'head.weight' in report.loaded
+
+
+def test_missing_required_key_is_an_error():
+    state = Model().state_dict()
+    state.pop('neck.weight')
+    with pytest.raises(CheckpointError, match=r'x\.pth: 1 weights .* missing: neck\.weight'):
+        apply_weights(Model(), state, 'x.pth')
+    assert apply_weights(Model(), state, 'x.pth', required_prefixes=['backbone.']).missing == [
+        'neck.weight']
+
+
+def test_foreign_keys_point_to_the_converter():
+    with pytest.raises(CheckpointError, match='official_to_mm'):
+        apply_weights(Model(), dict(mllm=torch.ones(1)), 'official.pth')
+
+
+def test_other_sizes_are_an_error_and_other_shapes_are_not():
+    with pytest.raises(CheckpointError, match=r'other sizes than the model, e\.g\. backbone'):
+        apply_weights(Model(width=4), Model(width=8).state_dict(), 'wide.pth')
+    state = Model().state_dict()
+    state['neck.weight'] = state['neck.weight'].view(2, 2, 4)
+    model = Model()
+    report = apply_weights(model, state, 'conv.pth')
+    assert report.reshaped == [('neck.weight', (2, 2, 4), (4, 4))]
+    assert torch.equal(model.neck.weight, state['neck.weight'].view(4, 4))
+
+
+def test_prefix_of_a_wrapper_is_dropped():
+    state = {f'module.{key}': value for key, value in Model().state_dict().items()}
+    assert not apply_weights(Model(), state, 'ddp.pth').unexpected
+
+
+def test_table_lists_what_needs_a_look():
+    state = Model().state_dict()
+    state.pop('distill.0.bias')
+    state['extra.weight'] = torch.ones(1)
+    table = apply_weights(Model(), state, 'x.pth').table()
+    assert 'missing: distill.0.bias' in table
+    assert 'unexpected: extra.weight' in table
+    row = next(line.split() for line in table.splitlines() if line.startswith('distill'))
+    assert row == ['distill', '1', '1', '0', '0']

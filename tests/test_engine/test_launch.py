@@ -1,0 +1,107 @@
+import pytest
+
+from pixelsail_mm.engine.cli import run_command
+from pixelsail_mm.engine.errors import CheckpointError, ConfigError, explain
+from pixelsail_mm.engine.launch import parse_options, read_config
+from pixelsail_mm.engine.preflight import check_files
+
+CONFIG = """
+model = dict(type='A', distill=[1])
+train_dataloader = dict(batch_size=1)
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / 'c.py'
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_options_are_read_as_mmengine_reads_them():
+    assert parse_options(['a.b=1', 'c=[1,2]', 'd=x']) == {'a.b': 1, 'c': [1, 2], 'd': 'x'}
+    assert parse_options(None) == {}
+    with pytest.raises(ConfigError, match='write key=value'):
+        parse_options(['a.b'])
+
+
+def test_options_override(config_file):
+    cfg = read_config(config_file, ['model.distill=[]', 'work_dir=w'])
+    assert cfg.model.distill == [] and cfg.work_dir == 'w'
+
+
+def test_misspelt_option_is_caught(config_file):
+    with pytest.raises(ConfigError, match="no key 'modle'; did you mean model"):
+        read_config(config_file, ['modle.distill=[]'])
+
+
+def test_missing_config():
+    with pytest.raises(ConfigError, match=r'absent\.py: no such file'):
+        read_config('absent.py')
+
+
+def test_all_missing_files_are_listed(tmp_path):
+    from mmengine.config import Config
+    (tmp_path / 'there.json').write_text('{}')
+    cfg = Config(dict(
+        load_from=str(tmp_path / 'w.pth'),
+        train_dataloader=dict(dataset=dict(type='Concat', datasets=[
+            dict(data_root=str(tmp_path), ann_file='there.json'),
+            dict(data_root=str(tmp_path), ann_file='gone.json', data_prefix=dict(img='images')),
+            dict(ann_file=str(tmp_path / 'away.json'))]))))
+    with pytest.raises(ConfigError) as error:
+        check_files(cfg, ('train_dataloader', ))
+    text = str(error.value)
+    assert text.startswith('4 files or folders')
+    for name in ('gone.json', 'images', 'away.json', 'w.pth'):
+        assert name in text
+    assert 'there.json' not in text
+    assert 'train_dataloader.dataset.datasets[1].ann_file' in text
+
+
+def test_unknown_type_suggests_the_right_one():
+    from pixelsail_mm.registry import METRICS
+    with pytest.raises(KeyError) as error:
+        METRICS.build(dict(type='RefSegMetrik'))
+    assert explain(error.value).startswith("type='RefSegMetrik' is not a registered metric; "
+                                           'did you mean RefSegMetric')
+
+
+@pytest.mark.parametrize('error, expected', [
+    (ConfigError('a'), 'a'),
+    (CheckpointError('f.pth', 'broken', 'copy it'), 'f.pth: broken; copy it'),
+    (FileNotFoundError(2, 'No such file or directory', 'x.json'),
+     'No such file or directory: x.json'),
+    (TypeError('class `A` in a.py: unexpected keyword'), 'class `A` in a.py: unexpected keyword'),
+    (ModuleNotFoundError("No module named 'plugin'", name='plugin'),
+     "No module named 'plugin'; install it, or correct custom_imports in the config"),
+])
+def test_user_errors_are_explained(error, expected):
+    assert explain(error) == expected
+
+
+@pytest.mark.parametrize('error', [
+    ValueError('bug'), KeyError('bug'), ConnectionError('reset'),
+    ModuleNotFoundError('x', name='pixelsail_mm.absent')])
+def test_bugs_keep_their_traceback(error):
+    assert explain(error) is None
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        run_command(fail)
+
+
+def test_status_and_message_of_a_command(capsys, monkeypatch):
+    def fail():
+        raise ConfigError('mend this')
+
+    assert run_command(lambda: None) == 0
+    assert run_command(fail) == 2
+    assert capsys.readouterr().err.startswith('error: mend this\n')
+    with pytest.raises(ConfigError):
+        run_command(fail, debug=True)
+    monkeypatch.setenv('PIXELSAIL_DEBUG', '1')
+    with pytest.raises(ConfigError):
+        run_command(fail)
