@@ -59,11 +59,12 @@ def explain(error: BaseException) -> Optional[str]:
         str | None: The message; None for an error that is a bug, where the traceback is wanted.
     """
     from pixelsail_mm.datasets.errors import BadSampleError
+    from pixelsail_mm.models.official_keys import UnknownKeysError
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = _explain_unknown_type(text)
     if unknown:
         return unknown
-    if isinstance(error, (ConfigError, CheckpointError, BadSampleError)):
+    if isinstance(error, (ConfigError, CheckpointError, BadSampleError, UnknownKeysError)):
         return text
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return f'{error.strerror or text}: {error.filename}' if error.filename else text

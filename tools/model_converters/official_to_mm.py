@@ -1,0 +1,32 @@
+#!/usr/bin/env python
+"""Convert a checkpoint of the authors' release to this package's weight names."""
+
+import argparse
+import sys
+
+
+def main() -> int:
+    """Parse the command line, convert, print what was written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('source', help='.safetensors, .pth, or a folder of sharded safetensors')
+    parser.add_argument('target', help='file to write, .safetensors or .pth')
+    parser.add_argument('--ignore-unknown', action='store_true',
+                        help='drop weights whose names belong to neither side')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
+    args = parser.parse_args()
+    from pixelsail_mm.engine.cli import run_command
+
+    def command():
+        from functools import partial
+
+        from pixelsail_mm.engine.convert import convert_checkpoint
+        from pixelsail_mm.models.official_keys import official_to_mm
+        rename = partial(official_to_mm, ignore_unknown=args.ignore_unknown)
+        print(convert_checkpoint(args.source, args.target, rename))
+        print(f'wrote {args.target}')
+
+    return run_command(command, debug=args.debug)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
