@@ -83,8 +83,8 @@ def outline(picture: np.ndarray, mask: np.ndarray, colour: Colour, thickness: in
 
 
 def draw_prompts(image: np.ndarray, masks: np.ndarray, points: Sequence[tuple[int, int] | None],
-                 colours: Sequence[Colour], labels: Sequence[str], alpha: float) -> np.ndarray:
-    """Draw visual prompts with their names.
+                 colours: Sequence[Colour], labels: Sequence[str]) -> np.ndarray:
+    """Outline visual prompts and name them; their inside keeps its colour.
 
     Args:
         image: uint8 ``(H, W, 3)``.
@@ -92,14 +92,13 @@ def draw_prompts(image: np.ndarray, masks: np.ndarray, points: Sequence[tuple[in
         points: ``(x, y)`` of prompts that are a single pixel, else ``None``.
         colours: One per prompt.
         labels: One per prompt.
-        alpha: Strength of the tint in 0..1.
     """
-    regions = np.array([point is None for point in points], dtype=bool)
-    picture = draw_masks(image, masks[regions], [c for c, r in zip(colours, regions) if r],
-                         alpha, dim=0.0)
+    picture = image.copy()
     radius = max(5, round(max(image.shape) / 45))
-    for point, colour in zip(points, colours):
-        if point is not None:
+    for mask, point, colour in zip(masks, points, colours):
+        if point is None:
+            outline(picture, mask, colour)
+        else:
             cv2.circle(picture, point, radius + 3, PAPER, -1, cv2.LINE_AA)
             cv2.circle(picture, point, radius, colour, -1, cv2.LINE_AA)
     canvas = Image.fromarray(picture)

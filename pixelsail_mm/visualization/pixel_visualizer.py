@@ -148,8 +148,7 @@ class PixelVisualizer(Visualizer):
             row, column = (pixels[0] + 0.5) * scale if len(pixels) == 1 else (0, 0)
             points.append((int(column), int(row)) if len(pixels) == 1 else None)
         return draw_prompts(big, fit_masks(masks, big.shape[:2]), points,
-                            [colour_of(i) for i in ids], [f'Prompt{i}' for i in ids],
-                            self.alpha * 0.6)
+                            [colour_of(i) for i in ids], [f'Prompt{i}' for i in ids])
 
     def _compose(self, panels: list[Panel], texts: list[tuple[str, str]]) -> np.ndarray:
         """Set panels in a row and texts below, on white."""

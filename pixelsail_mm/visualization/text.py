@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,34 +31,36 @@ class Word:
         bold: Bold face, used for phrases between ``<p>`` and ``</p>``.
         chip: Background colour; ``None`` for plain text.
         space: Whether a blank separates it from the word before.
+        line: Whether it begins a new line.
     """
 
     text: str
     bold: bool = False
     chip: Colour | None = None
     space: bool = True
+    line: bool = False
 
 
 def parse(text: str) -> list[Word]:
     """Split a question or an answer into words; the i-th ``[SEG]`` gets the i-th mask's colour."""
     words: list[Word] = []
-    masks, bold, space = 0, False, False
+    masks, bold, space, line = 0, False, False, False
     for piece in _TOKENS.split(text):
         if piece in ('<p>', '</p>'):
             bold = piece == '<p>'
         elif piece == '[SEG]':
-            words.append(Word(f'mask {masks + 1}', True, colour_of(masks), space))
-            masks, space = masks + 1, False
+            words.append(Word(f'mask {masks + 1}', True, colour_of(masks), space, line))
+            masks, space, line = masks + 1, False, False
         elif _TOKENS.fullmatch(piece):
-            words.append(Word(piece[1:-1], True, colour_of(int(piece[7:-1])), space))
-            space = False
+            words.append(Word(piece[1:-1], True, colour_of(int(piece[7:-1])), space, line))
+            space, line = False, False
         else:
             for part in re.split(r'(\s+)', piece):
                 if not part or part.isspace():
-                    space = space or bool(part)
+                    space, line = space or bool(part), line or '\n' in part
                 else:
-                    words.append(Word(part, bold, None, space))
-                    space = False
+                    words.append(Word(part, bold, None, space, line))
+                    space, line = False, False
     return words
 
 
@@ -125,7 +127,7 @@ class TextBlock:
         x = 0.0
         for word in (part for whole in words for part in self._break(whole, width)):
             gap = self._blank if word.space else 0
-            if not lines or x + gap + self._width(word) > width:
+            if not lines or word.line or x + gap + self._width(word) > width:
                 lines.append([])
                 x, gap = 0.0, 0
             lines[-1].append(word)
@@ -137,6 +139,6 @@ class TextBlock:
         if self._width(word) <= width or len(word.text) == 1:
             return [word]
         count = max(1, int(len(word.text) * width / self._width(word)) - 1)
-        rest = Word(word.text[count:], word.bold, word.chip, False)
-        return [Word(word.text[:count], word.bold, word.chip, word.space),
+        rest = replace(word, text=word.text[count:], space=False, line=False)
+        return [replace(word, text=word.text[:count]),
                 *self._break(rest, width)]

@@ -71,6 +71,8 @@ def test_prompts_of_all_kinds_are_drawn_in_the_colour_of_their_id(visualizer):
     assert count(picture, colour_of(3)) > 100
     assert count(picture, colour_of(7)) > 100
     assert count(picture, colour_of(0)) == 0
+    # Questions may ask for the colour inside: it is not tinted.
+    assert count(visualizer.draw(grey(level=77), sample), (77, 77, 77)) > 70000
 
 
 def test_small_images_are_enlarged_and_large_ones_reduced():
@@ -133,6 +135,12 @@ def test_parse_chips_and_phrases():
         ('then', False, True), ('Prompt12', True, True), (':', False, False),
         ('mask 2', True, True), ('.', False, False)]
     assert [w.chip for w in words if w.chip] == [colour_of(0), colour_of(12), colour_of(1)]
+
+
+def test_line_breaks_are_kept():
+    block = TextBlock('Question', 'Which?\nA. red\n\nB. <Prompt1>\n', 400, 16, label_width=80)
+    assert [[word.text for word in line] for line in block.lines] == [
+        ['Which?'], ['A.', 'red'], ['B.', 'Prompt1']]
 
 
 def test_wrapping_keeps_every_character_within_the_width():
