@@ -2,5 +2,6 @@
 
 from pixelsail_mm.models.experts.base import VisionExpert
 from pixelsail_mm.models.experts.cached import CachedExpert
+from pixelsail_mm.models.experts.transformers_expert import Mask2FormerExpert, SAM2Expert
 
-__all__ = ['CachedExpert', 'VisionExpert']
+__all__ = ['CachedExpert', 'Mask2FormerExpert', 'SAM2Expert', 'VisionExpert']

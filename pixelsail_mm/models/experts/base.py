@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Sequence
 
+import torch
 from torch import Tensor
 
 from pixelsail_mm.structures import PixelDataSample
@@ -20,3 +21,7 @@ class VisionExpert(ABC):
     @abstractmethod
     def __call__(self, data_samples: Sequence[PixelDataSample]) -> list[Tensor | None]:
         """Feature maps ``(C,h,w)`` float32, one per sample; None where there is no image."""
+
+    def to(self, device: torch.device) -> VisionExpert:
+        """Follow the trained model to its device; nothing to do for experts without weights."""
+        return self

@@ -59,6 +59,8 @@ class ExpertDistillLoss(nn.Module):
             Scalar; zero (with a gradient for ``proj``) when nothing can be compared.
         """
         with torch.no_grad():
+            if hasattr(self.expert, 'to'):
+                self.expert.to(self.proj.weight.device)
             targets = self.expert(data_samples)
         pairs = [(ours, theirs) for ours, theirs in zip(features, targets)
                  if ours is not None and theirs is not None]
