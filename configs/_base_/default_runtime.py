@@ -26,7 +26,7 @@ visualizer = dict(type='Visualizer', vis_backends=vis_backends)
 # The losses of a log line are means over the last `window_size` iterations: at least the logger's
 # interval and one gradient-accumulation window.
 log_processor = dict(
-    by_epoch=False, mean_pattern=r'.*(loss|time|data_time|grad_norm|tokens_per_sec).*')
+    by_epoch=False, mean_pattern=r'.*(loss|time|tokens_per_sec).*')
 log_level = 'INFO'
 
 # Seed of data order, dropout and point sampling; sample randomness: `seed` of the datasets.

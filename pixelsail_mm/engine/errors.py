@@ -49,6 +49,19 @@ def _explain_unknown_type(message: str) -> Optional[str]:
     return f"type='{name}' is not a registered {registry}; {hint}"
 
 
+def _is_wrong_argument(error: BaseException) -> bool:
+    """Whether a component was built with an argument it does not take (or without one it needs).
+
+    Python raises that in the caller's frame, here the registry's.
+    """
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return (isinstance(error, TypeError) and frame is not None
+            and Path(frame.tb_frame.f_code.co_filename).parts[-2:] ==
+            ('registry', 'build_functions.py'))
+
+
 def explain(error: BaseException) -> Optional[str]:
     """Turn an error that a user can mend into one message.
 
@@ -70,8 +83,8 @@ def explain(error: BaseException) -> Optional[str]:
         return f'{error.strerror or text}: {error.filename}' if error.filename else text
     if isinstance(error, SyntaxError):
         return f'{error.filename}, line {error.lineno}: {error.msg}'
-    if text.startswith('class `'):
-        return text
+    if _is_wrong_argument(error):
+        return f'{text}; compare the keys of this component in the config with its documentation'
     if isinstance(error, ModuleNotFoundError) and not (error.name or '').startswith('pixelsail_mm'):
         return f'{text}; install it, or correct custom_imports in the config'
     return None

@@ -1,7 +1,7 @@
 """Checks that take a second before a training that takes days."""
 
 import os
-from typing import Iterator, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from mmengine.config import Config
 
@@ -18,14 +18,12 @@ def _paths(node, where: str) -> Iterator[Tuple[str, str]]:
     root = node.get('data_root') or ''
     for key, value in node.items():
         name = f'{where}.{key}'
-        if isinstance(value, str) and key == 'data_root' and value:
-            yield name, value
-        elif isinstance(value, str) and key.endswith(('ann_file', '_file', '_path')) and value:
+        if isinstance(value, str) and key.endswith('_file') and value:
             yield name, os.path.join(root, value)
         elif key == 'data_prefix' and isinstance(value, dict):
             yield from ((f'{name}.{kind}', os.path.join(root, path))
                         for kind, path in value.items() if path)
-        else:
+        elif key != 'pipeline':
             yield from _paths(value, name)
 
 
@@ -42,10 +40,14 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
     wanted = [item for loader in loaders for item in _paths(cfg.get(loader), loader)]
     if cfg.get('load_from'):
         wanted.append(('load_from', cfg.load_from))
-    missing = [(key, path) for key, path in wanted
-               if '://' not in path and not os.path.exists(os.path.expanduser(path))]
+    missing: Dict[str, List[str]] = {}
+    for key, path in wanted:
+        if '://' not in path and not os.path.exists(os.path.expanduser(path)):
+            missing.setdefault(path, []).append(key)
     if missing:
-        lines = '\n'.join(f'  {path}   ({key})' for key, path in missing)
+        lines = '\n'.join(f'  {path}   ({keys[0]}'
+                          + (f' and {len(keys) - 1} more)' if len(keys) > 1 else ')')
+                          for path, keys in missing.items())
         raise ConfigError(f'{len(missing)} files or folders of the config are missing:\n{lines}\n'
-                          'correct these keys (or --cfg-options), or fetch the data first '
-                          '(docs on data preparation)')
+                          'correct these keys (or --cfg-options), or fetch or generate the data '
+                          'first')

@@ -60,11 +60,29 @@ def test_all_missing_files_are_listed(tmp_path):
 
 
 def test_unknown_type_suggests_the_right_one():
-    from pixelsail_mm.registry import METRICS
+    from pixelsail_mm.registry import DATA_SAMPLERS
     with pytest.raises(KeyError) as error:
-        METRICS.build(dict(type='RefSegMetrik'))
-    assert explain(error.value).startswith("type='RefSegMetrik' is not a registered metric; "
-                                           'did you mean RefSegMetric')
+        DATA_SAMPLERS.build(dict(type='DefaultSamplr'))
+    assert explain(error.value) == ("type='DefaultSamplr' is not a registered data sampler; "
+                                    'did you mean DefaultSampler?')
+
+
+def test_wrong_argument_of_a_component_is_the_users_mistake():
+    from mmengine.registry import Registry
+    registry = Registry('thing')
+
+    @registry.register_module()
+    class Thing:
+
+        def __init__(self, size):
+            self.size = len(size)
+
+    with pytest.raises(TypeError) as error:
+        registry.build(dict(type='Thing', sise=1))
+    assert "unexpected keyword argument 'sise'" in explain(error.value)
+    with pytest.raises(TypeError) as error:
+        registry.build(dict(type='Thing', size=1))
+    assert explain(error.value) is None
 
 
 @pytest.mark.parametrize('error, expected', [
@@ -72,7 +90,6 @@ def test_unknown_type_suggests_the_right_one():
     (CheckpointError('f.pth', 'broken', 'copy it'), 'f.pth: broken; copy it'),
     (FileNotFoundError(2, 'No such file or directory', 'x.json'),
      'No such file or directory: x.json'),
-    (TypeError('class `A` in a.py: unexpected keyword'), 'class `A` in a.py: unexpected keyword'),
     (ModuleNotFoundError("No module named 'plugin'", name='plugin'),
      "No module named 'plugin'; install it, or correct custom_imports in the config"),
 ])
@@ -81,7 +98,7 @@ def test_user_errors_are_explained(error, expected):
 
 
 @pytest.mark.parametrize('error', [
-    ValueError('bug'), KeyError('bug'), ConnectionError('reset'),
+    ValueError('bug'), KeyError('bug'), TypeError('bug'), ConnectionError('reset'),
     ModuleNotFoundError('x', name='pixelsail_mm.absent')])
 def test_bugs_keep_their_traceback(error):
     assert explain(error) is None
