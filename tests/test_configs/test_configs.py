@@ -1,0 +1,101 @@
+"""Every config is built, with its sizes shrunk and its downloads replaced by random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine import Config
+
+from pixelsail_mm.registry import MODELS, TRANSFORMS
+from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / 'configs' / 'pixelsail').glob('*.py'))
+TINY_SWIN = dict(model_type='swin', image_size=64, embed_dim=8, depths=[1, 1, 1, 1],
+                 num_heads=[1, 1, 2, 2], window_size=4,
+                 out_features=['stage1', 'stage2', 'stage3', 'stage4'])
+
+
+def shrunk_model(cfg):
+    """The config's model: its parts and switches, two narrow layers, no file and no network."""
+    model = cfg.model.to_dict()
+    model['tokenizer'] = byte_tokenizer()
+    llm = model['backbone']['llm']
+    family = 'qwen2' if isinstance(llm, str) else llm['model_type']
+    model['backbone'].update(llm=TINY_LLM | dict(model_type=family), dtype=None)
+    model['neck']['max_channels'] = 16
+    if model['mask_head'].get('num_points'):
+        model['mask_head']['num_points'] = 32
+    for loss in model['distill']:
+        loss['expert'] = lambda samples: [torch.zeros(loss['expert_channels'], 4, 4)
+                                          if sample.get('img_path') else None for sample in samples]
+        loss.setdefault('expert_channels', 256)
+    return model
+
+
+def test_there_are_configs():
+    assert {'pixelsail_tiny', 'pixelsail_mini', 'pixelsail_0.5b', 'pixelsail_3b'} <= {
+        path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_model_trains_one_step(path):
+    model = MODELS.build(shrunk_model(Config.fromfile(path))).train()
+    patch = model.backbone.patch_size
+    image = make_sample(model.tokens, (2, 3), 2, (4,), patch_size=patch)
+    text = make_sample(model.tokens, None, seed=1)
+    image[1].set_metainfo(dict(img_path='a.png'))
+    text[1].set_metainfo(dict(img_path=None))
+    losses = model(**model.data_preprocessor(collate([image, text])), mode='loss')
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_pipelines_build(path):
+    cfg = Config.fromfile(path)
+    for name in ('train_pipeline', 'test_pipeline'):
+        for stage in cfg[name]:
+            settings = stage.to_dict()
+            if 'tokenizer' in settings:
+                settings['tokenizer'] = byte_tokenizer()
+            assert TRANSFORMS.build(settings) is not None
+        assert cfg[name][-2].type == 'BuildConversation'
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_patch_size_agrees_with_the_pipeline(path):
+    cfg = Config.fromfile(path)
+    grids = [stage.patch_size for name in ('train_pipeline', 'test_pipeline')
+             for stage in cfg[name] if stage.type == 'ResizeToGrid']
+    assert set(grids) == {cfg.model.backbone.patch_size}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_opens_with_the_command_that_runs_it(path):
+    head = path.read_text().split('_base_')[0]
+    assert 'tools/train.py' in head or 'tools/dist_train.sh' in head
+    assert path.name in head
+
+
+def test_experts_of_the_recipe():
+    cfg = Config.fromfile(ROOT / 'configs/pixelsail/pixelsail_0.5b.py')
+    kinds = {loss.expert.type: (loss.feature, loss.loss_weight) for loss in cfg.model.distill}
+    assert kinds == {'Mask2FormerExpert': ('neck', 0.5), 'SAM2Expert': ('backbone', 0.5)}
+    assert cfg.optim_wrapper.optimizer.lr == 4e-5
+    assert cfg.optim_wrapper.accumulative_counts == 8
+
+
+@pytest.mark.parametrize('option', ['model.distill=[]', 'model.neck.type=BilinearUpsampler',
+                                    'model.prompt_injector.type=PooledPromptInjector'])
+def test_swapping_one_line(option):
+    cfg = Config.fromfile(ROOT / 'configs/pixelsail/pixelsail_tiny.py')
+    key, value = option.split('=')
+    cfg.merge_from_dict({key: [] if value == '[]' else value})
+    if 'neck' in key:
+        assert cfg.model.neck.out_stride == 2
+    model = shrunk_model(cfg)
+    if 'Bilinear' in option:
+        model['neck'].pop('max_channels')
+    assert MODELS.build(model) is not None
