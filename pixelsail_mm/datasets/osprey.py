@@ -17,7 +17,8 @@ from pixelsail_mm.tokenization import NUM_PROMPTS
 # Eight spellings: with or without angle brackets, region, Region, misspelt regon, Regon. Numbers
 # are taken whole, so region10 never becomes region1 followed by a 0 (a fault of the release).
 _REGION = re.compile(r'<[Rr]egi?on(\d+)>|(?<!\w)[Rr]egi?on(\d+)(?!\w)')
-_CHOICE = re.compile(r'(?<!\w)([A-H])[.)]\s*(.+?)(?=\s+[A-H][.)]\s|\s+Answer\b|\s*$)', re.DOTALL)
+_CHOICE = re.compile(r'(?<!\w)\(?([A-H])[.)]\s*(.+?)(?=\s+\(?[A-H][.)]\s|\s+Answer\b|\s*$)',
+                     re.DOTALL)
 
 
 def parse_choices(question: str) -> list[str]:

@@ -43,6 +43,8 @@ class SkipCounter:
     def counts(self) -> Counter:
         """Reasons and their numbers, of all processes."""
         counts: Counter = Counter()
+        if not os.path.exists(self._path):  # a copy that outlived the counter it was made of
+            return counts
         with open(self._path, encoding='utf-8') as file:
             for line in file:
                 times, _, reason = line.rstrip('\n').partition('\t')

@@ -14,14 +14,15 @@ from typing import Callable, Collection, Sequence
 from .presets import COLOURS, KINDS, SIZES, TEXTURES
 from .scene import ATTRIBUTES, SceneObject
 
-# Superlative word -> (quantity, sign); the winner has the largest signed value.
+# Superlative word -> (axis of the centroid or None for the area, sign); the winner has the largest
+# signed value.
 SUPERLATIVES = {
-    'leftmost': ('x', -1), 'rightmost': ('x', 1), 'topmost': ('y', -1), 'bottommost': ('y', 1),
-    'left': ('x', -1), 'right': ('x', 1), 'top': ('y', -1), 'bottom': ('y', 1),
-    'largest': ('area', 1), 'smallest': ('area', -1),
+    'leftmost': (0, -1), 'rightmost': (0, 1), 'topmost': (1, -1), 'bottommost': (1, 1),
+    'left': (0, -1), 'right': (0, 1), 'top': (1, -1), 'bottom': (1, 1),
+    'largest': (None, 1), 'smallest': (None, -1),
 }
-# Relation -> (quantity, sign); it holds if sign * (target - anchor) exceeds the margin.
-RELATIONS = {'left of': ('x', -1), 'right of': ('x', 1), 'above': ('y', -1), 'below': ('y', 1)}
+# Relation -> (axis, sign); it holds if sign * (target - anchor) exceeds the margin.
+RELATIONS = {'left of': (0, -1), 'right of': (0, 1), 'above': (1, -1), 'below': (1, 1)}
 POSITION_MARGIN = 0.07  # of the image side
 AREA_RATIO = 1.35
 EXTENT_RATIO = 1.10
@@ -169,40 +170,36 @@ def evaluate(expression: Expression, objects: Sequence[SceneObject], image_size:
     return frozenset(found)
 
 
-def _position(item: SceneObject, quantity: str) -> float:
-    return item.centroid['xy'.index(quantity)]
-
-
 def _winner(word: str, matches: Collection[int], objects: Sequence[SceneObject],
             image_size: int) -> frozenset[int]:
-    quantity, sign = SUPERLATIVES[word]
+    axis, sign = SUPERLATIVES[word]
     for i in matches:
-        if all(_exceeds(objects[i], objects[j], quantity, sign, image_size)
+        if all(_exceeds(objects[i], objects[j], axis, sign, image_size)
                for j in matches if j != i):
             return frozenset([i])
     return frozenset()
 
 
-def _exceeds(item: SceneObject, other: SceneObject, quantity: str, sign: int,
+def _exceeds(item: SceneObject, other: SceneObject, axis: int | None, sign: int,
              image_size: int) -> bool:
-    if quantity == 'area':
+    if axis is None:
         large, little = (item, other) if sign > 0 else (other, item)
         return (large.area >= AREA_RATIO * little.area
                 and large.extent >= EXTENT_RATIO * little.extent)
-    difference = sign * (_position(item, quantity) - _position(other, quantity))
+    difference = sign * (item.centroid[axis] - other.centroid[axis])
     return difference >= POSITION_MARGIN * image_size
 
 
 def _related(relation: str, matches: Collection[int], anchor: int, objects: Sequence[SceneObject],
              image_size: int) -> frozenset[int]:
-    quantity, sign = RELATIONS[relation]
+    axis, sign = RELATIONS[relation]
+    origin, margin = objects[anchor].centroid[axis], POSITION_MARGIN * image_size
     chosen = []
     for i in matches:
         if i == anchor:
             continue
-        difference = sign * (_position(objects[i], quantity)
-                             - _position(objects[anchor], quantity))
-        if abs(difference) < POSITION_MARGIN * image_size:
+        difference = sign * (objects[i].centroid[axis] - origin)
+        if abs(difference) < margin:
             return frozenset()
         if difference > 0:
             chosen.append(i)
