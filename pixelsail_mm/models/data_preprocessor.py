@@ -99,8 +99,9 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             ``vision_patch_indices`` (row in ``vision_patches``, -1 elsewhere) and
             ``vp_token_indices`` (K of the prompt, -2 patch without prompt, -1 elsewhere), all
             ``(B,L)`` int64; ``position_ids`` ``(3,B,L)``; ``vision_patches`` ``(N,3*p*p)`` float,
-            flattened (channel, row, column); ``turn_ids`` ``(B,L)`` or None; ``grids``, ``image_spans`` (``<vision>`` to one past
-            ``</vision>``, or None) and ``lengths``, lists per sample.
+            flattened (channel, row, column); ``turn_ids`` ``(B,L)`` if any sample has them;
+            ``grids``, ``image_spans`` (``<vision>`` to one past ``</vision>``, or None) and
+            ``lengths``, lists per sample.
 
         Raises:
             ValueError: The ``<vpatch>`` tokens of a sample do not match its image.

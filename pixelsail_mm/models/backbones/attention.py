@@ -138,6 +138,7 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
         dropout: Attention dropout probability.
         sliding_window: Window of the base model; must not be shorter than the sequence.
         layout: Spans of the batch; None means plain causal attention.
+        **kwargs: What decoders pass to other attention functions; not used.
 
     Returns:
         Output ``(B,Lq,H,D)`` and None (no attention weights).

@@ -10,8 +10,11 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from pixelsail_mm.models.backbones.attention import (ATTENTION_NAME, AttentionLayout,
-                                                     image_block_attention)
+from pixelsail_mm.models.backbones.attention import (
+    ATTENTION_NAME,
+    AttentionLayout,
+    image_block_attention,
+)
 from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 from pixelsail_mm.registry import MODELS
 
@@ -41,7 +44,7 @@ class SingleTransformer(BaseModule):
             faster when they outweigh what the first layers add to the residual stream.
         residual_scale: Factor on the initial output projections of attention and MLP, random
             weights only.
-        patch_embed_gain: Factor on the initial patch embedding (torch's default for a linear layer).
+        patch_embed_gain: Factor on the initial weights of the patch embedding.
         trust_remote_code: Passed to transformers; leave off unless you trust the repository.
         init_cfg: MMEngine initialisation config.
 
@@ -54,7 +57,8 @@ class SingleTransformer(BaseModule):
                  vocab_size: int | None = None, dtype: str | None = None,
                  attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
                  embedding_std: float | None = None, residual_scale: float = 1.0,
-                 patch_embed_gain: float = 1.0, trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
+                 patch_embed_gain: float = 1.0, trust_remote_code: bool = False,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
             raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
