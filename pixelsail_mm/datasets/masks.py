@@ -70,7 +70,8 @@ def _decode_polygons(polygons, height: int, width: int, file: str | None, key: s
             points = np.full(0, np.nan)
         if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
             raise BadSampleError(file, f'{key}[{i}]', 'a polygon needs at least 3 points as a flat '
-                                 f'list [x1, y1, x2, y2, ...] of finite numbers, got {polygon!r:.80}')
+                                 'list [x1, y1, x2, y2, ...] of finite numbers, '
+                                 f'got {polygon!r:.60}')
         for rle in coco_mask.frPyObjects([points.tolist()], height, width):
             decoded |= coco_mask.decode(rle).astype(bool)
     return decoded

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 
-
-def _tensor_field(name: str, dtype: torch.dtype, ndim: int, doc: str) -> property:
-    """Property of a tensor field that checks dtype and number of dimensions when set."""
-    private = f'_{name}'
-
-    def getter(self):
-        return getattr(self, private)
-
-    def setter(self, value):
-        if not isinstance(value, torch.Tensor) or value.dtype != dtype or value.ndim != ndim:
-            got = (f'{value.dtype} {tuple(value.shape)}' if isinstance(value, torch.Tensor) else
-                   type(value).__name__)
-            raise TypeError(f'PixelDataSample.{name} must be a {dtype} tensor of {ndim} dimensions '
-                            f'({doc}), got {got}')
-        self._check_size(name, value)
-        self.set_field(value, private, dtype=torch.Tensor)
-
-    def deleter(self):
-        delattr(self, private)
-
-    return property(getter, setter, deleter, doc)
+# Field -> (dtype, shape in words); three-dimensional fields have the image's (H, W).
+_ARRAY_FIELDS = {
+    'gt_masks': ('bool', ('n', 'H', 'W')),
+    'prompt_masks': ('bool', ('P', 'H', 'W')),
+    'prompt_ids': ('int64', ('P', )),
+    'image': ('uint8', ('3', 'H', 'W')),
+    'pred_masks': ('bool', ('n', 'H', 'W')),
+    'pred_scores': ('float32', ('n', )),
+}
 
 
 class PixelDataSample(BaseDataElement):
@@ -44,8 +35,9 @@ class PixelDataSample(BaseDataElement):
         pred_masks: BoolTensor (n, H, W), predicted masks in ``[SEG]`` order; n may be 0.
         pred_scores: FloatTensor (n,), confidence of each predicted mask in [0, 1].
 
-    Setting a field to another dtype, number of dimensions or image size raises an error that
-    names the field.
+    Raises:
+        TypeError: A field is set to another type, dtype or number of dimensions.
+        ValueError: A field's (H, W) is not ``ori_shape``.
 
     Examples:
         >>> import torch
@@ -56,29 +48,33 @@ class PixelDataSample(BaseDataElement):
         (True, False)
     """
 
-    gt_masks = _tensor_field('gt_masks', torch.bool, 3, 'n, H, W at ori_shape')
-    prompt_masks = _tensor_field('prompt_masks', torch.bool, 3, 'P, H, W at ori_shape')
-    prompt_ids = _tensor_field('prompt_ids', torch.int64, 1, 'P')
-    image = _tensor_field('image', torch.uint8, 3, '3, H, W at ori_shape')
-    pred_masks = _tensor_field('pred_masks', torch.bool, 3, 'n, H, W at ori_shape')
-    pred_scores = _tensor_field('pred_scores', torch.float32, 1, 'n')
+    gt_masks: torch.Tensor
+    prompt_masks: torch.Tensor
+    prompt_ids: torch.Tensor
+    image: torch.Tensor
+    pred_text: str
+    pred_masks: torch.Tensor
+    pred_scores: torch.Tensor
 
-    @property
-    def pred_text(self) -> str:
-        """Generated text."""
-        return self._pred_text
+    def set_field(self, value: Any, name: str, dtype=None, field_type: str = 'data') -> None:
+        """Set a field after checking it; every way of setting one leads here."""
+        if field_type == 'data' and name in _ARRAY_FIELDS:
+            self._check_array(name, value)
+        elif name == 'pred_text' and not isinstance(value, str):
+            raise TypeError(f'PixelDataSample.pred_text must be a str, got {type(value).__name__}')
+        super().set_field(value, name, dtype, field_type)
 
-    @pred_text.setter
-    def pred_text(self, value: str) -> None:
-        self.set_field(value, '_pred_text', dtype=str)
-
-    @pred_text.deleter
-    def pred_text(self) -> None:
-        del self._pred_text
-
-    def _check_size(self, name: str, value: torch.Tensor) -> None:
-        """Reject maps that are not of the image's size."""
-        shape = self.metainfo.get('ori_shape')
-        if value.ndim == 3 and shape is not None and tuple(value.shape[1:]) != tuple(shape):
-            raise ValueError(f'PixelDataSample.{name} has (H, W) = {tuple(value.shape[1:])}, but '
-                             f'ori_shape of the sample is {tuple(shape)}')
+    def _check_array(self, name: str, value: Any) -> None:
+        dtype, axes = _ARRAY_FIELDS[name]
+        got = type(value).__name__
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            if str(value.dtype).removeprefix('torch.') == dtype and value.ndim == len(axes):
+                shape = self.get('ori_shape')
+                if len(axes) == 3 and shape is not None and tuple(value.shape[1:]) != tuple(shape):
+                    raise ValueError(
+                        f'PixelDataSample.{name} has (H, W) = {tuple(value.shape[1:])}, but '
+                        f'ori_shape of the sample is {tuple(shape)}')
+                return
+            got = f'{value.dtype} {tuple(value.shape)}'
+        raise TypeError(f'PixelDataSample.{name} must be a {dtype} tensor of shape '
+                        f'({", ".join(axes)}), got {got}')

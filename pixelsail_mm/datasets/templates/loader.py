@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 IMAGE_MARKER = '<image>'
@@ -13,7 +13,7 @@ _DATA = Path(__file__).parent / 'data'
 _MARKER_AND_NEWLINE = re.compile(f'{IMAGE_MARKER}\n|\n{IMAGE_MARKER}|{IMAGE_MARKER}')
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(name: str) -> dict:
     return json.loads((_DATA / f'{name}.json').read_text(encoding='utf-8'))
 
@@ -43,7 +43,7 @@ def load_templates(name: str | Sequence[str]) -> list[str]:
     if isinstance(name, str):
         lists = {k: v for k, v in _read('questions').items() if k != 'version'}
         if name not in lists:
-            raise KeyError(f'template list {name!r} does not exist in templates/data/questions.json; '
+            raise KeyError(f'template list {name!r} is not in templates/data/questions.json; '
                            f'choose from {sorted(lists)} or give a list of strings')
         return list(lists[name])
     strings = list(name)

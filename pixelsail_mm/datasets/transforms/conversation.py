@@ -13,8 +13,15 @@ from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.templates import clean_question, resolve_prompt_template
 from pixelsail_mm.datasets.transforms.loading import Results, source_of
 from pixelsail_mm.registry import TRANSFORMS
-from pixelsail_mm.tokenization import (NUM_PROMPTS, SEG_TOKEN, VISION_END, VISION_PATCH,
-                                       VISION_START, SpecialTokens, build_tokenizer)
+from pixelsail_mm.tokenization import (
+    NUM_PROMPTS,
+    SEG_TOKEN,
+    VISION_END,
+    VISION_PATCH,
+    VISION_START,
+    SpecialTokens,
+    build_tokenizer,
+)
 
 IGNORE_INDEX = -100
 _PROMPT_NUMBER = re.compile(r'<Prompt(\d+)>')
@@ -193,8 +200,8 @@ class BuildConversation(BaseTransform):
                 break
             kept += 1
         if not kept:
-            raise BadSampleError(source_of(results), 'conversation', f'one turn needs {used} tokens '
-                                 f'with its image, max_length is {self.max_length}; raise it, or '
+            raise BadSampleError(source_of(results), 'conversation', f'one turn and its image need '
+                                 f'{used} tokens, max_length is {self.max_length}; raise it, or '
                                  'lower max_size of ResizeToGrid')
         return segments[-kept:] if self.generation else segments[:kept]
 
@@ -204,9 +211,9 @@ class BuildConversation(BaseTransform):
         masks = results['gt_masks']
         if sum(counts) != len(masks):
             sample = results.get('meta', {}).get('sample_id', '?')
-            raise BadSampleError(source_of(results), f'sample {sample}', f'{sum(counts)} {SEG_TOKEN}'
-                                 f' in the answers but {len(masks)} masks; give one mask per '
-                                 f'{SEG_TOKEN}, in the same order')
+            raise BadSampleError(source_of(results), f'sample {sample}',
+                                 f'{sum(counts)} {SEG_TOKEN} in the answers but {len(masks)} masks; '
+                                 f'give one mask per {SEG_TOKEN}, in the same order')
         results['gt_masks'] = masks[:sum(counts[:kept])]
 
     def __repr__(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.masks import decode_mask
@@ -15,6 +17,9 @@ from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
 Results = dict[str, Any]
+# What Pillow's decoders raise on corrupt bytes; a cut-off file is an OSError.
+_DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError,
+                    OverflowError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def source_of(results: Results) -> str:
@@ -62,9 +67,9 @@ class LoadImage(BaseTransform):
         stated = (results.get('height') or height, results.get('width') or width)
         if tuple(stated) != (height, width):
             raise BadSampleError(
-                source_of(results), 'height, width', f'the annotation states {stated[0]}x{stated[1]}'
-                f' (HxW) but the image is {height}x{width}; use the image the annotation was made '
-                'for')
+                source_of(results), 'height, width', 'the annotation states '
+                f'{stated[0]}x{stated[1]} (HxW) but the image is {height}x{width}; use the image '
+                'the annotation was made for')
         results.update(img=image, ori_shape=(height, width))
         return results
 
@@ -80,10 +85,9 @@ class LoadImage(BaseTransform):
             raise BadSampleError(
                 path, 'img_path', 'no such image; check data_root and img_path of the dataset'
             ) from error
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError,
-                Image.DecompressionBombError) as error:
-            if isinstance(error, BadSampleError):
-                raise
+        except BadSampleError:
+            raise
+        except _DECODING_ERRORS as error:
             raise BadSampleError(
                 path, 'img_path', f'cannot be decoded ({error}); download or re-encode it again'
             ) from error

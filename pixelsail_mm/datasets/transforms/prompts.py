@@ -34,8 +34,8 @@ class PromptTypeAugment(BaseTransform):
                  min_depth: float = 16) -> None:
         weights = np.asarray(probs, float)
         if weights.shape != (3,) or (weights < 0).any() or not weights.sum() > 0:
-            raise ValueError('PromptTypeAugment: probs must be three weights >= 0 for mask, box and '
-                             f'point, not all 0; got {probs}')
+            raise ValueError('PromptTypeAugment: probs must be three weights >= 0 for mask, box '
+                             f'and point, not all 0; got {probs}')
         self.probs = weights / weights.sum()
         self.min_depth = min_depth
 
