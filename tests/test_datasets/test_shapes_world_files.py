@@ -270,3 +270,7 @@ def test_command_line(repo_root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == read_json(tmp_path / 'set/info.json')
     assert image_size(tmp_path / 'set') == 48
+    again = subprocess.run(command, cwd=repo_root, env={**os.environ, 'PYTHONPATH': '.'},
+                           capture_output=True, text=True)
+    assert again.returncode == 1 and again.stderr.startswith('error: ')
+    assert '--overwrite' in again.stderr

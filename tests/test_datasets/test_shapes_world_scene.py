@@ -1,5 +1,7 @@
 """ShapesWorld images: visible masks, exact segmentations."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -53,6 +55,20 @@ def test_objects_occlude_each_other_in_the_full_preset():
     circles = [item for scene in scenes for item in scene.objects if item.kind == 'circle']
     shares = [item.area / (np.pi / 4 * item.extent**2) for item in circles]
     assert min(shares) < 0.8 < np.median(shares)
+
+
+def test_a_preset_that_cannot_be_laid_out_is_explained(monkeypatch):
+    monkeypatch.setattr('pixelsail_mm.datasets.shapes_world.scene._LAYOUT_TRIES', 2)
+    crowded = replace(MINI, num_objects=(40, 40))
+    with pytest.raises(RuntimeError, match='num_objects'):
+        draw_scene(crowded, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize('image_size, counts', [(16, None), (None, {'train': -1}),
+                                                (None, {'dev': 4})])
+def test_senseless_options_are_refused(image_size, counts):
+    with pytest.raises(ValueError, match='image size|counts'):
+        MINI.with_options(image_size, counts)
 
 
 @pytest.mark.parametrize('kind', KINDS)

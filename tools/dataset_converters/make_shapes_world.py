@@ -6,6 +6,7 @@ Example:
 
 import argparse
 import json
+import sys
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +30,11 @@ def main() -> None:
     from pixelsail_mm.datasets.shapes_world import make_shapes_world
     counts = {split: getattr(args, split) for split in ('train', 'val', 'test')
               if getattr(args, split) is not None}
-    info = make_shapes_world(args.out, args.preset, args.seed, counts, args.size, args.workers,
-                             args.overwrite)
+    try:
+        info = make_shapes_world(args.out, args.preset, args.seed, counts, args.size, args.workers,
+                                 args.overwrite)
+    except (FileExistsError, ValueError) as error:
+        sys.exit(f'error: {error}')
     print(json.dumps(info, indent=2))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 # Bumped whenever the same preset and seed would give other files.
 GENERATOR_VERSION = 1
 SPLITS = ('train', 'val', 'test')
+MIN_IMAGE_SIZE = 32
 
 COLOURS = {
     'red': (222, 38, 38),
@@ -75,7 +76,16 @@ class Preset:
 
     def with_options(self, image_size: int | None = None,
                      counts: dict[str, int] | None = None) -> Preset:
-        """Copy with another image size or other image counts (None keeps the preset's)."""
+        """Copy with another image size or other image counts (None keeps the preset's).
+
+        Raises:
+            ValueError: The size is too small to tell the shapes apart, or a count is negative.
+        """
+        if image_size is not None and image_size < MIN_IMAGE_SIZE:
+            raise ValueError(f'image size {image_size} is below {MIN_IMAGE_SIZE} pixels, where '
+                             'shapes cannot be told apart')
+        if any(split not in SPLITS or count < 0 for split, count in (counts or {}).items()):
+            raise ValueError(f'counts must give numbers >= 0 for {SPLITS}, got {counts}')
         return replace(
             self,
             image_size=image_size or self.image_size,

@@ -11,6 +11,7 @@ from .presets import Preset
 
 ATTRIBUTES = ('size', 'texture', 'colour', 'kind')
 _PLACEMENT_TRIES = 60
+_LAYOUT_TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,17 @@ def draw_scene(preset: Preset, rng: np.random.Generator) -> Scene:
     Args:
         preset: Vocabulary and sizes.
         rng: Source of all randomness.
+
+    Raises:
+        RuntimeError: No layout fits; the preset asks for too many or too large objects.
     """
-    while True:
+    for _ in range(_LAYOUT_TRIES):
         looks = _draw_attributes(preset, rng)
         layout = _place(looks, preset, rng)
         if layout is not None:
             return _render(layout, preset, rng)
+    raise RuntimeError(f'preset {preset.name!r}: no layout in {_LAYOUT_TRIES} fits; lower '
+                       'num_objects, radii, min_visible or min_visible_area')
 
 
 def _draw_attributes(preset: Preset, rng: np.random.Generator) -> list[dict[str, str]]:
