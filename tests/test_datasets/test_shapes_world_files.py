@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -262,15 +263,20 @@ def test_an_impossible_preset_is_explained(tmp_path):
         make_shapes_world(tmp_path / 'set', 'midi')
 
 
-def test_command_line(repo_root, tmp_path):
-    command = [sys.executable, 'tools/dataset_converters/make_shapes_world.py', '--out',
-               str(tmp_path / 'set'), '--train', '2', '--val', '1', '--test', '1', '--size', '48']
-    done = subprocess.run(command, cwd=repo_root, env={**os.environ, 'PYTHONPATH': '.'},
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == read_json(tmp_path / 'set/info.json')
+def test_command_line(repo_root, tmp_path, monkeypatch, capsys):
+    script = str(repo_root / 'tools/dataset_converters/make_shapes_world.py')
+    monkeypatch.setattr(sys, 'argv', [script, '--out', str(tmp_path / 'set'), '--train', '2',
+                                      '--val', '1', '--test', '1', '--size', '48'])
+    runpy.run_path(script, run_name='__main__')
+    assert json.loads(capsys.readouterr().out) == read_json(tmp_path / 'set/info.json')
     assert image_size(tmp_path / 'set') == 48
-    again = subprocess.run(command, cwd=repo_root, env={**os.environ, 'PYTHONPATH': '.'},
-                           capture_output=True, text=True)
-    assert again.returncode == 1 and again.stderr.startswith('error: ')
-    assert '--overwrite' in again.stderr
+    with pytest.raises(SystemExit, match='error: .*--overwrite'):
+        runpy.run_path(script, run_name='__main__')
+
+
+def test_help_needs_no_heavy_import(repo_root):
+    script = 'tools/dataset_converters/make_shapes_world.py'
+    done = subprocess.run([sys.executable, '-X', 'importtime', script, '--help'], cwd=repo_root,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and '--preset' in done.stdout
+    assert 'torch' not in done.stderr
