@@ -212,7 +212,7 @@ class BuildConversation(BaseTransform):
         if sum(counts) != len(masks):
             sample = results.get('meta', {}).get('sample_id', '?')
             raise BadSampleError(source_of(results), f'sample {sample}',
-                                 f'{sum(counts)} {SEG_TOKEN} in the answers but {len(masks)} masks; '
+                                 f'{sum(counts)} {SEG_TOKEN} in the answers, {len(masks)} masks; '
                                  f'give one mask per {SEG_TOKEN}, in the same order')
         results['gt_masks'] = masks[:sum(counts[:kept])]
 

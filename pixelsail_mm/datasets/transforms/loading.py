@@ -132,14 +132,20 @@ class LoadVisualPrompts(BaseTransform):
     pixel it touches and is clipped to the image; a point is the one pixel that contains it.
 
     Added keys: ``prompt_masks`` (bool (P, H, W)), ``prompt_ids`` (list[int]), ``prompt_kinds``
-    (list of ``'mask'``, ``'box'``, ``'point'``). All are sorted by area, largest first and stable,
-    so that smaller prompts overwrite larger ones, as in the release's training; its inference does
-    not sort, which is not followed.
+    (list of ``'mask'``, ``'box'``, ``'point'``), all three in the same order.
+
+    Args:
+        sort_by_area: Sort by area, largest first and stable, so that smaller prompts overwrite
+            larger ones, as the release does in training. Its inference keeps the order given;
+            False reproduces that ("paper" protocol).
 
     Raises:
         BadSampleError: An id is out of range or used twice, a prompt is empty or lies outside the
             image, or the sample has prompts but no image.
     """
+
+    def __init__(self, sort_by_area: bool = True) -> None:
+        self.sort_by_area = sort_by_area
 
     def transform(self, results: Results) -> Results:
         """Add ``prompt_masks``, ``prompt_ids`` and ``prompt_kinds``."""
@@ -158,11 +164,16 @@ class LoadVisualPrompts(BaseTransform):
         kinds = []
         for i, prompt in enumerate(prompts):
             kinds.append(_draw(prompt, masks[i], source, f'prompts[{i}]'))
-        order = np.argsort(-masks.sum((1, 2)), kind='stable')
-        results['prompt_masks'] = masks[order]
+        order = range(len(ids))
+        if self.sort_by_area:
+            order = np.argsort([-np.count_nonzero(mask) for mask in masks], kind='stable')
+        results['prompt_masks'] = masks[list(order)] if ids else masks
         results['prompt_ids'] = [ids[i] for i in order]
         results['prompt_kinds'] = [kinds[i] for i in order]
         return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(sort_by_area={self.sort_by_area})'
 
 
 def _prompt_id(prompt: dict, source: str, i: int) -> int:
