@@ -11,9 +11,17 @@ from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, 
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'pixelsail').glob('*.py'))
-TINY_SWIN = dict(model_type='swin', image_size=64, embed_dim=8, depths=[1, 1, 1, 1],
-                 num_heads=[1, 1, 2, 2], window_size=4,
-                 out_features=['stage1', 'stage2', 'stage3', 'stage4'])
+
+
+class NoExpert:
+    """Stands for the frozen experts, whose weights are not here: features of zeros."""
+
+    def __init__(self, channels):
+        self.channels = channels
+
+    def __call__(self, data_samples):
+        return [torch.zeros(self.channels, 4, 4) if sample.get('img_path') else None
+                for sample in data_samples]
 
 
 def shrunk_model(cfg):
@@ -27,9 +35,7 @@ def shrunk_model(cfg):
     if model['mask_head'].get('num_points'):
         model['mask_head']['num_points'] = 32
     for loss in model['distill']:
-        loss['expert'] = lambda samples: [torch.zeros(loss['expert_channels'], 4, 4)
-                                          if sample.get('img_path') else None for sample in samples]
-        loss.setdefault('expert_channels', 256)
+        loss['expert'] = NoExpert(loss.setdefault('expert_channels', 256))
     return model
 
 
