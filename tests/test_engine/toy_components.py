@@ -50,7 +50,7 @@ class ToyPreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """Embedding, dropout, layer, head tied to the embedding; prediction is the sum of logits."""
+    """Embedding, dropout, layer, tied head; the prediction is the sum of the first logits."""
 
     def __init__(self, width=16, dropout=0.1):
         super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
@@ -70,7 +70,7 @@ class ToyModel(BaseModel):
             return dict(loss_lm=loss, loss_noise=(self.distill[0](states * noise)**2).mean())
         if mode == 'predict':
             for sample, row in zip(data_samples, logits):
-                sample.set_field(float(row.sum()), 'score')
+                sample.set_field(float(row[0].sum()), 'score')
             return data_samples
         return logits
 
@@ -115,3 +115,17 @@ class KillHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx == self.before:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@DATASETS.register_module()
+class AlternatingDataset(torch.utils.data.Dataset):
+    """Draws of several datasets in turn; with as many processes, each gets one of them."""
+
+    def __init__(self, datasets):
+        self.parts = [DATASETS.build(cfg) for cfg in datasets]
+
+    def __len__(self):
+        return len(self.parts) * min(len(part) for part in self.parts)
+
+    def __getitem__(self, draw):
+        return self.parts[draw % len(self.parts)][draw // len(self.parts)]

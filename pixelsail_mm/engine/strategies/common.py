@@ -8,6 +8,7 @@ from typing import Dict, List, Optional, Sequence, Union
 import torch
 import torch.distributed as dist
 from mmengine.dist import barrier, is_main_process
+from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from pixelsail_mm.engine.checkpoint import load_weights
@@ -36,6 +37,15 @@ def init_gloo(launcher: str, timeout: Optional[int] = None) -> None:
     os.environ.setdefault('MASTER_PORT', '29500')
     limit = datetime.timedelta(seconds=timeout) if timeout else None
     dist.init_process_group('gloo', timeout=limit)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Give the model inside a data-parallel wrapper, or the model itself.
+
+    Args:
+        model: Maybe wrapped.
+    """
+    return model.module if is_model_wrapper(model) else model
 
 
 def _steps(value: Union[int, float], total: int) -> Union[int, float]:
@@ -130,5 +140,4 @@ class StrategyMixin:
         Returns:
             dict: Name -> Tensor; complete on rank 0 (maybe empty elsewhere).
         """
-        model = self.model.module if hasattr(self.model, 'module') else self.model
-        return {key: value.cpu() for key, value in model.state_dict().items()}
+        return {key: value.cpu() for key, value in unwrap(self.model).state_dict().items()}

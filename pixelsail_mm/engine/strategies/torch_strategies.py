@@ -7,7 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 
 from pixelsail_mm.engine.checkpoint import apply_weights, load_state
-from pixelsail_mm.engine.strategies.common import StrategyMixin
+from pixelsail_mm.engine.strategies.common import StrategyMixin, unwrap
 from pixelsail_mm.registry import STRATEGIES
 
 
@@ -29,9 +29,13 @@ class _SafeResume(StrategyMixin):
         checkpoint = load_state(filename)
         if callback is not None:
             callback(checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        apply_weights(model, checkpoint.pop('state_dict'), filename, required_prefixes=[''])
+        apply_weights(unwrap(self.model), checkpoint.pop('state_dict'), filename,
+                      required_prefixes=[''])
         return checkpoint
+
+    def model_state_dict(self) -> dict:
+        """Give the weights on the CPU, under the same names with and without a wrapper."""
+        return self.gathered_state_dict()
 
 
 @STRATEGIES.register_module()
