@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from pixelsail_mm.engine.convert import convert_checkpoint
+from pixelsail_mm.engine.errors import CheckpointError, explain
+from pixelsail_mm.models.official_keys import UnknownKeysError, mm_to_official, official_to_mm
 
 
 def run(repo_root, tool, *args):
@@ -16,42 +21,57 @@ def run(repo_root, tool, *args):
 
 @pytest.mark.parametrize('name', ['weights', 'weights_tied_preproj'])
 @pytest.mark.parametrize('suffix', ['safetensors', 'pth'])
-def test_round_trip_is_bit_for_bit(repo_root, parity_dir, tmp_path, name, suffix):
+def test_round_trip_is_bit_for_bit(parity_dir, tmp_path, name, suffix):
     source = f'{parity_dir}/{name}.safetensors'
     ours, back = tmp_path / f'ours.{suffix}', tmp_path / 'back.safetensors'
-    first = run(repo_root, 'official_to_mm', source, ours)
-    assert first.returncode == 0, first.stderr
-    assert 'mask_head' in first.stdout and 'total' in first.stdout
-    assert run(repo_root, 'mm_to_official', ours, back).returncode == 0
+    table = convert_checkpoint(source, ours, official_to_mm)
+    assert 'mask_head' in table and 'total' in table
+    convert_checkpoint(ours, back, mm_to_official)
     before, after = load_file(source), load_file(back)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_unknown_names_are_listed(repo_root, tmp_path):
+def test_commands(repo_root, parity_dir, tmp_path):
+    """Both tools as a user runs them."""
+    source = f'{parity_dir}/weights.safetensors'
+    ours, back = tmp_path / 'ours.safetensors', tmp_path / 'back.safetensors'
+    first = run(repo_root, 'official_to_mm', source, ours)
+    assert first.returncode == 0, first.stderr
+    assert 'mask_head' in first.stdout and str(ours) in first.stdout
+    assert run(repo_root, 'mm_to_official', ours, back).returncode == 0
+    assert load_file(source).keys() == load_file(back).keys()
+
+
+def test_unknown_names_are_listed(tmp_path):
     source, target = tmp_path / 'foreign.safetensors', tmp_path / 'out.safetensors'
     save_file({'vision_tower.weight': torch.ones(2), 'single_transformer.model.norm.weight':
                torch.ones(2)}, source)
-    result = run(repo_root, 'official_to_mm', source, target)
-    assert result.returncode != 0 and not target.exists()
-    assert 'vision_tower.weight' in result.stderr and '--ignore-unknown' in result.stderr
-    assert 'Traceback' not in result.stderr
-    assert run(repo_root, 'official_to_mm', source, target, '--ignore-unknown').returncode == 0
+    with pytest.raises(UnknownKeysError, match='vision_tower.weight.*--ignore-unknown'):
+        convert_checkpoint(source, target, official_to_mm)
+    assert not target.exists()
+    convert_checkpoint(source, target, partial(official_to_mm, ignore_unknown=True))
     assert list(load_file(target)) == ['backbone.llm.model.norm.weight']
 
 
-def test_truncated_source_leaves_the_target_alone(repo_root, parity_dir, tmp_path):
+def test_user_errors_are_one_message(tmp_path):
+    explained = explain(UnknownKeysError(['vision_tower.weight']))
+    assert explained and 'vision_tower.weight' in explained
+    with pytest.raises(ValueError, match='suffix'):
+        convert_checkpoint(tmp_path / 'a.pth', tmp_path / 'b.txt', official_to_mm)
+
+
+def test_truncated_source_leaves_the_target_alone(parity_dir, tmp_path):
     source, target = tmp_path / 'cut.safetensors', tmp_path / 'out.safetensors'
     with open(f'{parity_dir}/weights.safetensors', 'rb') as file:
         source.write_bytes(file.read()[:100_000])
     target.write_bytes(b'precious')
-    result = run(repo_root, 'official_to_mm', source, target)
-    assert result.returncode != 0 and str(source) in result.stderr
-    assert 'Traceback' not in result.stderr
+    with pytest.raises(CheckpointError, match=str(source)):
+        convert_checkpoint(source, target, official_to_mm)
     assert target.read_bytes() == b'precious'
+    assert sorted(path.name for path in tmp_path.iterdir()) == [source.name, target.name]
 
 
 def test_distillation_heads_are_not_exported():
-    from pixelsail_mm.models.official_keys import mm_to_official
     state = {'distill.0.proj.weight': torch.ones(1), 'prompt_injector.proj.weight': torch.ones(1)}
     assert list(mm_to_official(state)) == ['single_transformer.model.vp_embed.weight']
