@@ -17,9 +17,10 @@ DATA="${PIXELSAIL_DATA:-$REPO_ROOT/data/shapes_world_mini}"
 WORK="${PIXELSAIL_WORK:-$REPO_ROOT/work_dirs/quickstart}"
 DATA_OPTIONS=()
 TRAIN_OPTIONS=()
-TARGET_CIOU='>=0.45'
-TARGET_MCQ='>=0.60'
-TARGET_CONTROL='<=0.30'
+TARGET_CIOU='>=0.55'
+TARGET_MCQ='>=0.50'
+# A model that does not listen to the expression scores as high with another image's.
+TARGET_CONTROL='<=0.5*refseg/cIoU'
 STAGES=()
 QUICK="${PIXELSAIL_QUICK:-0}"
 if [[ "$QUICK" == 1 ]]; then

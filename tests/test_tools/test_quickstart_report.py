@@ -33,7 +33,7 @@ def test_all_targets_met(run_report, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[1].split() == ['cIoU', '0.512', '>=0.45', 'pass']
-    assert lines[2].split() == ['control', '0.250', '<=0.30', 'pass']
+    assert lines[2].split() == ['control', '0.250', '<=0.3', 'pass']
     assert [line.split()[-1] for line in lines[3:6]] == ['3s', '400s', '403s']
     assert str(tmp_path / 'vis' / '7.jpg') in lines
     assert lines[-1] == f'... and 2 more in {tmp_path / "vis"}'
@@ -57,3 +57,11 @@ def test_malformed_target_is_refused(run_report):
     done = run_report(METRICS, [['cIoU', 'refseg/cIoU', '0.45']])
     assert done.returncode != 0
     assert "target '0.45' is neither" in done.stderr
+
+
+@pytest.mark.parametrize('control, code', [(0.255, 0), (0.257, 1)])
+def test_target_as_a_share_of_another_metric(run_report, control, code):
+    done = run_report({**METRICS, 'shuffled/cIoU': control},
+                      [['control', 'shuffled/cIoU', '<=0.5*refseg/cIoU']])
+    assert done.returncode == code
+    assert '<=0.256' in done.stdout

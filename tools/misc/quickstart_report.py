@@ -16,12 +16,14 @@ COMPARE = {'>=': operator.ge, '<=': operator.le}
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
-def parse_target(text: str) -> tuple[str, float]:
-    """Split a target such as ``'>=0.45'`` into its comparison and its number."""
-    match = re.fullmatch(r'(>=|<=)\s*(\d+(?:\.\d+)?)', text.strip())
+def parse_target(text: str, metrics: dict) -> tuple[str, float]:
+    """Comparison and bound of ``'>=0.45'``, or of ``'<=0.5*refseg/cIoU'`` (share of a metric)."""
+    match = re.fullmatch(r'(>=|<=)\s*(\d+(?:\.\d+)?)(?:\*(\S+))?', text.strip())
     if match is None:
-        raise ValueError(f"target {text!r} is neither '>=NUMBER' nor '<=NUMBER'")
-    return match.group(1), float(match.group(2))
+        raise ValueError(f"target {text!r} is neither '>=NUMBER' nor '<=NUMBER' "
+                         "nor '<=NUMBER*METRIC'")
+    factor = metrics[match.group(3)] if match.group(3) else 1.0
+    return match.group(1), float(match.group(2)) * factor
 
 
 def check_rows(metrics: dict, rows: list) -> list[dict]:
@@ -41,9 +43,10 @@ def check_rows(metrics: dict, rows: list) -> list[dict]:
     for label, key, target in rows:
         if key not in metrics:
             raise KeyError(f'the result file has no metric {key!r}; it has {sorted(metrics)}')
-        sign, bound = parse_target(target)
+        sign, bound = parse_target(target, metrics)
         passed = COMPARE[sign](metrics[key], bound)
-        checked.append(dict(label=label, value=metrics[key], target=target, passed=passed))
+        checked.append(dict(label=label, value=metrics[key], target=f'{sign}{bound:.3g}',
+                            passed=passed))
     return checked
 
 
