@@ -1,0 +1,39 @@
+"""Feature maps of the perfect expert."""
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from pixelsail_mm.datasets.shapes_world.expert_maps import (AMPLITUDE, CHANNELS, STRIDE,
+                                                            expert_map, write_expert_map)
+from pixelsail_mm.models.experts import CachedExpert
+from pixelsail_mm.structures import PixelDataSample
+
+
+def item(top, left, side, **attributes):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[top:top + side, left:left + side] = 1
+    return dict(attributes=attributes, rle=coco_mask.encode(np.asfortranarray(mask)))
+
+
+LOOKS = dict(kind='star', colour='red', texture='plain', size='small')
+OBJECTS = [item(0, 0, 8, **LOOKS), item(16, 16, 6, **{**LOOKS, 'colour': 'blue'})]
+
+
+def test_share_of_every_cell():
+    feature = expert_map(OBJECTS, 32)
+    assert feature.shape == (len(CHANNELS), 32 // STRIDE, 32 // STRIDE)
+    red, blue, kind = (feature[CHANNELS.index(name)] for name in ('red', 'blue', 'star'))
+    assert (red[:2, :2] == 100).all() and red.sum() == 400
+    assert blue[4, 4] == 100 and blue[5, 5] == 25
+    assert np.array_equal(kind, red + blue)
+    assert np.array_equal(kind, feature[CHANNELS.index('object')])
+    assert feature[CHANNELS.index('circle')].sum() == 0
+
+
+def test_cached_expert_reads_what_is_written(tmp_path):
+    write_expert_map(tmp_path / 'expert' / 'train' / '3.npz', OBJECTS, 32)
+    expert = CachedExpert(str(tmp_path / 'expert'), str(tmp_path / 'images'))
+    sample = PixelDataSample(metainfo=dict(img_path=str(tmp_path / 'images/train/3.png')))
+    expected = torch.from_numpy(expert_map(OBJECTS, 32)).float() * AMPLITUDE / 100
+    torch.testing.assert_close(expert([sample])[0], expected)
