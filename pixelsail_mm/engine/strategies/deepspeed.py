@@ -1,11 +1,12 @@
 """DeepSpeed ZeRO stages 1 to 3, on GPUs with NCCL and on CPUs with gloo."""
 
+import contextlib
 import json
 import os
 import pickle
 import socket
 from pathlib import Path
-from typing import Dict, Union
+from typing import Dict, Iterator, Union
 
 import torch
 from mmengine._strategy import DeepSpeedStrategy
@@ -96,6 +97,28 @@ def skip_shared_memory_op() -> None:
     deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
 
 
+@contextlib.contextmanager
+def unhooked_bare_modules(model: nn.Module) -> Iterator[None]:
+    """Take off the hooks that DeepSpeed puts inside on modules without parameters and buffers.
+
+    ZeRO-3 records every call of a hooked module and insists on the same calls in all processes,
+    although only modules with parameters communicate. A loss module is called once per image with
+    masks, hence a different number of times in a process whose batch is text only.
+
+    Args:
+        model: The model.
+    """
+    bare = [module for module in model.modules()
+            if not any(True for _ in (*module.parameters(), *module.buffers()))]
+    tables = [table for module in bare
+              for table in (module._forward_pre_hooks, module._forward_hooks)]
+    before = [set(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before):
+        for key in set(table) - kept:
+            del table[key]
+
+
 @STRATEGIES.register_module()
 class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
     """MMEngine's DeepSpeed strategy that also runs on CPUs and reads its checkpoints safely.
@@ -123,7 +146,8 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         # DeepSpeed moves the parameters; the preprocessor's buffers may stay behind in ZeRO-3.
         if hasattr(model, 'data_preprocessor'):
             model.data_preprocessor.to(get_device())
-        return super()._wrap_model(model)
+        with unhooked_bare_modules(model):
+            return super()._wrap_model(model)
 
     def resume(self, filename: str, **kwargs) -> dict:
         """Resume from a checkpoint folder of the same number of processes and ZeRO stage.
