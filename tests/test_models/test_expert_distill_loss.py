@@ -33,6 +33,77 @@ def test_nothing_to_compare_still_has_a_gradient():
     assert value.item() == 0 and loss.proj.weight.grad is not None
 
 
+@pytest.mark.parametrize('distance, value', [('mse', 1.0), ('cosine', 1.0), ('both', 2.0)])
+def test_distances(distance, value):
+    """Ours (1, 0) and theirs (0, 1) everywhere: squared error and cosine distance are 1."""
+    theirs = torch.zeros(2, 3, 3)
+    theirs[1] = 1
+    loss = ExpertDistillLoss(_expert([theirs]), in_channels=2, expert_channels=2, loss_weight=1.0,
+                             distance=distance)
+    with torch.no_grad():
+        loss.proj.weight.copy_(torch.eye(2))
+        loss.proj.bias.zero_()
+    ours = torch.tensor([1.0, 0.0]).expand(4, 5, 2)
+    assert loss([ours], [None]).item() == pytest.approx(value / (1 + 1e-4))
+
+
+def test_unmatched_map_keeps_its_graph():
+    """A map without expert feature gets a gradient of zeros: ZeRO and DDP wait for it."""
+    loss = ExpertDistillLoss(_expert([None]), in_channels=3, expert_channels=5)
+    ours = torch.randn(2, 2, 3, requires_grad=True)
+    value = loss([ours], [None])
+    value.backward()
+    assert value.item() == 0 and torch.equal(ours.grad, torch.zeros_like(ours))
+
+
+@pytest.mark.parametrize('features', [[None, None], [(2, 3), None], [(2, 3), (4, 1)]])
+def test_projection_is_called_once_whatever_the_batch(features):
+    loss = ExpertDistillLoss(_expert([None, torch.randn(5, 2, 2)]), in_channels=3,
+                             expert_channels=5)
+    calls = []
+    loss.proj.register_forward_hook(lambda *args: calls.append(1))
+    loss([size and torch.randn(*size, 3) for size in features], [None, None])
+    assert len(calls) == 1
+
+
+def test_expert_module_stays_outside():
+    """An expert that is a module is frozen, and neither saved nor trained nor switched."""
+    class Expert(torch.nn.Conv2d):
+        def forward(self, data_samples):
+            return [super(Expert, self).forward(torch.ones(1, 3, 4, 4))[0] for _ in data_samples]
+
+    expert = Expert(3, 5, 1)
+    loss = ExpertDistillLoss(expert, in_channels=2, expert_channels=5).train()
+    loss([torch.randn(2, 2, 2)], [None]).backward()
+    assert list(loss.state_dict()) == ['proj.weight', 'proj.bias']
+    assert expert.weight.grad is None and not expert.training
+    assert len(list(loss.parameters())) == 2
+
+
+def test_low_precision_model_is_compared_in_float32():
+    """In bfloat16 a mean over many cells would stop growing; the result is float32."""
+    theirs = torch.randn(5, 64, 64)
+    loss = ExpertDistillLoss(_expert([theirs]), in_channels=3, expert_channels=5)
+    ours = torch.randn(64, 64, 3)
+    exact = loss([ours], [None])
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(loss([ours], [None]), exact, rtol=0, atol=0)
+    rounded = loss.bfloat16()([ours.bfloat16()], [None])
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=1e-2)
+
+
+def test_expert_that_forgets_a_sample_is_named():
+    loss = ExpertDistillLoss(_expert([None]), in_channels=3, name='teacher')
+    with pytest.raises(ValueError, match='teacher gives 1 maps for 2'):
+        loss([None, None], [None, None])
+
+
+def test_unknown_distance_is_named():
+    with pytest.raises(ValueError, match='distance'):
+        ExpertDistillLoss(_expert([]), in_channels=3, distance='l1')
+
+
 def test_wrong_channels_are_named():
     loss = ExpertDistillLoss(_expert([torch.zeros(7, 2, 2)]), in_channels=3, expert_channels=5)
     with pytest.raises(ValueError, match='expert_channels=7'):

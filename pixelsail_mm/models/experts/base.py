@@ -25,3 +25,9 @@ class VisionExpert(ABC):
     def to(self, device: torch.device) -> VisionExpert:
         """Follow the trained model to its device; nothing to do for experts without weights."""
         return self
+
+
+def has_image(sample: PixelDataSample) -> bool:
+    """Whether a sample shows an image; it may come from a file or from memory."""
+    return (sample.get('img_path') is not None or sample.get('image') is not None
+            or any(sample.get('ori_shape') or ()))

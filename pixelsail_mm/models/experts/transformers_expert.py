@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixelsail_mm.models.experts.base import VisionExpert
+from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 
@@ -24,7 +23,11 @@ class TransformersExpert(VisionExpert):
 
     Raises:
         FileNotFoundError: The weights are not there.
+        ValueError: They do not fill the model, so that parts of the teacher would be random.
     """
+
+    #: Starts of the names of the weights that the feature depends on.
+    used_weights: tuple[str, ...] = ('', )
 
     def __init__(self, model: str | Mapping[str, Any], dtype: str = 'float32',
                  processor: Mapping[str, Any] | None = None) -> None:
@@ -42,13 +45,20 @@ class TransformersExpert(VisionExpert):
         if Path(model).is_absolute() and not Path(model).is_dir():
             raise FileNotFoundError(f'distill.expert.model: folder {model} does not exist')
         try:
-            return (self._model_class().from_pretrained(model),
-                    self._processor_class().from_pretrained(model, **options))
+            loaded, report = self._model_class().from_pretrained(model, output_loading_info=True)
+            processor = self._processor_class().from_pretrained(model, **options)
         except OSError as error:
             raise FileNotFoundError(
                 f'distill.expert.model: {model!r} could not be loaded '
                 f'({str(error).splitlines()[0]}). Give a folder with config.json, weights and '
                 'preprocessor_config.json, or a hub name when a network is available') from error
+        absent = sorted(name for name, _ in loaded.named_parameters()
+                        if name in report['missing_keys'] and name.startswith(self.used_weights))
+        if absent:
+            raise ValueError(
+                f'distill.expert.model: {model!r} lacks {len(absent)} weights of '
+                f'{type(loaded).__name__}, e.g. {absent[0]}; give weights of this architecture')
+        return loaded, processor
 
     def to(self, device: torch.device) -> TransformersExpert:
         """Follow the trained model to its device."""
@@ -59,17 +69,20 @@ class TransformersExpert(VisionExpert):
 
     @torch.no_grad()
     def __call__(self, data_samples: Sequence[PixelDataSample]) -> list[Tensor | None]:
-        """See :class:`VisionExpert`; images are taken one by one, their sizes differ."""
-        maps: list[Tensor | None] = []
-        for sample in data_samples:
-            image = _original_image(sample)
-            if image is None:
-                maps.append(None)
-                continue
-            pixels = self.processor(images=image, return_tensors='pt')['pixel_values']
-            pixels = pixels.to(self.device, next(self.model.parameters()).dtype)
-            maps.append(self._feature(pixels)[0].float())
-        return maps
+        """See :class:`VisionExpert`; images are taken one by one, their sizes differ.
+
+        Raises:
+            BadSampleError: The image was not kept in the sample and its file cannot be read.
+        """
+        # The teacher keeps its own precision inside the autocast of the model it teaches.
+        with torch.autocast(self.device.type, enabled=False):
+            return [self._map(sample) if has_image(sample) else None for sample in data_samples]
+
+    def _map(self, sample: PixelDataSample) -> Tensor:
+        pixels = self.processor(images=_original_image(sample), return_tensors='pt',
+                                input_data_format='channels_first')['pixel_values']
+        pixels = pixels.to(self.device, next(self.model.parameters()).dtype)
+        return self._feature(pixels)[0].float()
 
     def _random(self, settings: dict) -> nn.Module:
         raise NotImplementedError(f'{type(self).__name__} must implement _random')
@@ -84,17 +97,17 @@ class TransformersExpert(VisionExpert):
         raise NotImplementedError(f'{type(self).__name__} must implement _feature')
 
 
-def _original_image(sample: PixelDataSample) -> np.ndarray | None:
-    """RGB uint8 ``(H,W,3)`` at the original size; None for a text-only sample."""
+def _original_image(sample: PixelDataSample) -> Tensor:
+    """RGB uint8 ``(3,H,W)`` at the original size, from memory or from the file."""
     image = sample.get('image')
     if image is not None:
-        return image.permute(1, 2, 0).cpu().numpy()
-    path = sample.get('img_path')
-    if path is None:
-        return None
-    from PIL import Image
-    with Image.open(path) as file:
-        return np.asarray(file.convert('RGB'))
+        return image.cpu()
+    from pixelsail_mm.datasets.transforms import LoadImage
+    pixels = LoadImage().transform(dict(img_path=sample.get('img_path')))['img']
+    if pixels is None:
+        raise ValueError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
+                         'experts need keep_image=True in PackPixelInputs')
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 @MODELS.register_module()
@@ -109,6 +122,8 @@ class Mask2FormerExpert(TransformersExpert):
         size: Shorter side in pixels the processor resizes to (longer side at most 1333).
         dtype: See :class:`TransformersExpert`.
     """
+
+    used_weights = ('model.pixel_level_module.', )
 
     def __init__(self, model: str | Mapping[str, Any], size: int = 800,
                  dtype: str = 'float32') -> None:
@@ -148,11 +163,20 @@ class SAM2Expert(TransformersExpert):
         model: See :class:`TransformersExpert`; settings of ``Sam2Config``.
         size: Side in pixels the processor resizes to; must fit the model's feature sizes.
         dtype: See :class:`TransformersExpert`.
+
+    Raises:
+        ValueError: ``size`` is not the model's.
     """
+
+    used_weights = ('vision_encoder.', 'no_memory_embedding')
 
     def __init__(self, model: str | Mapping[str, Any], size: int = 1024,
                  dtype: str = 'float32') -> None:
         super().__init__(model, dtype, dict(size=dict(height=size, width=size)))
+        vision = self.model.config.vision_config
+        fitting = vision.backbone_feature_sizes[0][0] * vision.backbone_config.patch_stride[0]
+        if size != fitting:
+            raise ValueError(f'distill.expert.size={size}: this model works at {fitting}')
 
     def _model_class(self) -> type:
         from transformers import Sam2Model

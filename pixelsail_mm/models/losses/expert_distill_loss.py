@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,40 +12,70 @@ from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 
+#: Makes an average over no image finite (authors' release).
+EPS = 1e-4
+
+
+def _cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(ours, theirs, dim=-1).mean()
+
+
+# The authors' release uses the squared error and keeps a cosine term commented out.
+_DISTANCES = dict(
+    mse=F.mse_loss,
+    cosine=_cosine_distance,
+    both=lambda ours, theirs: F.mse_loss(ours, theirs) + _cosine_distance(ours, theirs))
+
 
 @MODELS.register_module()
 class ExpertDistillLoss(nn.Module):
-    """Squared error between a linear map of our features and an expert's dense features.
+    """Distance between a linear map of our features and an expert's dense features.
 
     The expert's map is resized (bilinear, no antialias) to ours; the mean over all elements is
     summed over the images that have an expert feature and divided by ``images + 1e-4`` (authors'
-    release).
+    release). Distances are computed in float32 whatever the precision of the model.
 
     Args:
         expert: Config of the expert, or a callable ``data_samples -> list of (C,h,w) | None``.
+            Never a part of this module: it has no key in the ``state_dict`` and gets no gradient.
         in_channels: Channels of our features; filled in by the meta-architecture.
         feature: ``'neck'``: image features after the mask head's projection; ``'backbone'``: patch
             states after the final norm.
         expert_channels: Channels of the expert's map.
         loss_weight: Weight of the loss.
-        name: Name in ``loss_distill_<name>``; by default the expert's type.
+        name: Name in ``loss_distill_<name>``; by default the expert's type. Two experts of one
+            type need names.
+        distance: ``'mse'``, ``'cosine'`` (one minus the cosine over the channels, mean over the
+            cells) or ``'both'`` (their sum).
 
     Raises:
-        ValueError: Unknown ``feature``, or the expert's channels differ from ``expert_channels``.
+        ValueError: Unknown ``feature`` or ``distance``.
     """
 
-    def __init__(self, expert, in_channels: int, feature: str = 'neck',
-                 expert_channels: int = 256, loss_weight: float = 0.5,
-                 name: str | None = None) -> None:
+    def __init__(self, expert: dict | Callable, in_channels: int, feature: str = 'neck',
+                 expert_channels: int = 256, loss_weight: float = 0.5, name: str | None = None,
+                 distance: str = 'mse') -> None:
         super().__init__()
         if feature not in ('neck', 'backbone'):
             raise ValueError(f"distill.feature={feature!r}: use 'neck' or 'backbone'")
-        self.expert = expert if callable(expert) else MODELS.build(expert)
-        self.name = name or type(self.expert).__name__
+        if distance not in _DISTANCES:
+            raise ValueError(f'distill.distance={distance!r}: use one of {list(_DISTANCES)}')
+        expert = expert if callable(expert) else MODELS.build(expert)
+        if isinstance(expert, nn.Module):
+            expert.eval().requires_grad_(False)
+        # In a tuple, so that an expert that is a module does not become a child of this one.
+        self._hidden_expert = (expert, )
+        self.name = name or type(expert).__name__
         self.feature = feature
         self.expert_channels = expert_channels
         self.loss_weight = loss_weight
+        self.distance = distance
         self.proj = nn.Linear(in_channels, expert_channels)
+
+    @property
+    def expert(self) -> Callable:
+        """The frozen teacher."""
+        return self._hidden_expert[0]
 
     def forward(self, features: Sequence[Tensor | None],
                 data_samples: Sequence[PixelDataSample]) -> Tensor:
@@ -56,25 +86,47 @@ class ExpertDistillLoss(nn.Module):
             data_samples: What the expert reads.
 
         Returns:
-            Scalar; zero (with a gradient for ``proj``) when nothing can be compared.
-        """
-        with torch.no_grad():
-            if hasattr(self.expert, 'to'):
-                self.expert.to(self.proj.weight.device)
-            targets = self.expert(data_samples)
-        pairs = [(ours, theirs) for ours, theirs in zip(features, targets)
-                 if ours is not None and theirs is not None]
-        if not pairs:
-            # Every process of a ZeRO run must call the projection.
-            return 0.0 * self.proj(self.proj.weight.new_zeros(1, self.proj.in_features)).sum()
-        projected = apply_per_pixel(self.proj, [ours for ours, _ in pairs])
-        losses = [self._difference(ours, theirs) for ours, (_, theirs) in zip(projected, pairs)]
-        return self.loss_weight * sum(losses) / (len(losses) + 1e-4)
+            Scalar float32; zero when nothing can be compared, then still with a gradient (of
+            zeros) for ``proj`` and for every map.
 
-    def _difference(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        if theirs.shape[0] != self.expert_channels:
-            raise ValueError(f'expert {self.name} gives {theirs.shape[0]} channels; set '
-                             f'expert_channels={theirs.shape[0]} in its distill entry')
+        Raises:
+            ValueError: The expert does not give one map ``(expert_channels,h,w)`` or None per
+                sample.
+        """
+        weight = self.proj.weight
+        maps = [feature for feature in features if feature is not None]
+        device = maps[0].device if maps else weight.device
+        targets = self._targets(data_samples, device)
+        # Under ZeRO every process must call the projection once and give every parameter behind
+        # the maps a gradient, also when its batch holds nothing to compare.
+        maps = [feature.to(weight.dtype) for feature in maps] or [
+            weight.new_zeros(1, 1, self.proj.in_features)]
+        with torch.autocast(device.type, enabled=False):
+            projected = apply_per_pixel(self.proj, maps)
+            present = [theirs for ours, theirs in zip(features, targets) if ours is not None]
+            losses = [self._distance(ours, theirs) for ours, theirs in zip(projected, present)
+                      if theirs is not None]
+            if not losses:
+                return sum(0.0 * ours.float().sum() for ours in projected)
+            return self.loss_weight * sum(losses) / (len(losses) + EPS)
+
+    @torch.no_grad()
+    def _targets(self, data_samples: Sequence[PixelDataSample], device: torch.device
+                 ) -> list[Tensor | None]:
+        """Maps of the expert, which follows our features to their device."""
+        if hasattr(self.expert, 'to'):
+            self.expert.to(device)
+        targets = self.expert(data_samples)
+        if len(targets) != len(data_samples):
+            raise ValueError(f'expert {self.name} gives {len(targets)} maps for '
+                             f'{len(data_samples)} samples; it must give one map or None for each')
+        return targets
+
+    def _distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        if theirs.ndim != 3 or theirs.shape[0] != self.expert_channels:
+            raise ValueError(f'expert {self.name} gives maps {tuple(theirs.shape)}; set '
+                             f'expert_channels={theirs.shape[0]} in its distill entry if these '
+                             'are (channels, height, width)')
         theirs = F.interpolate(theirs[None].to(ours.device, torch.float32), size=ours.shape[:2],
                                mode='bilinear', align_corners=False)[0]
-        return F.mse_loss(ours.float(), theirs.permute(1, 2, 0))
+        return _DISTANCES[self.distance](ours.float(), theirs.permute(1, 2, 0))
