@@ -138,6 +138,14 @@ def _read_pickle(path: Path, map_location: str) -> dict:
     return content if 'state_dict' in content else dict(state_dict=content)
 
 
+def _shards_of(index: Path) -> List[str]:
+    try:
+        return list(json.loads(index.read_text())['weight_map'].values())
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(index, f'not a readable list of shards ({error})',
+                              'copy or download it again') from error
+
+
 def _read_folder(path: Path, map_location: str) -> dict:
     if any(path.glob('*_model_states.pt')):
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -152,6 +160,11 @@ def _read_folder(path: Path, map_location: str) -> dict:
     if not shards:
         raise CheckpointError(path, 'a folder with neither DeepSpeed nor safetensors files in it',
                               'pass a .pth or .safetensors file')
+    for index in path.glob('*.safetensors.index.json'):
+        absent = {*_shards_of(index)} - {shard.name for shard in shards}
+        if absent:
+            raise CheckpointError(path, f'{index.name} lists {", ".join(sorted(absent))}, which '
+                                  'are not there', 'copy or download the missing files')
     state: Dict[str, Tensor] = {}
     for shard in shards:
         state.update(_read_safetensors(shard, map_location)['state_dict'])

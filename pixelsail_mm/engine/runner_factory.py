@@ -157,6 +157,9 @@ def build_test_runner(cfg: Config, checkpoint: str):
             raise ConfigError(f'testing needs `{key}` in the config')
     for key in _TRAIN_KEYS + _VAL_KEYS:
         cfg[key] = None
+    if cfg.model.get('distill'):
+        # Experts teach; testing must not need their weights or feature files.
+        cfg.model.distill = []
     cfg.load_from, cfg.resume = None, False
     cfg.strategy = dict(_choose_strategy(cfg, None), weights=str(checkpoint))
     return FlexibleRunner.from_cfg(cfg)

@@ -9,7 +9,8 @@ from typing import Any, Mapping
 _RULES = (
     ('single_transformer.model.vis_embed.', 'backbone.patch_embed.'),
     ('single_transformer.model.vp_embed.', 'prompt_injector.proj.'),
-    ('single_transformer.', 'backbone.llm.'),
+    ('single_transformer.model.', 'backbone.llm.model.'),
+    ('single_transformer.lm_head.', 'backbone.llm.lm_head.'),
     ('seg_token_projector.', 'mask_head.seg_projector.'),
     ('image_feature_projector.', 'mask_head.image_projector.'),
     ('image_feature_pre_projector.', 'neck.pre_projector.'),

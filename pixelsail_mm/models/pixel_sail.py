@@ -36,6 +36,9 @@ class PixelSAIL(BaseModel):
 
     Widths that follow from another part (``hidden_size``, ``in_channels``, ``patch_size``,
     ``vocab_size``) are filled in, so that swapping a part is one line of config.
+
+    Raises:
+        ValueError: Two entries of ``distill`` have the same name.
     """
 
     def __init__(self, tokenizer: Any, backbone: dict, prompt_injector: dict, neck: dict,
@@ -62,6 +65,10 @@ class PixelSAIL(BaseModel):
         widths = dict(neck=self.mask_head.embed_channels, backbone=width)
         self.distill = nn.ModuleList(
             _build(cfg, in_channels=widths[cfg.get('feature', 'neck')]) for cfg in distill)
+        names = [loss.name for loss in self.distill]
+        if len(set(names)) < len(names):
+            raise ValueError(f'model.distill: losses of one name would hide each other ({names}); '
+                             'give every entry its own `name`')
 
     def forward(self, inputs: dict, data_samples: list | None = None, mode: str = 'tensor'):
         """Run the model.

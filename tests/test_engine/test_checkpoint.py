@@ -123,6 +123,15 @@ def test_folder_of_shards(tmp_path):
     assert set(load_state(tmp_path)['state_dict']) == {'neck.weight', 'neck.bias'}
 
 
+@pytest.mark.parametrize('index', ['{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}',
+                                   '{"weight_map"', '{"other": 1}'])
+def test_incomplete_folder_of_shards_is_refused(tmp_path, index):
+    save_weights({'x': torch.ones(2)}, tmp_path / 'a.safetensors')
+    (tmp_path / 'model.safetensors.index.json').write_text(index)
+    with pytest.raises(CheckpointError, match='b.safetensors|list of shards'):
+        load_state(tmp_path)
+
+
 def test_tie_counts_as_loaded_and_distill_may_be_missing():
     state = Model().state_dict()
     for key in ('head.weight', 'distill.0.weight', 'distill.0.bias'):

@@ -164,6 +164,13 @@ def test_test_runs_every_dataset_and_prefixes_its_metrics(config, tmp_path):
     assert {'a/mean', 'b/mean'} <= metrics.keys()
 
 
+def test_testing_needs_no_experts(config, tmp_path):
+    cfg = config()
+    cfg.model.distill = [dict(type='ExpertDistillLoss', expert=dict(type='NotInstalledHere'))]
+    runner = build_test_runner(cfg, str(tmp_path / 'model.safetensors'))
+    assert runner.model['distill'] == []
+
+
 def test_one_dataset_needs_no_list(config, tmp_path):
     build_runner(config(**{'train_cfg.max_iters': 2})).train()
     cfg = config()

@@ -115,6 +115,16 @@ def test_unknown_feature_is_named():
         ExpertDistillLoss(_expert([]), in_channels=3, feature='encoder')
 
 
+def test_losses_of_one_name_are_refused(tmp_path):
+    """Two cached experts: the second would hide the first in the log and in the sum."""
+    entry = dict(type='ExpertDistillLoss', feature='neck', expert=dict(
+        type='CachedExpert', root=str(tmp_path), key='sample_id'))
+    with pytest.raises(ValueError, match='CachedExpert.*name'):
+        MODELS.build(config(byte_tokenizer(), distill=[entry, entry]))
+    model = MODELS.build(config(byte_tokenizer(), distill=[entry, dict(entry, name='b')]))
+    assert [loss.name for loss in model.distill] == ['CachedExpert', 'b']
+
+
 @pytest.mark.parametrize('feature', ['neck', 'backbone'])
 def test_in_the_model(feature, tmp_path):
     """Expert weights stay out of the checkpoint, the heads are in it, and gradients reach us."""

@@ -72,6 +72,39 @@ def test_truncated_source_leaves_the_target_alone(parity_dir, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [source.name, target.name]
 
 
+def test_folder_of_shards(parity_dir, tmp_path):
+    source = load_file(f'{parity_dir}/weights.safetensors')
+    names, shards = list(source), tmp_path / 'shards'
+    shards.mkdir()
+    for part in range(2):
+        save_file({name: source[name] for name in names[part::2]}, shards / f'{part}.safetensors')
+    convert_checkpoint(shards, tmp_path / 'ours.safetensors', official_to_mm)
+    converted = load_file(tmp_path / 'ours.safetensors')
+    expected = official_to_mm(source)
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize('key', ['single_transformer.base_model.model.model.norm.weight',
+                                 'upsample_blocks.0.1.weight', 'upsample_blocks.x.0.weight',
+                                 'llm.model.norm.weight'])
+def test_near_misses_are_unknown(key):
+    """A LoRA wrapper's or another block's name must not become a plausible name of ours."""
+    with pytest.raises(UnknownKeysError, match=key):
+        official_to_mm({key: torch.ones(1)})
+
+
+@pytest.mark.parametrize('tied_preproj', [False, True])
+def test_names_are_those_of_the_model(parity_dir, tied_preproj):
+    from pixelsail_mm.registry import MODELS
+    from pixelsail_mm.testing.parity import ParityFixtures
+    model = MODELS.build(ParityFixtures(parity_dir).model_config(tied_preproj))
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    name = 'weights_tied_preproj' if tied_preproj else 'weights'
+    converted = official_to_mm(load_file(f'{parity_dir}/{name}.safetensors'))
+    assert {key: value.shape for key, value in converted.items()} == own
+
+
 def test_distillation_heads_are_not_exported():
     state = {'distill.0.proj.weight': torch.ones(1), 'prompt_injector.proj.weight': torch.ones(1)}
     assert list(mm_to_official(state)) == ['single_transformer.model.vp_embed.weight']
