@@ -4,8 +4,13 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from pixelsail_mm.datasets.shapes_world.expert_maps import (AMPLITUDE, CHANNELS, STRIDE,
-                                                            expert_map, write_expert_map)
+from pixelsail_mm.datasets.shapes_world.expert_maps import (
+    AMPLITUDE,
+    CHANNELS,
+    STRIDE,
+    expert_map,
+    write_expert_map,
+)
 from pixelsail_mm.models.experts import CachedExpert
 from pixelsail_mm.structures import PixelDataSample
 
