@@ -56,8 +56,9 @@ class _MultiLoop:
             self._select(part)
             runner.call_hook(f'before_{self.mode}_epoch')
             runner.model.eval()
-            for index, batch in enumerate(part.dataloader):
-                part.run_iter(index, batch)
+            with runner.strategy.evaluation():
+                for index, batch in enumerate(part.dataloader):
+                    part.run_iter(index, batch)
             found = part.evaluator.evaluate(len(part.dataloader.dataset))
             twice = sorted(metrics.keys() & found.keys())
             if twice:

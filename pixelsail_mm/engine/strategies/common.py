@@ -3,6 +3,7 @@
 import datetime
 import math
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -133,6 +134,10 @@ class StrategyMixin:
         if is_main_process():
             publish(unfinished, filename)
         barrier()
+
+    def evaluation(self) -> AbstractContextManager:
+        """Give the context in which to validate; data parallel copies need none."""
+        return nullcontext()
 
     def gathered_state_dict(self) -> Dict[str, Tensor]:
         """Give the whole model's weights on the CPU; every rank must call this.

@@ -98,6 +98,25 @@ def skip_shared_memory_op() -> None:
 
 
 @contextlib.contextmanager
+def without_hooks(model: nn.Module) -> Iterator[None]:
+    """Take the forward hooks off all modules inside the block.
+
+    Args:
+        model: The model.
+    """
+    tables = [table for module in model.modules()
+              for table in (module._forward_pre_hooks, module._forward_hooks)]
+    kept = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, hooks in zip(tables, kept):
+            table.update(hooks)
+
+
+@contextlib.contextmanager
 def unhooked_bare_modules(model: nn.Module) -> Iterator[None]:
     """Take off the hooks that DeepSpeed puts inside on modules without parameters and buffers.
 
@@ -180,6 +199,21 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
                                                    self.dispatch_kwargs['max_iters'])
         return checkpoint
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Keep the whole model on each process inside the block.
+
+        With ZeRO-3 each module's weights come together for its call, in all processes at once.
+        Answers have different lengths, so one process would wait for calls another never makes.
+        """
+        if not self.model.zero_optimization_partition_weights():
+            yield
+            return
+        import deepspeed
+        module = self.model.module
+        with deepspeed.zero.GatheredParameters(list(module.parameters())), without_hooks(module):
+            yield
 
     def gathered_state_dict(self) -> Dict[str, Tensor]:
         """Give the whole model's weights on the CPU; with ZeRO-3 the ranks' parts are gathered.
