@@ -1,0 +1,150 @@
+"""target_size, mask_to_patches and ResizeToGrid."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixelsail_mm.datasets.transforms import ResizeToGrid, mask_to_patches, target_size
+
+sides = st.integers(1, 5000)
+patches = st.sampled_from([8, 14, 16, 32])
+
+
+@given(sides, sides, patches, st.integers(32, 2048))
+def test_target_size_properties(width, height, patch, max_size):
+    new_width, new_height = target_size(width, height, patch, max_size)
+    assert new_width % patch == new_height % patch == 0
+    assert patch <= min(new_width, new_height) and max(new_width, new_height) <= max_size
+    # Aspect ratio within one patch; the long side stays the long side.
+    new_long, new_short = ((new_width, new_height) if width >= height else
+                           (new_height, new_width))
+    assert new_long >= new_short
+    exact_short = new_long * min(width, height) / max(width, height)
+    assert exact_short - 1 < new_short < exact_short + patch + 1
+    # Small images are not enlarged beyond rounding.
+    assert new_long < max(width, height) + patch
+
+
+@given(sides, sides, patches)
+def test_target_size_is_symmetric(width, height, patch):
+    assert target_size(width, height, patch) == target_size(height, width, patch)[::-1]
+
+
+@pytest.mark.parametrize('size, expected', [
+    ((1, 1), (16, 16)), ((10000, 2), (1024, 16)), ((2, 10000), (16, 1024)),
+    ((96, 96), (96, 96)), ((97, 96), (112, 112)), ((640, 480), (640, 480)),
+    ((2000, 1000), (1024, 512)),
+])
+def test_target_size_examples(size, expected):
+    assert target_size(*size, 16) == expected
+
+
+def test_max_size_is_rounded_down_to_whole_patches():
+    assert target_size(500, 500, 16, 100) == (96, 96)
+
+
+@pytest.mark.parametrize('arguments', [(0, 5, 16), (5, 0, 16), (5, 5, 0), (5, 5, 16, 15)])
+def test_target_size_rejects(arguments):
+    with pytest.raises(ValueError, match='target_size'):
+        target_size(*arguments)
+
+
+@pytest.mark.parametrize('patch, max_size', [(0, 1024), (32, 16)])
+def test_resize_rejects_impossible_settings(patch, max_size):
+    with pytest.raises(ValueError, match='target_size'):
+        ResizeToGrid(patch, max_size)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0, 0.999), st.floats(0, 0.999))
+def test_a_point_flags_its_patch(width, height, x, y):
+    row, col = int(y * height), int(x * width)
+    mask = np.zeros((height, width), bool)
+    mask[row, col] = True
+    new_width, new_height = target_size(width, height, 16)
+    flags = mask_to_patches(mask, (new_height // 16, new_width // 16), 16)
+    expected = [int((row + 0.5) / height * flags.shape[0]),
+                int((col + 0.5) / width * flags.shape[1])]
+    assert np.argwhere(flags).tolist() == [expected]
+
+
+@given(st.integers(1100, 4000), st.booleans(), st.integers(0, 1099))
+def test_a_thin_mask_never_vanishes(side, horizontal, position):
+    mask = np.zeros((side, 64), bool) if horizontal else np.zeros((64, side), bool)
+    if horizontal:
+        mask[position] = True
+    else:
+        mask[:, position] = True
+    new_width, new_height = target_size(mask.shape[1], mask.shape[0], 16)
+    assert mask_to_patches(mask, (new_height // 16, new_width // 16), 16).any()
+
+
+def test_a_vanishing_mask_keeps_the_patch_at_its_centre():
+    """The mask pixel nearest to the mean decides: the mean itself (x = 1001) is outside.
+
+    Reduced four times, the nearest neighbour keeps the columns x = 4 i + 2 only.
+    """
+    mask = np.zeros((64, 4096), bool)
+    mask[:, [0, 1, 3, 4000]] = True
+    assert np.argwhere(mask_to_patches(mask, (1, 64), 16)).tolist() == [[0, 0]]
+    mask[:, 2] = True
+    mask[:, 4002] = True
+    assert np.argwhere(mask_to_patches(mask, (1, 64), 16)).tolist() == [[0, 0], [0, 62]]
+
+
+def test_an_empty_mask_has_no_patches():
+    assert not mask_to_patches(np.zeros((40, 50), bool), (3, 4), 16).any()
+    assert not mask_to_patches(np.zeros((48, 64), bool), (3, 4), 16).any()
+
+
+def test_flags_without_resize():
+    mask = np.zeros((48, 64), bool)
+    mask[15:17, 32:34] = True
+    assert np.argwhere(mask_to_patches(mask, (3, 4), 16)).tolist() == [[0, 2], [1, 2]]
+
+
+def _resized(height, width, patch=16, **prompts):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return image, ResizeToGrid(patch)(dict(img=image, **prompts))
+
+
+@pytest.mark.parametrize('height, width, grid', [(1, 1, (1, 1)), (10000, 2, (64, 1)),
+                                                 (33, 50, (3, 4)), (96, 96, (6, 6))])
+def test_resize_shapes(height, width, grid):
+    _, results = _resized(height, width)
+    assert results['grid'] == grid
+    assert results['image'].shape == (3, grid[0] * 16, grid[1] * 16)
+    assert results['image'].dtype == np.uint8 and results['image'].flags.c_contiguous
+    assert results['prompt_map'].shape == grid and (results['prompt_map'] == -2).all()
+    assert results['prompt_map'].dtype == np.int64
+
+
+def test_an_image_of_whole_patches_is_kept():
+    image, results = _resized(48, 64)
+    assert np.array_equal(results['image'], image.transpose(2, 0, 1))
+
+
+def test_without_an_image():
+    results = ResizeToGrid()(dict(img=None))
+    assert results['image'] is None and results['grid'] == (0, 0)
+    assert results['prompt_map'].shape == (0, 0)
+
+
+def test_later_prompts_overwrite_earlier_ones():
+    masks = np.zeros((2, 48, 64), bool)
+    masks[0, :32, :32] = True
+    masks[1, 16:32, 16:48] = True
+    _, results = _resized(48, 64, prompt_masks=masks, prompt_ids=[7, 0])
+    assert results['prompt_map'].tolist() == [[7, 7, -2, -2], [7, 0, 0, -2], [-2] * 4]
+
+
+@given(st.data())
+def test_prompt_map_holds_only_given_ids(data):
+    height, width = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60))
+    ids = data.draw(st.lists(st.integers(0, 14), max_size=4, unique=True))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    masks = rng.random((len(ids), height, width)) < 0.1
+    _, results = _resized(height, width, prompt_masks=masks, prompt_ids=ids)
+    assert set(results['prompt_map'].ravel().tolist()) <= {-2, *ids}
+    if ids and masks[-1].any():
+        assert ids[-1] in results['prompt_map']
