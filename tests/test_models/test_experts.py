@@ -131,6 +131,17 @@ def test_autocast_of_the_student_does_not_reach_the_expert(mask2former):
         torch.testing.assert_close(mask2former([one])[0], exact, rtol=0, atol=0)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize('build', [lambda: Mask2FormerExpert(MASK2FORMER, 64, dtype='bfloat16'),
+                                   lambda: SAM2Expert(SAM2, 128, dtype='bfloat16')])
+def test_expert_follows_the_features_to_the_gpu(build):
+    from pixelsail_mm.models.losses import ExpertDistillLoss
+    loss = ExpertDistillLoss(build(), in_channels=3, expert_channels=32).cuda()
+    value = loss([torch.randn(4, 4, 3, device='cuda')], [sample()])
+    assert value.device.type == 'cuda' and value.isfinite()
+    assert next(loss.expert.model.parameters()).dtype == torch.bfloat16
+
+
 def test_three_pixels_high_is_not_taken_for_channels(mask2former):
     """(3,3,W) is ambiguous to the processors unless they are told the order."""
     thin = sample(3, 3)
