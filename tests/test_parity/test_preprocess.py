@@ -54,7 +54,7 @@ def test_target_sizes(parity_dir, patch):
         assert target_size(*item['size'], patch, recorded['max_resolution']) == expected, item
 
 
-def test_image_patches(arrays, config):
+def test_image_patches(arrays):
     names = [key for key in arrays if key.startswith('image_') and not key.endswith('_patches')]
     assert names
     for name in names:

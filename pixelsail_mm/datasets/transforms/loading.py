@@ -122,6 +122,9 @@ class LoadMasks(BaseTransform):
         results['gt_masks'] = gt_masks
         return results
 
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
 
 @TRANSFORMS.register_module()
 class LoadVisualPrompts(BaseTransform):
