@@ -49,6 +49,8 @@ def test_two_processes_follow_the_curve_of_one(one_process, train, logged, tmp_p
     for key in last:
         torch.testing.assert_close(last[key], state[key], atol=0, rtol=0)
 
+    if zero == 'none':
+        return  # resuming plain checkpoints is tested with one process
     status, output = train(work_dir, '--resume', work_dir / 'iter_10.pth', *arguments, processes=2,
                            options=options)
     assert status == 0, output

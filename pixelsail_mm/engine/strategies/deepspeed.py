@@ -162,11 +162,12 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
     def _wrap_model(self, model: nn.Module):
         if not torch.cuda.is_available():
             skip_shared_memory_op()
-        # DeepSpeed moves the parameters; the preprocessor's buffers may stay behind in ZeRO-3.
-        if hasattr(model, 'data_preprocessor'):
-            model.data_preprocessor.to(get_device())
         with unhooked_bare_modules(model):
-            return super()._wrap_model(model)
+            wrapped = super()._wrap_model(model)
+        # ZeRO-3 leaves its buffers behind; bfloat16 would round the pixel mean by a grey level.
+        if hasattr(model, 'data_preprocessor'):
+            model.data_preprocessor.to(get_device()).float()
+        return wrapped
 
     def resume(self, filename: str, **kwargs) -> dict:
         """Resume from a checkpoint folder of the same number of processes and ZeRO stage.
