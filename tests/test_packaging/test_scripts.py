@@ -133,7 +133,7 @@ def test_quickstart_smoke_option_keeps_its_numbers_apart(quick_tree):
 
 def test_quickstart_fails_when_a_stage_or_a_target_does(quick_tree):
     quick_tree.write('tools/test.py', (quick_tree.root / 'tools/test.py').read_text()
-                     .replace('0.5', '0.1'))
+                     .replace('0.6', '0.1'))
     missed = run_quickstart(quick_tree)
     assert missed.returncode != 0
     assert 'FAIL' in missed.stdout
