@@ -10,6 +10,7 @@ from typing import Callable, Mapping
 from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.engine.checkpoint_files import replace_when_complete
 
 
 def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
@@ -37,16 +38,12 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     state = load_state(source)
     renamed = rename(state.get('state_dict', state))
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{target.name}.partial{os.getpid()}')
-    try:
-        _save(renamed, partial, target.suffix)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replace_when_complete(target) as unfinished:
+        _save(renamed, unfinished, target.suffix)
     return summary(renamed)
 
 
-def _save(state: dict[str, Tensor], path: Path, suffix: str) -> None:
+def _save(state: dict[str, Tensor], path: str, suffix: str) -> None:
     if suffix == '.pth':
         import torch
         torch.save(dict(state_dict=state), path)

@@ -59,15 +59,14 @@ def generate_answers(model: PixelSAIL, inputs: dict, data_samples: list, options
         forced = inputs['labels'][row] != -100
         ids = torch.cat([inputs['input_ids'][row][forced], answer])
         hidden = torch.cat([prompt_states[row][forced], new_states[row, :len(answer)]])
-        _write_prediction(model, sample, ids, hidden, features[row])
+        _write_prediction(model, sample, ids, hidden, features[row], stops)
         sample.pred_token_ids = answer
     return data_samples
 
 
 def _write_prediction(model: PixelSAIL, sample, ids: Tensor, states: Tensor,
-                      feature: Tensor | None) -> None:
+                      feature: Tensor | None, stops: list[int]) -> None:
     """Fill one sample from its answer ``ids`` ``(T,)`` and their states ``(T,C)``."""
-    stops = set(_stop_ids(model))
     text_ids = [token for token in ids.tolist() if token not in stops]
     sample.pred_text = model.tokenizer.decode(
         text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()

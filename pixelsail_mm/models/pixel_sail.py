@@ -47,10 +47,7 @@ class PixelSAIL(BaseModel):
                  data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
         patch_size = backbone.get('patch_size', 16)
         preprocessor = dict(type='PixelDataPreprocessor', tokenizer=tokenizer,
-                            patch_size=patch_size, **(data_preprocessor or {})) if not (
-                                data_preprocessor and 'type' in data_preprocessor) else {
-                                    'tokenizer': tokenizer, 'patch_size': patch_size,
-                                    **data_preprocessor}
+                            patch_size=patch_size) | dict(data_preprocessor or {})
         super().__init__(MODELS.build(preprocessor), init_cfg)
         self.tokenizer = build_tokenizer(tokenizer)
         self.tokens = SpecialTokens.from_tokenizer(self.tokenizer)
