@@ -7,7 +7,5 @@ _base_ = [
     '../_base_/schedules/schedule_tiny.py', '../_base_/default_runtime.py'
 ]
 
-# Many small steps: at equal numbers of images a batch of 4 learns more than one of 8.
-train_dataloader = dict(batch_size=4, dataset=dict(turns=[3, 3, 1]))
-optim_wrapper = dict(optimizer=dict(lr=3e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=2600)
+optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+train_cfg = dict(max_iters=4000)

@@ -37,10 +37,10 @@ class OspreyDataset(PixelDataset):
     """Conversations about marked regions, such as ``osprey_conversation.json``.
 
     Keys read: ``file_name``, ``height``, ``width``, ``annotation[].segmentation`` (polygons or
-    RLE) and ``conversations``; optional ``choices`` and ``answer`` of multiple-choice questions
-    (else the options are read from the question in test mode). Region i of the text (from 1)
-    becomes ``<PromptK>``: K is a random permutation in training and i - 1 in test mode. Entries
-    with more than 15 or without objects are counted and left out.
+    RLE) and ``conversations``; optional ``choices``, ``answer`` and ``about`` (the type) of
+    multiple-choice questions (else the options are read from the question in test mode). Region i
+    of the text (from 1) becomes ``<PromptK>``: K is a random permutation in training and i - 1 in
+    test mode. Entries with more than 15 or without objects are counted and left out.
 
     Args:
         ann_file: The JSON list.
@@ -48,6 +48,11 @@ class OspreyDataset(PixelDataset):
         max_turns: Most turns per sample; None keeps all.
         shuffle_turns: Draw the kept turns in any order in training, for files whose turns do not
             depend on each other.
+        max_regions: Most regions that the turns of a training sample are about; turns about other
+            regions are left out. None sets no limit.
+        only_mentioned: Mark only the regions that the kept turns mention; by default all regions
+            of the entry are marked, as in the release. Marking what nobody asks about tells a
+            model that also learns to segment where the objects are.
         question_suffix: Appended to every question, e.g. for the short-form file.
         task: Value of ``meta['task']``; by default ``'mcq'`` for items with options, otherwise
             ``'region'``.
@@ -55,9 +60,12 @@ class OspreyDataset(PixelDataset):
     """
 
     def __init__(self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False,
+                 max_regions: int | None = None, only_mentioned: bool = False,
                  question_suffix: str = '', task: str | None = None, **kwargs) -> None:
         self.max_turns = max_turns
         self.shuffle_turns = shuffle_turns
+        self.max_regions = max_regions
+        self.only_mentioned = only_mentioned
         self.question_suffix = question_suffix
         self.task = task
         super().__init__(ann_file=ann_file, **kwargs)
@@ -93,7 +101,8 @@ class OspreyDataset(PixelDataset):
                                      f'mentioned, but there are {count} objects')
         return dict(file_name=entry['file_name'], height=entry.get('height'),
                     width=entry.get('width'), masks=masks, turns=turns, number=i,
-                    choices=entry.get('choices'), answer=entry.get('answer'))
+                    choices=entry.get('choices'), answer=entry.get('answer'),
+                    about=entry.get('about'))
 
     def image_path(self, index: int) -> str | None:
         """Path of an item's image."""
@@ -120,13 +129,25 @@ class OspreyDataset(PixelDataset):
         else:
             ids = [int(k) for k in rng.permutation(NUM_PROMPTS)[:len(info['masks'])]]
         shuffle = self.shuffle_turns and not self.test_mode
-        turns = select_turns(info['turns'], num_turns or self.max_turns, shuffle, rng)
+        turns = select_turns(self._allowed_turns(info, rng), num_turns or self.max_turns, shuffle,
+                             rng)
+        used = range(1, len(ids) + 1)
+        if self.only_mentioned:
+            used = sorted(_mentioned(turns))
         turns = [dict(human=_name_prompts(turn['human'], ids) + self.question_suffix,
                       gpt=_name_prompts(turn['gpt'], ids)) for turn in turns]
-        prompts = [dict(id=k, mask=mask) for k, mask in zip(ids, info['masks'])]
+        prompts = [dict(id=ids[number - 1], mask=info['masks'][number - 1]) for number in used]
         return dict(img_path=self._find_image(info['file_name']), conversation=turns, masks=[],
                     prompts=prompts, meta=self._meta(info, turns),
                     **{k: info[k] for k in ('height', 'width') if info[k]})
+
+    def _allowed_turns(self, info: dict, rng: np.random.Generator) -> list[dict]:
+        """Turns about at most ``max_regions`` regions, drawn anew for every sample."""
+        if self.max_regions is None or self.test_mode:
+            return info['turns']
+        drawn = rng.permutation(sorted(_mentioned(info['turns'])))[:self.max_regions]
+        allowed = set(drawn.tolist())
+        return [turn for turn in info['turns'] if _mentioned([turn]) <= allowed]
 
     def _meta(self, info: dict, turns: list[dict]) -> dict:
         meta = dict(sample_id=f'{self.name}/{info["number"]}', dataset=self.name)
@@ -135,6 +156,8 @@ class OspreyDataset(PixelDataset):
             choices = parse_choices(turns[-1]['human'])
         if choices and self.test_mode:
             meta.update(choices=choices, answer=info['answer'] or turns[-1]['gpt'])
+            if info['about'] is not None:
+                meta['question_type'] = info['about']
         meta['task'] = self.task or ('mcq' if choices else 'region')
         return meta
 

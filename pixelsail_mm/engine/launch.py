@@ -83,6 +83,7 @@ def train(args: argparse.Namespace) -> None:
         cfg.setdefault('randomness', dict())['seed'] = args.seed
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
     build_runner(cfg).train()
+    _close_process_group()
 
 
 def test(args: argparse.Namespace) -> dict:
@@ -116,4 +117,16 @@ def test(args: argparse.Namespace) -> dict:
     metrics = runner.test()
     if args.out is not None and is_main_process():
         write_results(args.out, runner, metrics, settings, args.config, args.checkpoint)
+    _close_process_group()
     return metrics
+
+
+def _close_process_group() -> None:
+    """Let the processes of a run end together.
+
+    A process that leaves while another still talks to it makes that one abort at exit.
+    """
+    from torch import distributed
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()

@@ -5,8 +5,9 @@ import torch
 from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.shapes_world.expert_maps import (
-    AMPLITUDE,
+    AMPLITUDES,
     CHANNELS,
+    SCALE,
     STRIDE,
     expert_map,
     write_expert_map,
@@ -29,10 +30,11 @@ def test_share_of_every_cell():
     feature = expert_map(OBJECTS, 32)
     assert feature.shape == (len(CHANNELS), 32 // STRIDE, 32 // STRIDE)
     red, blue, kind = (feature[CHANNELS.index(name)] for name in ('red', 'blue', 'star'))
-    assert (red[:2, :2] == 100).all() and red.sum() == 400
-    assert blue[4, 4] == 100 and blue[5, 5] == 25
-    assert np.array_equal(kind, red + blue)
-    assert np.array_equal(kind, feature[CHANNELS.index('object')])
+    full = AMPLITUDES['red'] / SCALE
+    assert (red[:2, :2] == full).all() and red.sum() == 4 * full
+    assert blue[4, 4] == full and blue[5, 5] == np.rint(full / 4)
+    assert np.array_equal(red + blue, feature[CHANNELS.index('object')])
+    assert kind[0, 0] == AMPLITUDES['star'] / SCALE and np.array_equal(kind > 0, red + blue > 0)
     assert feature[CHANNELS.index('circle')].sum() == 0
 
 
@@ -40,5 +42,5 @@ def test_cached_expert_reads_what_is_written(tmp_path):
     write_expert_map(tmp_path / 'expert' / 'train' / '3.npz', OBJECTS, 32)
     expert = CachedExpert(str(tmp_path / 'expert'), str(tmp_path / 'images'))
     sample = PixelDataSample(metainfo=dict(img_path=str(tmp_path / 'images/train/3.png')))
-    expected = torch.from_numpy(expert_map(OBJECTS, 32)).float() * AMPLITUDE / 100
+    expected = torch.from_numpy(expert_map(OBJECTS, 32)).float() * SCALE
     torch.testing.assert_close(expert([sample])[0], expected)

@@ -129,16 +129,20 @@ def test_multiple_choice_has_exactly_one_right_option(world):
 
 def test_region_descriptions_are_true(world):
     scenes, _ = load_scenes(world)
-    checked = 0
+    checked = Counter()
     for record in read_json(world / 'osprey/osprey_train.json'):
         turns = [turn['value'] for turn in record['conversations']]
         for question, answer in zip(turns[::2], turns[1::2]):
             index = int(re.search(r'<region(\d+)>', question).group(1)) - 1
-            if len(answer) > 1:
-                described = parse('the ' + answer.split(' ', 1)[1]).target
-                assert described.matches(scenes[record['file_name']][index])
-                checked += 1
-    assert checked > 50
+            item = scenes[record['file_name']][index]
+            if answer.startswith(('a ', 'an ')):
+                assert parse('the ' + answer.split(' ', 1)[1]).target.matches(item)
+                checked['description'] += 1
+            elif len(answer) > 1:
+                name = re.match('What is the (.+) of', question).group(1)
+                assert answer == getattr(item, dict(shape='kind').get(name, name))
+                checked[name] += 1
+    assert checked['description'] > 50 and {'colour', 'shape'} < set(checked)
 
 
 def test_scene_answers_are_true(world):
@@ -151,7 +155,8 @@ def test_scene_answers_are_true(world):
         for question, answer in zip(turns[::2], turns[1::2]):
             if question.startswith('How many'):
                 group = re.search('How many (.+) are there', question).group(1)
-                members = evaluate(parse(f'all {group}'), objects, size)
+                group = re.sub('(?<=cross)es$|s$', '', group)
+                members = evaluate(parse(f'every {group}'), objects, size)
                 assert answer == NUMBERS[len(members)]
                 seen['count'] += 1
             elif question.startswith('Is there'):

@@ -46,14 +46,14 @@ def test_curves_agree_and_nothing_hangs(run_tool, logged, data, single, tmp_path
             sys.executable, 'tools/train.py', CONFIG, '--work-dir', single, '--cfg-options',
             *shared, f'train_cfg.max_iters={2 * STEPS}', 'default_hooks.logger.interval=2',
             'optim_wrapper.accumulative_counts=2', PIXELSAIL_DATA=str(data))
-        assert status == 0, output
+        assert status == 0, output[-4000:]
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
     zero = tmp_path / 'zero3.json' if stage == 'zero3' else stage
     status, output = run_tool(
         'bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'run', '--deepspeed',
         zero, '--cfg-options', *shared, f'train_cfg.max_iters={STEPS}',
         PIXELSAIL_DATA=str(data))
-    assert status == 0, output
+    assert status == 0, output[-4000:]
     one, two = logged(single), logged(tmp_path / 'run')
     assert sorted(two) == list(range(1, STEPS + 1))
     for step, entry in two.items():
@@ -76,7 +76,7 @@ def test_validation_under_zero3_does_not_hang_or_disturb_training(run_tool, logg
             'train_cfg.max_iters=2', f'train_cfg.val_interval={interval}',
             'train_dataloader.batch_size=1', 'default_hooks.logger.interval=1',
             PIXELSAIL_DATA=str(data))
-        assert status == 0, output
+        assert status == 0, output[-4000:]
         assert 'refseg/cIoU' in output
         curves.append([entry['loss'] for entry in logged(work_dir).values()])
     assert curves[0] == pytest.approx(curves[1], abs=1e-6)

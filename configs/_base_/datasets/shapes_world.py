@@ -36,25 +36,30 @@ refcoco = dict(
     questions=questions,
     answers=answers,
     test_question=test_question)
-osprey = dict(type='OspreyDataset', data_root=data_root, data_prefix=dict(img_path='images'))
+osprey = dict(
+    type='OspreyDataset',
+    data_root=data_root,
+    data_prefix=dict(img_path='images'),
+    only_mentioned=True)
 
 # One sample joins turns of several readers about one image: objects ("the red star"), groups
-# ("all red shapes", which open the way to conjunctions) and questions about visual prompts.
+# ("every red shape", which open the way to conjunctions) and questions about visual prompts.
 train_dataloader = dict(
-    batch_size=8,
+    # Many small steps: at equal numbers of images a batch of 4 learns more than one of 8.
+    batch_size=4,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
         type='MergedDataset',
         pipeline=train_pipeline,
-        turns=[4, 4, 1],
+        turns=[3, 3, 4],
         datasets=[
             dict(refcoco, split='train', replacement=False),
             dict(refcoco, split='train', replacement=False,
                  ann_file='refcoco_group/instances.json',
                  split_file='refcoco_group/refs(unc).p'),
-            dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True),
+            dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True, max_regions=1),
         ]))
 
 eval_loader = dict(

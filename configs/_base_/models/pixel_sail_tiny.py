@@ -18,11 +18,13 @@ model = dict(
             num_hidden_layers=4,
             num_attention_heads=2,
             num_key_value_heads=2,
-            # The slower half of the frequencies tells columns apart. With 1e6 it would not turn
-            # by a hundredth of a radian over a grid of a dozen patches.
-            rope_theta=10.0,
+            # The slower half of the frequencies tells columns apart and would not turn at all over
+            # a dozen patches with 1e6; with 10 no frequency is slow enough for words to find
+            # each other, or patches, whatever the distance.
+            rope_theta=1000.0,
             initializer_range=0.08,
             tie_word_embeddings=False)),
+    prompt_injector=dict(init_gain=6.0),
     mask_head=dict(
         embed_channels=128,
         num_points=None,
@@ -36,11 +38,11 @@ model = dict(
             name='oracle',
             feature='neck',
             expert_channels=26,
-            loss_weight=15.0,
+            loss_weight=7.0,  # falls during training, see DistillScheduleHook
             expert=dict(
                 type='CachedExpert',
                 root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
                 image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images'))
     ],
-    lm_loss_weight_with_masks=0.3,
+    lm_loss_weight_with_masks=1.0,
     generation=dict(max_new_tokens=24))

@@ -14,3 +14,6 @@ param_scheduler = [
 train_cfg = dict(type='PixelTrainLoop', max_iters=1000, val_begin=1, val_interval=1000000)
 val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')
+
+# The expert opens the eyes of the model and then leaves the capacity to the tasks.
+custom_hooks = [dict(type='DistillScheduleHook', end=0.05, until=0.4)]

@@ -9,12 +9,20 @@ import numpy as np
 
 from .expressions import Expression, render
 from .presets import SPLITS, Preset
-from .questions import DESCRIBE_QUESTIONS, multiple_choice, region_description, scene_questions
+from .questions import (
+    DESCRIBE_QUESTIONS,
+    attribute_question,
+    multiple_choice,
+    region_description,
+    scene_questions,
+)
 from .sampling import SceneLanguage
 from .scene import ATTRIBUTES, Scene, draw_scene
 from .segmentation import mask_bbox, mask_to_polygons, mask_to_rle
 
 _SCENE_TRIES = 200
+# Multiple-choice questions per object in training.
+_CHOICES = 2
 
 
 def annotate_image(preset: Preset, seed: int, split: str,
@@ -105,15 +113,19 @@ def _merge_groups(scene: Scene, groups: list[tuple[frozenset[int], Expression]])
 
 
 def _regions(scene: Scene, preset: Preset, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Training turns about regions: a description and a choice per object, in random order."""
+    """Training turns about regions in random order.
+
+    Per object a description, an attribute in a word, and choices. The first two show the words
+    that belong to a region, which the choices (rewarded with a letter only) presuppose.
+    """
     turns = []
     for i, item in enumerate(scene.objects):
         region = f'<region{i + 1}>'
         question = DESCRIBE_QUESTIONS[int(rng.integers(len(DESCRIBE_QUESTIONS)))]
         turns.append((question.format(r=region), region_description(item, preset)))
-        choice = multiple_choice(scene, i, region, preset, rng)
-        if choice is not None:
-            turns.append((choice['question'], choice['answer']))
+        turns.append(attribute_question(item, region, preset, rng))
+        choices = (multiple_choice(scene, i, region, preset, rng) for _ in range(_CHOICES))
+        turns += [(choice['question'], choice['answer']) for choice in choices if choice]
     return [turns[i] for i in rng.permutation(len(turns))]
 
 

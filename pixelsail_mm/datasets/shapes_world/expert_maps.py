@@ -18,9 +18,12 @@ from .presets import COLOURS, KINDS, SIZES, TEXTURES
 
 CHANNELS = (*KINDS, *COLOURS, *TEXTURES, *SIZES, 'object')
 STRIDE = 4
-# A covered cell of a channel has this value, so that the squared error is of the size of one.
-AMPLITUDE = 3.0
-_LEVELS = 100
+# Value of a covered cell. What needs several patches to be seen speaks louder than a colour,
+# which one pixel shows: with equal values the squared error of the kinds is lost in the rest.
+AMPLITUDES = {**dict.fromkeys(KINDS, 12.0), **dict.fromkeys((*TEXTURES, *SIZES), 6.0),
+              **dict.fromkeys((*COLOURS, 'object'), 3.0)}
+#: What one step of the stored integers is worth.
+SCALE = 0.12
 
 
 def expert_map(objects: Sequence[Mapping], image_size: int) -> np.ndarray:
@@ -31,7 +34,7 @@ def expert_map(objects: Sequence[Mapping], image_size: int) -> np.ndarray:
         image_size: Side of the image in pixels, a multiple of :data:`STRIDE`.
 
     Returns:
-        int8 ``(channels, side / STRIDE, side / STRIDE)``, 100 = fully covered.
+        int8 ``(channels, side / STRIDE, side / STRIDE)`` in steps of :data:`SCALE`.
     """
     cells = image_size // STRIDE
     feature = np.zeros((len(CHANNELS), cells, cells), np.float32)
@@ -41,11 +44,12 @@ def expert_map(objects: Sequence[Mapping], image_size: int) -> np.ndarray:
         cover = mask.reshape(cells, STRIDE, cells, STRIDE).mean((1, 3))
         for name in (*item['attributes'].values(), 'object'):
             feature[CHANNELS.index(name)] += cover
-    return np.rint(feature.clip(0, 1) * _LEVELS).astype(np.int8)
+    values = np.array([AMPLITUDES[name] for name in CHANNELS], np.float32)[:, None, None]
+    return np.rint(feature.clip(0, 1) * values / SCALE).astype(np.int8)
 
 
 def write_expert_map(path: Path, objects: Sequence[Mapping], image_size: int) -> None:
     """Write a map as ``CachedExpert`` reads it: arrays ``feature`` (int8) and ``scale``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, feature=expert_map(objects, image_size),
-                        scale=np.float32(AMPLITUDE / _LEVELS))
+                        scale=np.float32(SCALE))

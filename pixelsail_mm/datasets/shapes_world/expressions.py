@@ -27,7 +27,6 @@ POSITION_MARGIN = 0.07  # of the image side
 AREA_RATIO = 1.35
 EXTENT_RATIO = 1.10
 _PLURALS = {kind: kind + ('es' if kind.endswith('s') else 's') for kind in (*KINDS, 'shape')}
-_SINGULARS = {plural: kind for kind, plural in _PLURALS.items()}
 _VALUES = dict(zip(ATTRIBUTES, (SIZES, TEXTURES, tuple(COLOURS), KINDS)))
 _ATTRIBUTE_OF = {value: name for name, values in _VALUES.items() for value in values}
 
@@ -89,10 +88,8 @@ class Expression:
 def render(expression: Expression) -> str:
     """English text of an expression, lower case and without final punctuation."""
     if expression.plural:
-        named = expression.target.named
-        if named == ('texture', ):
-            return f'everything {expression.target.texture}'
-        return f'all {expression.target.words(plural=True)}'
+        # Singular, so that groups and single objects teach the same words.
+        return f'every {expression.target.words()}'
     text = 'the '
     if expression.superlative:
         text += f'{expression.superlative} '
@@ -109,13 +106,10 @@ def parse(text: str) -> Expression:
         ValueError: ``text`` is not in the language.
     """
     words = text.split()
-    if words[:1] == ['everything']:
-        return Expression(Filter(texture=words[1]), plural=True)
-    if words[:1] == ['all']:
-        singular = [_SINGULARS.get(word, word) for word in words[1:]]
-        return Expression(_parse_filter(singular, text), plural=True)
+    if words[:1] == ['every']:
+        return Expression(_parse_filter(words[1:], text), plural=True)
     if words[:1] != ['the']:
-        raise ValueError(f'{text!r}: an expression starts with "the", "all" or "everything"')
+        raise ValueError(f'{text!r}: an expression starts with "the" or "every"')
     head, relation, tail = text[len('the '):], None, ''
     for name in RELATIONS:
         before, found, after = head.partition(f' {name} the ')

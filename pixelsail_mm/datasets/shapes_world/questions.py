@@ -59,6 +59,13 @@ def region_description(item: SceneObject, preset: Preset) -> str:
     return article(described(item, preset).words())
 
 
+def attribute_question(item: SceneObject, region: str, preset: Preset,
+                       rng: np.random.Generator) -> tuple[str, str]:
+    """Question and one-word answer about one attribute that varies in a preset."""
+    name = str(rng.choice(described(item, preset).named))
+    return MCQ_STEMS[name].format(r=region), getattr(item, name)
+
+
 def format_choices(stem: str, choices: Sequence[str]) -> str:
     """Multiple-choice question in the form the evaluation asks it."""
     options = ' '.join(f'{letter}. {choice}' for letter, choice in zip(LETTERS, choices))

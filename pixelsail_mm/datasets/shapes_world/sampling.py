@@ -155,7 +155,7 @@ class SceneLanguage:
     def group_expressions(self) -> list[tuple[frozenset[int], Expression]]:
         """Group expressions with their members.
 
-        Single attributes ("all red shapes") open the way to conjunctions for small models, so
+        Single attributes ("every red shape") open the way to conjunctions for small models, so
         every one that is present is there; pairs with several members follow up to a limit.
         """
         singles: dict[Filter, frozenset[int]] = {}

@@ -41,11 +41,12 @@ def training_texts() -> Iterator[str]:
     """
     phrases = [render(Expression(Filter(size=s, texture=t, colour=c, kind=k)))
                for s, t, c, k in product(SIZES, TEXTURES, COLOURS, KINDS)]
-    groups = [render(Expression(Filter(colour=c, kind=k), plural=True))
+    groups = [Filter(colour=c, kind=k).words(plural=True)
               for c, k in product(COLOURS, (*KINDS, None))]
-    groups += [render(Expression(Filter(texture=t), plural=True)) for t in TEXTURES]
+    groups += [Filter(texture=t).words(plural=True) for t in TEXTURES]
     yield from phrases
     yield from groups
+    yield from (render(Expression(Filter(kind=k), plural=True)) for k in KINDS)
     for word, kind in product(SUPERLATIVES, KINDS):
         yield render(Expression(Filter(kind=kind), superlative=word))
     for name, colour in product(RELATIONS, COLOURS):

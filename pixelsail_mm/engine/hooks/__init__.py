@@ -1,12 +1,13 @@
-"""Hooks: safe checkpoints, exported weights, training figures, skipped samples."""
+"""Hooks: checkpoints, exported weights, training figures, skipped samples, distillation."""
 
 from pixelsail_mm.engine.hooks.checkpoint_hook import PixelCheckpointHook
+from pixelsail_mm.engine.hooks.distill_schedule_hook import DistillScheduleHook
 from pixelsail_mm.engine.hooks.export_weights_hook import ExportWeightsHook
 from pixelsail_mm.engine.hooks.param_scheduler_hook import OptimStepParamSchedulerHook
 from pixelsail_mm.engine.hooks.skipped_samples_hook import SkippedSamplesHook
 from pixelsail_mm.engine.hooks.train_stats_hooks import MeanLogVarsHook, ThroughputHook
 
 __all__ = [
-    'ExportWeightsHook', 'MeanLogVarsHook', 'OptimStepParamSchedulerHook', 'PixelCheckpointHook',
-    'SkippedSamplesHook', 'ThroughputHook'
+    'DistillScheduleHook', 'ExportWeightsHook', 'MeanLogVarsHook', 'OptimStepParamSchedulerHook',
+    'PixelCheckpointHook', 'SkippedSamplesHook', 'ThroughputHook'
 ]

@@ -18,12 +18,17 @@ class VisualPromptInjector(BaseModule):
 
     Args:
         hidden_size: Channels C; filled in by the meta-architecture.
+        init_gain: Factor on the initial weights of the projection. A model trained from scratch
+            overlooks a prompt that is faint next to the patch embeddings.
         init_cfg: MMEngine initialisation config.
     """
 
-    def __init__(self, hidden_size: int, init_cfg: dict | None = None) -> None:
+    def __init__(self, hidden_size: int, init_gain: float = 1.0,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        with torch.no_grad():
+            self.proj.weight.mul_(init_gain)
 
     def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor, inputs: dict) -> Tensor:
         """Inject.
