@@ -109,6 +109,47 @@ def test_turns_can_be_limited_shuffled_and_suffixed(write):
     assert {drawn[i]['conversation'][0]['human'] for i in range(40)} == {f'h{i}' for i in range(5)}
 
 
+def about_each_of(count):
+    entry = record('', count=count)
+    entry['conversations'] = [{'from': side, 'value': text} for i in range(1, count + 1)
+                              for side, text in (('human', f'<region{i}>?'), ('gpt', f'is {i}'))]
+    return entry
+
+
+def test_only_mentioned_regions_are_marked(write):
+    options = dict(only_mentioned=True, max_turns=1, shuffle_turns=True)
+    dataset = DATASETS.build(write([about_each_of(3)], **options))
+    seen = set()
+    for i in range(20):
+        sample = dataset[i]
+        (prompt, ) = sample['prompts']
+        (turn, ) = sample['conversation']
+        assert turn['human'] == f'<Prompt{prompt["id"]}>?'
+        # Region i of the file begins at column i - 1.
+        assert turn['gpt'] == f'is {int(prompt["mask"][0][0]) + 1}'
+        seen.add(turn['gpt'])
+    assert len(seen) == 3
+    test = DATASETS.build(write([record('<region2>?')], only_mentioned=True, test_mode=True))
+    assert [prompt['id'] for prompt in test[0]['prompts']] == [1]
+
+
+def test_regions_of_a_training_sample_can_be_limited(write):
+    entry = about_each_of(4)
+    entry['conversations'] *= 2
+    dataset = DATASETS.build(write([entry], max_regions=2))
+    kept = [[turn['gpt'] for turn in dataset[i]['conversation']] for i in range(20)]
+    assert all(len(turns) == 4 and len(set(turns)) == 2 for turns in kept)
+    assert set().union(*kept) == {'is 1', 'is 2', 'is 3', 'is 4'}
+    test = DATASETS.build(write([entry], max_regions=2, test_mode=True))
+    assert len(test[0]['conversation']) == 8
+
+
+def test_type_of_the_question_reaches_the_metric(write):
+    entry = record('<region1>? A. red B. blue', 'B', about='colour')
+    meta = DATASETS.build(write([entry], test_mode=True))[0]['meta']
+    assert meta['question_type'] == 'colour'
+
+
 def test_the_first_folder_with_the_image_is_used(write, tmp_path):
     (tmp_path / 'val/a.jpg').write_bytes(b'')
     cfg = write([record('What?')])

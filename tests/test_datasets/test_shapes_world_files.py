@@ -139,7 +139,7 @@ def test_region_descriptions_are_true(world):
                 assert parse('the ' + answer.split(' ', 1)[1]).target.matches(item)
                 checked['description'] += 1
             elif len(answer) > 1:
-                name = re.match('What is the (.+) of', question).group(1)
+                name = re.search('What is the (.+) of', question).group(1)
                 assert answer == getattr(item, dict(shape='kind').get(name, name))
                 checked[name] += 1
     assert checked['description'] > 50 and {'colour', 'shape'} < set(checked)

@@ -41,19 +41,20 @@ def training_texts() -> Iterator[str]:
     """
     phrases = [render(Expression(Filter(size=s, texture=t, colour=c, kind=k)))
                for s, t, c, k in product(SIZES, TEXTURES, COLOURS, KINDS)]
-    groups = [Filter(colour=c, kind=k).words(plural=True)
-              for c, k in product(COLOURS, (*KINDS, None))]
-    groups += [Filter(texture=t).words(plural=True) for t in TEXTURES]
+    filters = [Filter(colour=c, kind=k) for c, k in product(COLOURS, (*KINDS, None))]
+    filters += [Filter(texture=t) for t in TEXTURES]
+    plurals = [target.words(plural=True) for target in filters]
+    groups = [render(Expression(target, plural=True)) for target in filters]
     yield from phrases
-    yield from groups
-    yield from (render(Expression(Filter(kind=k), plural=True)) for k in KINDS)
+    yield from plurals
     for word, kind in product(SUPERLATIVES, KINDS):
         yield render(Expression(Filter(kind=kind), superlative=word))
     for name, colour in product(RELATIONS, COLOURS):
         yield render(Expression(Filter(), relation=name, anchor=Filter(colour=colour)))
-    for question in (*load_templates('segmentation_questions'), COUNT_QUESTION, EXIST_QUESTION):
+    for question in (*load_templates('segmentation_questions'), EXIST_QUESTION):
         for phrase in (*phrases[::16], *groups[::4]):
             yield question.replace('{x}', phrase)
+    yield from (COUNT_QUESTION.replace('{x}', phrase) for phrase in plurals)
     for word in ('user', 'assistant', *load_templates('segmentation_answers')):
         yield from (word, ) * _FREQUENT
     yield from _question_texts()

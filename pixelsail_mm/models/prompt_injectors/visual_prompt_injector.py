@@ -63,11 +63,14 @@ class PooledPromptInjector(BaseModule):
     their own embedding.
 
     Args:
-        hidden_size: Accepted so that both injectors are built alike; the baseline has no weights.
+        hidden_size: Accepted, like ``init_gain``, so that both injectors are built alike; the
+            baseline has no weights.
+        init_gain: See ``hidden_size``.
         init_cfg: MMEngine initialisation config.
     """
 
-    def __init__(self, hidden_size: int | None = None, init_cfg: dict | None = None) -> None:
+    def __init__(self, hidden_size: int | None = None, init_gain: float = 1.0,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
 
     def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor, inputs: dict) -> Tensor:
