@@ -52,6 +52,12 @@ def test_equals_the_testing_path(ask, shipped):
     np.testing.assert_array_equal(result['mask_scores'], sample.pred_scores.numpy())
 
 
+@pytest.mark.parametrize('height, width', [(1, 1), (10_000, 2)])
+def test_extreme_images(ask, height, width):
+    result = ask(picture(height, width), TEXT, answer_prefix=PREFIX)
+    assert result['masks'].shape[1:] == (height, width) and len(result['masks'])
+
+
 def test_image_forms_give_the_same_answer(ask, tmp_path):
     Image.fromarray(picture()).save(tmp_path / 'a.png')
     expected = ask(picture(), TEXT, answer_prefix=PREFIX)
