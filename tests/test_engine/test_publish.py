@@ -1,0 +1,88 @@
+"""A published folder gives the answers of the model it was made from."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from pixelsail_mm.apis import PixelSAILInferencer, init_model
+from pixelsail_mm.engine.checkpoint import load_state, save_weights
+from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.engine.publish import publish_model
+from pixelsail_mm.registry import MODELS
+from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Config and checkpoint as a training leaves them: absolute paths, expert projections."""
+    work = tmp_path / 'work'
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(work / 'tok')
+    path = str(work / 'tok')
+    torch.manual_seed(0)
+    state = MODELS.build(tiny_model_config(tokenizer)).state_dict()
+    state['distill.0.proj.weight'] = torch.ones(2, 2)
+    save_weights(state, work / 'model.safetensors')
+    pipeline = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
+                dict(type='ResizeToGrid', patch_size=8, max_size=64),
+                dict(type='BuildConversation', tokenizer=path, generation=True),
+                dict(type='PackPixelInputs')]
+    model = dict(tiny_model_config(path), distill=[dict(type='ExpertDistillLoss')])
+    return Config(dict(model=model, test_pipeline=pipeline)), work / 'model.safetensors'
+
+
+def answer(folder):
+    image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    ask = PixelSAILInferencer(folder, device='cpu')
+    return ask(image, 'Where?', answer_prefix='[SEG].')
+
+
+def test_folder_works_elsewhere_and_without_the_training_files(trained, tmp_path):
+    cfg, checkpoint = trained
+    folder = publish_model(cfg, checkpoint, tmp_path / 'new/model')
+    before = load_state(checkpoint)['state_dict']
+    moved = folder.rename(tmp_path / 'moved')
+    checkpoint.parent.rename(tmp_path / 'gone')
+    after = load_state(moved / 'model.safetensors')['state_dict']
+    assert set(before) - set(after) == {'distill.0.proj.weight'}
+    for key, value in after.items():
+        assert torch.equal(value, before[key])
+    assert str(tmp_path) not in (moved / 'config.py').read_text()
+    assert init_model(moved, device='cpu').load_report is not None
+    assert answer(moved)['masks'].shape[1:] == (30, 45)
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_the_masks(trained, tmp_path):
+    cfg, checkpoint = trained
+    whole = publish_model(cfg, checkpoint, tmp_path / 'float32')
+    half = publish_model(cfg, checkpoint, tmp_path / 'float16', 'float16')
+    sizes = [(folder / 'model.safetensors').stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.55 * sizes[0]
+    np.testing.assert_allclose(answer(half)['mask_scores'], answer(whole)['mask_scores'],
+                               atol=1e-2)
+
+
+def test_existing_folder_survives_a_failure(trained, tmp_path):
+    cfg, checkpoint = trained
+    folder = publish_model(cfg, checkpoint, tmp_path / 'model')
+    weights = (folder / 'model.safetensors').read_bytes()
+    cfg.model.tokenizer = str(tmp_path / 'nowhere')
+    with pytest.raises(Exception, match='nowhere'):
+        publish_model(cfg, checkpoint, folder)
+    assert (folder / 'model.safetensors').read_bytes() == weights
+    assert [path.name for path in tmp_path.iterdir() if 'model' in path.name] == ['model']
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(model=None), 'model'), (dict(test_pipeline=None), 'test_pipeline')])
+def test_unsuitable_configs_are_named(trained, tmp_path, change, message):
+    cfg, checkpoint = trained
+    cfg.merge_from_dict(change)
+    with pytest.raises(ConfigError, match=message):
+        publish_model(cfg, checkpoint, tmp_path / 'model')
+
+
+def test_unknown_precision_lists_the_known_ones(trained, tmp_path):
+    with pytest.raises(ConfigError, match='float16'):
+        publish_model(*trained, tmp_path / 'model', 'int3')

@@ -1,0 +1,30 @@
+#!/usr/bin/env python
+"""Write a trained model as a folder (config, weights, tokenizer) that demos and init_model open."""
+
+import argparse
+import sys
+
+
+def main() -> int:
+    """Parse the command line, write the folder, print its size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config the model was trained with')
+    parser.add_argument('checkpoint', help='.safetensors, .pth or a DeepSpeed checkpoint folder')
+    parser.add_argument('folder', help='folder to write')
+    parser.add_argument('--dtype', help='float32, float16 or bfloat16; default: as trained')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
+    args = parser.parse_args()
+    from pixelsail_mm.engine.cli import run_command
+
+    def command():
+        from pixelsail_mm.engine.launch import read_config
+        from pixelsail_mm.engine.publish import publish_model
+        folder = publish_model(read_config(args.config), args.checkpoint, args.folder, args.dtype)
+        size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
+        print(f'wrote {folder} ({size / 1e6:.1f} MB)')
+
+    return run_command(command, debug=args.debug)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
