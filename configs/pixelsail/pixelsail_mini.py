@@ -7,5 +7,5 @@ _base_ = [
     '../_base_/schedules/schedule_tiny.py', '../_base_/default_runtime.py'
 ]
 
-optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
 train_cfg = dict(max_iters=4000)

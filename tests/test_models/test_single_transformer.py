@@ -132,3 +132,22 @@ def test_gradient_checkpointing_changes_nothing(tokenizer):
         total.backward()
         losses.append((total.item(), model.backbone.patch_embed.weight.grad.norm().item()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_initialisers_of_small_models(tokenizer):
+    """They scale random weights; an untied head starts with a uniform guess."""
+
+    def build(**options):
+        torch.manual_seed(0)
+        cfg = config(tokenizer, prompt_injector=dict(type='VisualPromptInjector',
+                                                     init_gain=options.pop('init_gain', 1.0)))
+        cfg['backbone'].update(llm=_family('llama', tie_word_embeddings=False), **options)
+        return MODELS.build(cfg)
+
+    plain, loud = build(), build(embedding_std=0.3, patch_embed_gain=4.0, init_gain=5.0)
+    assert loud.backbone.llm.get_input_embeddings().weight.std() == pytest.approx(0.3, rel=0.05)
+    assert plain.backbone.llm.get_input_embeddings().weight.std() < 0.1
+    assert loud.backbone.llm.lm_head.weight.abs().max() == 0
+    for name, gain in (('backbone.patch_embed', 4), ('prompt_injector.proj', 5)):
+        ratio = loud.get_submodule(name).weight.std() / plain.get_submodule(name).weight.std()
+        assert ratio == pytest.approx(gain, rel=0.2)

@@ -5,10 +5,9 @@ model = dict(
     tokenizer='{{$PIXELSAIL_DATA:data/shapes_world}}/tokenizer',
     backbone=dict(
         patch_size=8,
-        # The published initialiser (0.02) is far too small at this width. Embeddings larger than
-        # what the layers add keep the words readable in the residual stream.
-        embedding_std=0.7,
-        residual_scale=0.1,
+        # The published initialiser (0.02) is far too small at this width. Layers must write as
+        # loudly as the embeddings speak, or no head learns to use what an earlier one found.
+        embedding_std=0.3,
         patch_embed_gain=4.0,
         llm=dict(
             _delete_=True,
@@ -24,7 +23,7 @@ model = dict(
             rope_theta=1000.0,
             initializer_range=0.08,
             tie_word_embeddings=False)),
-    prompt_injector=dict(init_gain=6.0),
+    prompt_injector=dict(init_gain=12.0),
     mask_head=dict(
         embed_channels=128,
         num_points=None,

@@ -40,10 +40,8 @@ class SingleTransformer(BaseModule):
         attn_implementation: Only ``'sdpa'``: flash-attention's kernels know no image block.
         gradient_checkpointing: Recompute activations in the backward pass.
         embedding_std: Standard deviation of the token embeddings of a model with random weights;
-            None keeps the family's initialisation. A small model learns grounding several times
-            faster when they outweigh what the first layers add to the residual stream.
-        residual_scale: Factor on the initial output projections of attention and MLP, random
-            weights only.
+            None keeps the family's initialisation, which is far too faint at small width. An
+            untied output head then starts at zero.
         patch_embed_gain: Factor on the initial weights of the patch embedding.
         trust_remote_code: Passed to transformers; leave off unless you trust the repository.
         init_cfg: MMEngine initialisation config.
@@ -56,9 +54,8 @@ class SingleTransformer(BaseModule):
     def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 16,
                  vocab_size: int | None = None, dtype: str | None = None,
                  attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
-                 embedding_std: float | None = None, residual_scale: float = 1.0,
-                 patch_embed_gain: float = 1.0, trust_remote_code: bool = False,
-                 init_cfg: dict | None = None) -> None:
+                 embedding_std: float | None = None, patch_embed_gain: float = 1.0,
+                 trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
             raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
@@ -69,8 +66,8 @@ class SingleTransformer(BaseModule):
         if not hasattr(decoder, 'rotary_emb'):
             raise ValueError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
                              'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
-        if isinstance(llm, Mapping):
-            _rescale(self.llm, embedding_std, residual_scale)
+        if isinstance(llm, Mapping) and embedding_std is not None:
+            _set_embedding_std(self.llm, embedding_std)
         decoder.rotary_emb = PatchRotaryEmbedding(decoder.rotary_emb)
         self.hidden_size: int = self.llm.config.hidden_size
         self.patch_embed = nn.Linear(3 * patch_size**2, self.hidden_size, bias=False,
@@ -183,15 +180,11 @@ def _next_positions(position_ids: Tensor, step: int) -> Tensor:
 
 
 @torch.no_grad()
-def _rescale(llm: nn.Module, embedding_std: float | None, residual_scale: float) -> None:
-    """Initialise a random decoder for fast learning at small width; an untied head starts at 0."""
-    if embedding_std is not None:
-        llm.get_input_embeddings().weight.normal_(std=embedding_std)
-        if not llm.config.tie_word_embeddings:
-            llm.lm_head.weight.zero_()
-    for name, parameter in llm.named_parameters():
-        if name.endswith(('o_proj.weight', 'down_proj.weight')):
-            parameter.mul_(residual_scale)
+def _set_embedding_std(llm: nn.Module, std: float) -> None:
+    """Draw the token embeddings of a random decoder anew; an untied head starts at zero."""
+    llm.get_input_embeddings().weight.normal_(std=std)
+    if not llm.config.tie_word_embeddings:
+        llm.lm_head.weight.zero_()
 
 
 def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: str | None,
