@@ -10,5 +10,5 @@ _base_ = [
 model = dict(
     backbone=dict(llm=dict(hidden_size=192, intermediate_size=512, num_hidden_layers=5,
                            num_attention_heads=3, num_key_value_heads=3)))
-optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=9000)
+optim_wrapper = dict(optimizer=dict(lr=8e-4, betas=(0.9, 0.98)))
+train_cfg = dict(max_iters=20000)
