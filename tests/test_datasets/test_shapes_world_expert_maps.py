@@ -38,6 +38,16 @@ def test_share_of_every_cell():
     assert feature[CHANNELS.index('circle')].sum() == 0
 
 
+def test_coordinates_tell_where_the_object_is():
+    feature = expert_map(OBJECTS, 32) * SCALE
+    column, row = (feature[CHANNELS.index(name)] for name in ('column', 'row'))
+    # The first object covers pixels 0 to 7: its centre is at 4 of 32, a quarter from the left.
+    assert column[0, 0] == row[1, 1] == -0.75 * AMPLITUDES['column']
+    # The second covers 16 to 21, centre 19 of 32.
+    assert column[4, 4] == row[4, 4] == np.rint((2 * 19 / 32 - 1) * 12 / SCALE) * SCALE
+    assert column[0, 7] == 0
+
+
 def test_cached_expert_reads_what_is_written(tmp_path):
     write_expert_map(tmp_path / 'expert' / 'train' / '3.npz', OBJECTS, 32)
     expert = CachedExpert(str(tmp_path / 'expert'), str(tmp_path / 'images'))
