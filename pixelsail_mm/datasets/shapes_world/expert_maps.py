@@ -22,7 +22,7 @@ CHANNELS = (*KINDS, *COLOURS, *TEXTURES, *SIZES, 'object', *COORDINATES)
 STRIDE = 4
 # Value of a covered cell. What needs several patches to be seen speaks louder than a colour,
 # which one pixel shows: with equal values the squared error of the kinds is lost in the rest.
-AMPLITUDES = {**dict.fromkeys((*KINDS, *COORDINATES), 12.0),
+AMPLITUDES = {**dict.fromkeys(KINDS, 12.0), **dict.fromkeys(COORDINATES, 4.0),
               **dict.fromkeys((*TEXTURES, *SIZES), 6.0),
               **dict.fromkeys((*COLOURS, 'object'), 3.0)}
 #: What one step of the stored integers is worth.
