@@ -23,7 +23,7 @@ model = dict(
             rope_theta=1000.0,
             initializer_range=0.08,
             tie_word_embeddings=False)),
-    prompt_injector=dict(init_gain=12.0),
+    prompt_injector=dict(init_gain=6.0),
     mask_head=dict(
         embed_channels=128,
         num_points=None,
@@ -43,5 +43,5 @@ model = dict(
                 root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
                 image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images'))
     ],
-    lm_loss_weight_with_masks=2.0,
+    lm_loss_weight_with_masks=1.0,
     generation=dict(max_new_tokens=24))
