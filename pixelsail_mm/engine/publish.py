@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
@@ -19,7 +19,7 @@ from pixelsail_mm.tokenization import build_tokenizer
 #: Names of the precisions weights can be published in.
 DTYPES = ('float32', 'float16', 'bfloat16')
 _TOKENIZER = 'tokenizer'
-# Only training uses these (experts and their projections are never part of a checkpoint).
+# Projections onto the experts, which training checkpoints hold and prediction never uses.
 _TRAINING_PREFIX = 'distill.'
 
 
@@ -63,13 +63,15 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
 
 def _published(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
     """Weights that prediction uses, in the wanted precision; tied ones stay tied."""
-    converted: dict[int, Tensor] = {}
+    converted: dict[tuple, Tensor] = {}
     result = {}
     for key, value in state.items():
         if key.startswith(_TRAINING_PREFIX):
             continue
         if dtype is not None and value.is_floating_point():
-            value = converted.setdefault(value.data_ptr(), value.to(getattr(torch, dtype)))
+            # A view can begin where another tensor does, so the address alone names nothing.
+            identity = (value.data_ptr(), value.shape, value.stride())
+            value = converted.setdefault(identity, value.to(getattr(torch, dtype)))
         result[key] = value
     return result
 
@@ -89,7 +91,7 @@ def _portable_config(cfg: Config) -> Config:
 
 def _with_tokenizer(node: Any) -> Any:
     """Copy in which every ``tokenizer`` is the one in the folder."""
-    if isinstance(node, (dict, ConfigDict)):
+    if isinstance(node, dict):
         return {key: _TOKENIZER if key == 'tokenizer' else _with_tokenizer(value)
                 for key, value in node.items()}
     if isinstance(node, (list, tuple)):
