@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.datasets.osprey import parse_choices
 from pixelsail_mm.datasets.restricted_pickle import load_plain_pickle
 from pixelsail_mm.datasets.shapes_world import PRESETS, make_shapes_world
 from pixelsail_mm.datasets.shapes_world.expressions import Expression, Filter, evaluate, parse
-from pixelsail_mm.datasets.shapes_world.questions import NUMBERS
+from pixelsail_mm.datasets.shapes_world.questions import MCQ_SUFFIX, NUMBERS
 from pixelsail_mm.datasets.shapes_world.scene import SceneObject
+from pixelsail_mm.evaluation.metrics.multiple_choice_metric import extract_choice
 
 
 def read_json(path):
@@ -122,7 +124,7 @@ def test_multiple_choice_has_exactly_one_right_option(world):
         assert all(f'{letter}. {choice}' in question['value']
                    for letter, choice in zip('ABCD', record['choices']))
         assert _right_choices(record, objects, index, size) == ['ABCD'.index(record['answer'])]
-        assert answer['value'] == record['answer']
+        assert extract_choice(answer['value'], record['choices']) == record['answer']
         letters[record['answer']] += 1
     assert len(letters) == 4
 
@@ -138,9 +140,9 @@ def test_region_descriptions_are_true(world):
             if answer.startswith(('a ', 'an ')):
                 assert parse('the ' + answer.split(' ', 1)[1]).target.matches(item)
                 checked['description'] += 1
-            elif len(answer) > 1:
+            elif MCQ_SUFFIX not in question:
                 name = re.search('What is the (.+) of', question).group(1)
-                assert answer == getattr(item, dict(shape='kind').get(name, name))
+                assert answer == f"It is {getattr(item, dict(shape='kind').get(name, name))}."
                 checked[name] += 1
     assert checked['description'] > 50 and {'colour', 'shape'} < set(checked)
 
@@ -180,6 +182,29 @@ def test_a_few_instruction_items_are_text_only(mini_world, world_counts):
     text_only = [record for record in records if 'image' not in record]
     assert len(records) == world_counts['train'] + len(text_only) and text_only
     assert not any('<image>' in t['value'] for r in text_only for t in r['conversations'])
+
+
+def test_turns_about_options_are_true(world):
+    records = read_json(world / 'llava/options_train.json')
+    assert len(records) == read_json(world / 'info.json')['options']
+    assert not any('image' in record for record in records)
+    seen = Counter()
+    for record in records:
+        turns = [turn['value'] for turn in record['conversations']]
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            choices = parse_choices(question)
+            pairs = [f'{text} {letter}' for text, letter in zip(choices, 'ABCD', strict=True)]
+            if question.startswith('List'):
+                said = answer.removeprefix('They are ').removesuffix('.').split(', ')
+                assert sorted(said) == sorted(pairs)
+                seen['list'] += 1
+                continue
+            letter = extract_choice(answer, choices)
+            right = choices['ABCD'.index(letter)].removeprefix('a ').removeprefix('an ')
+            named = question.split('?')[0]
+            assert all(f' {word}' in named for word in right.split())
+            seen[letter] += 1
+    assert len(seen) == 5
 
 
 def test_images_exist_and_no_two_are_alike(world, world_counts):

@@ -16,6 +16,7 @@ COLOURS = ['red', 'a blue square', 'green', 'Vitamin C']
     ('The correct choice is "D".', 'D'),
     ('A Blue Square!', 'B'), ('green', 'C'), ('vitamin c', 'D'), ('D. Vitamin C.', 'D'),
     ('<Prompt0>: B', 'B'), ('<Prompt12>: green.', 'C'), ('<Prompt3> (A) red', 'A'),
+    ('It is a blue square B.', 'B'), ('It is red (A).', 'A'), ('green C', 'C'),
 ])
 def test_extracts(text, letter):
     assert extract_choice(text, COLOURS) == letter
@@ -25,7 +26,7 @@ def test_extracts(text, letter):
     '', '...', 'E', 'F.', 'purple', 'A red circle', 'the answer is not B',
     'B or C', 'A, B', 'A and B', '(A) red (B) a blue square', 'A. B.', 'B. red',
     'Option A: no. The answer is B.', 'It is a square with red and green', 'answer is a red thing',
-    'The answer is Boat',
+    'The answer is Boat', 'It is red B.', 'It is a blue square C.', 'It is a circle B.',
 ])
 def test_refuses(text):
     assert extract_choice(text, COLOURS) is None

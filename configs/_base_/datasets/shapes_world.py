@@ -44,23 +44,31 @@ osprey = dict(
 
 # One sample joins turns of several readers about one image: objects ("the red star"), groups
 # ("every red shape", which open the way to conjunctions) and questions about visual prompts.
+images = dict(
+    type='MergedDataset',
+    pipeline=train_pipeline,
+    turns=[3, 3, 3],
+    datasets=[
+        dict(refcoco, split='train', replacement=False),
+        dict(refcoco, split='train', replacement=False, ann_file='refcoco_group/instances.json',
+             split_file='refcoco_group/refs(unc).p'),
+        dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True, max_regions=1),
+    ])
+# A language model first learns to find a word again and to read what stands beside it.
+options = dict(
+    type='LLaVADataset',
+    pipeline=train_pipeline,
+    data_root=data_root,
+    data_prefix=dict(img_path='images'),
+    ann_file='llava/options_train.json')
+
 train_dataloader = dict(
     # Many small steps: at equal numbers of images a batch of 4 learns more than one of 8.
     batch_size=4,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(
-        type='MergedDataset',
-        pipeline=train_pipeline,
-        turns=[3, 3, 4],
-        datasets=[
-            dict(refcoco, split='train', replacement=False),
-            dict(refcoco, split='train', replacement=False,
-                 ann_file='refcoco_group/instances.json',
-                 split_file='refcoco_group/refs(unc).p'),
-            dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True, max_regions=1),
-        ]))
+    dataset=dict(type='CurriculumDataset', first=options, then=images, lead_in=2000))
 
 eval_loader = dict(
     batch_size=32,

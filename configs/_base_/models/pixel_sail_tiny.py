@@ -43,5 +43,5 @@ model = dict(
                 root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
                 image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images'))
     ],
-    lm_loss_weight_with_masks=1.0,
+    lm_loss_weight_with_masks=2.0,
     generation=dict(max_new_tokens=24))

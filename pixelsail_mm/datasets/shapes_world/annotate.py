@@ -125,7 +125,7 @@ def _regions(scene: Scene, preset: Preset, rng: np.random.Generator) -> list[tup
         turns.append((question.format(r=region), region_description(item, preset)))
         turns.append(attribute_question(item, region, preset, rng))
         choices = (multiple_choice(scene, i, region, preset, rng) for _ in range(_CHOICES))
-        turns += [(choice['question'], choice['answer']) for choice in choices if choice]
+        turns += [(choice['question'], choice['reply']) for choice in choices if choice]
     return [turns[i] for i in rng.permutation(len(turns))]
 
 

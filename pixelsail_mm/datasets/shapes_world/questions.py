@@ -12,7 +12,7 @@ from .presets import Preset
 from .scene import Scene, SceneObject
 
 LETTERS = 'ABCD'
-MCQ_SUFFIX = "Answer with the option's letter."
+MCQ_SUFFIX = 'Answer with one option.'
 DESCRIBE_QUESTIONS = ('Describe {r}.', 'What is {r}?', 'Please describe {r}.',
                       'Please give me a short description of {r}.')
 ATTRIBUTE_WORDS = {'size': 'size', 'texture': 'texture', 'colour': 'colour', 'kind': 'shape'}
@@ -61,15 +61,29 @@ def region_description(item: SceneObject, preset: Preset) -> str:
 
 def attribute_question(item: SceneObject, region: str, preset: Preset,
                        rng: np.random.Generator) -> tuple[str, str]:
-    """Question and one-word answer about one attribute that varies in a preset."""
+    """Question and answer about one attribute that varies in a preset."""
     name = str(rng.choice(described(item, preset).named))
-    return MCQ_STEMS[name].format(r=region), getattr(item, name)
+    return MCQ_STEMS[name].format(r=region), f'It is {getattr(item, name)}.'
+
+
+def choice_answer(choice: str, letter: str) -> str:
+    """Answer to a multiple-choice question: first what it is, then the letter this stands beside.
+
+    The letter alone would have to be found in one step, which a small model does not learn in its
+    few minutes: it answers with the same letter throughout. Said first, the option is a word like
+    any other, and its letter is a look-up in the text.
+    """
+    return f'It is {choice} {letter}.'
 
 
 def format_choices(stem: str, choices: Sequence[str]) -> str:
     """Multiple-choice question in the form the evaluation asks it."""
-    options = ' '.join(f'{letter}. {choice}' for letter, choice in zip(LETTERS, choices))
-    return f'{stem} {options} {MCQ_SUFFIX}'
+    return f'{stem} {format_options(choices)} {MCQ_SUFFIX}'
+
+
+def format_options(choices: Sequence[str]) -> str:
+    """Options behind their letters."""
+    return ' '.join(f'{letter}. {choice}' for letter, choice in zip(LETTERS, choices))
 
 
 def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
@@ -84,28 +98,38 @@ def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
         rng: Source of randomness.
 
     Returns:
-        dict with ``question``, ``choices`` (4 strings), ``answer`` (a letter) and ``about``; None
-        if the kind of question drawn cannot be asked of this object.
+        dict with ``question``, ``choices`` (4 strings), ``answer`` (a letter), ``reply`` (what the
+        model is to say) and ``about``; None if the kind of question drawn cannot be asked of this
+        object.
     """
     about = str(rng.choice(['colour', 'kind', 'texture', 'description', 'neighbour'],
                            p=[0.3, 0.3, 0.15, 0.2, 0.05]))
     if about == 'neighbour':
         found = _neighbour_options(scene, index, preset, rng)
     elif about == 'description':
-        found = _description_options(scene.objects[index], preset, rng)
+        found = description_options(described(scene.objects[index], preset), preset, rng)
     else:
-        found = _attribute_options(scene.objects[index], about, preset, rng)
+        found = attribute_options(scene.objects[index], about, preset, rng)
     if found is None:
         return None
     stem, right, wrong = found
-    position = int(rng.integers(4))
-    choices = [wrong[int(i)] for i in rng.permutation(3)]
+    return dict(shuffled_choices(stem.format(r=region), right, wrong, rng), about=about)
+
+
+def shuffled_choices(stem: str, right: str, wrong: Sequence[str],
+                     rng: np.random.Generator) -> dict:
+    """Question with its options in random order, see :func:`multiple_choice`."""
+    position = int(rng.integers(len(wrong) + 1))
+    choices = [wrong[int(i)] for i in rng.permutation(len(wrong))]
     choices.insert(position, right)
-    return dict(question=format_choices(stem.format(r=region), choices), choices=choices,
-                answer=LETTERS[position], about=about)
+    letter = LETTERS[position]
+    return dict(question=format_choices(stem, choices), choices=choices, answer=letter,
+                reply=choice_answer(right, letter))
 
 
-def _attribute_options(item: SceneObject, about: str, preset: Preset, rng: np.random.Generator):
+def attribute_options(item: SceneObject | Filter, about: str, preset: Preset,
+                      rng: np.random.Generator) -> tuple[str, str, list[str]] | None:
+    """Stem, right option and three wrong ones about one attribute; None if values are too few."""
     values = dict(colour=preset.colours, kind=preset.kinds, texture=preset.textures)[about]
     right = getattr(item, about)
     wrong = [value for value in values if value != right]
@@ -114,8 +138,9 @@ def _attribute_options(item: SceneObject, about: str, preset: Preset, rng: np.ra
     return MCQ_STEMS[about], right, [str(v) for v in rng.choice(wrong, 3, replace=False)]
 
 
-def _description_options(item: SceneObject, preset: Preset, rng: np.random.Generator):
-    right = described(item, preset)
+def description_options(right: Filter, preset: Preset,
+                        rng: np.random.Generator) -> tuple[str, str, list[str]]:
+    """Stem, right description and three that differ from it in one attribute each."""
     values = dict(size=tuple(preset.radii), texture=preset.textures, colour=preset.colours,
                   kind=preset.kinds)
     variants = {

@@ -42,7 +42,8 @@ def extract_choice(text: str, choices: Sequence[str]) -> str | None:
     2. a leading letter with a mark (``B. ...``, ``(B) ...``, ``B: ...``), or a bare leading
        capital followed by exactly its option's text (``B a red circle``; so "A red circle" is not
        read as option A);
-    3. ``answer is B``, ``option (B)``, ``Answer: B``.
+    3. ``answer is B``, ``option (B)``, ``Answer: B``;
+    4. an option's text followed by its own letter at the end (``It is a red circle B.``).
 
     The answer is ambiguous, hence ``None``, if these disagree, if the text after a leading letter
     is another option's text, or if it mentions another option's letter as one (``B or C``,
@@ -65,7 +66,7 @@ def extract_choice(text: str, choices: Sequence[str]) -> str | None:
     if lone:
         found.add(lone.group(1).upper())
     elif not found:
-        found = _from_head(text, options) | {
+        found = _from_head(text, options) | _from_tail(said, options) | {
             match.group(1).upper() for match in _STATED.finditer(text)}
         if found and not any(said == normalise(f'{letter} {options.get(letter, "")}')
                              for letter in found):
@@ -84,6 +85,12 @@ def _from_head(text: str, options: Mapping[str, str]) -> set[str]:
     if head.group(3) and rest != options.get(letter):
         return {letter} if text[head.end(3)] == ',' else set()
     return {letter} | {other for other, option in options.items() if option and option == rest}
+
+
+def _from_tail(said: str, options: Mapping[str, str]) -> set[str]:
+    """Letters named by rule 4, in a normalised text."""
+    return {letter for letter, option in options.items()
+            if option and f' {said}'.endswith(f' {option} {letter.lower()}')}
 
 
 def _mentions(text: str) -> set[str]:
