@@ -8,7 +8,8 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(llm=dict(hidden_size=192, intermediate_size=512, num_hidden_layers=5,
-                           num_attention_heads=3, num_key_value_heads=3)))
+    backbone=dict(llm=dict(hidden_size=160, intermediate_size=448, num_hidden_layers=5)),
+    mask_head=dict(embed_channels=160))
 optim_wrapper = dict(optimizer=dict(lr=8e-4, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=20000)
+train_cfg = dict(max_iters=24000)
+custom_hooks = [dict(type='DistillScheduleHook', end=0.05, until=0.1)]

@@ -1,7 +1,6 @@
 """Datasets: one reader per annotation format, combinations of readers, transforms, samplers."""
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.curriculum import CurriculumDataset
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.llava import LLaVADataset
 from pixelsail_mm.datasets.merged import MergedDataset
@@ -10,6 +9,6 @@ from pixelsail_mm.datasets.osprey import OspreyDataset
 from pixelsail_mm.datasets.refcoco import RefCOCODataset
 
 __all__ = [
-    'AnnotationError', 'BadSampleError', 'CurriculumDataset', 'LLaVADataset', 'MergedDataset',
-    'MixtureDataset', 'OspreyDataset', 'PixelDataset', 'RefCOCODataset'
+    'AnnotationError', 'BadSampleError', 'LLaVADataset', 'MergedDataset', 'MixtureDataset',
+    'OspreyDataset', 'PixelDataset', 'RefCOCODataset'
 ]

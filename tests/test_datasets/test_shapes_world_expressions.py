@@ -43,7 +43,9 @@ def test_every_sentence_denotes_its_object_only(seed, preset):
             understood = parse(render(expression))
             assert understood == expression
             assert evaluate(understood, scene.objects, scene.size) == {index}
-    for members, expression in language.group_expressions():
+    related = language.related_groups(rng)
+    assert all(e.relation and e.target == Filter() for _, e in related)
+    for members, expression in language.group_expressions() + related:
         understood = parse(render(expression))
         assert understood == expression
         assert evaluate(understood, scene.objects, scene.size) == members != set()
@@ -152,4 +154,6 @@ def test_parse_rejects_what_is_not_in_the_language(text):
 def test_groups_keep_the_singular():
     assert render(Expression(Filter(kind='cross'), plural=True)) == 'every cross'
     assert render(Expression(Filter(colour='red'), plural=True)) == 'every red shape'
+    text = 'every shape left of the red star'
+    assert render(parse(text)) == text and parse(text).plural
     assert parse('every small dotted cross').target == Filter('small', 'dotted', None, 'cross')

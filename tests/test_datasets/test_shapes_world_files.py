@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from pixelsail_mm.datasets.masks import decode_mask
-from pixelsail_mm.datasets.osprey import parse_choices
 from pixelsail_mm.datasets.restricted_pickle import load_plain_pickle
 from pixelsail_mm.datasets.shapes_world import PRESETS, make_shapes_world
 from pixelsail_mm.datasets.shapes_world.expressions import Expression, Filter, evaluate, parse
@@ -182,29 +181,6 @@ def test_a_few_instruction_items_are_text_only(mini_world, world_counts):
     text_only = [record for record in records if 'image' not in record]
     assert len(records) == world_counts['train'] + len(text_only) and text_only
     assert not any('<image>' in t['value'] for r in text_only for t in r['conversations'])
-
-
-def test_turns_about_options_are_true(world):
-    records = read_json(world / 'llava/options_train.json')
-    assert len(records) == read_json(world / 'info.json')['options']
-    assert not any('image' in record for record in records)
-    seen = Counter()
-    for record in records:
-        turns = [turn['value'] for turn in record['conversations']]
-        for question, answer in zip(turns[::2], turns[1::2], strict=True):
-            choices = parse_choices(question)
-            pairs = [f'{text} {letter}' for text, letter in zip(choices, 'ABCD', strict=True)]
-            if question.startswith('List'):
-                said = answer.removeprefix('They are ').removesuffix('.').split(', ')
-                assert sorted(said) == sorted(pairs)
-                seen['list'] += 1
-                continue
-            letter = extract_choice(answer, choices)
-            right = choices['ABCD'.index(letter)].removeprefix('a ').removeprefix('an ')
-            named = question.split('?')[0]
-            assert all(f' {word}' in named for word in right.split())
-            seen[letter] += 1
-    assert len(seen) == 5
 
 
 def test_images_exist_and_no_two_are_alike(world, world_counts):

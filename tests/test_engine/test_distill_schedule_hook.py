@@ -37,14 +37,6 @@ def test_weights_fall_linearly_and_stay(runner):
     assert weights_at(hook, runner, 99) == pytest.approx([0.4, 0.05])
 
 
-def test_decay_may_begin_later(runner):
-    hook = DistillScheduleHook(end=0.0, begin=0.2, until=0.6)
-    hook.before_train(runner)
-    assert weights_at(hook, runner, 20) == [4.0, 0.5]
-    assert weights_at(hook, runner, 40) == pytest.approx([2.0, 0.25])
-    assert weights_at(hook, runner, 60) == [0.0, 0.0]
-
-
 def test_resumed_run_has_the_weights_of_its_iteration(runner):
     hook = DistillScheduleHook(end=0.0, until=1.0)
     runner.iter = 60
@@ -59,8 +51,7 @@ def test_model_without_distillation_is_left_alone():
     hook.before_train_iter(runner, 0)
 
 
-@pytest.mark.parametrize('arguments', [dict(end=-1), dict(until=0), dict(until=1.1),
-                                       dict(begin=-0.1), dict(begin=0.4)])
+@pytest.mark.parametrize('arguments', [dict(end=-1), dict(until=0), dict(until=1.1)])
 def test_wrong_arguments_are_named(arguments):
     with pytest.raises(ValueError, match=f'{next(iter(arguments))}='):
         DistillScheduleHook(**arguments)

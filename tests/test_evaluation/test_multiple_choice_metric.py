@@ -16,7 +16,8 @@ COLOURS = ['red', 'a blue square', 'green', 'Vitamin C']
     ('The correct choice is "D".', 'D'),
     ('A Blue Square!', 'B'), ('green', 'C'), ('vitamin c', 'D'), ('D. Vitamin C.', 'D'),
     ('<Prompt0>: B', 'B'), ('<Prompt12>: green.', 'C'), ('<Prompt3> (A) red', 'A'),
-    ('It is a blue square B.', 'B'), ('It is red (A).', 'A'), ('green C', 'C'),
+    ('It is a blue square.', 'B'), ('it is Vitamin C', 'D'), ('The answer is green.', 'C'),
+    ('The right option is red', 'A'),
 ])
 def test_extracts(text, letter):
     assert extract_choice(text, COLOURS) == letter
@@ -26,7 +27,7 @@ def test_extracts(text, letter):
     '', '...', 'E', 'F.', 'purple', 'A red circle', 'the answer is not B',
     'B or C', 'A, B', 'A and B', '(A) red (B) a blue square', 'A. B.', 'B. red',
     'Option A: no. The answer is B.', 'It is a square with red and green', 'answer is a red thing',
-    'The answer is Boat', 'It is red B.', 'It is a blue square C.', 'It is a circle B.',
+    'The answer is Boat', 'It is a circle.', 'It is not red.', 'It is red or green.',
 ])
 def test_refuses(text):
     assert extract_choice(text, COLOURS) is None

@@ -4,7 +4,9 @@
 data_root = '{{$PIXELSAIL_DATA:data/shapes_world}}'
 tokenizer = data_root + '/tokenizer'
 patch_size = 8
-# Short wordings: a small model has no compute to spare for the words around an expression.
+# Short wordings and a template without chat markup: a small model has no compute to spare for
+# tokens around an expression, and nearby words are found sooner.
+template = dict(INSTRUCTION='{input}\n', SUFFIX='<|endoftext|>', SEP='')
 questions = ['Please segment {x}.']
 answers = ['[SEG].']
 test_question = questions[0]
@@ -18,12 +20,14 @@ load_stages = [
 train_pipeline = [
     *load_stages,
     # A turn sees the image and itself: many single-turn samples share the work on one image.
-    dict(type='BuildConversation', tokenizer=tokenizer, max_length=1024, independent_turns=True),
+    dict(type='BuildConversation', tokenizer=tokenizer, template=template, max_length=1024,
+         independent_turns=True),
     dict(type='PackPixelInputs'),
 ]
 test_pipeline = [
     *load_stages,
-    dict(type='BuildConversation', tokenizer=tokenizer, max_length=1024, generation=True),
+    dict(type='BuildConversation', tokenizer=tokenizer, template=template, max_length=1024,
+         generation=True),
     dict(type='PackPixelInputs'),
 ]
 
@@ -42,33 +46,26 @@ osprey = dict(
     data_prefix=dict(img_path='images'),
     only_mentioned=True)
 
+groups = dict(
+    refcoco, split='train', replacement=False, ann_file='refcoco_group/instances.json',
+    split_file='refcoco_group/refs(unc).p')
 # One sample joins turns of several readers about one image: objects ("the red star"), groups
 # ("every red shape", which open the way to conjunctions) and questions about visual prompts.
-images = dict(
-    type='MergedDataset',
-    pipeline=train_pipeline,
-    turns=[3, 3, 3],
-    datasets=[
-        dict(refcoco, split='train', replacement=False),
-        dict(refcoco, split='train', replacement=False, ann_file='refcoco_group/instances.json',
-             split_file='refcoco_group/refs(unc).p'),
-        dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True, max_regions=1),
-    ])
-# A language model first learns to find a word again and to read what stands beside it.
-options = dict(
-    type='LLaVADataset',
-    pipeline=train_pipeline,
-    data_root=data_root,
-    data_prefix=dict(img_path='images'),
-    ann_file='llava/options_train.json')
-
 train_dataloader = dict(
     # Many small steps: at equal numbers of images a batch of 4 learns more than one of 8.
     batch_size=4,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(type='CurriculumDataset', first=options, then=images, lead_in=2000))
+    dataset=dict(
+        type='MergedDataset',
+        pipeline=train_pipeline,
+        turns=[5, 4, 3],
+        datasets=[
+            dict(refcoco, split='train', replacement=False),
+            groups,
+            dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True, max_regions=1),
+        ]))
 
 eval_loader = dict(
     batch_size=32,

@@ -9,6 +9,8 @@ model = dict(
         # loudly as the embeddings speak, or no head learns to use what an earlier one found.
         embedding_std=0.3,
         patch_embed_gain=4.0,
+        # Columns have to turn as much as rows, or shapes are seen by rows only.
+        rotary_layout='interleaved',
         llm=dict(
             _delete_=True,
             model_type='llama',
@@ -29,19 +31,26 @@ model = dict(
         num_points=None,
         # Small objects need the region loss to weigh more than in the recipe (0.5).
         loss_dice=dict(loss_weight=3.0)),
-    # A stand-in for the vision experts of the paper, see datasets/shapes_world/expert_maps.py.
-    # With it grounding begins after a hundred steps instead of many hundreds.
+    # As in the paper one expert teaches the neck (there Mask2Former) and one the patch states,
+    # which text reads (there SAM 2). With them grounding begins after a hundred steps instead of
+    # many hundreds. The weights fall during training, see DistillScheduleHook.
     distill=[
         dict(
             type='ExpertDistillLoss',
-            name='oracle',
-            feature='neck',
+            name=feature,
+            feature=feature,
+            # Kinds, colours, textures, sizes, "object" and the centre's coordinates. What needs
+            # several patches to be seen is hard to learn and lost next to the colours otherwise;
+            # louder values instead of weights would drown the colours in the masks' features.
             expert_channels=28,
-            loss_weight=7.0,  # falls during training, see DistillScheduleHook
+            #channel_weights=[16.0] * 10 + [1.0] * 8 + [4.0] * 7 + [1.0] + [2.0] * 2,
+            loss_weight=7.0,
             expert=dict(
+                # A stand-in for vision experts, see datasets/shapes_world/expert_maps.py.
                 type='CachedExpert',
                 root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
                 image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images'))
+        for feature in ('neck', )
     ],
     lm_loss_weight_with_masks=2.0,
     generation=dict(max_new_tokens=24))

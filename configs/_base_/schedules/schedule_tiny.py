@@ -7,8 +7,8 @@ optim_wrapper = dict(
 )
 
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=0.05),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=0.05, end=1.0),
+    dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=0.02),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=0.02, end=1.0),
 ]
 
 train_cfg = dict(type='PixelTrainLoop', max_iters=1000, val_begin=1, val_interval=1000000)
@@ -16,4 +16,4 @@ val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')
 
 # The expert opens the eyes of the model and then leaves the capacity to the tasks.
-custom_hooks = [dict(type='DistillScheduleHook', end=0.05, begin=0.12, until=0.27)]
+custom_hooks = [dict(type='DistillScheduleHook', end=0.05, until=0.15)]

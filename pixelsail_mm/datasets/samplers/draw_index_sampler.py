@@ -39,12 +39,8 @@ class DrawIndexSampler(Sampler):
     iterations of gradient accumulation, no sample is padded or dropped, and resuming is a matter
     of starting at another draw: nothing is loaded only to be skipped.
 
-    The first draws of a dataset with a ``lead_in`` (:class:`~pixelsail_mm.datasets.curriculum.
-    CurriculumDataset`) count from 0; the draw indices of what follows start behind them.
-
     Args:
-        dataset: The dataset; only its length, its lead-in and, for LengthGroupedSampler, its
-            lengths are used.
+        dataset: The dataset; only its length (and, for LengthGroupedSampler, its lengths) is used.
         sampler: Config of the sampler that orders one epoch.
         batch_size: Samples per micro-batch and process, as in the data loader.
         seed: Seed of the orders, the same on all ranks. None: drawn, then shared among the ranks.
@@ -63,7 +59,6 @@ class DrawIndexSampler(Sampler):
         self.batch_size = batch_size
         self.seed = sync_random_seed() if seed is None else seed
         self._length = len(dataset)
-        self._lead_in = getattr(dataset, 'lead_in', 0)
         self._order = _build_order(sampler or dict(type='DefaultSampler', shuffle=True), dataset,
                                    self.seed)
         self._offset = 0
@@ -91,13 +86,10 @@ class DrawIndexSampler(Sampler):
         epoch, order = -1, []
         while True:
             for draw in range(start, start + self.batch_size):
-                if draw < self._lead_in:
-                    yield draw
-                    continue
-                number, position = divmod(draw - self._lead_in, self._length)
-                if number != epoch:
-                    epoch, order = number, self._epoch_order(number)
-                yield self._lead_in + epoch * self._length + order[position]
+                if draw // self._length != epoch:
+                    epoch = draw // self._length
+                    order = self._epoch_order(epoch)
+                yield epoch * self._length + order[draw % self._length]
             start += self.draws_per_iter
 
     def __len__(self) -> int:

@@ -52,7 +52,9 @@ def annotate_image(preset: Preset, seed: int, split: str,
         scene, language, pairs = _evaluation_scene(preset, index, rng)
         refs = [[pair] for pair in pairs]
     sentences = [render(e) for ref in refs for _, e in ref]
-    groups = language.group_expressions() if split == 'train' else []
+    groups = []
+    if split == 'train':
+        groups = language.group_expressions() + language.related_groups(rng)
     record = dict(
         objects=[_object(item, preset.segmentation == 'polygon') for item in scene.objects],
         refs=[(ref[0][0], [_sentence(e) for _, e in ref]) for ref in refs if ref],

@@ -87,10 +87,8 @@ class Expression:
 
 def render(expression: Expression) -> str:
     """English text of an expression, lower case and without final punctuation."""
-    if expression.plural:
-        # Singular, so that groups and single objects teach the same words.
-        return f'every {expression.target.words()}'
-    text = 'the '
+    # Groups are in the singular, so that they and single objects teach the same words.
+    text = 'every ' if expression.plural else 'the '
     if expression.superlative:
         text += f'{expression.superlative} '
     text += expression.target.words()
@@ -105,12 +103,10 @@ def parse(text: str) -> Expression:
     Raises:
         ValueError: ``text`` is not in the language.
     """
-    words = text.split()
-    if words[:1] == ['every']:
-        return Expression(_parse_filter(words[1:], text), plural=True)
-    if words[:1] != ['the']:
+    article, _, head = text.partition(' ')
+    if article not in ('the', 'every'):
         raise ValueError(f'{text!r}: an expression starts with "the" or "every"')
-    head, relation, tail = text[len('the '):], None, ''
+    relation, tail = None, ''
     for name in RELATIONS:
         before, found, after = head.partition(f' {name} the ')
         if found:
@@ -120,7 +116,8 @@ def parse(text: str) -> Expression:
     if superlative not in SUPERLATIVES:
         superlative, rest = None, head
     anchor = _parse_filter(tail.split(), text) if relation else None
-    return Expression(_parse_filter(rest.split(), text), superlative, relation, anchor)
+    return Expression(_parse_filter(rest.split(), text), superlative, relation, anchor,
+                      plural=article == 'every')
 
 
 def _parse_filter(words: Sequence[str], text: str) -> Filter:

@@ -63,27 +63,21 @@ def attribute_question(item: SceneObject, region: str, preset: Preset,
                        rng: np.random.Generator) -> tuple[str, str]:
     """Question and answer about one attribute that varies in a preset."""
     name = str(rng.choice(described(item, preset).named))
-    return MCQ_STEMS[name].format(r=region), f'It is {getattr(item, name)}.'
+    return MCQ_STEMS[name].format(r=region), it_is(getattr(item, name))
 
 
-def choice_answer(choice: str, letter: str) -> str:
-    """Answer to a multiple-choice question: first what it is, then the letter this stands beside.
+def it_is(what: str) -> str:
+    """Sentence that answers a question about a region.
 
-    The letter alone would have to be found in one step, which a small model does not learn in its
-    few minutes: it answers with the same letter throughout. Said first, the option is a word like
-    any other, and its letter is a look-up in the text.
+    With it a word of an answer has a blank in front, as in the questions: one token for both.
     """
-    return f'It is {choice} {letter}.'
+    return f'It is {what}.'
 
 
 def format_choices(stem: str, choices: Sequence[str]) -> str:
     """Multiple-choice question in the form the evaluation asks it."""
-    return f'{stem} {format_options(choices)} {MCQ_SUFFIX}'
-
-
-def format_options(choices: Sequence[str]) -> str:
-    """Options behind their letters."""
-    return ' '.join(f'{letter}. {choice}' for letter, choice in zip(LETTERS, choices))
+    options = ' '.join(f'{letter}. {choice}' for letter, choice in zip(LETTERS, choices))
+    return f'{stem} {options} {MCQ_SUFFIX}'
 
 
 def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
@@ -99,37 +93,29 @@ def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
 
     Returns:
         dict with ``question``, ``choices`` (4 strings), ``answer`` (a letter), ``reply`` (what the
-        model is to say) and ``about``; None if the kind of question drawn cannot be asked of this
-        object.
+        model is to say: the option's text, which a small model learns in minutes; to look up its
+        letter it needs hours) and ``about``; None if the kind of question drawn cannot be asked of
+        this object.
     """
     about = str(rng.choice(['colour', 'kind', 'texture', 'description', 'neighbour'],
                            p=[0.3, 0.3, 0.15, 0.2, 0.05]))
     if about == 'neighbour':
         found = _neighbour_options(scene, index, preset, rng)
     elif about == 'description':
-        found = description_options(described(scene.objects[index], preset), preset, rng)
+        found = _description_options(scene.objects[index], preset, rng)
     else:
-        found = attribute_options(scene.objects[index], about, preset, rng)
+        found = _attribute_options(scene.objects[index], about, preset, rng)
     if found is None:
         return None
     stem, right, wrong = found
-    return dict(shuffled_choices(stem.format(r=region), right, wrong, rng), about=about)
-
-
-def shuffled_choices(stem: str, right: str, wrong: Sequence[str],
-                     rng: np.random.Generator) -> dict:
-    """Question with its options in random order, see :func:`multiple_choice`."""
-    position = int(rng.integers(len(wrong) + 1))
-    choices = [wrong[int(i)] for i in rng.permutation(len(wrong))]
+    position = int(rng.integers(4))
+    choices = [wrong[int(i)] for i in rng.permutation(3)]
     choices.insert(position, right)
-    letter = LETTERS[position]
-    return dict(question=format_choices(stem, choices), choices=choices, answer=letter,
-                reply=choice_answer(right, letter))
+    return dict(question=format_choices(stem.format(r=region), choices), choices=choices,
+                answer=LETTERS[position], reply=it_is(right), about=about)
 
 
-def attribute_options(item: SceneObject | Filter, about: str, preset: Preset,
-                      rng: np.random.Generator) -> tuple[str, str, list[str]] | None:
-    """Stem, right option and three wrong ones about one attribute; None if values are too few."""
+def _attribute_options(item: SceneObject, about: str, preset: Preset, rng: np.random.Generator):
     values = dict(colour=preset.colours, kind=preset.kinds, texture=preset.textures)[about]
     right = getattr(item, about)
     wrong = [value for value in values if value != right]
@@ -138,9 +124,8 @@ def attribute_options(item: SceneObject | Filter, about: str, preset: Preset,
     return MCQ_STEMS[about], right, [str(v) for v in rng.choice(wrong, 3, replace=False)]
 
 
-def description_options(right: Filter, preset: Preset,
-                        rng: np.random.Generator) -> tuple[str, str, list[str]]:
-    """Stem, right description and three that differ from it in one attribute each."""
+def _description_options(item: SceneObject, preset: Preset, rng: np.random.Generator):
+    right = described(item, preset)
     values = dict(size=tuple(preset.radii), texture=preset.textures, colour=preset.colours,
                   kind=preset.kinds)
     variants = {

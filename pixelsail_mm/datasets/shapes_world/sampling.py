@@ -14,6 +14,7 @@ from .scene import ATTRIBUTES, Scene
 CATEGORIES = ('attribute', 'relation', 'superlative')
 _RELATION_TRIES = 10
 _MAX_GROUP_PAIRS = 4
+_MAX_GROUP_RELATIONS = 4
 
 
 @lru_cache(maxsize=8192)
@@ -169,3 +170,23 @@ class SceneLanguage:
                     pairs[candidate] = members
         kept = [*singles.items(), *list(pairs.items())[:_MAX_GROUP_PAIRS]]
         return [(members, Expression(target, plural=True)) for target, members in kept]
+
+    def related_groups(self, rng: np.random.Generator) -> list[tuple[frozenset[int], Expression]]:
+        """Everything beside an object ("every shape left of the red star"), with its members.
+
+        A relation alone is to relational expressions what a single attribute is to conjunctions.
+
+        Args:
+            rng: Chooses the anchors and relations, up to a limit.
+        """
+        named = [filters[0] for filters in map(self.minimal_filters, range(len(self.scene.objects)))
+                 if filters]
+        pairs = [(anchor, name) for anchor in named for name in RELATIONS]
+        found = []
+        for i in rng.permutation(len(pairs)):
+            anchor, name = pairs[i]
+            expression = Expression(Filter(), relation=name, anchor=anchor, plural=True)
+            members = self.evaluate(expression)
+            if members and len(found) < _MAX_GROUP_RELATIONS:
+                found.append((members, expression))
+        return found

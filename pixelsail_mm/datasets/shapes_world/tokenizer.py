@@ -10,7 +10,6 @@ from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.tokenization import END_OF_TEXT, PROMPT_TOKENS, build_tokenizer
 
 from .expressions import RELATIONS, SUPERLATIVES, Expression, Filter, render
-from .options import LIST_QUESTION, WHICH_STEM, list_answer
 from .presets import COLOURS, KINDS, SIZES, TEXTURES
 from .questions import (
     ASK_QUESTION,
@@ -27,7 +26,7 @@ from .questions import (
     SCENE_QUESTIONS,
     TEXT_ONLY,
     article,
-    choice_answer,
+    it_is,
 )
 
 VOCAB_SIZE = 700
@@ -66,13 +65,10 @@ def _question_texts() -> Iterator[str]:
     region = [q.replace('<region>', '{r}') for q in load_templates('region_short_questions')]
     stems = (*DESCRIBE_QUESTIONS, *region, *MCQ_STEMS.values(), DESCRIPTION_STEM,
              *NEIGHBOUR_STEMS.values())
-    options = ' '.join(f'{letter}. {value}' for letter, value in zip(LETTERS, COLOURS))
     for _ in range(_FREQUENT):
-        for stem in (*stems, WHICH_STEM):
+        for stem in stems:
+            options = ' '.join(f'{letter}. {value}' for letter, value in zip(LETTERS, COLOURS))
             yield f'{stem.format(r=PROMPT_TOKENS[0])} {options} {MCQ_SUFFIX}'
-        yield f'{LIST_QUESTION} {options}'
-        yield list_answer(list(zip(COLOURS, LETTERS)))
-        yield from (choice_answer(*pair) for pair in zip(COLOURS, LETTERS))
         for question, answer in TEXT_ONLY:
             yield question
             yield answer
@@ -83,6 +79,7 @@ def _question_texts() -> Iterator[str]:
             yield word
             yield f' {word}'
             yield f': {article(word)}.'
+            yield it_is(word)
         for word in ATTRIBUTE_WORDS.values():
             yield ASK_QUESTION.format(a=word, x='the left shape')
 

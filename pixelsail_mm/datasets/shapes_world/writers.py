@@ -10,13 +10,10 @@ from typing import Iterable
 
 import numpy as np
 
-from .options import option_turns
 from .presets import SPLITS, Preset
 from .questions import TEXT_ONLY
 
 _TEXT_ONLY_SHARE = 0.03
-# Turns per text-only item about options; as many items as there are items with images.
-_OPTION_TURNS = 5
 # Same protocol as the public refs files, which every Python 3 reads.
 _PICKLE_PROTOCOL = 2
 
@@ -163,17 +160,12 @@ class AnnotationWriter:
             rng: Chooses where the text-only items of the LLaVA file go.
         """
         self._add_text_only(rng)
-        options = [
-            dict(id=f'options{number:06d}', conversations=_conversation(
-                option_turns(self._preset, rng, _OPTION_TURNS), image=False))
-            for number in range(len(self._llava['train']))]
         self._refcoco.write(folder / 'refcoco')
         self._groups.write(folder / 'refcoco_group')
         for name, records in self._osprey.items():
             dump_json(records, folder / 'osprey' / f'{name}.json')
         for split, records in self._llava.items():
             dump_json(records, folder / 'llava' / f'llava_{split}.json')
-        dump_json(options, folder / 'llava' / 'options_train.json')
         return dict(
             objects=dict(self.num_objects),
             exact_polygons=self._exact_polygons,
@@ -181,8 +173,7 @@ class AnnotationWriter:
                        for split, kinds in self._refcoco.kinds.items()},
             group_sentences=sum(self._groups.kinds['train'].values()),
             osprey={name: len(records) for name, records in sorted(self._osprey.items())},
-            llava={split: len(records) for split, records in self._llava.items()},
-            options=len(options))
+            llava={split: len(records) for split, records in self._llava.items()})
 
     def _add_text_only(self, rng: np.random.Generator) -> None:
         records = self._llava['train']

@@ -17,25 +17,22 @@ class DistillScheduleHook(Hook):
     Args:
         end: Factor on each configured ``loss_weight`` after the decay; the first is 1.
         until: Share of the training iterations after which ``end`` is reached, in (0, 1].
-        begin: Share of the iterations after which the decay begins, in [0, until).
 
     Raises:
-        ValueError: ``end`` is negative, ``until`` outside (0, 1] or ``begin`` outside [0, until).
+        ValueError: ``end`` is negative or ``until`` outside (0, 1].
     """
 
-    def __init__(self, end: float = 0.05, until: float = 0.4, begin: float = 0.0) -> None:
-        if end < 0 or not 0 <= begin < until <= 1:
-            raise ValueError(f'DistillScheduleHook: end={end} must not be negative, and begin='
-                             f'{begin}, until={until} must be 0 <= begin < until <= 1')
+    def __init__(self, end: float = 0.05, until: float = 0.4) -> None:
+        if end < 0 or not 0 < until <= 1:
+            raise ValueError(f'DistillScheduleHook: end={end} must not be negative and '
+                             f'until={until} must be in (0, 1]')
         self.end = end
-        self.begin = begin
         self.until = until
         self._weights: list[float] = []
 
     def factor(self, progress: float) -> float:
         """Factor when a share ``progress`` of the iterations is done."""
-        left = (self.until - progress) / (self.until - self.begin)
-        return self.end + (1 - self.end) * min(max(left, 0.0), 1.0)
+        return self.end + (1 - self.end) * max(0.0, 1 - progress / self.until)
 
     def before_train(self, runner) -> None:
         """Remember the configured weights."""

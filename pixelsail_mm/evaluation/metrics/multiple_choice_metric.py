@@ -17,6 +17,7 @@ _LONE = re.compile(r'^\W*([A-Za-z])\W*$')
 _HEAD = re.compile(r'^[\s*"\']*(?:[(\[]([A-Za-z])[)\]][.:,]?|([A-Za-z])[.):]|([A-Z]),?(?=\s))')
 _STATED = re.compile(r'\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\["\']*([A-Z])(?![\w\'])'
                      r'(?=\W*$|[)\]"\'.:,;])', re.IGNORECASE)
+_SENTENCE = re.compile(r'^(?:it is|(?:the )?(?:correct |right )?(?:answer|option|choice) is) ')
 # Letters that can only mean an option: "(C)", "C." / "C)" / "C:", "or C".
 _MENTION = re.compile(r'[(\[]([A-Z])[)\]]|(?<!\w)([A-Z])(?=[.):])|'
                       r'(?:\band|\bor|,|/|&)\s*([A-Z])(?!\w)')
@@ -38,12 +39,11 @@ def extract_choice(text: str, choices: Sequence[str]) -> str | None:
     A leading ``<PromptK>:`` is dropped. An option is named by
 
     1. the whole text: a letter (``B``, ``b.``, ``(B)``) or an option's text up to case and
-       punctuation;
+       punctuation, which may follow "it is", "the answer is", "the right option is", ...;
     2. a leading letter with a mark (``B. ...``, ``(B) ...``, ``B: ...``), or a bare leading
        capital followed by exactly its option's text (``B a red circle``; so "A red circle" is not
        read as option A);
-    3. ``answer is B``, ``option (B)``, ``Answer: B``;
-    4. an option's text followed by its own letter at the end (``It is a red circle B.``).
+    3. ``answer is B``, ``option (B)``, ``Answer: B``.
 
     The answer is ambiguous, hence ``None``, if these disagree, if the text after a leading letter
     is another option's text, or if it mentions another option's letter as one (``B or C``,
@@ -62,11 +62,12 @@ def extract_choice(text: str, choices: Sequence[str]) -> str | None:
     text = _LABEL.sub('', text).strip()
     said = normalise(text)
     lone = _LONE.match(text)
-    found = {letter for letter, option in options.items() if option and option == said}
+    found = {letter for letter, option in options.items()
+             if option and option in (said, _SENTENCE.sub('', said))}
     if lone:
         found.add(lone.group(1).upper())
     elif not found:
-        found = _from_head(text, options) | _from_tail(said, options) | {
+        found = _from_head(text, options) | {
             match.group(1).upper() for match in _STATED.finditer(text)}
         if found and not any(said == normalise(f'{letter} {options.get(letter, "")}')
                              for letter in found):
@@ -85,12 +86,6 @@ def _from_head(text: str, options: Mapping[str, str]) -> set[str]:
     if head.group(3) and rest != options.get(letter):
         return {letter} if text[head.end(3)] == ',' else set()
     return {letter} | {other for other, option in options.items() if option and option == rest}
-
-
-def _from_tail(said: str, options: Mapping[str, str]) -> set[str]:
-    """Letters named by rule 4, in a normalised text."""
-    return {letter for letter, option in options.items()
-            if option and f' {said}'.endswith(f' {option} {letter.lower()}')}
 
 
 def _mentions(text: str) -> set[str]:

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 
+LAYOUTS = ('sections', 'interleaved')
+
+
 class PatchRotaryEmbedding(nn.Module):
-    """Rotary embedding whose faster frequencies follow rows, the slower ones columns.
+    """Rotary embedding whose frequencies follow the rows and the columns of patches.
 
     Replaces ``model.rotary_emb`` of a Hugging Face decoder. Positions have three axes (t, h, w);
-    of the ``D/2`` frequencies the first half is driven by h and the second by w, t is never used
-    (sections ``[0, D/4, D/4]`` of the authors' release). On text h equals w, which makes it the
-    ordinary rotary embedding.
+    half of the ``D/2`` frequencies are driven by h and half by w, t is never used. On text h equals
+    w, which makes it the ordinary rotary embedding.
 
     ``inv_freq`` is neither a parameter nor a buffer: a cast of the model to bfloat16 would round
     it, and rounding alone moves the logits by an error that grows with the position.
@@ -20,13 +22,25 @@ class PatchRotaryEmbedding(nn.Module):
     Args:
         original: The decoder's own rotary module; its float32 ``inv_freq`` of shape ``(D/2,)``
             and ``attention_scaling`` are taken over.
+        layout: ``'sections'``: the faster half of the frequencies follows rows, the slower half
+            columns (sections ``[0, D/4, D/4]`` of the authors' release, needed for their weights).
+            ``'interleaved'``: the frequencies take turns, so that columns are told apart as well as
+            rows (as in Qwen3-VL's interleaved variant); a dozen columns hardly turn the slower
+            half, and a model that starts from nothing then sees shapes by rows only.
+
+    Raises:
+        ValueError: Unknown ``layout``.
     """
 
-    def __init__(self, original: nn.Module) -> None:
+    def __init__(self, original: nn.Module, layout: str = 'sections') -> None:
         super().__init__()
+        if layout not in LAYOUTS:
+            raise ValueError(f'backbone.rotary_layout={layout!r}: use one of {list(LAYOUTS)}')
         self.inv_freq = original.inv_freq.detach().to('cpu', torch.float32).clone()
         self.attention_scaling = float(getattr(original, 'attention_scaling', 1.0))
-        self.row_frequencies = self.inv_freq.numel() // 2
+        count = self.inv_freq.numel()
+        numbers = torch.arange(count)
+        self.follows_rows = numbers % 2 == 0 if layout == 'interleaved' else numbers < count // 2
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +57,9 @@ class PatchRotaryEmbedding(nn.Module):
             position_ids = position_ids.expand(3, -1, -1)
         if self.inv_freq.device != x.device:
             self.inv_freq = self.inv_freq.to(x.device)
+            self.follows_rows = self.follows_rows.to(x.device)
         rows, columns = position_ids[1:, ..., None].float().unbind(0)
-        split = self.row_frequencies
-        angles = torch.cat([rows * self.inv_freq[:split], columns * self.inv_freq[split:]], dim=-1)
+        angles = torch.where(self.follows_rows, rows, columns) * self.inv_freq
         angles = torch.cat([angles, angles], dim=-1)
         scale = self.attention_scaling
         return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)

@@ -43,6 +43,8 @@ class SingleTransformer(BaseModule):
             None keeps the family's initialisation, which is far too faint at small width. An
             untied output head then starts at zero.
         patch_embed_gain: Factor on the initial weights of the patch embedding.
+        rotary_layout: ``'sections'`` as in the authors' release, or ``'interleaved'``; see
+            :class:`PatchRotaryEmbedding`.
         trust_remote_code: Passed to transformers; leave off unless you trust the repository.
         init_cfg: MMEngine initialisation config.
 
@@ -55,6 +57,7 @@ class SingleTransformer(BaseModule):
                  vocab_size: int | None = None, dtype: str | None = None,
                  attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
                  embedding_std: float | None = None, patch_embed_gain: float = 1.0,
+                 rotary_layout: str = 'sections',
                  trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
@@ -68,7 +71,7 @@ class SingleTransformer(BaseModule):
                              'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
         if isinstance(llm, Mapping) and embedding_std is not None:
             _set_embedding_std(self.llm, embedding_std)
-        decoder.rotary_emb = PatchRotaryEmbedding(decoder.rotary_emb)
+        decoder.rotary_emb = PatchRotaryEmbedding(decoder.rotary_emb, rotary_layout)
         self.hidden_size: int = self.llm.config.hidden_size
         self.patch_embed = nn.Linear(3 * patch_size**2, self.hidden_size, bias=False,
                                      dtype=self.llm.dtype)

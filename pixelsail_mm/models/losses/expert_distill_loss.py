@@ -47,19 +47,27 @@ class ExpertDistillLoss(nn.Module):
             type need names.
         distance: ``'mse'``, ``'cosine'`` (one minus the cosine over the channels, mean over the
             cells) or ``'both'`` (their sum).
+        channel_weights: Factors on the squared errors of the expert's channels, for channels that
+            are harder to learn than others; None weighs all alike. Only with ``'mse'``.
 
     Raises:
-        ValueError: Unknown ``feature`` or ``distance``.
+        ValueError: Unknown ``feature`` or ``distance``, or ``channel_weights`` of another number
+            or with another distance.
     """
 
     def __init__(self, expert: dict | Callable, in_channels: int, feature: str = 'neck',
                  expert_channels: int = 256, loss_weight: float = 0.5, name: str | None = None,
-                 distance: str = 'mse') -> None:
+                 distance: str = 'mse', channel_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if feature not in ('neck', 'backbone'):
             raise ValueError(f"distill.feature={feature!r}: use 'neck' or 'backbone'")
         if distance not in _DISTANCES:
             raise ValueError(f'distill.distance={distance!r}: use one of {list(_DISTANCES)}')
+        if channel_weights is not None and (distance != 'mse'
+                                            or len(channel_weights) != expert_channels):
+            raise ValueError(f'distill.channel_weights: {len(channel_weights)} weights for '
+                             f'{expert_channels} channels and distance={distance!r}; give one for '
+                             "each channel, with distance='mse'")
         expert = expert if callable(expert) else MODELS.build(expert)
         if isinstance(expert, nn.Module):
             expert.eval().requires_grad_(False)
@@ -71,6 +79,9 @@ class ExpertDistillLoss(nn.Module):
         self.loss_weight = loss_weight
         self.distance = distance
         self.proj = nn.Linear(in_channels, expert_channels)
+        # Known from the config, hence not in the state dict.
+        self.register_buffer('channel_scales', None if channel_weights is None else torch.tensor(
+            channel_weights, dtype=torch.float32).sqrt(), persistent=False)
 
     @property
     def expert(self) -> Callable:
@@ -129,4 +140,7 @@ class ExpertDistillLoss(nn.Module):
                              'are (channels, height, width)')
         theirs = F.interpolate(theirs[None].to(ours.device, torch.float32), size=ours.shape[:2],
                                mode='bilinear', align_corners=False)[0]
-        return _DISTANCES[self.distance](ours.float(), theirs.permute(1, 2, 0))
+        ours, theirs = ours.float(), theirs.permute(1, 2, 0)
+        if self.channel_scales is not None:
+            ours, theirs = ours * self.channel_scales, theirs * self.channel_scales
+        return _DISTANCES[self.distance](ours, theirs)

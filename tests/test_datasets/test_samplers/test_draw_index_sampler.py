@@ -16,17 +16,16 @@ worlds = st.integers(1, 4)
 
 class Items:
 
-    def __init__(self, size, lead_in=0):
-        self.lead_in = lead_in
+    def __init__(self, size):
         self.length = [1 + 7 * index % 11 for index in range(size)]
 
     def __len__(self):
         return len(self.length)
 
 
-def make(size, batch=1, rank=0, world=1, offset=0, seed=3, order=None, lead_in=0):
+def make(size, batch=1, rank=0, world=1, offset=0, seed=3, order=None):
     with patch(f'{MODULE}.get_dist_info', return_value=(rank, world)):
-        sampler = DrawIndexSampler(Items(size, lead_in), order, batch_size=batch, seed=seed)
+        sampler = DrawIndexSampler(Items(size), order, batch_size=batch, seed=seed)
     sampler.start_at(offset)
     return sampler
 
@@ -57,17 +56,6 @@ def test_starting_at_an_offset_equals_slicing(size, batch, world, done):
     whole = interleave(size, batch, world, done + 3)
     offset = done * batch * world
     assert interleave(size, batch, world, 3, offset=offset) == whole[offset:]
-
-
-@given(size=sizes, batch=batches, world=worlds, done=st.integers(0, 30),
-       lead_in=st.integers(0, 50))
-def test_lead_in_comes_first_and_shifts_the_rest(size, batch, world, done, lead_in):
-    stream = interleave(size, batch, world, done + 60, lead_in=lead_in)
-    assert stream[:lead_in] == list(range(min(lead_in, len(stream))))
-    rest = interleave(size, batch, world, done + 60)[:max(len(stream) - lead_in, 0)]
-    assert [draw - lead_in for draw in stream[lead_in:]] == rest
-    offset = done * batch * world
-    assert interleave(size, batch, world, 60, lead_in=lead_in, offset=offset) == stream[offset:]
 
 
 @given(size=sizes, batch=batches, world=worlds)
