@@ -50,6 +50,7 @@ draw_data() {
     return
   fi
   "$VENV_PYTHON" tools/dataset_converters/make_shapes_world.py --preset mini --seed 0 \
+    --workers "$(getconf _NPROCESSORS_ONLN)" \
     --out "$DATA" ${DATA_OPTIONS[@]+"${DATA_OPTIONS[@]}"}
 }
 

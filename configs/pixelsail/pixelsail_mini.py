@@ -8,4 +8,4 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=4000)
+train_cfg = dict(max_iters=3600)

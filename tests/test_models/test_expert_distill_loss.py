@@ -146,3 +146,21 @@ def test_in_the_model(feature, tmp_path):
     losses['loss_distill_cache'].backward()
     assert losses['loss_distill_cache'].item() > 0
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
+
+
+def test_channel_weights_scale_the_squared_errors():
+    features = [torch.zeros(1, 1, 2)]
+    loss = ExpertDistillLoss(expert=lambda samples: [torch.tensor([[[1.0]], [[2.0]]])],
+                             in_channels=2, expert_channels=2, loss_weight=1.0,
+                             channel_weights=[16.0, 1.0], name='x')
+    with torch.no_grad():
+        loss.proj.bias.zero_()
+    assert loss(features, [None]).item() == pytest.approx((16 * 1 + 4) / 2, rel=1e-3)
+    assert set(loss.state_dict()) == {'proj.weight', 'proj.bias'}
+
+
+@pytest.mark.parametrize('options', [dict(channel_weights=[1.0]),
+                                     dict(channel_weights=[1.0, 1.0], distance='cosine')])
+def test_channel_weights_that_do_not_fit_are_refused(options):
+    with pytest.raises(ValueError, match='channel_weights'):
+        ExpertDistillLoss(expert=lambda samples: [], in_channels=2, expert_channels=2, **options)

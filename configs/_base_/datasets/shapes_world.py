@@ -46,9 +46,6 @@ osprey = dict(
     data_prefix=dict(img_path='images'),
     only_mentioned=True)
 
-groups = dict(
-    refcoco, split='train', replacement=False, ann_file='refcoco_group/instances.json',
-    split_file='refcoco_group/refs(unc).p')
 # One sample joins turns of several readers about one image: objects ("the red star"), groups
 # ("every red shape", which open the way to conjunctions) and questions about visual prompts.
 train_dataloader = dict(
@@ -63,7 +60,9 @@ train_dataloader = dict(
         turns=[5, 4, 3],
         datasets=[
             dict(refcoco, split='train', replacement=False),
-            groups,
+            dict(refcoco, split='train', replacement=False,
+                 ann_file='refcoco_group/instances.json',
+                 split_file='refcoco_group/refs(unc).p'),
             dict(osprey, ann_file='osprey/osprey_train.json', shuffle_turns=True, max_regions=1),
         ]))
 

@@ -31,26 +31,19 @@ model = dict(
         num_points=None,
         # Small objects need the region loss to weigh more than in the recipe (0.5).
         loss_dice=dict(loss_weight=3.0)),
-    # As in the paper one expert teaches the neck (there Mask2Former) and one the patch states,
-    # which text reads (there SAM 2). With them grounding begins after a hundred steps instead of
-    # many hundreds. The weights fall during training, see DistillScheduleHook.
+    # A stand-in for the vision experts of the paper, see datasets/shapes_world/expert_maps.py.
+    # With it grounding begins after some hundred steps instead of many hundreds.
     distill=[
         dict(
             type='ExpertDistillLoss',
-            name=feature,
-            feature=feature,
-            # Kinds, colours, textures, sizes, "object" and the centre's coordinates. What needs
-            # several patches to be seen is hard to learn and lost next to the colours otherwise;
-            # louder values instead of weights would drown the colours in the masks' features.
+            name='oracle',
+            feature='neck',
             expert_channels=28,
-            #channel_weights=[16.0] * 10 + [1.0] * 8 + [4.0] * 7 + [1.0] + [2.0] * 2,
-            loss_weight=7.0,
+            loss_weight=7.0,  # falls during training, see DistillScheduleHook
             expert=dict(
-                # A stand-in for vision experts, see datasets/shapes_world/expert_maps.py.
                 type='CachedExpert',
                 root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
                 image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images'))
-        for feature in ('neck', )
     ],
     lm_loss_weight_with_masks=2.0,
     generation=dict(max_new_tokens=24))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.models.initialisation import keep_variance
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 
@@ -37,6 +38,9 @@ class SegTokenMaskHead(BaseModule):
         loss_mask: Config of the per-pixel loss.
         loss_dice: Config of the region loss.
         threshold: Probability above which a pixel belongs to the mask.
+        embed_std: Start with weights that keep variance (see
+            :func:`~pixelsail_mm.models.initialisation.keep_variance`) and give embeddings and
+            image features of unit-variance inputs this standard deviation; None keeps PyTorch's.
         init_cfg: MMEngine initialisation config.
     """
 
@@ -44,7 +48,7 @@ class SegTokenMaskHead(BaseModule):
                  num_points: int | None = 12544, oversample_ratio: float = 3.0,
                  importance_sample_ratio: float = 0.75, loss_mask: dict | None = None,
                  loss_dice: dict | None = None, threshold: float = 0.5,
-                 init_cfg: dict | None = None) -> None:
+                 embed_std: float | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.embed_channels = embed_channels
         self.num_points = num_points
@@ -53,6 +57,10 @@ class SegTokenMaskHead(BaseModule):
         self.threshold = threshold
         self.image_projector = _projector(in_channels, in_channels, embed_channels)
         self.seg_projector = _projector(hidden_size, in_channels, embed_channels)
+        if embed_std is not None:
+            for first, _, second in (self.image_projector, self.seg_projector):
+                keep_variance(first, 2**0.5)
+                keep_variance(second, embed_std)
         self.loss_mask = MODELS.build(loss_mask or dict(
             type='CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=2.0))
         self.loss_dice = MODELS.build(loss_dice or dict(

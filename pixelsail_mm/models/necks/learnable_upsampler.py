@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.models import initialisation
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel, stack_equal, unstack
 from pixelsail_mm.registry import MODELS
 
@@ -84,6 +85,8 @@ class LearnableUpsampler(BaseModule):
         out_stride: Pixels per output cell. The release gives 2, the paper says 4.
         max_channels: Working width is ``min(C, max_channels)``; wider states pass a pre-projector
             ``Linear(C,C) - ReLU - Linear(C,max_channels)`` first (as in the 3B release).
+        keep_variance: Start with weights that pass on what differs between pixels, see
+            :func:`~pixelsail_mm.models.initialisation.keep_variance`; False keeps PyTorch's.
         init_cfg: MMEngine initialisation config.
 
     Raises:
@@ -91,7 +94,8 @@ class LearnableUpsampler(BaseModule):
     """
 
     def __init__(self, in_channels: int, patch_size: int = 16, out_stride: int = 2,
-                 max_channels: int = 1024, init_cfg: dict | None = None) -> None:
+                 max_channels: int = 1024, keep_variance: bool = False,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         steps = math.log2(patch_size / out_stride)
         if steps < 0 or steps != int(steps):
@@ -106,6 +110,11 @@ class LearnableUpsampler(BaseModule):
                 nn.Linear(in_channels, in_channels), nn.ReLU(),
                 nn.Linear(in_channels, self.out_channels))
         self.blocks = nn.ModuleList(_UpsampleBlock(self.out_channels) for _ in range(int(steps)))
+        if keep_variance:
+            for module in self.modules():
+                before_rectifier = isinstance(module, nn.ConvTranspose2d) or (
+                    self.pre_projector is not None and module is self.pre_projector[0])
+                initialisation.keep_variance(module, 2**0.5 if before_rectifier else 1.0)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Upsample maps ``(h,w,C)`` of any sizes to ``(h*s,w*s,out_channels)``, s = p/stride."""
