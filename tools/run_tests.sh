@@ -3,6 +3,7 @@
 #   tools/run_tests.sh                    everything, slow tests too
 #   tools/run_tests.sh -m "not slow"      the quick tests
 #   tools/run_tests.sh tests/test_models -k rotary
+#   tools/run_tests.sh -n 0 --pdb         in one process, e.g. to debug
 # The environment can be chosen with the variables at the top of tools/_venv.sh.
 set -euo pipefail
 
@@ -16,12 +17,18 @@ run_ruff() {
 main() {
   ensure_venv
   cd "$REPO_ROOT"
-  # Tiny tensors: more threads than this only fight each other, above all with several processes.
-  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-2}"
+  # A worker per core, but no more than the memory of a laptop carries.
+  local cores workers
+  cores="$(getconf _NPROCESSORS_ONLN)"
+  workers=$((cores < 4 ? cores : 4))
+  # Tiny tensors: more threads only fight each other, above all with several processes.
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
   export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg
   run_ruff
   say "pytest $*"
-  "$VENV_PYTHON" -m pytest "$@"
+  # Tests of one file share what its first one made. In the files' order: the long ones, of which
+  # reordering makes the last, are in the middle of the alphabet.
+  "$VENV_PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
 }
 
 main "$@"

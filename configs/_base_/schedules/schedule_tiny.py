@@ -1,7 +1,8 @@
 # A few minutes on a CPU: float32, a larger learning rate for a model trained from scratch.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    # fused: many small tensors; without it the optimizer takes 7 % of a step.
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0, error_if_nonfinite=False),
     accumulative_counts=1,
 )
