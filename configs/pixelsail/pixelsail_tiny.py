@@ -7,11 +7,7 @@ _base_ = [
     '../_base_/schedules/schedule_tiny.py', '../_base_/default_runtime.py'
 ]
 
-model = dict(
-    backbone=dict(llm=dict(hidden_size=160, intermediate_size=448, num_hidden_layers=5)),
-    # As in the paper; at 2 the pixels cost as much time as the transformer.
-    neck=dict(out_stride=4),
-    mask_head=dict(embed_channels=160))
-optim_wrapper = dict(optimizer=dict(lr=8e-4, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=24000)
+model = dict(backbone=dict(llm=dict(num_hidden_layers=5)))
+optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
+train_cfg = dict(max_iters=20000)
 custom_hooks = [dict(type='DistillScheduleHook', end=0.05, until=0.1)]
