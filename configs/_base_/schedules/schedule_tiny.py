@@ -17,4 +17,4 @@ val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')
 
 # The expert opens the eyes of the model and then leaves the capacity to the tasks.
-custom_hooks = [dict(type='DistillScheduleHook', end=0.05, until=0.15)]
+custom_hooks = [dict(type='DistillScheduleHook', phases=[dict(until=0.15, end=0.05)])]

@@ -1,38 +1,66 @@
-"""Let go of the experts while training proceeds."""
+"""Let go of the experts while training proceeds, and change what they stress."""
+
+from typing import Sequence
 
 from mmengine.hooks import Hook
 
 from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.registry import HOOKS
 
+_KEYS = {'begin', 'until', 'start', 'end', 'channel_weights'}
+
 
 @HOOKS.register_module()
 class DistillScheduleHook(Hook):
-    """Lower the weight of the distillation losses linearly, then keep it.
+    """Set the weight of the distillation losses, and of the expert's channels, by phases.
 
     A model that starts from nothing first needs an expert's features to see objects at all; later
-    the same loss takes capacity from the tasks. The factor follows from the iteration alone, so a
-    resumed run continues with the same weights.
+    the same loss takes capacity from the tasks. What an expert shows most loudly is learned first,
+    and what is quiet next to it is not learned at all (docs/learning_notes.md), so a later phase
+    may stress other channels. Everything follows from the iteration alone: a resumed run continues
+    with the same weights.
 
     Args:
-        end: Factor on each configured ``loss_weight`` after the decay; the first is 1.
-        until: Share of the training iterations after which ``end`` is reached, in (0, 1].
+        phases: In order of time, each a dict with shares of the training iterations ``begin``
+            (default 0) and ``until``, between which the factor on every configured ``loss_weight``
+            goes linearly from ``start`` (default 1) to ``end`` (default 0.05); it stays there until
+            the next phase begins. ``channel_weights`` (default: the loss's own) replaces
+            those of :class:`~pixelsail_mm.models.losses.expert_distill_loss.ExpertDistillLoss`
+            during the phase.
 
     Raises:
-        ValueError: ``end`` is negative or ``until`` outside (0, 1].
+        ValueError: A phase has an unknown key, a negative factor, or does not end after it begins;
+            the first does not begin at 0, or phases are out of order.
     """
 
-    def __init__(self, end: float = 0.05, until: float = 0.4) -> None:
-        if end < 0 or not 0 < until <= 1:
-            raise ValueError(f'DistillScheduleHook: end={end} must not be negative and '
-                             f'until={until} must be in (0, 1]')
-        self.end = end
-        self.until = until
+    def __init__(self, phases: Sequence[dict]) -> None:
+        self.phases = [dict(dict(begin=0.0, start=1.0, end=0.05, channel_weights=None), **phase)
+                       for phase in phases]
+        for phase in self.phases:
+            unknown = set(phase) - _KEYS
+            if unknown or 'until' not in phase:
+                raise ValueError(f'DistillScheduleHook: a phase takes the keys {sorted(_KEYS)} and '
+                                 f'needs `until`, got {sorted(phase)}')
+            if min(phase['start'], phase['end']) < 0 or not (
+                    0 <= phase['begin'] < phase['until'] <= 1):
+                raise ValueError('DistillScheduleHook: a phase needs 0 <= begin < until <= 1 and '
+                                 f'factors that are not negative, got {phase}')
+        begins = [phase['begin'] for phase in self.phases]
+        if begins[:1] != [0.0] or begins != sorted(set(begins)):
+            raise ValueError('DistillScheduleHook: phases begin at 0 and follow each other in '
+                             f'time, got begin={begins}')
         self._weights: list[float] = []
+        self._phase: dict | None = None
+
+    def phase(self, progress: float) -> dict:
+        """Phase in force when a share ``progress`` of the iterations is done."""
+        return [phase for phase in self.phases if phase['begin'] <= progress][-1]
 
     def factor(self, progress: float) -> float:
         """Factor when a share ``progress`` of the iterations is done."""
-        return self.end + (1 - self.end) * max(0.0, 1 - progress / self.until)
+        phase = self.phase(progress)
+        done = (progress - phase['begin']) / (phase['until'] - phase['begin'])
+        return phase['start'] + (phase['end'] - phase['start']) * min(1.0, done)
 
     def before_train(self, runner) -> None:
         """Remember the configured weights."""
@@ -40,9 +68,13 @@ class DistillScheduleHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weights of this iteration."""
-        factor = self.factor(runner.iter / runner.max_iters)
+        progress = runner.iter / runner.max_iters
+        phase, factor = self.phase(progress), self.factor(progress)
         for loss, weight in zip(self._losses(runner), self._weights):
             loss.loss_weight = weight * factor
+            if phase is not self._phase and phase['channel_weights'] is not None:
+                loss.set_channel_weights(phase['channel_weights'])
+        self._phase = phase
 
     @staticmethod
     def _losses(runner) -> list:

@@ -63,11 +63,6 @@ class ExpertDistillLoss(nn.Module):
             raise ValueError(f"distill.feature={feature!r}: use 'neck' or 'backbone'")
         if distance not in _DISTANCES:
             raise ValueError(f'distill.distance={distance!r}: use one of {list(_DISTANCES)}')
-        if channel_weights is not None and (distance != 'mse'
-                                            or len(channel_weights) != expert_channels):
-            raise ValueError(f'distill.channel_weights: {len(channel_weights)} weights for '
-                             f'{expert_channels} channels and distance={distance!r}; give one for '
-                             "each channel, with distance='mse'")
         expert = expert if callable(expert) else MODELS.build(expert)
         if isinstance(expert, nn.Module):
             expert.eval().requires_grad_(False)
@@ -80,8 +75,25 @@ class ExpertDistillLoss(nn.Module):
         self.distance = distance
         self.proj = nn.Linear(in_channels, expert_channels)
         # Known from the config, hence not in the state dict.
-        self.register_buffer('channel_scales', None if channel_weights is None else torch.tensor(
-            channel_weights, dtype=torch.float32).sqrt(), persistent=False)
+        self.register_buffer('channel_scales', None, persistent=False)
+        self.set_channel_weights(channel_weights)
+
+    def set_channel_weights(self, weights: Sequence[float] | None) -> None:
+        """Weigh the expert's channels anew, see ``channel_weights``.
+
+        Args:
+            weights: One factor >= 0 for each channel; None weighs all alike.
+
+        Raises:
+            ValueError: Another number of weights, or another distance than ``'mse'``.
+        """
+        if weights is not None and (self.distance != 'mse'
+                                    or len(weights) != self.expert_channels):
+            raise ValueError(f'distill.channel_weights: {len(weights)} weights for '
+                             f'{self.expert_channels} channels and distance={self.distance!r}; '
+                             "give one for each channel, with distance='mse'")
+        self.channel_scales = None if weights is None else torch.tensor(
+            weights, dtype=torch.float32, device=self.proj.weight.device).sqrt()
 
     @property
     def expert(self) -> Callable:
