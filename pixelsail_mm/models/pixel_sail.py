@@ -92,12 +92,12 @@ class PixelSAIL(BaseModel):
         """Token, patch and prompt embeddings summed: ``(B,L,C)``."""
         tokens = self.backbone.embed_tokens(inputs['input_ids'])
         prompts = self.backbone.embed_tokens(inputs['prompt_token_ids'])
-        pixels = inputs['vision_patches']
+        pixels, grids = inputs['vision_patches'], inputs['grids']
         # Every rank calls every module, also for a batch of text only (ZeRO must not hang).
         text_only = len(pixels) == 0
         if text_only:
-            pixels = pixels.new_zeros(1, pixels.shape[1])
-        patches = self.backbone.embed_patches(pixels)
+            pixels, grids = pixels.new_zeros(1, pixels.shape[1]), [(1, 1)]
+        patches = self.backbone.embed_patches(pixels, grids)
         if text_only:
             tokens = tokens + 0.0 * patches.sum().to(tokens.dtype)
         else:

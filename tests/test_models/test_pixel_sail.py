@@ -143,7 +143,7 @@ def test_pooled_prompt_is_the_mean_of_its_patches(tokenizer):
     inputs['prompt_map'][0, :2] = 4
     batch = model.data_preprocessor(dict(inputs=[inputs]))['inputs']
     where = torch.nonzero(batch['input_ids'][0] == model.tokens.prompts[4])[-1]
-    patches = model.backbone.embed_patches(batch['vision_patches'])
+    patches = model.backbone.embed_patches(batch['vision_patches'], batch['grids'])
     torch.testing.assert_close(model.embed(batch)[0, where[0]], patches[:2].mean(0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -16,6 +16,7 @@ from pixelsail_mm.models.backbones.attention import (
     image_block_attention,
 )
 from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
+from pixelsail_mm.models.backbones.sine_positions import sine_positions
 from pixelsail_mm.registry import MODELS
 
 
@@ -45,6 +46,10 @@ class SingleTransformer(BaseModule):
         patch_embed_gain: Factor on the initial weights of the patch embedding.
         rotary_layout: ``'sections'`` as in the authors' release, or ``'interleaved'``; see
             :class:`PatchRotaryEmbedding`.
+        patch_positions: Factor on fixed sine features of each patch's place, which are added to its
+            embedding (:func:`~pixelsail_mm.models.backbones.sine_positions.sine_positions`). None:
+            rotary positions only, as published. They are relative, and a small model that starts
+            from nothing does not find out from them where in the image a patch is.
         trust_remote_code: Passed to transformers; leave off unless you trust the repository.
         init_cfg: MMEngine initialisation config.
 
@@ -57,13 +62,14 @@ class SingleTransformer(BaseModule):
                  vocab_size: int | None = None, dtype: str | None = None,
                  attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
                  embedding_std: float | None = None, patch_embed_gain: float = 1.0,
-                 rotary_layout: str = 'sections',
+                 rotary_layout: str = 'sections', patch_positions: float | None = None,
                  trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
             raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
                              'supports the image block; remove the key or set it to "sdpa"')
         self.patch_size = patch_size
+        self.patch_positions = patch_positions
         self.llm = _build_decoder(llm, vocab_size, dtype, trust_remote_code)
         decoder = getattr(self.llm, 'model', None)
         if not hasattr(decoder, 'rotary_emb'):
@@ -84,9 +90,18 @@ class SingleTransformer(BaseModule):
         """Token embeddings ``(..., C)`` of int64 ids ``(...)``."""
         return self.llm.get_input_embeddings()(input_ids)
 
-    def embed_patches(self, patches: Tensor) -> Tensor:
-        """Patch embeddings ``(N,C)`` of normalised patches ``(N,3*p*p)``."""
-        return self.patch_embed(patches.to(self.patch_embed.weight.dtype))
+    def embed_patches(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """Patch embeddings ``(N,C)`` of normalised patches ``(N,3*p*p)``.
+
+        Args:
+            patches: Patches of all images of the batch, row by row.
+            grids: Rows and columns of each image, (0, 0) without one.
+        """
+        embeddings = self.patch_embed(patches.to(self.patch_embed.weight.dtype))
+        if self.patch_positions is None:
+            return embeddings
+        places = sine_positions(grids, self.hidden_size, embeddings.device)
+        return embeddings + self.patch_positions * places.to(embeddings.dtype)
 
     def forward(self, inputs_embeds: Tensor, position_ids: Tensor,
                 layout: AttentionLayout) -> Tensor:
