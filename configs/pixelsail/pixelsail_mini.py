@@ -8,14 +8,14 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=4000)
+train_cfg = dict(max_iters=3600)
 # First kinds, which have to be made of several patches; then also what is quiet next to them in the
 # expert's maps, colours and places of objects: otherwise it is luck whether they reach the masks.
 custom_hooks = [
     dict(type='DistillScheduleHook', phases=[
         dict(until=0.15, end=0.05),
         # kinds, colours, textures + sizes + object, places
-        dict(begin=0.3, until=0.5, start=0.4, end=0.1,
-             channel_weights=[1.0] * 10 + [16.0] * 8 + [1.0] * 8 + [9.0] * 2),
+        dict(begin=0.25, until=0.5, start=0.5, end=0.1,
+             channel_weights=[1.0] * 10 + [4.0] * 8 + [1.0] * 8 + [4.0] * 2),
     ])
 ]

@@ -17,6 +17,6 @@ custom_hooks = [
         dict(until=0.1, end=0.05),
         # kinds, colours, textures + sizes + object, places
         dict(begin=0.4, until=0.6, start=0.4, end=0.1,
-             channel_weights=[1.0] * 10 + [16.0] * 8 + [1.0] * 8 + [9.0] * 2),
+             channel_weights=[1.0] * 10 + [4.0] * 8 + [1.0] * 8 + [4.0] * 2),
     ])
 ]

@@ -24,8 +24,8 @@ def test_places_are_shares_of_the_image():
     """The middle of three patches is where the middle of five is; a value by hand."""
     three, five = (sine_positions([(1, n)], 8)[:, 4:] for n in (3, 5))
     torch.testing.assert_close(three[1], five[2])
-    # Middle: one turn of the first frequency is half done; the second is 100 times slower.
-    expected = torch.tensor([0.0, -1.0, 0.0314108, 0.9995066])
+    # Middle: one turn of the first frequency is half done; the second is sqrt(20) times slower.
+    expected = torch.tensor([0.0, -1.0, 0.6461137, 0.7632412])
     torch.testing.assert_close(three[1], expected, atol=1e-6, rtol=0)
 
 

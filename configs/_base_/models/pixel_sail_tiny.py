@@ -12,7 +12,7 @@ model = dict(
         # Columns have to turn as much as rows, or shapes are seen by rows only.
         rotary_layout='interleaved',
         # Without them mask features never tell left from right, and no relation is learned.
-        patch_positions=1.0,
+        patch_positions=2.0,
         llm=dict(
             _delete_=True,
             model_type='llama',
