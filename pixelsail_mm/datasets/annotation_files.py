@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from pixelsail_mm.datasets.errors import AnnotationError
 
@@ -69,6 +69,100 @@ def load_json(path: str, key: str, kind: type) -> Any:
         raise AnnotationError(path, key, f'must hold a JSON {kind.__name__}, got '
                               f'{type(content).__name__}; is it the right file?')
     return content
+
+
+_CHUNK = 1 << 22
+_BLANK = ' \t\n\r'
+_ENDS = frozenset(_BLANK + ',]')
+
+
+def iter_json_list(path: str, key: str) -> Iterator[Any]:
+    """Read a JSON list entry by entry, so that a file of gigabytes needs the memory of one entry.
+
+    Args:
+        path: The file, in UTF-8 (a byte-order mark is ignored).
+        key: Config key that names it.
+
+    Yields:
+        The entries in their order.
+
+    Raises:
+        AnnotationError: Not a JSON list, damaged or cut off; names the entry.
+    """
+    decode = json.JSONDecoder().raw_decode
+    with open(path, encoding='utf-8-sig') as file:
+        stream = _JSONStream(file, path, key)
+        if stream.skip_blanks() != '[':
+            raise AnnotationError(path, key, 'must hold a JSON list; is it the right file?')
+        stream.position += 1
+        number, closing = 0, stream.skip_blanks() == ']'
+        while not closing:
+            yield stream.entry(decode, number)
+            number += 1
+            separator = stream.skip_blanks()
+            if separator not in (',', ']'):
+                stream.fail(number, 'expected a comma or the end of the list')
+            closing = separator == ']'
+            if not closing:
+                stream.position += 1
+                stream.skip_blanks()
+        stream.position += 1
+        if stream.skip_blanks():
+            stream.fail(number, 'text behind the end of the list')
+
+
+class _JSONStream:
+    """A window of text over an open file, from which JSON values are taken one by one."""
+
+    def __init__(self, file, path: str, key: str) -> None:
+        self._file, self._path, self._key = file, path, key
+        self._text, self.position = '', 0
+
+    def _more(self) -> bool:
+        """Append the next piece of the file to what is left; False at its end."""
+        # Pieces grow with the entry, so that one huge entry is not scanned again and again.
+        left = self._text[self.position:]
+        try:
+            piece = self._file.read(max(_CHUNK, len(left)))
+        except UnicodeDecodeError as error:
+            raise AnnotationError(self._path, self._key, f'not UTF-8 ({error}); download or '
+                                  'generate it again') from error
+        self._text, self.position = left + piece, 0
+        return bool(piece)
+
+    def skip_blanks(self) -> str:
+        """Move to the next character that is not blank and give it; empty at the end."""
+        while True:
+            while self.position < len(self._text):
+                character = self._text[self.position]
+                if character not in _BLANK:
+                    return character
+                self.position += 1
+            if not self._more():
+                return ''
+
+    def entry(self, decode, number: int) -> Any:
+        """Decode the value at the current position."""
+        while True:
+            try:
+                value, end = decode(self._text, self.position)
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not self._more():
+                    self.fail(number, str(error))
+                continue
+            if self._text[end:end + 1] not in _ENDS:
+                # Perhaps a number that the end of the window cuts: "1", "1." or "1e" of "1e5".
+                length = end - self.position
+                if self._more():
+                    continue
+                end = length
+            self.position = end
+            return value
+
+    def fail(self, number: int, reason: str) -> None:
+        """Raise the error that names the entry."""
+        raise AnnotationError(self._path, f'[{number}]', f'not valid JSON ({reason}); download or '
+                              'generate the file again')
 
 
 def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.errors import BadSampleError
@@ -17,9 +19,17 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
     where they overlap; that is not followed.
 
     Args:
-        mask: COCO RLE dict (``counts`` compressed as str/bytes, or an uncompressed list), a list
-            of polygons ``[x1, y1, x2, y2, ...]`` in pixels (an empty list is an empty mask), or an
-            (H, W) array in which non-zero means inside.
+        mask: One of
+
+            * a COCO RLE dict (``counts`` compressed as str/bytes, or an uncompressed list);
+            * a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels (an empty list is an empty
+              mask);
+            * ``dict(png=path)``: an image in which non-zero pixels are inside;
+            * ``dict(png=path, ids=[...])``: a COCO panoptic PNG and the ids of its segments
+              (id = R + 256 G + 65536 B) that belong to the mask. The file is decoded once for all
+              masks of a sample;
+            * ``dict(union=[...])``: masks of any of these spellings, joined;
+            * an (H, W) array in which non-zero means inside.
         height: Image height in pixels.
         width: Image width in pixels.
         file: File to name in errors.
@@ -31,7 +41,13 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
     Raises:
         BadSampleError: The mask is malformed or not of the image's size.
     """
-    if isinstance(mask, dict):
+    if isinstance(mask, dict) and 'union' in mask:
+        decoded = np.zeros((height, width), bool)
+        for i, part in enumerate(mask['union']):
+            decoded |= decode_mask(part, height, width, file, f'{key}.union[{i}]')
+    elif isinstance(mask, dict) and 'png' in mask:
+        decoded = _decode_png(mask, key)
+    elif isinstance(mask, dict):
         decoded = _decode_rle(mask, height, width, file, key)
     elif isinstance(mask, (list, tuple)):
         decoded = _decode_polygons(mask, height, width, file, key)
@@ -39,11 +55,39 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
         decoded = mask if mask.dtype == bool else mask != 0
     else:
         raise BadSampleError(file, key, f'unknown mask type {type(mask).__name__}; give a COCO RLE '
-                             'dict, a list of polygons or an (H, W) array')
+                             'dict, a list of polygons, dict(png=...), dict(union=...) or an '
+                             '(H, W) array')
     if decoded.shape != (height, width):
         raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
                              f'size {(height, width)}; masks must be drawn on the original image')
     return decoded
+
+
+@lru_cache(maxsize=2)
+def _read_segment_ids(path: str) -> np.ndarray:
+    """Segment id of every pixel of a panoptic PNG, int32 (H, W); a grey PNG holds it directly."""
+    with Image.open(path) as image:
+        pixels = np.array(image if image.mode in ('L', 'I', 'I;16', '1') else image.convert('RGB'),
+                          np.int32)
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _decode_png(mask: dict, key: str) -> np.ndarray:
+    path, ids = mask['png'], mask.get('ids')
+    try:
+        pixels = _read_segment_ids(path)
+    except FileNotFoundError as error:
+        raise BadSampleError(path, key, 'no such mask file; check the folder of the masks in '
+                             'data_prefix') from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadSampleError(path, key, f'cannot be decoded ({error}); download it '
+                             'again') from error
+    if ids is None:
+        return pixels != 0
+    return pixels == ids[0] if len(ids) == 1 else np.isin(pixels, ids)
 
 
 def _decode_rle(rle: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Reading of annotation files: plain pickles, JSON, missing paths."""
 
 import copy
+import json
 import os
 import pickle
 from collections import OrderedDict
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixelsail_mm.datasets import annotation_files
 from pixelsail_mm.datasets.annotation_files import (
     MissingFilesError,
+    iter_json_list,
     load_json,
     require_keys,
     require_paths,
@@ -123,3 +126,51 @@ def test_all_missing_paths_are_named_at_once(tmp_path):
     assert all(word in str(caught.value) for word in ('gone.json', 'gone.p', 'data_root', 'set'))
     twin = copy.copy(caught.value)
     assert str(twin) == str(caught.value) and isinstance(twin, FileNotFoundError)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner,
+                                                                max_size=4),
+    max_leaves=8)
+
+
+@settings(max_examples=50)
+@given(content=st.lists(json_values, max_size=6), chunk=st.integers(1, 9),
+       indent=st.sampled_from([None, 1]))
+def test_lists_are_read_entry_by_entry_wherever_the_windows_end(content, chunk, indent,
+                                                                tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / 'list.json'
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding='utf-8')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annotation_files, '_CHUNK', chunk)
+        assert list(iter_json_list(str(path), 'ann_file')) == content
+
+
+@pytest.mark.parametrize('text, where', [
+    ('{"a": 1}', 'ann_file: must hold a JSON list'),
+    ('', 'ann_file: must hold a JSON list'),
+    ('[{"a": 1}, {"a":', r'\[1\]: not valid JSON'),
+    ('[{"a": 1}', r'\[1\]: not valid JSON \(expected a comma'),
+    ('[1 2]', r'\[1\]: not valid JSON \(expected a comma'),
+    ('[1, ]', r'\[1\]: not valid JSON'),
+    ('[1] x', r'\[1\]: not valid JSON \(text behind'),
+])
+def test_damaged_lists_are_named(text, where, tmp_path):
+    path = tmp_path / 'list.json'
+    path.write_text(text)
+    with pytest.raises(AnnotationError, match=rf'list\.json: {where}'):
+        list(iter_json_list(str(path), 'ann_file'))
+
+
+def test_a_list_that_is_not_text_is_named(tmp_path):
+    path = tmp_path / 'list.json'
+    path.write_bytes(b'["\xff\xfe"]')
+    with pytest.raises(AnnotationError, match='not UTF-8'):
+        list(iter_json_list(str(path), 'ann_file'))
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path):
+    path = tmp_path / 'list.json'
+    path.write_bytes(b'\xef\xbb\xbf[1, 2]')
+    assert list(iter_json_list(str(path), 'ann_file')) == [1, 2]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.errors import BadSampleError
@@ -65,3 +66,53 @@ def test_faults_name_file_and_key(mask, reason):
     with pytest.raises(BadSampleError, match=reason) as error:
         decode_mask(mask, H, W, 'a.json', 'masks[3]')
     assert error.value.file == 'a.json' and error.value.key.startswith('masks[3]')
+
+
+@pytest.fixture
+def panoptic_png(tmp_path):
+    """Segments 7 (left) and 65536 + 256 + 1 (right) over unlabelled pixels."""
+    ids = np.zeros((H, W), int)
+    ids[2:5, 3:6], ids[2:5, 6:9] = 7, 65536 + 256 + 1
+    pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'panoptic.png')
+    return str(tmp_path / 'panoptic.png')
+
+
+def test_segments_of_a_panoptic_png(panoptic_png):
+    left = decode_mask(dict(png=panoptic_png, ids=[7]), H, W, None, 'm')
+    both = decode_mask(dict(png=panoptic_png, ids=[7, 65793]), H, W, None, 'm')
+    assert left.sum() == 9 and left[2:5, 3:6].all()
+    assert np.array_equal(both, _mask())
+    assert not decode_mask(dict(png=panoptic_png, ids=[8]), H, W, None, 'm').any()
+
+
+def test_png_without_ids_is_a_mask(tmp_path):
+    Image.fromarray(_mask().astype(np.uint8) * 255).save(tmp_path / 'mask.png')
+    assert np.array_equal(decode_mask(dict(png=str(tmp_path / 'mask.png')), H, W, None, 'm'),
+                          _mask())
+
+
+def test_one_png_is_decoded_once_for_all_its_segments(panoptic_png):
+    from pixelsail_mm.datasets import masks
+    before = masks._read_segment_ids.cache_info()
+    for k in range(5):
+        decode_mask(dict(png=panoptic_png, ids=[k]), H, W, None, 'm')
+    after = masks._read_segment_ids.cache_info()
+    assert after.misses == before.misses + 1 and after.hits == before.hits + 4
+
+
+@pytest.mark.parametrize('content, reason', [(None, 'no such mask file'),
+                                             (b'no image', 'cannot be decoded')])
+def test_a_bad_png_is_named(tmp_path, content, reason):
+    path = tmp_path / 'bad.png'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadSampleError, match=rf'bad\.png: masks\[1\]: {reason}'):
+        decode_mask(dict(png=str(path), ids=[1]), H, W, 'a.json', 'masks[1]')
+
+
+def test_union_of_spellings(panoptic_png):
+    parts = [[[3, 2, 6, 2, 6, 5, 3, 5]], dict(png=panoptic_png, ids=[65793]), []]
+    assert np.array_equal(decode_mask(dict(union=parts), H, W, None, 'm'), _mask())
+    with pytest.raises(BadSampleError, match=r'masks\[0\]\.union\[1\]: RLE needs'):
+        decode_mask(dict(union=[[], dict(size=[1, 1], counts=[1])]), H, W, 'a.json', 'masks[0]')
