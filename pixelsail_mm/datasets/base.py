@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from mmengine.dataset.base_dataset import force_full_init
 from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.annotation_files import require_paths
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.index_cache import IndexCache, fingerprint, items_in_memory, read_item
 from pixelsail_mm.datasets.skip_counter import SkipCounter
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 
@@ -20,6 +23,11 @@ _LOGGED_SKIPS = 10
 _PATCH_SIZE = 16
 _MAX_SIDE = 64
 _TOKENS_PER_WORD = 1.4
+# What is set on a reader and does not change its items.
+_NOT_PART_OF_THE_INDEX = frozenset({
+    'index_cache', 'pipeline', 'max_refetch', 'data_list', 'serialize_data', '_fully_initialized',
+    '_modality_length', '_num_logged'
+})
 
 
 class SampleSource:
@@ -121,8 +129,8 @@ def build_pipeline(pipeline: Sequence[Mapping | Callable]) -> list[Callable]:
 class PixelDataset(SampleSource, BaseDataset):
     """Base of the readers; MMEngine's ``BaseDataset`` with draws as in :class:`SampleSource`.
 
-    A reader gives :meth:`load_data_list` (plain dicts, kept serialised) and :meth:`record`. It
-    knows no tokenizer, no template tokens and no tensor.
+    A reader gives :meth:`load_data_list` (plain dicts, kept serialised; a generator keeps the
+    memory small) and :meth:`record`. It knows no tokenizer, no template tokens and no tensor.
 
     Args:
         ann_file: Annotation file, relative to ``data_root``.
@@ -133,6 +141,8 @@ class PixelDataset(SampleSource, BaseDataset):
         test_mode: Fixed questions instead of drawn ones; a broken sample raises.
         max_refetch: How many other samples are tried in place of a broken one.
         indices: Keep only these items, or the first ``indices`` ones.
+        index_cache: Folder in which the parsed annotations are kept, so that the next run starts at
+            once and all processes share one copy. None parses them every time.
         name: Name in ``meta['dataset']``; the class name by default.
         lazy_init: Load annotations at first use.
 
@@ -150,10 +160,12 @@ class PixelDataset(SampleSource, BaseDataset):
                  test_mode: bool = False,
                  max_refetch: int = 100,
                  indices: int | Sequence[int] | None = None,
+                 index_cache: str | None = None,
                  name: str | None = None,
                  lazy_init: bool = False) -> None:
         self.seed = seed
         self.name = name or type(self).__name__
+        self.index_cache = index_cache
         self._skips = SkipCounter()
         self._modality_length: list[int] | None = None
         super().__init__(
@@ -173,19 +185,56 @@ class PixelDataset(SampleSource, BaseDataset):
         return {'ann_file': self.ann_file, **folders}
 
     def full_init(self) -> None:
-        """Check the files, then load the annotations."""
+        """Check the files, then load the annotations or their index."""
         if self._fully_initialized:
             return
-        require_paths(self.required_paths(), self.name)
-        super().full_init()
-
-    def filter_data(self) -> list[dict]:
-        """The items, checked not to be empty."""
-        if not self.data_list:
+        paths = self.required_paths()
+        require_paths(paths, self.name)
+        if self.index_cache is None:
+            index = items_in_memory(self._items())
+        else:
+            index = self._cached_index(IndexCache(self.index_cache), list(paths.values()))
+        self.data_bytes, self.data_address = index
+        if not len(self.data_address):
             raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
                                   'the file passes the filters (split, empty texts); check split '
                                   'and ann_file')
-        return self.data_list
+        self._fully_initialized = True
+
+    def _items(self) -> Iterable[dict]:
+        """The items of the annotation files that ``indices`` keeps."""
+        items = self.load_data_list()
+        if isinstance(self._indices, int):
+            return islice(items, self._indices)
+        if self._indices is not None:
+            every = list(items)
+            return [every[i] for i in self._indices]
+        return items
+
+    def _cached_index(self, cache: IndexCache, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        options = {key: value for key, value in vars(self).items()
+                   if key not in _NOT_PART_OF_THE_INDEX and not key.startswith('_skips')}
+        identity = fingerprint(type(self), options, paths)
+        found = cache.load(identity)
+        if found is not None:
+            for reason, times in found[2]['skipped'].items():
+                self._skips.add(reason, times)
+            return found[:2]
+        before = self._skips.counts()
+        try:
+            cache.store(identity, self._items,
+                        lambda: dict(skipped=self._skips.counts() - before))
+        except OSError as error:
+            print_log(f'{self.name}: the index cannot be kept in {cache.folder} ({error}); it is '
+                      'built in memory', 'current', logging.WARNING)
+            return items_in_memory(self._items())
+        found = cache.load(identity)
+        return found[:2] if found else items_in_memory(self._items())
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict:
+        """Give an item as :meth:`load_data_list` made it; a copy."""
+        return read_item(self.data_bytes, self.data_address, idx)
 
     def image_path(self, index: int) -> str | None:
         """Path of an item's image without building its record; None for text only."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os.path as osp
+from typing import Iterator
 
 import numpy as np
 
-from pixelsail_mm.datasets.annotation_files import load_json, require_keys
+from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.conversations import count_words, parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
@@ -34,10 +35,9 @@ class LLaVADataset(PixelDataset):
         self.shuffle_turns = shuffle_turns
         super().__init__(ann_file=ann_file, **kwargs)
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Iterator[dict]:
         """Items with paired turns."""
-        items = []
-        for i, entry in enumerate(load_json(self.ann_file, 'ann_file', list)):
+        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('conversations', ), self.ann_file, f'[{i}]')
             try:
                 turns = parse_turns(entry['conversations'], self.ann_file, f'[{i}]')
@@ -48,9 +48,8 @@ class LLaVADataset(PixelDataset):
                 continue
             image = entry.get('image')
             path = osp.join(self.data_prefix['img_path'], image) if image else None
-            items.append(dict(img_path=path, turns=turns, id=str(entry.get('id', i)),
-                              height=entry.get('height'), width=entry.get('width')))
-        return items
+            yield dict(img_path=path, turns=turns, id=str(entry.get('id', i)),
+                       height=entry.get('height'), width=entry.get('width'))
 
     def num_words(self, info: dict) -> int:
         """Words of the turns that are kept."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os.path as osp
 import re
+from typing import Iterator
 
 import numpy as np
 
-from pixelsail_mm.datasets.annotation_files import load_json, require_keys
+from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.conversations import count_words, parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
@@ -70,19 +71,19 @@ class OspreyDataset(PixelDataset):
         self.task = task
         super().__init__(ann_file=ann_file, **kwargs)
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Iterator[dict]:
         """Items with paired turns and the regions' masks."""
-        items = []
-        for i, entry in enumerate(load_json(self.ann_file, 'ann_file', list)):
+        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('file_name', 'annotation', 'conversations'), self.ann_file,
                          f'[{i}]')
             try:
-                items.append(self._parse(entry, i))
+                item = self._parse(entry, i)
             except BadSampleError as error:
                 if self.test_mode:
                     raise
                 self._skip(error)
-        return items
+                continue
+            yield item
 
     def _parse(self, entry: dict, i: int) -> dict:
         count = len(entry['annotation'])

@@ -16,7 +16,8 @@ _ALLOWED = {(module, name): kind for module in ('builtins', '__builtin__')
             for name, kind in (('set', set), ('frozenset', frozenset))}
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
+    """Unpickler of plain containers, text, numbers and None; refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse everything but plain containers."""
@@ -41,7 +42,7 @@ def load_plain_pickle(path: str | PathLike, key: str = 'split_file') -> Any:
     """
     with open(path, 'rb') as file:
         try:
-            return _PlainUnpickler(file, encoding='utf-8', errors='replace').load()
+            return PlainUnpickler(file, encoding='utf-8', errors='replace').load()
         except pickle.UnpicklingError as error:
             raise AnnotationError(str(path), key, f'refused to unpickle: {error}. Annotations hold '
                                   'lists, dicts, text and numbers only; get the file from its '
