@@ -28,7 +28,8 @@ main() {
   say "pytest $*"
   # Tests of one file share what its first one made. In the files' order: the long ones, of which
   # reordering makes the last, are in the middle of the alphabet.
-  "$VENV_PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
+  # Short tracebacks: the cause of a failure stays on the screen.
+  "$VENV_PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder --tb=short "$@"
 }
 
 main "$@"
