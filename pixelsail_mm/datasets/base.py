@@ -16,17 +16,15 @@ from pixelsail_mm.datasets.annotation_files import require_paths
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.index_cache import IndexCache, fingerprint, items_in_memory, read_item
 from pixelsail_mm.datasets.skip_counter import SkipCounter
+from pixelsail_mm.datasets.token_lengths import LengthMeter, measure_lengths
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 
 Record = dict[str, Any]
 _LOGGED_SKIPS = 10
-_PATCH_SIZE = 16
-_MAX_SIDE = 64
-_TOKENS_PER_WORD = 1.4
 # What is set on a reader and does not change its items.
 _NOT_PART_OF_THE_INDEX = frozenset({
-    'index_cache', 'pipeline', 'max_refetch', 'data_list', 'serialize_data', '_fully_initialized',
-    '_modality_length', '_num_logged'
+    'index_cache', 'pipeline', 'max_refetch', 'data_list', 'data_bytes', 'data_address',
+    'serialize_data', '_fully_initialized', '_modality_length', '_num_logged', '_skips'
 })
 
 
@@ -38,16 +36,18 @@ class SampleSource:
     ("draw indices") to get fresh draws of the same items, and resuming is exact whatever the
     number of workers.
 
-    Subclasses set ``seed``, ``test_mode``, ``max_refetch``, ``pipeline`` and ``_skips`` and give
-    ``__len__`` and ``record``.
+    Subclasses set ``name``, ``seed``, ``test_mode``, ``max_refetch``, ``pipeline`` and ``_skips``
+    and give ``__len__`` and ``record``.
     """
 
+    name: str
     seed: int
     test_mode: bool
     max_refetch: int
     pipeline: Callable
     _skips: SkipCounter
     _num_logged = 0
+    _modality_length: list[int] | None = None
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """Canonical record of an item.
@@ -66,6 +66,20 @@ class SampleSource:
             BadSampleError: The annotation cannot be used.
         """
         raise NotImplementedError(f'{type(self).__name__} must implement record')
+
+    @property
+    def modality_length(self) -> list[int]:
+        """True number of tokens of each item's first draw, negative for text only.
+
+        The sign convention is that of XTuner's ``LengthGroupedSampler``.
+
+        Raises:
+            ValueError: The pipeline does not make tokens.
+        """
+        if self._modality_length is None:
+            meter = LengthMeter(self.pipeline.transforms, self.name)
+            self._modality_length = measure_lengths(self, meter)
+        return self._modality_length
 
     @property
     def skipped(self) -> Counter:
@@ -167,7 +181,6 @@ class PixelDataset(SampleSource, BaseDataset):
         self.name = name or type(self).__name__
         self.index_cache = index_cache
         self._skips = SkipCounter()
-        self._modality_length: list[int] | None = None
         super().__init__(
             ann_file=ann_file,
             data_root=data_root,
@@ -188,13 +201,9 @@ class PixelDataset(SampleSource, BaseDataset):
         """Check the files, then load the annotations or their index."""
         if self._fully_initialized:
             return
-        paths = self.required_paths()
-        require_paths(paths, self.name)
-        if self.index_cache is None:
-            index = items_in_memory(self._items())
-        else:
-            index = self._cached_index(IndexCache(self.index_cache), list(paths.values()))
-        self.data_bytes, self.data_address = index
+        require_paths(self.required_paths(), self.name)
+        self.data_bytes, self.data_address = (
+            items_in_memory(self._items()) if self.index_cache is None else self._cached_index())
         if not len(self.data_address):
             raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
                                   'the file passes the filters (split, empty texts); check split '
@@ -211,10 +220,15 @@ class PixelDataset(SampleSource, BaseDataset):
             return [every[i] for i in self._indices]
         return items
 
-    def _cached_index(self, cache: IndexCache, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _identity(self, **more: Any) -> dict:
+        """Fingerprint of the items, or of something else that is made of them."""
         options = {key: value for key, value in vars(self).items()
-                   if key not in _NOT_PART_OF_THE_INDEX and not key.startswith('_skips')}
-        identity = fingerprint(type(self), options, paths)
+                   if key not in _NOT_PART_OF_THE_INDEX}
+        return fingerprint(type(self), {**options, **more}, self.required_paths().values())
+
+    def _cached_index(self) -> tuple[np.ndarray, np.ndarray]:
+        cache = IndexCache(self.index_cache)
+        identity = self._identity()
         found = cache.load(identity)
         if found is not None:
             for reason, times in found[2]['skipped'].items():
@@ -225,11 +239,14 @@ class PixelDataset(SampleSource, BaseDataset):
             cache.store(identity, self._items,
                         lambda: dict(skipped=self._skips.counts() - before))
         except OSError as error:
-            print_log(f'{self.name}: the index cannot be kept in {cache.folder} ({error}); it is '
-                      'built in memory', 'current', logging.WARNING)
+            self._warn_unkept(cache, error)
             return items_in_memory(self._items())
         found = cache.load(identity)
         return found[:2] if found else items_in_memory(self._items())
+
+    def _warn_unkept(self, cache: IndexCache, error: OSError) -> None:
+        print_log(f'{self.name}: nothing can be kept in index_cache {cache.folder} ({error}); the '
+                  'next run reads the annotations again', 'current', logging.WARNING)
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
@@ -242,26 +259,24 @@ class PixelDataset(SampleSource, BaseDataset):
 
     @property
     def modality_length(self) -> list[int]:
-        """Approximate token count of each item, negative for text only.
+        """See :attr:`SampleSource.modality_length`; kept with the index if there is a cache."""
+        if self._modality_length is None and self.index_cache is not None:
+            self._modality_length = self._cached_lengths()
+        return super().modality_length
 
-        The sign convention is that of XTuner's ``LengthGroupedSampler``.
-        """
-        if self._modality_length is None:
-            self._modality_length = [self._approximate_length(self.get_data_info(i))
-                                     for i in range(len(self))]
-        return self._modality_length
-
-    def _approximate_length(self, info: dict) -> int:
-        text = int(self.num_words(info) * _TOKENS_PER_WORD) + 1
-        if info.get('img_path') is None:
-            return -text
-        sides = [min(-(-(info.get(side) or 640) // _PATCH_SIZE), _MAX_SIDE)
-                 for side in ('height', 'width')]
-        return sides[0] * sides[1] + text
-
-    def num_words(self, info: dict) -> int:
-        """Approximate number of words of all turns of an item."""
-        return 0
+    def _cached_lengths(self) -> list[int]:
+        meter = LengthMeter(self.pipeline.transforms, self.name)
+        cache = IndexCache(self.index_cache)
+        identity = self._identity(lengths=meter.identity(), seed=self.seed)
+        found = cache.load(identity)
+        if found is not None:
+            return read_item(*found[:2], 0)
+        lengths = measure_lengths(self, meter)
+        try:
+            cache.store(identity, lambda: [lengths], dict)
+        except OSError as error:
+            self._warn_unkept(cache, error)
+        return lengths
 
 
 def select_turns(turns: list, num_turns: int | None, shuffle: bool,

@@ -43,8 +43,3 @@ def parse_turns(conversations: Any, file: str, where: str) -> list[dict]:
         raise BadSampleError(file, f'{where}.conversations', 'has no complete turn of a question '
                              'and an answer, or an empty answer')
     return turns
-
-
-def count_words(turns: list[dict]) -> int:
-    """Words of all questions and answers."""
-    return sum(len(turn['human'].split()) + len(turn['gpt'].split()) for turn in turns)

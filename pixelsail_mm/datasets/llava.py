@@ -9,7 +9,7 @@ import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
-from pixelsail_mm.datasets.conversations import count_words, parse_turns
+from pixelsail_mm.datasets.conversations import parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 
@@ -50,10 +50,6 @@ class LLaVADataset(PixelDataset):
             path = osp.join(self.data_prefix['img_path'], image) if image else None
             yield dict(img_path=path, turns=turns, id=str(entry.get('id', i)),
                        height=entry.get('height'), width=entry.get('width'))
-
-    def num_words(self, info: dict) -> int:
-        """Words of the turns that are kept."""
-        return count_words(info['turns'][:self.max_turns])
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os.path as osp
-import re
 from collections import Counter
 from typing import Callable, Mapping, Sequence
 
@@ -14,11 +13,10 @@ from torch.utils.data import Dataset
 from pixelsail_mm.datasets.base import PixelDataset, Record, SampleSource, build_pipeline
 from pixelsail_mm.datasets.combination import build_parts
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.regions import named_prompts, rename_prompts
 from pixelsail_mm.datasets.skip_counter import SkipCounter
 from pixelsail_mm.registry import DATASETS
-from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS, SEG_TOKEN
-
-_PROMPT = re.compile(r'<Prompt(\d+)>')
+from pixelsail_mm.tokenization import NUM_PROMPTS, SEG_TOKEN
 
 
 @DATASETS.register_module()
@@ -65,7 +63,6 @@ class MergedDataset(SampleSource, Dataset):
         self.turns = list(turns) if turns is not None else [None] * len(self.datasets)
         self._check()
         self._items = self._match_images(require_all)
-        self._modality_length: list[int] | None = None
 
     def _check(self) -> None:
         if len(self.turns) != len(self.datasets) or any(n is not None and n < 1
@@ -102,20 +99,6 @@ class MergedDataset(SampleSource, Dataset):
         """Skipped entries and samples of the combination and of its readers."""
         return sum((part.skipped for part in self.datasets), self._skips.counts())
 
-    @property
-    def modality_length(self) -> list[int]:
-        """Approximate token count of each item: the image once, the text of all readers."""
-        if self._modality_length is None:
-            parts = [part.modality_length for part in self.datasets]
-            infos = [[(part, int(i)) for part, i in zip(self.datasets, row) if i >= 0]
-                     for row in self._items]
-            self._modality_length = [
-                parts[0][row[0]] + sum(part.num_words(part.get_data_info(i))
-                                       for part, i in info[1:])
-                for row, info in zip(self._items, infos)
-            ]
-        return self._modality_length
-
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; ``num_turns`` cuts the merged conversation."""
         records = []
@@ -135,23 +118,31 @@ class MergedDataset(SampleSource, Dataset):
 
     def _unite_prompts(self, records: list[Record], streams: list[list],
                        rng: np.random.Generator) -> list[dict]:
-        """All prompts with distinct ids; a reader whose prompts find no room loses its turns."""
+        """All prompts with distinct ids; a reader whose prompts find no room loses its turns.
+
+        Ids that a text names without marking anything ("<Prompt3> is not in the image.") are kept
+        apart as well, or they would name the prompt of another reader.
+        """
         united: list[dict] = []
+        taken: set[int] = set()
         for record, stream in zip(records, streams):
             prompts = record['prompts']
-            taken = {prompt['id'] for prompt in united}
+            used = list(dict.fromkeys([prompt['id'] for prompt in prompts]
+                                      + named_prompts(turn for turn, _ in stream)))
             free = [k for k in range(NUM_PROMPTS) if k not in taken]
-            if len(prompts) > len(free):
+            if len(used) > len(free):
                 self._skips.add(f'turns dropped: more than {NUM_PROMPTS} visual prompts in one '
                                 'merged sample')
                 stream.clear()
                 continue
-            if not taken.isdisjoint(prompt['id'] for prompt in prompts):
+            if not taken.isdisjoint(used):
                 new = [free[i] for i in rng.permutation(len(free))]
-                names = {prompt['id']: k for prompt, k in zip(prompts, new)}
+                names = dict(zip(used, new))
                 prompts = [dict(prompt, id=names[prompt['id']]) for prompt in prompts]
-                stream[:] = [(_rename_prompts(turn, names), masks) for turn, masks in stream]
+                stream[:] = [(rename_prompts(turn, names), masks) for turn, masks in stream]
+                used = [names[k] for k in used]
             united += prompts
+            taken.update(used)
         return united
 
 
@@ -164,12 +155,3 @@ def _split_masks(record: Record) -> list[tuple[dict, list]]:
                              f'{sum(counts)} {SEG_TOKEN}; each needs exactly one')
     return [(turn, [next(masks) for _ in range(count)])
             for turn, count in zip(record['conversation'], counts)]
-
-
-def _rename_prompts(turn: dict, names: Mapping[int, int]) -> dict:
-    """Replace prompt tokens, all at once so that swapped ids do not collide."""
-
-    def new_token(match: re.Match) -> str:
-        return PROMPT_TOKENS[names[int(match.group(1))]]
-
-    return {side: _PROMPT.sub(new_token, text) for side, text in turn.items()}

@@ -99,7 +99,7 @@ class MixtureDataset(Dataset):
 
     @property
     def modality_length(self) -> list[int]:
-        """Approximate token counts of the first epoch's items, negative for text only."""
+        """True token counts of the parts' first draws, negative for text only."""
         lengths = [part.modality_length for part in self.datasets]
         found = (self.locate(i) for i in range(len(self)))
         return [lengths[part][inner % len(lengths[part])] for part, inner in found]

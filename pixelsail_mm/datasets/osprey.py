@@ -10,7 +10,7 @@ import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
-from pixelsail_mm.datasets.conversations import count_words, parse_turns
+from pixelsail_mm.datasets.conversations import parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS
@@ -114,13 +114,6 @@ class OspreyDataset(PixelDataset):
         if len(paths) > 1:
             return next((path for path in paths if osp.exists(path)), paths[0])
         return paths[0]
-
-    def num_words(self, info: dict) -> int:
-        """Words of the turns that are kept."""
-        return count_words(info['turns'][:self.max_turns])
-
-    def _approximate_length(self, info: dict) -> int:
-        return super()._approximate_length(dict(info, img_path=info['file_name']))
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""

@@ -179,12 +179,6 @@ def test_described_regions_carry_their_prompt_id(shapes, mini_world):
     assert checked > 10
 
 
-def test_length_hints_add_the_text_of_all_readers(shapes):
-    alone, merged = merge(shapes[0]), merge(*shapes)
-    assert len(merged.modality_length) == len(merged)
-    assert all(a < b for a, b in zip(alone.modality_length, merged.modality_length))
-
-
 def test_missing_files_of_all_readers_are_named(shapes):
     broken = [dict(cfg, ann_file=f'gone{i}.json') for i, cfg in enumerate(shapes)]
     with pytest.raises(MissingFilesError) as caught:

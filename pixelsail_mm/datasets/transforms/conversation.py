@@ -131,6 +131,18 @@ class BuildConversation(BaseTransform):
             self._match_masks(turns, len(kept), results)
         return results
 
+    def count_tokens(self, results: Results) -> int:
+        """Length of the ``input_ids`` that :meth:`transform` makes of ``results``.
+
+        Required keys: ``conversation``, ``grid``; masks are not looked at.
+        """
+        height, width = results['grid']
+        image = len(self._image_ids(height * width))
+        segments = [self._turn(turn, i, results) for i, turn in enumerate(self._clean(results))]
+        kept = self._fit(segments, image, results)
+        separators = (len(kept) - 1) * len(self._encode(self.template['SEP']))
+        return image + separators + sum(len(part) for segment in kept for part in segment)
+
     def _clean(self, results: Results) -> list[dict]:
         """Turns without image marker; empty text is rejected."""
         source = source_of(results)

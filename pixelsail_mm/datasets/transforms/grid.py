@@ -105,6 +105,11 @@ class ResizeToGrid(BaseTransform):
         self.patch_size = patch_size
         self.max_size = max_size
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Grid (h, w) in patches of an image of this size in pixels."""
+        new_width, new_height = target_size(width, height, self.patch_size, self.max_size)
+        return new_height // self.patch_size, new_width // self.patch_size
+
     def transform(self, results: Results) -> Results:
         """Add ``image``, ``grid`` and ``prompt_map``."""
         image = results['img']
@@ -112,10 +117,10 @@ class ResizeToGrid(BaseTransform):
             results.update(image=None, grid=(0, 0), prompt_map=np.zeros((0, 0), np.int64))
             return results
         height, width = image.shape[:2]
-        size = target_size(width, height, self.patch_size, self.max_size)
+        grid = self.grid(height, width)
+        size = (grid[1] * self.patch_size, grid[0] * self.patch_size)
         if size != (width, height):
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        grid = (size[1] // self.patch_size, size[0] // self.patch_size)
         prompt_map = np.full(grid, NO_PROMPT, np.int64)
         for k, mask in zip(results.get('prompt_ids', ()), results.get('prompt_masks', ())):
             prompt_map[mask_to_patches(mask, grid, self.patch_size)] = k

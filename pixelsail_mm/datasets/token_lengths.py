@@ -1,0 +1,104 @@
+"""True token counts of samples, for samplers that group samples of similar length."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
+
+from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.transforms.conversation import BuildConversation
+from pixelsail_mm.datasets.transforms.grid import ResizeToGrid
+
+if TYPE_CHECKING:
+    from pixelsail_mm.datasets.base import Record, SampleSource
+
+_REPORT_SECONDS = 30.0
+
+
+class LengthMeter:
+    """Counts the tokens that a pipeline makes of a record, without decoding image or masks.
+
+    Args:
+        transforms: The pipeline, with ``ResizeToGrid`` and ``BuildConversation``.
+        name: Name of the dataset, for errors.
+
+    Raises:
+        ValueError: One of the two transforms is missing.
+    """
+
+    def __init__(self, transforms: Sequence[Callable], name: str) -> None:
+        self._resize = _find(transforms, ResizeToGrid, name)
+        self._build = _find(transforms, BuildConversation, name)
+
+    def identity(self) -> dict:
+        """What the counts depend on besides the records; JSON-able."""
+        tokenizer = self._build.tokenizer.backend_tokenizer.to_str()
+        return dict(
+            patch_size=self._resize.patch_size, max_size=self._resize.max_size,
+            tokenizer=hashlib.sha256(tokenizer.encode()).hexdigest(),
+            template=self._build.template, max_length=self._build.max_length)
+
+    def count(self, record: Record) -> int:
+        """Tokens of a record, negative without an image (the convention of XTuner's sampler).
+
+        Raises:
+            BadSampleError: The record cannot be used.
+        """
+        size = _image_size(record)
+        grid = (0, 0) if size is None else self._resize.grid(*size)
+        tokens = self._build.count_tokens(dict(record, grid=grid))
+        return tokens if size else -tokens
+
+
+def measure_lengths(dataset: SampleSource, meter: LengthMeter) -> list[int]:
+    """Count the tokens of the first draw of every item.
+
+    Later epochs draw other turns of the same items; their lengths are similar.
+
+    Args:
+        dataset: The dataset, whose draws are a function of (seed, index).
+        meter: Counts a record's tokens.
+
+    Returns:
+        One number per item, see :meth:`LengthMeter.count`; 1 for a broken item, in whose place
+        training draws another one.
+    """
+    lengths, last = [], time.monotonic()
+    for index in range(len(dataset)):
+        try:
+            record = dataset.record(index, np.random.default_rng([dataset.seed, index]))
+            lengths.append(meter.count(record))
+        except BadSampleError:
+            lengths.append(1)
+        if time.monotonic() - last > _REPORT_SECONDS:
+            last = time.monotonic()
+            print_log(f'{dataset.name}: measured the length of {index + 1} of {len(dataset)} '
+                      'samples', 'current')
+    return lengths
+
+
+def _find(transforms: Sequence[Callable], kind: type, name: str) -> Any:
+    for transform in transforms:
+        if isinstance(transform, kind):
+            return transform
+    raise ValueError(f'{name}: token lengths need {kind.__name__} in the pipeline; add it, or use '
+                     'a sampler that does not group samples by length')
+
+
+def _image_size(record: Record) -> tuple[int, int] | None:
+    """(height, width) of a record's image; None for text only."""
+    if not record.get('img_path'):
+        return None
+    if record.get('height') and record.get('width'):
+        return record['height'], record['width']
+    try:
+        with Image.open(record['img_path']) as image:  # reads the header only
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadSampleError(record['img_path'], 'img_path', f'cannot be opened ({error}); '
+                             'download it again') from error
