@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.annotation_files import require_paths
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.image_keys import image_key, read_image_keys
 from pixelsail_mm.datasets.index_cache import IndexCache, fingerprint, items_in_memory, read_item
 from pixelsail_mm.datasets.skip_counter import SkipCounter
 from pixelsail_mm.datasets.token_lengths import LengthMeter, measure_lengths
@@ -155,6 +156,8 @@ class PixelDataset(SampleSource, BaseDataset):
         test_mode: Fixed questions instead of drawn ones; a broken sample raises.
         max_refetch: How many other samples are tried in place of a broken one.
         indices: Keep only these items, or the first ``indices`` ones.
+        exclude_images: File of images that are left out, see :func:`~.image_keys.read_image_keys`:
+            those that another data set evaluates on.
         index_cache: Folder in which the parsed annotations are kept, so that the next run starts at
             once and all processes share one copy. None parses them every time.
         name: Name in ``meta['dataset']``; the class name by default.
@@ -174,12 +177,14 @@ class PixelDataset(SampleSource, BaseDataset):
                  test_mode: bool = False,
                  max_refetch: int = 100,
                  indices: int | Sequence[int] | None = None,
+                 exclude_images: str | None = None,
                  index_cache: str | None = None,
                  name: str | None = None,
                  lazy_init: bool = False) -> None:
         self.seed = seed
         self.name = name or type(self).__name__
         self.index_cache = index_cache
+        self._excluded = read_image_keys(exclude_images) if exclude_images else frozenset()
         self._skips = SkipCounter()
         super().__init__(
             ann_file=ann_file,
@@ -211,14 +216,23 @@ class PixelDataset(SampleSource, BaseDataset):
         self._fully_initialized = True
 
     def _items(self) -> Iterable[dict]:
-        """The items of the annotation files that ``indices`` keeps."""
+        """The items that ``exclude_images`` and ``indices`` keep."""
         items = self.load_data_list()
+        if self._excluded:
+            items = filter(self._is_wanted, items)
         if isinstance(self._indices, int):
             return islice(items, self._indices)
         if self._indices is not None:
             every = list(items)
             return [every[i] for i in self._indices]
         return items
+
+    def _is_wanted(self, info: dict) -> bool:
+        path = self.image_of(info)
+        excluded = path is not None and image_key(path) in self._excluded
+        if excluded:
+            self._skips.add('image excluded')
+        return not excluded
 
     def _identity(self, **more: Any) -> dict:
         """Fingerprint of the items, or of something else that is made of them."""
@@ -255,7 +269,11 @@ class PixelDataset(SampleSource, BaseDataset):
 
     def image_path(self, index: int) -> str | None:
         """Path of an item's image without building its record; None for text only."""
-        return self.get_data_info(index).get('img_path')
+        return self.image_of(self.get_data_info(index))
+
+    def image_of(self, info: dict) -> str | None:
+        """Path of the image of what :meth:`load_data_list` gives; None for text only."""
+        return info.get('img_path')
 
     @property
     def modality_length(self) -> list[int]:

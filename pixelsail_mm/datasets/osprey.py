@@ -105,9 +105,9 @@ class OspreyDataset(PixelDataset):
                     choices=entry.get('choices'), answer=entry.get('answer'),
                     about=entry.get('about'))
 
-    def image_path(self, index: int) -> str | None:
+    def image_of(self, info: dict) -> str:
         """Path of an item's image."""
-        return self._find_image(self.get_data_info(index)['file_name'])
+        return self._find_image(info['file_name'])
 
     def _find_image(self, file_name: str) -> str:
         paths = [osp.join(folder, file_name) for folder in self.data_prefix.values()]

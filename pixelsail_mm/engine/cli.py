@@ -10,15 +10,16 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
     """Run a command; answer a user's mistake with one message instead of a traceback.
 
     Args:
-        command: What to do; heavy imports belong inside it.
+        command: What to do; heavy imports belong inside it. May return an exit status.
         debug: Show the traceback of every error; so does ``PIXELSAIL_DEBUG=1``.
 
     Returns:
-        int: 0 on success, 2 after a mistake that the user can mend (missing file, unknown type,
-        broken checkpoint), 130 after Ctrl-C. A bug in the code keeps its traceback.
+        int: 0 (or what the command says) on success, 2 after a mistake that the user can mend
+        (missing file, unknown type, broken checkpoint), 130 after Ctrl-C. A bug in the
+        code keeps its traceback.
     """
     try:
-        command()
+        status = command()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -29,4 +30,4 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
         print(f'error: {message}\n(--debug or PIXELSAIL_DEBUG=1 shows where it was raised)',
               file=sys.stderr)
         return 2
-    return 0
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,113 @@
+"""Check everything that the data loaders of a config read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pixelsail_mm.datasets.annotation_files import MissingFilesError
+from pixelsail_mm.datasets.base import PixelDataset, build_pipeline
+from pixelsail_mm.datasets.checks.leaves import EVALUATION, TRAIN, Leaf, find_leaves
+from pixelsail_mm.datasets.checks.report import WARNING, Report
+from pixelsail_mm.datasets.checks.samples import check_sample
+from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.image_keys import image_key
+from pixelsail_mm.registry import DATASETS
+
+Progress = Callable[[Iterable, str], Iterable]
+# What is run when a reader's own pipeline stops before it.
+_LOADING = (dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'))
+_LAST = 'BuildConversation'
+
+
+def check_config(cfg: Mapping[str, Any], samples: int = 200,
+                 progress: Progress = lambda items, name: items) -> Report:
+    """Open the annotations of all readers, load samples, compare training with evaluation images.
+
+    Args:
+        cfg: The config.
+        samples: Samples of each reader that are loaded, spread evenly over its items.
+        progress: Wraps an iterable to show how far it is; called with it and its name.
+
+    Returns:
+        All faults.
+    """
+    report = Report()
+    images: dict[str, dict[str, set[str]]] = {TRAIN: {}, EVALUATION: {}}
+    for leaf in find_leaves(cfg):
+        dataset = _open(leaf, report)
+        if dataset is None:
+            continue
+        report.items[leaf.key] = len(dataset)
+        _check_samples(dataset, leaf, samples, progress, report)
+        paths = (dataset.image_path(i)
+                 for i in progress(range(len(dataset)), f'{leaf.key}: images'))
+        images[leaf.role][leaf.key] = {image_key(path) for path in paths if path is not None}
+    _check_overlap(images, report)
+    return report
+
+
+def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
+    """Build a reader; what its annotation files lack is reported."""
+    try:
+        dataset = DATASETS.build(dict(leaf.cfg, pipeline=()))
+    except MissingFilesError as error:
+        for key, path in error.missing:
+            report.add(leaf.key, 'missing', f'{path} ({key}){_similar(path)}')
+        return None
+    except BadSampleError as error:
+        report.add(leaf.key, 'annotations', str(error))
+        return None
+    for reason, times in dataset.skipped.items():
+        report.add(leaf.key, 'left out', reason, times=times)
+    return dataset
+
+
+def _similar(path: str) -> str:
+    """Name what exists and is spelt similarly."""
+    parent, name = os.path.split(os.path.abspath(path))
+    while parent != os.path.dirname(parent) and not os.path.isdir(parent):
+        parent, name = os.path.split(parent)
+    close = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)
+    if not close:
+        return f'; {parent} exists and has nothing of a similar name'
+    return '; did you mean ' + ' or '.join(os.path.join(parent, match) for match in close) + '?'
+
+
+def _check_samples(dataset: PixelDataset, leaf: Leaf, samples: int, progress: Progress,
+                   report: Report) -> None:
+    transforms = build_pipeline(_checked_pipeline(leaf.cfg['pipeline']))
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(samples, len(dataset))).astype(int))
+    for index in progress(indices.tolist(), f'{leaf.key}: samples'):
+        check_sample(dataset, index, transforms, leaf.key, report)
+    report.sampled[leaf.key] = len(indices)
+
+
+def _checked_pipeline(pipeline) -> list:
+    """The reader's pipeline up to the tokens; at least image, masks and prompts."""
+    types = [transform['type'] if isinstance(transform, Mapping) else type(transform).__name__
+             for transform in pipeline]
+    if _LAST in types:
+        return list(pipeline[:types.index(_LAST) + 1])
+    return list(_LOADING)
+
+
+def _check_overlap(images: dict[str, dict[str, set[str]]], report: Report) -> None:
+    evaluated = defaultdict(list)
+    for key, keys in images[EVALUATION].items():
+        for name in keys:
+            evaluated[name].append(key)
+    for key, keys in images[TRAIN].items():
+        shared = keys & evaluated.keys()
+        if not shared:
+            continue
+        report.overlap |= shared
+        where = sorted({eval_key for name in shared for eval_key in evaluated[name]})
+        report.add(key, 'overlap', f'{len(shared)} of {len(keys)} training images are evaluation '
+                   f'images of {", ".join(where)} (e.g. {min(shared)}); leave them out with '
+                   'exclude_images=FILE, written by --write-overlap FILE', WARNING)

@@ -1,0 +1,52 @@
+"""The readers that a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TRAIN, EVALUATION = 'train', 'evaluation'
+_LOADERS = dict(train_dataloader=TRAIN, val_dataloader=EVALUATION, test_dataloader=EVALUATION)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One reader of a config.
+
+    Attributes:
+        key: Where it stands in the config.
+        role: ``'train'`` or ``'evaluation'``.
+        cfg: Its config, with the pipeline that it gets.
+    """
+
+    key: str
+    role: str
+    cfg: dict[str, Any]
+
+
+def find_leaves(cfg: Mapping[str, Any]) -> list[Leaf]:
+    """List the readers of all data loaders; equal ones (validation and test) once.
+
+    Args:
+        cfg: The whole config.
+    """
+    found: list[Leaf] = []
+    for loader, role in _LOADERS.items():
+        value = cfg.get(loader)
+        several = isinstance(value, (list, tuple))
+        for i, entry in enumerate(value if several else [value] if value else []):
+            key = f'{loader}[{i}].dataset' if several else f'{loader}.dataset'
+            for leaf in _walk(entry['dataset'], key, role, ()):
+                if all((leaf.role, leaf.cfg) != (other.role, other.cfg) for other in found):
+                    found.append(leaf)
+    return found
+
+
+def _walk(cfg: Mapping[str, Any], key: str, role: str, pipeline) -> Iterator[Leaf]:
+    pipeline = cfg.get('pipeline', pipeline)
+    if 'datasets' in cfg:
+        for i, part in enumerate(cfg['datasets']):
+            yield from _walk(part, f'{key}.datasets[{i}]', role, pipeline)
+    else:
+        yield Leaf(key, role, dict(cfg, pipeline=pipeline))

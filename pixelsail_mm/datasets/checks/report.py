@@ -1,0 +1,71 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+ERROR, WARNING = 'error', 'warning'
+_SHOWN_PER_KIND = 5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        dataset: Config key of the dataset, e.g. ``'train_dataloader.dataset.datasets[2]'``.
+        kind: Class of the fault in a few words, e.g. ``'missing'``; faults are grouped by it.
+        message: What, where, and what to do.
+        level: ``'error'`` or ``'warning'``.
+        times: How often it occurs.
+    """
+
+    dataset: str
+    kind: str
+    message: str
+    level: str = ERROR
+    times: int = 1
+
+
+@dataclass
+class Report:
+    """All faults, and how much was looked at.
+
+    Attributes:
+        faults: In the order they were found.
+        items: Items of each dataset.
+        sampled: Samples of each dataset that were loaded.
+        overlap: Images (see :func:`~pixelsail_mm.datasets.image_keys.image_key`) that are both
+            trained on and evaluated.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    items: dict[str, int] = field(default_factory=dict)
+    sampled: dict[str, int] = field(default_factory=dict)
+    overlap: set[str] = field(default_factory=set)
+
+    def add(self, *args, **kwargs) -> None:
+        """Add a :class:`Fault` of these arguments."""
+        self.faults.append(Fault(*args, **kwargs))
+
+    def count(self, level: str) -> int:
+        """Number of faults of a level."""
+        return sum(fault.times for fault in self.faults if fault.level == level)
+
+    def text(self) -> str:
+        """Readable report: a line per dataset, then the faults by dataset and kind."""
+        lines = [f'{key}: {items} items, {self.sampled.get(key, 0)} loaded'
+                 for key, items in self.items.items()]
+        for dataset in dict.fromkeys(fault.dataset for fault in self.faults):
+            lines += ['', dataset]
+            shown: Counter = Counter()
+            for fault in (f for f in self.faults if f.dataset == dataset):
+                shown[fault.kind] += 1
+                if shown[fault.kind] <= _SHOWN_PER_KIND:
+                    times = f' ({fault.times} times)' if fault.times > 1 else ''
+                    lines.append(f'  {fault.level}: {fault.kind}: {fault.message}{times}')
+            lines += [f'  ... and {n - _SHOWN_PER_KIND} more: {kind}' for kind, n in shown.items()
+                      if n > _SHOWN_PER_KIND]
+        errors, warnings = self.count(ERROR), self.count(WARNING)
+        return '\n'.join([*lines, '', f'{errors} errors, {warnings} warnings'])
