@@ -69,9 +69,10 @@ class PixelSAILInferencer(BaseInferencer):
         Args:
             image: Path, PIL image or uint8 RGB array ``(H, W, 3)``; ``None`` for text only.
             text: Question; ``<PromptK>`` names the visual prompt with id K.
-            prompts: Visual prompts of the sample: ``dict(id=K, mask=...|box=...|point=...)``, or
-                masks, boxes ``[x1, y1, x2, y2]`` or points ``[x, y]`` that get the ids 0, 1, ...;
-                see :func:`~pixelsail_mm.apis.inputs.make_prompts`.
+            prompts: Visual prompts of the sample: ``dict(id=K, mask=...|box=...|point=...)`` or
+                ``dict(id=K, scribble=[[x, y], ...], width=3)``, or masks, boxes
+                ``[x1, y1, x2, y2]`` or points ``[x, y]`` that get the ids 0, 1, ...; see
+                :func:`~pixelsail_mm.apis.inputs.make_prompts`.
             history: Earlier turns about the same image, as returned by the last call.
             max_new_tokens: Bound of the answer's length; the config's by default.
             answer_prefix: Text the answer must begin with, e.g. ``'It is [SEG].'``.

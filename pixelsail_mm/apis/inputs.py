@@ -99,10 +99,12 @@ def make_prompts(name: str, prompts: Any) -> list[dict]:
 
     Args:
         name: Name of the input in error messages.
-        prompts: ``None``; or a list whose i-th entry is a ``dict(id=K, mask= | box= | point=)``
-            (``id`` defaults to i), a mask ``(H, W)`` (array, tensor or PIL image), a box
-            ``[x1, y1, x2, y2]`` or a point ``[x, y]``, in pixels of the original image; or an array
-            of masks ``(n, H, W)``, of boxes ``(n, 4)`` or of points ``(n, 2)``.
+        prompts: ``None``; or a list whose i-th entry is a ``dict(id=K, mask= | box= | point= |
+            scribble=)`` (``id`` defaults to i; a scribble ``[[x, y], ...]`` may have a ``width``),
+            a mask ``(H, W)`` (array, tensor or PIL image), a box ``[x1, y1, x2, y2]`` or a point
+            ``[x, y]``, in pixels of the original image; or an array of masks ``(n, H, W)``, of
+            boxes ``(n, 4)`` or of points ``(n, 2)``. What the kinds cover:
+            :class:`~pixelsail_mm.datasets.transforms.LoadVisualPrompts`.
     """
     if prompts is None:
         return []

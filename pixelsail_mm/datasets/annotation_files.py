@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import os.path as osp
 from typing import Any, Iterable, Iterator, Mapping
 
-from pixelsail_mm.datasets.errors import AnnotationError
+from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 
 
 class MissingFilesError(FileNotFoundError):
@@ -111,6 +112,37 @@ def iter_json_list(path: str, key: str) -> Iterator[Any]:
             stream.fail(number, 'text behind the end of the list')
 
 
+def iter_json_lines(path: str, key: str) -> Iterator[Any]:
+    """Read a file of one JSON value per line; blank lines do not count.
+
+    Args:
+        path: The file, in UTF-8 (a byte-order mark is ignored).
+        key: Config key that names it.
+
+    Yields:
+        The values in their order.
+
+    Raises:
+        AnnotationError: Not UTF-8, or a line is not JSON; names the line.
+    """
+    with open(path, encoding='utf-8-sig') as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _decode_line(line, path, number)
+        except UnicodeDecodeError as error:
+            raise AnnotationError(path, key, f'not UTF-8 ({error}); download or generate it '
+                                  'again') from error
+
+
+def _decode_line(line: str, path: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(path, f'line {number}', f'not valid JSON ({error}); download or '
+                              'generate the file again') from error
+
+
 class _JSONStream:
     """A window of text over an open file, from which JSON values are taken one by one."""
 
@@ -184,3 +216,36 @@ def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None
     if missing:
         raise AnnotationError(path, where, f'lacks {missing}; has {sorted(entry)[:12]}; is it the '
                               'right file?')
+
+
+def image_fields(entry: Mapping[str, Any], key: str, folder: str, file: str,
+                 where: str) -> dict[str, Any]:
+    """What an annotation entry says about its image, checked.
+
+    Args:
+        entry: The entry; it has ``key``.
+        key: Key of the image's file name.
+        folder: Folder of the images.
+        file: Annotation file, for errors.
+        where: Position in it, e.g. ``'[12]'``.
+
+    Returns:
+        dict with ``img_path`` and, if the entry states them, ``height`` and ``width``.
+
+    Raises:
+        BadSampleError: The name is no text, or a side is no whole number above 0.
+    """
+    name = entry[key]
+    if not isinstance(name, str) or not name:
+        raise BadSampleError(file, f'{where}.{key}', 'must be the name of the image file, got '
+                             f'{name!r:.60}')
+    fields: dict[str, Any] = dict(img_path=osp.join(folder, name))
+    for side in ('height', 'width'):
+        size = entry.get(side)
+        if size is None:
+            continue
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise BadSampleError(file, f'{where}.{side}', 'must be the number of pixels of the '
+                                 f"image's {side}, got {size!r:.60}; correct it or leave it out")
+        fields[side] = size
+    return fields

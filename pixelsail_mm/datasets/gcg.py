@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ OUTSIDE = 'phrase outside of the caption'
 OVERLAPPING = 'phrase overlaps an earlier one'
 NO_MASK = 'phrase without a mask'
 _OWN_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
-_QUESTION_WORDS = 20
+_INNER = re.compile(r'[\s"]*(.*?)[\s"]*\Z', re.DOTALL)
 
 # First character, character behind the last one, and the masks of what is named there.
 Span = tuple[int, int, list]
@@ -65,8 +66,8 @@ def ground_caption(caption: str, spans: Iterable[Span]) -> GroundedCaption:
         See :class:`GroundedCaption`; as many ``[SEG]`` as masks unless the caption itself holds
         one.
     """
-    text = caption.strip().strip('"').strip()
-    removed = caption.find(text)
+    found = _INNER.match(caption)
+    text, removed = found.group(1), found.start(1)
     dropped: Counter = Counter()
     joined: dict[tuple[int, int], list[list]] = defaultdict(list)
     for start, end, masks in spans:
@@ -168,7 +169,7 @@ class GCGDataset(PixelDataset):
         if parsed is None:
             return None
         caption, spans = parsed.pop('caption'), parsed.pop('spans')
-        if not isinstance(caption, str) or not caption.strip(' \t\r\n"'):
+        if not isinstance(caption, str) or not _INNER.match(caption).group(1):
             raise BadSampleError(self.ann_file, f'{where}.caption', 'must be a text that is not '
                                  f'empty, got {caption!r:.60}')
         for token in _OWN_TOKENS:
@@ -183,10 +184,6 @@ class GCGDataset(PixelDataset):
                                  'nothing can be learned from it')
         return dict(parsed, caption=grounded.caption, answer=grounded.answer,
                     phrases=grounded.phrases, masks=grounded.masks)
-
-    def num_words(self, info: dict) -> int:
-        """Words of the question and of the caption with its tags."""
-        return _QUESTION_WORDS + len(info['answer'].split())
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""

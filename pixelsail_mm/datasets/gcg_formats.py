@@ -7,10 +7,14 @@ import re
 from collections import defaultdict
 from typing import Any, Iterator
 
-from pixelsail_mm.datasets.annotation_files import iter_json_list, load_json, require_keys
+from pixelsail_mm.datasets.annotation_files import (
+    image_fields,
+    iter_json_list,
+    load_json,
+    require_keys,
+)
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.gcg import NO_MASK, OUTSIDE, GCGDataset, Span
-from pixelsail_mm.datasets.image_caption import image_fields
+from pixelsail_mm.datasets.gcg import OUTSIDE, GCGDataset, Span
 from pixelsail_mm.registry import DATASETS
 
 _MIN_WORDS = 3

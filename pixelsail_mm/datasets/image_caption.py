@@ -1,86 +1,24 @@
-"""Reader of image-caption pairs, and what readers take from an annotation about its image."""
+"""Reader of image-caption pairs."""
 
 from __future__ import annotations
 
-import json
-import os.path as osp
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
+from pixelsail_mm.datasets.annotation_files import (
+    image_fields,
+    iter_json_lines,
+    iter_json_list,
+    require_keys,
+)
 from pixelsail_mm.datasets.base import PixelDataset, Record
-from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 
 TEST_QUESTION = 'Please write a caption for this picture.'
 _CAPTION_KEYS = ('captions', 'caption')
-_QUESTION_WORDS = 8
-
-
-def image_fields(entry: Mapping[str, Any], key: str, folder: str, file: str,
-                 where: str) -> dict[str, Any]:
-    """What an annotation entry says about its image, checked.
-
-    Args:
-        entry: The entry; it has ``key``.
-        key: Key of the image's file name.
-        folder: Folder of the images.
-        file: Annotation file, for errors.
-        where: Position in it, e.g. ``'[12]'``.
-
-    Returns:
-        dict with ``img_path`` and, if the entry states them, ``height`` and ``width``.
-
-    Raises:
-        BadSampleError: The name is no text, or a side is no whole number above 0.
-    """
-    name = entry[key]
-    if not isinstance(name, str) or not name:
-        raise BadSampleError(file, f'{where}.{key}', 'must be the name of the image file, got '
-                             f'{name!r:.60}')
-    fields: dict[str, Any] = dict(img_path=osp.join(folder, name))
-    for side in ('height', 'width'):
-        size = entry.get(side)
-        if size is None:
-            continue
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise BadSampleError(file, f'{where}.{side}', 'must be the number of pixels of the '
-                                 f"image's {side}, got {size!r:.60}; correct it or leave it out")
-        fields[side] = size
-    return fields
-
-
-def iter_json_lines(path: str, key: str) -> Iterator[Any]:
-    """Read a file of one JSON value per line; blank lines do not count.
-
-    Args:
-        path: The file, in UTF-8 (a byte-order mark is ignored).
-        key: Config key that names it.
-
-    Yields:
-        The values in their order.
-
-    Raises:
-        AnnotationError: Not UTF-8, or a line is not JSON; names the line.
-    """
-    with open(path, encoding='utf-8-sig') as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _decode_line(line, path, number)
-        except UnicodeDecodeError as error:
-            raise AnnotationError(path, key, f'not UTF-8 ({error}); download or generate it '
-                                  'again') from error
-
-
-def _decode_line(line: str, path: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(path, f'line {number}', f'not valid JSON ({error}); download or '
-                              'generate the file again') from error
 
 
 @DATASETS.register_module()
@@ -147,15 +85,11 @@ class ImageCaptionDataset(PixelDataset):
                                  'entry or give it a text')
         name = entry.get('id', i)
         if not isinstance(name, (str, int)):
-            raise BadSampleError(self.ann_file, f'[{i}].id', f'must be a text or a whole number, '
+            raise BadSampleError(self.ann_file, f'[{i}].id', 'must be a text or a whole number, '
                                  f'got {name!r:.60}')
         fields = image_fields(entry, self.image_key, self.data_prefix['img_path'], self.ann_file,
                               f'[{i}]')
         return dict(fields, captions=captions, id=name)
-
-    def num_words(self, info: dict) -> int:
-        """Words of a question and the longest caption."""
-        return _QUESTION_WORDS + max(len(caption.split()) for caption in info['captions'])
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.errors import BadSampleError
+
+_PARTS = ('target', 'ignore')
+# Far outside of any image, and safe to draw in whole numbers.
+_MAX_COORDINATE = 1 << 20
 
 
 def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) -> np.ndarray:
@@ -29,6 +34,10 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
               (id = R + 256 G + 65536 B) that belong to the mask. The file is decoded once for all
               masks of a sample;
             * ``dict(union=[...])``: masks of any of these spellings, joined;
+            * ``dict(painted=[dict(points=[[x, y], ...], ignore=bool), ...])``: outlines, filled
+              and painted over each other, the large ones first (ReasonSeg). Inside are the pixels
+              that show a shape without ``ignore``; with the further key ``part='ignore'`` those
+              that show one with it;
             * an (H, W) array in which non-zero means inside.
         height: Image height in pixels.
         width: Image width in pixels.
@@ -47,6 +56,8 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
             decoded |= decode_mask(part, height, width, file, f'{key}.union[{i}]')
     elif isinstance(mask, dict) and 'png' in mask:
         decoded = _decode_png(mask, key)
+    elif isinstance(mask, dict) and 'painted' in mask:
+        decoded = _decode_painted(mask, height, width, file, key)
     elif isinstance(mask, dict):
         decoded = _decode_rle(mask, height, width, file, key)
     elif isinstance(mask, (list, tuple)):
@@ -55,8 +66,8 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
         decoded = mask if mask.dtype == bool else mask != 0
     else:
         raise BadSampleError(file, key, f'unknown mask type {type(mask).__name__}; give a COCO RLE '
-                             'dict, a list of polygons, dict(png=...), dict(union=...) or an '
-                             '(H, W) array')
+                             'dict, a list of polygons, dict(png=...), dict(union=...), '
+                             'dict(painted=...) or an (H, W) array')
     if decoded.shape != (height, width):
         raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
                              f'size {(height, width)}; masks must be drawn on the original image')
@@ -119,3 +130,35 @@ def _decode_polygons(polygons, height: int, width: int, file: str | None, key: s
         for rle in coco_mask.frPyObjects([points.tolist()], height, width):
             decoded |= coco_mask.decode(rle).astype(bool)
     return decoded
+
+
+def _decode_painted(mask: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    part = mask.get('part', 'target')
+    if part not in _PARTS or not isinstance(mask['painted'], (list, tuple)):
+        raise BadSampleError(file, key, 'a painted mask needs a list of shapes and a part of '
+                             f'{list(_PARTS)}, got {type(mask["painted"]).__name__} and {part!r}')
+    shapes = []
+    for i, shape in enumerate(mask['painted']):
+        points = _outline(shape, file, f'{key}.painted[{i}]')
+        stencil = np.zeros((height, width), np.uint8)
+        # Also draws the outline, one pixel wide; a single point gives one pixel.
+        cv2.fillPoly(stencil, [points], 1)
+        shapes.append((stencil.astype(bool), 'ignore' if shape.get('ignore') else 'target'))
+    decoded = np.zeros((height, width), bool)
+    # Stable: of two shapes of one size, the later one is on top.
+    for stencil, kind in sorted(shapes, key=lambda shape: -np.count_nonzero(shape[0])):
+        decoded[stencil] = kind == part
+    return decoded
+
+
+def _outline(shape: Any, file: str | None, key: str) -> np.ndarray:
+    """Points of a shape as int32 (n, 2); fractions of a pixel are cut off."""
+    try:
+        points = np.asarray(shape['points'], float)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        points = np.full(0, np.nan)
+    if points.ndim != 2 or points.shape[1:] != (2, ) or not len(points) or not (
+            np.abs(points) <= _MAX_COORDINATE).all():
+        raise BadSampleError(file, key, "a shape needs 'points', at least one [x, y] of finite "
+                             f'numbers, got {shape!r:.60}')
+    return points.astype(np.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections import defaultdict
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from pixelsail_mm.registry import DATASETS
 
 # Asked in evaluation by the authors' release.
 TEST_QUESTION = 'Please segment {x} in this image.'
-_WORDS_PER_TURN = 20
 
 
 def clean_phrase(raw: str) -> str:
@@ -60,7 +59,8 @@ class RefCOCODataset(PixelDataset):
     stay and the sentence is drawn with the sample. The pickle is read without running code.
 
     Training: an item is an image with at least one reference of the split, with ``num_turns``
-    turns. Test mode: an item is one sentence, with the fixed question.
+    turns. Test mode: an item is one sentence of one reference, as the file normalises it
+    (``sent``), with the fixed question.
 
     Args:
         ann_file: ``instances.json``.
@@ -121,7 +121,7 @@ class RefCOCODataset(PixelDataset):
         images, annotations = self._read_instances()
         refs = [self._parse_ref(ref, i, annotations) for i, ref in enumerate(self._read_refs())]
         refs = [ref for ref in refs if ref is not None]
-        if self.paper:
+        if self.paper and not self.test_mode:
             refs = self._collapse(refs)
         items = self._group_by_image(refs, images)
         if not self.test_mode:
@@ -140,8 +140,12 @@ class RefCOCODataset(PixelDataset):
             tables.append({entry['id']: entry for entry in content[name]})
         return tables[0], tables[1]
 
+    def _load_refs(self) -> Any:
+        """Content of the split file."""
+        return load_plain_pickle(self.split_file)
+
     def _read_refs(self) -> list[dict]:
-        refs = load_plain_pickle(self.split_file)
+        refs = self._load_refs()
         if not isinstance(refs, (list, tuple)):
             raise AnnotationError(self.split_file, 'split_file', 'must hold a list of references, '
                                   f'got {type(refs).__name__}; is it the right file?')
@@ -156,32 +160,63 @@ class RefCOCODataset(PixelDataset):
         return chosen
 
     def _parse_ref(self, ref: dict, i: int, annotations: dict) -> dict | None:
-        """Reference with cleaned sentences; empty ones are counted and left out."""
+        """Reference with its mask and cleaned sentences; None if no sentence is left."""
+        mask = self._target(ref, i, annotations)
+        sentences = self._parse_sentences(ref, i)
+        if not sentences:
+            return None
+        return dict(ref_id=ref['ref_id'], ann_id=ref['ann_id'], image_id=ref['image_id'],
+                    sentences=sentences, mask=mask)
+
+    def _target(self, ref: dict, i: int, annotations: dict) -> Any:
+        """Mask of a reference, in any spelling."""
+        if isinstance(ref['ann_id'], (list, tuple)):
+            raise AnnotationError(self.split_file, f'refs[{i}].ann_id', 'a reference to several '
+                                  'annotations; read this file with GRefCOCODataset')
         if ref['ann_id'] not in annotations:
             raise AnnotationError(self.split_file, f'refs[{i}].ann_id', f'annotation '
                                   f'{ref["ann_id"]} is not in {self.ann_file}; the two files do '
                                   'not belong together')
+        return annotations[ref['ann_id']]['segmentation']
+
+    def _parse_sentences(self, ref: dict, i: int) -> list[dict]:
+        """Sentences with their cleaned phrases; empty ones are counted and left out."""
+        where = f'refs[{i}].sentences'
+        if not isinstance(ref['sentences'], (list, tuple)):
+            raise AnnotationError(self.split_file, where, 'must be a list, got '
+                                  f'{type(ref["sentences"]).__name__}; is it the right file?')
         sentences = []
         for j, sentence in enumerate(ref['sentences']):
-            require_keys(sentence, ('raw', ), self.split_file, f'refs[{i}].sentences[{j}]')
-            phrase = clean_phrase(sentence['raw'])
+            require_keys(sentence, ('raw', ), self.split_file, f'{where}[{j}]')
+            if not isinstance(sentence['raw'], str):
+                raise AnnotationError(self.split_file, f'{where}[{j}].raw', 'must be a text, got '
+                                      f'{type(sentence["raw"]).__name__}; is it the right file?')
+            phrase = self._phrase(sentence)
             if phrase:
                 sentences.append(dict(phrase=phrase, sent_id=sentence.get('sent_id', j),
                                       kind=sentence.get('kind')))
             else:
                 self._skips.add('empty expression')
-        if not sentences:
-            return None
-        annotation = annotations[ref['ann_id']]
-        return dict(ref_id=ref['ref_id'], ann_id=ref['ann_id'], image_id=ref['image_id'],
-                    sentences=sentences, mask=annotation['segmentation'])
+        return sentences
+
+    def _phrase(self, sentence: dict) -> str:
+        """What is asked for; may be empty.
+
+        The authors' release trains with the cleaned ``raw`` text and evaluates with ``sent``.
+        """
+        if self.test_mode and isinstance(sentence.get('sent'), str):
+            return sentence['sent'].strip()
+        return clean_phrase(sentence['raw'])
 
     def _collapse(self, refs: list[dict]) -> list[dict]:
         """Last reference of every object with one sentence drawn for good (authors' release)."""
+        return self._freeze({ref['ann_id']: ref for ref in refs}.values())
+
+    def _freeze(self, refs: Iterable[dict]) -> list[dict]:
+        """References with one of their sentences each, drawn once."""
         rng = np.random.default_rng(self.seed)
-        last = {ref['ann_id']: ref for ref in refs}
         return [dict(ref, sentences=[ref['sentences'][rng.integers(len(ref['sentences']))]])
-                for ref in last.values()]
+                for ref in refs]
 
     def _group_by_image(self, refs: list[dict], images: dict) -> list[dict]:
         grouped = defaultdict(list)
@@ -210,10 +245,6 @@ class RefCOCODataset(PixelDataset):
                                       sentences=items[partner]['refs'][0]['sentences'])])
                 for item, partner in zip(items, partners)]
 
-    def num_words(self, info: dict) -> int:
-        """Approximate words of all turns."""
-        return _WORDS_PER_TURN * (1 if self.test_mode else self.num_turns)
-
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
@@ -224,11 +255,16 @@ class RefCOCODataset(PixelDataset):
         turns, masks = [], []
         for ref, sentence in self._draw(info['refs'], num_turns or self.num_turns, rng):
             question = self.questions[rng.integers(len(self.questions))]
+            answers = self._answers_to(ref)
             turns.append(dict(human=question.replace('{x}', sentence['phrase']),
-                              gpt=self.answers[rng.integers(len(self.answers))]))
+                              gpt=answers[rng.integers(len(answers))]))
             masks.append(ref['mask'])
         meta = dict(sample_id=f'{self.name}/{info["image_id"]}', dataset=self.name, task='refseg')
         return dict(record, conversation=turns, masks=masks, meta=meta)
+
+    def _answers_to(self, ref: dict) -> list[str]:
+        """Answers to choose from, with one ``[SEG]`` each."""
+        return self.answers
 
     def _draw(self, refs: list[dict], num_turns: int, rng: np.random.Generator) -> list[tuple]:
         if not self.replacement:
@@ -250,5 +286,5 @@ class RefCOCODataset(PixelDataset):
             ann_id=ref['ann_id'])
         if sentence['kind'] is not None:
             meta['expression_kind'] = sentence['kind']
-        turn = dict(human=self.test_question.replace('{x}', phrase), gpt=self.answers[0])
+        turn = dict(human=self.test_question.replace('{x}', phrase), gpt=self._answers_to(ref)[0])
         return dict(conversation=[turn], masks=[ref['mask']], meta=meta)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+import re
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
 REGION = '<region>'
+_PROMPT = re.compile(r'<Prompt(\d+)>')
 
 
 def draw_prompt_ids(count: int, rng: np.random.Generator | None) -> list[int]:
@@ -20,6 +22,26 @@ def draw_prompt_ids(count: int, rng: np.random.Generator | None) -> list[int]:
         rng: Source of randomness; None (test mode) gives 0, 1, 2, ...
     """
     return list(range(count)) if rng is None else rng.permutation(NUM_PROMPTS)[:count].tolist()
+
+
+def named_prompts(turns: Iterable[Mapping[str, str]]) -> list[int]:
+    """Ids of the prompts that turns (``dict(human=, gpt=)``) name, in order and each once."""
+    return list(dict.fromkeys(int(number) for turn in turns for side in ('human', 'gpt')
+                              for number in _PROMPT.findall(turn[side])))
+
+
+def rename_prompts(turn: Mapping[str, str], names: Mapping[int, int]) -> dict[str, str]:
+    """Give the prompts of a turn other ids, all at once so that swapped ids do not collide.
+
+    Args:
+        turn: ``dict(human=, gpt=)``; further keys are left out.
+        names: Old id to new id of every prompt that the turn names.
+    """
+
+    def new_token(match: re.Match) -> str:
+        return PROMPT_TOKENS[names[int(match.group(1))]]
+
+    return {side: _PROMPT.sub(new_token, turn[side]) for side in ('human', 'gpt')}
 
 
 class RegionTurns:

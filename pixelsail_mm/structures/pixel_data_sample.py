@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement
 # Field -> (dtype, shape in words); three-dimensional fields have the image's (H, W).
 _ARRAY_FIELDS = {
     'gt_masks': ('bool', ('n', 'H', 'W')),
+    'ignore_masks': ('bool', ('n', 'H', 'W')),
     'prompt_masks': ('bool', ('P', 'H', 'W')),
     'prompt_ids': ('int64', ('P', )),
     'image': ('uint8', ('3', 'H', 'W')),
@@ -28,6 +29,7 @@ class PixelDataSample(BaseDataElement):
 
     Attributes:
         gt_masks: BoolTensor (n, H, W), target masks in ``[SEG]`` order.
+        ignore_masks: BoolTensor (n, H, W), pixels that metrics do not count, for each target.
         prompt_masks: BoolTensor (P, H, W), visual prompts, large to small.
         prompt_ids: LongTensor (P,), their ids K of ``<PromptK>``.
         image: ByteTensor (3, H, W), RGB at original size; only kept for experts.
@@ -49,6 +51,7 @@ class PixelDataSample(BaseDataElement):
     """
 
     gt_masks: torch.Tensor
+    ignore_masks: torch.Tensor
     prompt_masks: torch.Tensor
     prompt_ids: torch.Tensor
     image: torch.Tensor

@@ -31,6 +31,8 @@ def test_boxes_points_and_mixtures():
                                dict(id=2, mask=dict(size=[6, 5], counts='abc'))])
     assert mixed == [dict(id=0, box=[1, 2, 3, 4]), dict(id=1, point=[5, 6]),
                      dict(id=9, point=[7, 8]), dict(id=2, mask=dict(size=[6, 5], counts='abc'))]
+    line = dict(scribble=[[1, 2], [3, 4]], width=2)
+    assert make_prompts('x', [(5, 6), line])[1] == dict(line, id=1)
 
 
 @pytest.mark.parametrize('prompts', [dict(box=[1, 2, 3, 4]), 'box', [[1, 2, 3]], ['box'], [None],

@@ -99,6 +99,22 @@ def test_disjoint_prompt_ids_stay():
     assert [p['id'] for p in merge(first, second)[0]['prompts']] == [3, 8]
 
 
+def test_absent_prompts_do_not_name_those_of_another_reader():
+    first = Scripted([1], [('<Prompt3>?', '<Prompt3> is not in the image.')], ids=[0])
+    second = Scripted([1], [('<Prompt3>?', 'a dog'), ('<Prompt7>?', '<Prompt7> is not here.')],
+                      ids=[3])
+    dataset = merge(first, second)
+    for i in range(20):
+        sample = dataset[i]
+        marked = [prompt['id'] for prompt in sample['prompts']]
+        texts = {turn['gpt']: turn['human'] for turn in sample['conversation']}
+        assert texts.pop('<Prompt3> is not in the image.') == '<Prompt3>?'
+        assert marked[0] == 0 and texts.pop('a dog') == f'<Prompt{marked[1]}>?'
+        (answer, question), = texts.items()
+        assert int(re.findall(r'\d+', question)[0]) not in [3, *marked]
+        assert answer == question[:-1] + ' is not here.'
+
+
 def test_prompts_that_find_no_room_take_their_turns_with_them():
     many = Scripted([1], [('<Prompt0>?', 'ok')], ids=range(10))
     dataset = merge(many, many, TEXT)

@@ -199,7 +199,10 @@ def test_missing_files_are_listed_together(tmp_path):
     ({}, 'split_file'), ([dict(ref_id=1)], r'refs\[0\]'),
     ([reference(1, 99, 1, 'a')], r'refs\[0\].ann_id'),
     ([reference(1, 1, 7, 'a')], 'image_id'), ([reference(1, 1, 1, 'a', split='x')], 'split'),
-    ([reference(1, 1, 1, '')], 'ann_file')])
+    ([reference(1, 1, 1, '')], 'ann_file'),
+    ([reference(1, [1], 1, 'a')], r'refs\[0\].ann_id: .*GRefCOCODataset'),
+    ([dict(reference(1, 1, 1), sentences=None)], r'refs\[0\].sentences: must be a list'),
+    ([dict(reference(1, 1, 1), sentences=[dict(raw=3)])], r'sentences\[0\].raw: must be a text')])
 def test_damaged_references_are_named(write_refcoco, refs, key):
     cfg = write_refcoco([image(1)], [annotation(1, 1)], refs)
     with pytest.raises(AnnotationError, match=key):
@@ -213,8 +216,3 @@ def test_damaged_instances_are_named(write_refcoco, tmp_path):
     (tmp_path / 'instances.json').write_text('{"images": []}')
     with pytest.raises(AnnotationError, match='annotations'):
         DATASETS.build(cfg)
-
-
-def test_length_hints_grow_with_the_turns(refcoco_cfg):
-    few, many = (DATASETS.build(dict(refcoco_cfg, num_turns=n)).modality_length for n in (1, 9))
-    assert len(few) == 24 and all(0 < a < b for a, b in zip(few, many))

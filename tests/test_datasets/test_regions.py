@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from pixelsail_mm.datasets.regions import RegionTurns, draw_prompt_ids, region_prompts
+from pixelsail_mm.datasets.regions import (
+    RegionTurns,
+    draw_prompt_ids,
+    named_prompts,
+    region_prompts,
+    rename_prompts,
+)
 
 
 def test_ids_are_distinct_random_and_in_range():
@@ -56,3 +62,15 @@ def test_nothing_is_absent_when_all_ids_are_used():
 
 def test_prompts_pair_masks_with_ids():
     assert region_prompts(['m', 'n'], [7, 3]) == [dict(id=7, mask='m'), dict(id=3, mask='n')]
+
+
+def test_named_prompts_come_in_order_and_once():
+    turns = [dict(human='<Prompt12> or <Prompt1>?', gpt='<Prompt3>'),
+             dict(human='<Prompt1>?', gpt='<Prompt> <NO_Prompt> Prompt4')]
+    assert named_prompts(turns) == [12, 1, 3]
+
+
+def test_prompts_are_renamed_all_at_once():
+    turn = dict(human='<Prompt1> <Prompt11> <Prompt2>', gpt='<Prompt2>: <Prompt1>', masks=[])
+    assert rename_prompts(turn, {1: 2, 2: 1, 11: 14}) == dict(
+        human='<Prompt2> <Prompt14> <Prompt1>', gpt='<Prompt1>: <Prompt2>')

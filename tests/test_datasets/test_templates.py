@@ -16,14 +16,16 @@ from pixelsail_mm.datasets.templates import (
 
 NAMES = ['segmentation_questions', 'segmentation_answers', 'no_target_answers',
          'region_questions', 'region_short_questions', 'region_answers', 'region_absent_answers',
-         'reason_sentence_questions', 'reason_phrase_questions']
+         'reason_sentence_questions', 'reason_phrase_questions', 'muse_answers',
+         'muse_group_answers', 'pix2cap_questions', 'region_class_questions', 'gcg_questions',
+         'caption_questions']
 
 
 def test_snapshot():
     """Prompts are part of every result. Changed on purpose: raise the version, then this hash."""
     text = json.dumps([load_templates(name) for name in NAMES], ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert (templates_version(), digest) == (1, '2ab4edc1e12cd1db')
+    assert (templates_version(), digest) == (2, '39619f173acd1138')
 
 
 def test_strings_that_checkpoints_depend_on():

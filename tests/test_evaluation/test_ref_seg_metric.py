@@ -246,3 +246,134 @@ def test_built_from_config_and_run_by_mmengine_evaluator():
     evaluator.process([element], None)
     assert evaluator.evaluate(1) == {
         'val/cIoU': 1.0, 'val/gIoU': 1.0, 'val/Pr@0.25': 1.0, 'val/missing': 0.0}
+
+
+def reason(sample_id, gt, ignore, pred):
+    return dict(sample(sample_id, gt, pred), task='reasonseg', ignore_masks=torch.as_tensor(ignore))
+
+
+def test_ignored_pixels_count_on_neither_side():
+    samples = [
+        # Left: target 1 1, prediction 1 0, the rest is ignored: I 1, U 2.
+        reason('a', row(1, 1, 1, 0), row(0, 0, 1, 1), row(1, 0, 0, 1)),
+        # The prediction covers nothing but ignored pixels: an empty one. I 0, U 1.
+        reason('b', row(1, 0, 0, 0), row(0, 1, 1, 0), row(0, 1, 1, 0)),
+        # Nothing is ignored: I 2, U 2.
+        reason('c', row(1, 1, 0, 0), row(0, 0, 0, 0), row(1, 1, 0, 0)),
+    ]
+    metrics = evaluate(samples, thresholds=(0.6, ))
+    assert metrics == {
+        'refseg/cIoU': pytest.approx(3 / 5), 'refseg/gIoU': pytest.approx((1 / 2 + 0 + 1) / 3),
+        'refseg/Pr@0.6': pytest.approx(1 / 3), 'refseg/missing': 0.0}
+
+
+def test_a_target_that_is_wholly_ignored_is_none():
+    metrics = evaluate([reason('a', row(1, 1, 0, 0), row(1, 1, 0, 0), row(1, 1, 0, 0))])
+    assert metrics['refseg/gIoU'] == metrics['refseg/cIoU'] == metrics['refseg/N-acc'] == 1
+
+
+def test_ignored_pixels_belong_to_their_target():
+    gt = np.concatenate([row(1, 1, 0, 0), row(0, 0, 1, 1)])
+    ignore = np.concatenate([row(0, 1, 0, 0), row(0, 0, 0, 0)])
+    pred = np.concatenate([row(1, 0, 0, 0), row(0, 1, 1, 1)])
+    paired = evaluate([reason('a', gt, ignore, pred)], select='paired')
+    assert paired['refseg/cIoU'] == pytest.approx((1 + 2) / (1 + 3))
+    union = evaluate([reason('a', gt, ignore, pred)], select='union')
+    assert union['refseg/cIoU'] == 1
+
+
+def test_masks_to_ignore_must_fit_the_targets():
+    faulty = reason('a', row(1, 0, 0, 0), NONE, NONE)
+    with pytest.raises(ValueError, match=r"'a': ignore_masks are \(0, 1, 4\), gt_masks \(1, 1, 4"):
+        evaluate([faulty])
+
+
+def test_strict_results_do_not_depend_on_the_task_and_name_no_protocol():
+    samples = [reason('a', row(1, 1, 0, 0), row(0, 0, 0, 0), NONE),
+               reason('b', row(1, 0, 0, 0), row(0, 0, 0, 0), row(1, 0, 0, 0))]
+    metrics = evaluate(samples)
+    assert metrics == evaluate(samples, protocol='strict')
+    assert metrics['refseg/cIoU'] == pytest.approx(1 / 3)
+    assert metrics == evaluate([{k: v for k, v in s.items() if k != 'ignore_masks'} | dict(
+        task='refseg') for s in samples])
+    assert 'refseg/protocol' not in metrics
+
+
+def test_paper_leaves_missing_masks_of_reasonseg_out_of_the_sums():
+    zero = row(0, 0, 0, 0)
+    samples = [reason('a', row(1, 1, 0, 0), zero, NONE),           # IoU 0, not summed
+               reason('b', row(1, 1, 1, 0), zero, row(1, 1, 0, 0)),  # I 2, U 3
+               reason('c', zero, zero, NONE),                      # IoU 0, not summed
+               reason('d', row(1, 0, 0, 0), zero, zero)]           # an empty mask is a mask: U 1
+    metrics = evaluate(samples, protocol='paper')
+    assert metrics['refseg/protocol'] == 'paper'
+    assert metrics['refseg/cIoU'] == pytest.approx(2 / 4)
+    assert metrics['refseg/gIoU'] == pytest.approx(2 / 3.00001 / 4, abs=1e-9)
+    assert metrics['refseg/missing'] == pytest.approx(1 / 3)
+    refcoco = evaluate([dict(s, task='refseg') for s in samples], protocol='paper')
+    assert refcoco['refseg/cIoU'] == pytest.approx(2 / 6)
+    assert refcoco['refseg/gIoU'] == pytest.approx((2 / 3.00001 + 1) / 4, abs=1e-9)
+
+
+def test_paper_compares_the_first_mask_of_grefcoco():
+    gt = row(1, 1, 0, 0)
+    both = np.concatenate([row(1, 0, 0, 0), row(0, 1, 0, 0)])
+    late = np.concatenate([row(0, 0, 0, 0), row(0, 0, 1, 1)])
+    samples = [sample('a', gt, both), sample('b', NONE, late), sample('c', row(0, 0, 0, 0), NONE)]
+    strict = evaluate(samples, select='union')
+    assert strict['refseg/gIoU'] == pytest.approx((1 + 0 + 1) / 3)
+    assert strict['refseg/cIoU'] == pytest.approx(2 / 4)
+    assert (strict['refseg/N-acc'], strict['refseg/T-acc']) == (1 / 2, 1)
+    for select in ('first', 'union'):
+        paper = evaluate(samples, select=select, protocol='paper')
+        assert paper['refseg/gIoU'] == pytest.approx((1 / 2.00001 + 1 + 1) / 3, abs=1e-9)
+        assert paper['refseg/cIoU'] == pytest.approx(1 / 2)
+        assert paper['refseg/N-acc'] == 1
+
+
+def test_no_target_convention_of_50_pixels():
+    def blob(pixels):
+        return (np.arange(100) < pixels).reshape(1, 10, 10)
+
+    samples = [sample('a', blob(0), blob(49)), sample('b', blob(0), blob(50)),
+               sample('c', blob(60), blob(49)), sample('d', blob(60), blob(50))]
+    metrics = evaluate(samples, select='union', empty_below=50)
+    assert (metrics['refseg/N-acc'], metrics['refseg/T-acc']) == (1 / 2, 1 / 2)
+    assert metrics['refseg/gIoU'] == pytest.approx((0 + 0 + 49 / 60 + 50 / 60) / 4)
+    assert metrics['refseg/cIoU'] == pytest.approx((49 + 50) / (49 + 50 + 60 + 60))
+
+
+def test_paper_decodes_target_and_ignored_pixels_from_one_code():
+    # Isolated: the ignored pixels become foreground.
+    isolated = reason('a', row(1, 0, 0, 0), row(0, 0, 0, 1), row(1, 0, 0, 1))
+    assert evaluate([isolated], protocol='paper')['refseg/cIoU'] == 1
+    assert evaluate([isolated])['refseg/cIoU'] == 1
+    # Touching: values 0 1 255 0 toggle at each change, so the code says 0 1 0 1.
+    touching = reason('b', row(0, 1, 0, 0), row(0, 0, 1, 0), row(0, 1, 0, 1))
+    assert evaluate([touching], protocol='paper')['refseg/cIoU'] == 1
+    assert evaluate([touching])['refseg/cIoU'] == pytest.approx(1 / 2)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 12), width=st.integers(1, 12))
+def test_paper_target_equals_the_code_of_pycocotools(seed, height, width):
+    values = np.random.default_rng(seed).choice([0, 1, 255], (height, width)).astype(np.uint8)
+    coded = coco_mask.decode(coco_mask.encode(np.asfortranarray(values))).astype(bool)
+    found = reason('a', values[None] == 1, values[None] == 255, coded[None])
+    assert evaluate([found], protocol='paper')['refseg/cIoU'] == 1
+    wrong = reason('a', values[None] == 1, values[None] == 255, ~coded[None])
+    assert evaluate([wrong], protocol='paper')['refseg/cIoU'] == 0
+
+
+def test_faulty_protocols():
+    with pytest.raises(ValueError, match="protocol must be one of .*'loose'"):
+        RefSegMetric(protocol='loose')
+    with pytest.raises(ValueError, match="protocol='paper' compares the first"):
+        RefSegMetric(protocol='paper', select='paired')
+
+
+def test_groups_of_paper_results_name_the_protocol_too():
+    samples = [dict(sample('a', row(1, 0, 0, 0), NONE), expression_kind='phrase')]
+    metrics = evaluate(samples, protocol='paper', group_by='expression_kind')
+    assert metrics['refseg/phrase/protocol'] == metrics['refseg/protocol'] == 'paper'
+    assert next(iter(metrics)) == 'refseg/cIoU'

@@ -1,5 +1,11 @@
-# Readers of the co-training mix in the folder layout of the authors' release; each entry counts
-# as often as the recipe lists it (`repeats`).
+# The co-training mix of the recipe: every data set of pixelsail_mm/datasets/manifest.yml with
+# `repeats`, as often as the recipe lists it. Where the files lie and come from: docs/datasets.md;
+# what is missing: python tools/misc/check_data.py CONFIG.
+# Without a `_base_` in front of it MMEngine takes a config with an import for one of the lazy kind.
+_base_ = []
+
+from pixelsail_mm.datasets.manifest import dataset_cfg, load_manifest
+
 # The tokenizers of all Qwen2.5 sizes are the same.
 tokenizer = 'Qwen/Qwen2.5-0.5B'
 patch_size = 16
@@ -23,26 +29,10 @@ test_pipeline = [
     dict(type='PackPixelInputs'),
 ]
 
-refcoco = dict(
-    type='RefCOCODataset',
-    data_root='data/ref_seg/refcoco',
-    ann_file='instances.json',
-    split_file='refs(unc).p',
-    data_prefix=dict(img_path='coco2014/train2014'),
-    split='train',
-    num_turns=5)
-refcoco_plus = dict(refcoco, data_root='data/ref_seg/refcoco+')
-refcocog = dict(refcoco, data_root='data/ref_seg/refcocog', split_file='refs(umd).p')
-llava = dict(
-    type='LLaVADataset',
-    data_root='data/llava_data',
-    ann_file='LLaVA-Instruct-150K/llava_v1_5_mix665k.json',
-    data_prefix=dict(img_path='llava_images'))
-osprey = dict(
-    type='OspreyDataset',
-    data_root='data/osprey-724k',
-    ann_file='osprey_conversation.json',
-    data_prefix=dict(img_path='../coco/train2014'))
+# Annotations are parsed once and kept here, next to true token lengths.
+index_cache = 'data/.index_cache'
+repeats = {name: entry['repeats'] for name, entry in load_manifest()['datasets'].items()
+           if 'repeats' in entry}
 
 train_dataloader = dict(
     batch_size=1,
@@ -54,8 +44,8 @@ train_dataloader = dict(
     dataset=dict(
         type='MixtureDataset',
         pipeline=train_pipeline,
-        datasets=[refcoco, refcoco_plus, refcocog, llava, osprey],
-        repeats=[4, 4, 4, 1, 1]))
+        datasets=[dataset_cfg(name, index_cache=index_cache) for name in repeats],
+        repeats=list(repeats.values())))
 
 eval_loader = dict(
     batch_size=8,
@@ -63,7 +53,8 @@ eval_loader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='pseudo_collate'))
 val_dataloader = [
-    dict(eval_loader, dataset=dict(refcoco, split='val', test_mode=True, pipeline=test_pipeline))
+    dict(eval_loader, dataset=dataset_cfg('refcoco', evaluation=True, split='val',
+                                          pipeline=test_pipeline))
 ]
 val_evaluator = [dict(type='RefSegMetric', prefix='refcoco_val')]
 test_dataloader = val_dataloader

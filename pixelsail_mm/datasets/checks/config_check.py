@@ -17,6 +17,7 @@ from pixelsail_mm.datasets.checks.report import WARNING, Report
 from pixelsail_mm.datasets.checks.samples import check_sample
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.image_keys import image_key
+from pixelsail_mm.datasets.manifest import where_to_get
 from pixelsail_mm.registry import DATASETS
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -58,7 +59,9 @@ def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
         dataset = DATASETS.build(dict(leaf.cfg, pipeline=()))
     except MissingFilesError as error:
         for key, path in error.missing:
-            report.add(leaf.key, 'missing', f'{path} ({key}){_similar(path)}')
+            source = where_to_get(path)
+            report.add(leaf.key, 'missing', f'{path} ({key}){_similar(path)}'
+                       + (f'. It is {source}' if source else ''))
         return None
     except BadSampleError as error:
         report.add(leaf.key, 'annotations', str(error))

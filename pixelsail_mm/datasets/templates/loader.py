@@ -26,8 +26,9 @@ def templates_version() -> int:
 def load_templates(name: str | Sequence[str]) -> list[str]:
     """Give a list of question or answer strings.
 
-    Placeholders: ``{x}`` stands for the phrase or description, ``<region>`` for the token
-    ``<PromptK>``. Both are to be replaced with ``str.replace``, since phrases may hold braces.
+    Placeholders: ``{x}`` stands for the phrase or description, ``{segs}`` for the ``[SEG]`` of
+    several targets, ``<region>`` for the token ``<PromptK>``. All are to be replaced with
+    ``str.replace``, since phrases may hold braces.
 
     Args:
         name: Key of ``data/questions.json``, or a list of strings that is used instead (so that a

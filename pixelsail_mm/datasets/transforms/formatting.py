@@ -16,7 +16,7 @@ class PackPixelInputs(BaseTransform):
     """Pack a sample for ``pseudo_collate`` and the data preprocessor.
 
     Required keys: ``input_ids``, ``labels``, ``image``, ``grid``, ``prompt_map``, ``gt_masks``;
-    optional ``prompt_masks``, ``prompt_ids``, ``meta``.
+    optional ``prompt_masks``, ``prompt_ids``, ``ignore_masks``, ``meta``.
 
     Returns ``dict(inputs=..., data_samples=PixelDataSample)`` with ``inputs`` holding
 
@@ -27,11 +27,14 @@ class PackPixelInputs(BaseTransform):
 
     The sample's metainfo holds ``img_path``, ``ori_shape``, ``grid``, ``question``, ``gt_text``,
     ``dropped_turns`` and every key of the record's ``meta`` (``sample_id``, ``dataset``,
-    ``task``, ...).
+    ``task``, ...). ``ignore_masks`` become a field of the sample, aligned with ``gt_masks``.
 
     Args:
         keep_image: Keep the image at its original size in the sample, for the experts of
             distillation.
+
+    Raises:
+        TypeError: ``ignore_masks`` were not decoded; scores would silently count their pixels.
     """
 
     def __init__(self, keep_image: bool = False) -> None:
@@ -57,6 +60,13 @@ class PackPixelInputs(BaseTransform):
             gt_masks=torch.from_numpy(results['gt_masks']),
             prompt_masks=torch.from_numpy(results.get('prompt_masks', no_prompts)),
             prompt_ids=torch.tensor(results.get('prompt_ids', []), dtype=torch.long))
+        if 'ignore_masks' in results:
+            if not isinstance(results['ignore_masks'], np.ndarray):
+                raise TypeError("the record has 'ignore_masks' that are not decoded; put "
+                                "dict(type='LoadIgnoreMasks') behind LoadMasks in the pipeline")
+            # Turns that did not fit were dropped from the end, together with their targets.
+            fields['ignore_masks'] = torch.from_numpy(
+                results['ignore_masks'][:len(results['gt_masks'])])
         if self.keep_image and has_image:
             fields['image'] = torch.from_numpy(
                 np.ascontiguousarray(results['img'].transpose(2, 0, 1)))

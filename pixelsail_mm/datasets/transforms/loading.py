@@ -20,6 +20,11 @@ Results = dict[str, Any]
 # What Pillow's decoders raise on corrupt bytes; a cut-off file is an OSError.
 _DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError,
                     OverflowError, struct.error, zlib.error, Image.DecompressionBombError)
+# Kinds of visual prompts and how their values are written.
+_SPELLINGS = dict(
+    mask='a mask', box='[x1, y1, x2, y2] with x1 < x2 and y1 < y2', point='[x, y]',
+    scribble='[[x, y], ...]')
+_SCRIBBLE_WIDTH = 3.0
 
 
 def source_of(results: Results) -> str:
@@ -128,14 +133,17 @@ class LoadMasks(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadVisualPrompts(BaseTransform):
-    """Turn masks, boxes and points into prompt masks, large ones first.
+    """Turn masks, boxes, points and scribbles into prompt masks, large ones first.
 
     Required keys: ``ori_shape``; optional ``prompts``, a list of ``dict(id=K, mask=... | box=[x1,
-    y1, x2, y2] | point=[x, y])`` in pixels of the original image, 0 <= K < 15. A box covers every
-    pixel it touches and is clipped to the image; a point is the one pixel that contains it.
+    y1, x2, y2] | point=[x, y] | scribble=[[x, y], ...])`` in pixels of the original image,
+    0 <= K < 15. A box covers every pixel it touches and is clipped to the image; a point is the
+    one pixel that contains it. A scribble is a line through its points, drawn with a round pen of
+    ``width`` pixels (a further key, >= 1, 3 by default) and clipped to the image: it covers the
+    pixels whose centre is at most half the width away, and those that contain its points.
 
     Added keys: ``prompt_masks`` (bool (P, H, W)), ``prompt_ids`` (list[int]), ``prompt_kinds``
-    (list of ``'mask'``, ``'box'``, ``'point'``), all three in the same order.
+    (list of ``'mask'``, ``'box'``, ``'point'``, ``'scribble'``), all three in the same order.
 
     Args:
         sort_by_area: Sort by area, largest first and stable, so that smaller prompts overwrite
@@ -189,11 +197,11 @@ def _prompt_id(prompt: dict, source: str, i: int) -> int:
 
 def _draw(prompt: dict, out: np.ndarray, source: str, key: str) -> str:
     """Set the pixels of ``prompt`` in ``out`` (bool (H, W)) and return its kind."""
-    kinds = [kind for kind in ('mask', 'box', 'point') if prompt.get(kind) is not None]
+    kinds = [kind for kind in _SPELLINGS if prompt.get(kind) is not None]
     if len(kinds) != 1:
-        raise BadSampleError(source, key, "needs exactly one of 'mask', 'box' and 'point', got "
+        raise BadSampleError(source, key, f'needs exactly one of {list(_SPELLINGS)}, got '
                              f'{kinds or sorted(prompt)}')
-    kind = kinds[0]
+    kind, = kinds
     height, width = out.shape
     if kind == 'mask':
         out[:] = decode_mask(prompt['mask'], height, width, source, f'{key}.mask')
@@ -201,28 +209,69 @@ def _draw(prompt: dict, out: np.ndarray, source: str, key: str) -> str:
             raise BadSampleError(source, f'{key}.mask', 'the prompt mask is empty; remove the '
                                  'prompt or mark at least one pixel')
         return kind
-    x1, y1, x2, y2 = _corners(prompt[kind], kind, source, f'{key}.{kind}')
-    inside = 0 <= x1 < width and 0 <= y1 < height if kind == 'point' else (
-        min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0))
-    if not inside:
+    if kind == 'scribble':
+        _draw_line(*_line(prompt, source, key), out)
+    else:
+        x1, y1, x2, y2 = _corners(prompt[kind], kind, source, f'{key}.{kind}')
+        out[max(y1, 0):max(y2, 0), max(x1, 0):max(x2, 0)] = True
+    if not out.any():
+        given = np.asarray(prompt[kind]).tolist()
         raise BadSampleError(
-            source, f'{key}.{kind}', f'{kind} {list(prompt[kind])} is empty or outside the image '
-            f'of {width}x{height} pixels; give pixels of the original image, '
-            + ('[x, y]' if kind == 'point' else '[x1, y1, x2, y2] with x1 < x2 and y1 < y2'))
-    out[max(y1, 0):y2, max(x1, 0):x2] = True
+            source, f'{key}.{kind}', f'{kind} {str(given):.80} is empty or outside the image of '
+            f'{width}x{height} pixels; give pixels of the original image, {_SPELLINGS[kind]}')
     return kind
+
+
+def _finite(values: Any) -> np.ndarray | None:
+    """Numbers as a float array; None if they are none, or not finite."""
+    try:
+        numbers = np.asarray(values, float)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if np.isfinite(numbers).all() else None
 
 
 def _corners(values: Any, kind: str, source: str, key: str) -> tuple[int, int, int, int]:
     """Half-open pixel rectangle (x1, y1, x2, y2) of a box or a point."""
-    numbers = np.asarray(values, float).ravel().tolist()
-    if len(numbers) != (2 if kind == 'point' else 4) or not all(map(math.isfinite, numbers)):
-        raise BadSampleError(source, key, f'{kind} {values} must hold '
-                             f'{"2" if kind == "point" else "4"} finite numbers')
+    numbers = _finite(values)
+    count = 2 if kind == 'point' else 4
+    if numbers is None or numbers.size != count:
+        raise BadSampleError(source, key, f'{kind} {values} must hold {count} finite numbers')
     if kind == 'point':
-        x, y = math.floor(numbers[0]), math.floor(numbers[1])
+        x, y = map(math.floor, numbers.ravel().tolist())
         return x, y, x + 1, y + 1
-    x1, y1, x2, y2 = numbers
+    x1, y1, x2, y2 = numbers.ravel().tolist()
     if x2 <= x1 or y2 <= y1:
         return 0, 0, 0, 0
     return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+
+
+def _line(prompt: dict, source: str, key: str) -> tuple[np.ndarray, float]:
+    """Points (n, 2) and width of a scribble."""
+    points, width = _finite(prompt['scribble']), _finite(prompt.get('width', _SCRIBBLE_WIDTH))
+    if points is None or points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise BadSampleError(source, f'{key}.scribble', f'scribble {prompt["scribble"]!r:.80} must '
+                             'hold at least one point [x, y] of finite numbers')
+    if width is None or width.ndim or width < 1:
+        raise BadSampleError(source, f'{key}.width', f'width {prompt["width"]} of the scribble '
+                             'must be a number of pixels, at least 1')
+    return points, float(width)
+
+
+def _draw_line(points: np.ndarray, width: float, out: np.ndarray) -> None:
+    """Draw a line with a round pen into ``out``, one window per segment."""
+    size = np.array(out.shape[::-1])
+    for start, end in zip(points, points[1:] if len(points) > 1 else points):
+        low, high = np.minimum(start, end) - width / 2, np.maximum(start, end) + width / 2
+        x1, y1 = np.clip(np.floor(low), 0, size).astype(int)
+        x2, y2 = np.clip(np.ceil(high), 0, size).astype(int)
+        rows, cols = np.mgrid[y1:y2, x1:x2] + 0.5
+        length = np.hypot(*(end - start))
+        x_step, y_step = (end - start) / length if length else (0.0, 0.0)
+        # Of the segment, the point nearest to each pixel centre.
+        along = np.clip((cols - start[0]) * x_step + (rows - start[1]) * y_step, 0, length)
+        away = np.hypot(cols - start[0] - along * x_step, rows - start[1] - along * y_step)
+        out[y1:y2, x1:x2] |= away <= width / 2
+    pixels = np.floor(points)
+    x, y = pixels[((pixels >= 0) & (pixels < size)).all(1)].astype(int).T
+    out[y, x] = True

@@ -10,11 +10,14 @@ from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
 from pixelsail_mm.registry import METRICS
 
 SELECT = ('first', 'union', 'paired')
+PROTOCOLS = ('strict', 'paper')
+# The authors' script of this task leaves a sample without predicted mask out of cIoU.
+_MISSING_LEFT_OUT = 'reasonseg'
 
 
 @METRICS.register_module()
 class RefSegMetric(PixelMetric):
-    """Segmentation by a text, scored the strict way. All values are fractions in 0..1.
+    """Segmentation by a text: RefCOCO, gRefCOCO, ReasonSeg. All values are fractions in 0..1.
 
     ========  ====================================================================================
     cIoU      sum of intersections / sum of unions over all expressions ("cumulative IoU"; 1 if all
@@ -26,16 +29,27 @@ class RefSegMetric(PixelMetric):
     T-acc     share of the target expressions not left empty; reported together with N-acc
     ========  ====================================================================================
 
-    Rules (section "Evaluation" of the authors' release, and where this differs from it):
+    Rules:
 
-    * A missing prediction is a zero mask: IoU 0, and its target adds to the union. (The release
-      does so on RefCOCO but leaves such samples out of cIoU on ReasonSeg and PerBench.)
+    * A missing prediction is a zero mask: IoU 0, and its target adds to the union.
     * Target and prediction both empty: IoU 1, nothing added to the sums. A prediction on a
       no-target expression scores 0 and adds to the union.
     * Targets are binarised before counting.
+    * Pixels to ignore (ReasonSeg) count neither in the target nor in the prediction.
 
-    Reads ``gt_masks`` ``(n, H, W)`` and ``pred_masks`` ``(m, H, W)``, both at the size of the
-    original image.
+    ``protocol='paper'`` does what the authors' release does where that is something else; its
+    results hold ``protocol='paper'`` beside the numbers:
+
+    * Only the first predicted mask counts, whatever ``select`` says (gRefCOCO), also for N-acc and
+      T-acc, which the release does not give.
+    * The IoU of a sample is I / (U + 1e-5).
+    * ReasonSeg (``task`` of the sample is ``'reasonseg'``): a sample without predicted mask has
+      IoU 0, but is left out of the sums of cIoU. Target and ignored pixels are decoded from one
+      run-length code, in which an ignored region turns into foreground, or bends the target.
+    * Not reproduced: in the release, pixels on which polygons of one target overlap count nowhere.
+
+    Reads ``gt_masks`` ``(n, H, W)``, ``pred_masks`` ``(m, H, W)`` and, if there are any,
+    ``ignore_masks`` ``(n, H, W)``, all at the size of the original image.
 
     Args:
         thresholds: The t of ``Pr@t``.
@@ -45,24 +59,33 @@ class RefSegMetric(PixelMetric):
             surplus predictions are ignored (PerBench).
         empty_below: A prediction with fewer pixels counts as empty for N-acc and T-acc (IoU is
             not affected). 1: only truly empty ones; gRefCOCO's convention is 50.
+        protocol: ``'strict'`` or, only for comparing with published numbers, ``'paper'``.
         prefix: Prefix of the names.
         **kwargs: See :class:`PixelMetric`.
 
     Raises:
-        ValueError: In :meth:`process`, naming the sample: masks of different sizes, or several
-            targets with ``select='first'``.
+        ValueError: Settings that do not exist or do not go together. In :meth:`process`, naming
+            the sample: masks of different sizes, not as many masks to ignore as targets, or
+            several targets with ``select='first'``.
         KeyError: In :meth:`process`: a sample without ``gt_masks`` or ``pred_masks``.
     """
 
     default_prefix = 'refseg'
 
     def __init__(self, thresholds: Sequence[float] = (0.5, 0.7, 0.9), select: str = 'first',
-                 empty_below: int = 1, prefix: str | None = None, **kwargs) -> None:
+                 empty_below: int = 1, protocol: str = 'strict', prefix: str | None = None,
+                 **kwargs) -> None:
         super().__init__(prefix=prefix, **kwargs)
         if select not in SELECT:
             raise ValueError(f'RefSegMetric: select must be one of {SELECT}, got {select!r}')
         if not all(0 <= t <= 1 for t in thresholds):
             raise ValueError(f'RefSegMetric: thresholds are fractions 0..1, got {thresholds}')
+        if protocol not in PROTOCOLS:
+            raise ValueError(f'RefSegMetric: protocol must be one of {PROTOCOLS}, got {protocol!r}')
+        if protocol == 'paper' and select == 'paired':
+            raise ValueError("RefSegMetric: protocol='paper' compares the first predicted mask; "
+                             "use select='first', or select='union' for gRefCOCO")
+        self.protocol = protocol
         self.thresholds = tuple(thresholds)
         self.select = select
         self.empty_below = empty_below
@@ -72,25 +95,40 @@ class RefSegMetric(PixelMetric):
 
         Returns:
             dict with ``pairs``: one ``(intersection, union, target area, prediction area, whether
-            the model gave a mask)`` per expression.
+            the model gave a mask, whether it counts in the sums)`` per expression.
         """
-        pred, gt = self._masks(sample)
+        pred, gt, ignore = self._masks(sample)
         if self.select == 'paired':
-            pairs = [(pred[i:i + 1], gt[i:i + 1]) for i in range(max(len(gt), 1))]
-        elif self.select == 'union':
-            pairs = [(pred, gt)]
+            pairs = [(pred[i:i + 1], gt[i:i + 1], ignore[i:i + 1]) for i in range(max(len(gt), 1))]
+        elif self.select == 'union' and self.protocol == 'strict':
+            pairs = [(pred, gt, ignore)]
         else:
-            pairs = [(pred[:1], gt)]
-        return dict(pairs=[_count(p.any(axis=0), t.any(axis=0)) + (len(p) > 0,) for p, t in pairs])
+            pairs = [(pred[:1], gt, ignore)]
+        left_out = self.protocol == 'paper' and sample.get('task') == _MISSING_LEFT_OUT
+        return dict(pairs=[
+            self._count(*(masks.any(axis=0) for masks in pair))
+            + (len(pair[0]) > 0, len(pair[0]) > 0 or not left_out) for pair in pairs])
 
-    def summarise(self, records: list[dict[str, Any]]) -> dict[str, float]:
+    def _count(self, pred: np.ndarray, gt: np.ndarray,
+               ignore: np.ndarray) -> tuple[int, int, int, int]:
+        """Pixels of the intersection, the union, the target and the prediction."""
+        if self.protocol == 'paper':
+            gt = _one_code(gt, ignore)
+        else:
+            pred, gt = pred & ~ignore, gt & ~ignore
+        inter, gt_area, pred_area = int((pred & gt).sum()), int(gt.sum()), int(pred.sum())
+        return inter, gt_area + pred_area - inter, gt_area, pred_area
+
+    def summarise(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """Compute the table above from the pixel counts."""
         pairs = np.array([pair for record in records for pair in record['pairs']], dtype=np.int64)
-        inter, union, gt_area, pred_area, given = pairs.T
-        iou = np.where(union > 0, inter / np.maximum(union, 1), 1.0)
-        metrics = dict(
-            cIoU=float(inter.sum() / union.sum()) if union.sum() else 1.0,
-            gIoU=float(iou.mean()))
+        inter, union, gt_area, pred_area, given, counts = pairs.T
+        paper = self.protocol == 'paper'
+        iou = np.where(union > 0, inter / (np.maximum(union, 1) + (1e-5 if paper else 0)), 1.0)
+        iou[counts == 0] = 0
+        inter, union = inter[counts == 1].sum(), union[counts == 1].sum()
+        metrics: dict[str, Any] = dict(
+            cIoU=float(inter / union) if union else 1.0, gIoU=float(iou.mean()))
         metrics.update({f'Pr@{t:g}': float((iou > t).mean()) for t in self.thresholds})
         has_target = gt_area > 0
         said_empty = pred_area < self.empty_below
@@ -100,10 +138,11 @@ class RefSegMetric(PixelMetric):
             metrics['N-acc'] = float(said_empty[~has_target].mean())
             if has_target.any():
                 metrics['T-acc'] = float((~said_empty[has_target]).mean())
-        return metrics
+        # Last: hooks take the first value for the one to watch.
+        return {**metrics, 'protocol': 'paper'} if paper else metrics
 
-    def _masks(self, sample: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return predictions and targets as boolean arrays, checked against each other."""
+    def _masks(self, sample: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return predictions, targets and pixels to ignore as boolean arrays, checked."""
         name = f"RefSegMetric: sample {sample['sample_id']!r}"
         for key in ('gt_masks', 'pred_masks'):
             if sample.get(key) is None:
@@ -118,10 +157,21 @@ class RefSegMetric(PixelMetric):
         if self.select == 'first' and len(gt) > 1:
             raise ValueError(f"{name} has {len(gt)} true masks but select='first' compares one; "
                              "use select='union' or select='paired'")
-        return pred, gt
+        if sample.get('ignore_masks') is None:
+            return pred, gt, np.zeros_like(gt)
+        ignore = to_bool_masks(sample['ignore_masks'], f'{name}: ignore_masks')
+        if ignore.shape != gt.shape:
+            raise ValueError(f'{name}: ignore_masks are {ignore.shape}, gt_masks {gt.shape}; give '
+                             'one mask of pixels to ignore for each target')
+        return pred, gt, ignore
 
 
-def _count(pred: np.ndarray, gt: np.ndarray) -> tuple[int, int, int, int]:
-    """Pixels of the intersection, the union, the target and the prediction."""
-    inter, gt_area, pred_area = int((pred & gt).sum()), int(gt.sum()), int(pred.sum())
-    return inter, gt_area + pred_area - inter, gt_area, pred_area
+def _one_code(gt: np.ndarray, ignore: np.ndarray) -> np.ndarray:
+    """Target that the release's one run-length code of target and ignored pixels decodes to.
+
+    Run lengths alternate between background and foreground at every change of value, here between
+    0, 1 (target) and 255 (ignored), in column-major order.
+    """
+    values = np.where(ignore, 255, gt.astype(np.int16)).ravel(order='F')
+    inside = np.cumsum(np.diff(values, prepend=0) != 0) % 2 == 1
+    return inside.reshape(gt.shape, order='F')

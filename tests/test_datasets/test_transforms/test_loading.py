@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks, LoadVisualPrompts
@@ -201,6 +202,19 @@ class TestLoadVisualPrompts:
         (dict(id=1, box=[9, 5, 5, 9]), 'x1 < x2'),
         (dict(id=1, box=[1, 2, 3]), 'must hold 4 finite'),
         (dict(id=1, box=[1, 2, 3, float('inf')]), 'must hold 4 finite'),
+        (dict(id=1, box='all'), 'must hold 4 finite'),
+        (dict(id=1, point=[[1], 2]), 'must hold 2 finite'),
+        (dict(id=1, scribble=[[-5, 3], [-2, 9]]), 'scribble .* is empty or outside the image'),
+        (dict(id=1, scribble=[[30.6, 3], [30.6, 9]], width=1), 'outside the image of 30x20'),
+        (dict(id=1, scribble=[]), 'at least one point'),
+        (dict(id=1, scribble=[1, 2]), 'at least one point'),
+        (dict(id=1, scribble=[[1, 2], [3]]), 'at least one point'),
+        (dict(id=1, scribble=[[1, 2, 3]]), 'at least one point'),
+        (dict(id=1, scribble=[[1, float('nan')]]), 'finite numbers'),
+        (dict(id=1, scribble='line'), 'finite numbers'),
+        (dict(id=1, scribble=[[1, 2]], width=0.5), 'width 0.5 .* at least 1'),
+        (dict(id=1, scribble=[[1, 2]], width='fat'), 'width fat'),
+        (dict(id=1, scribble=[[1, 2]], point=[1, 2]), 'needs exactly one of'),
         (dict(id=1, mask=np.zeros((H, W), bool)), 'mask is empty'),
         (dict(id=1, mask=np.ones((W, H), bool)), 'mask size'),
     ])
@@ -226,3 +240,50 @@ class TestLoadVisualPrompts:
             assert np.array_equal(_prompts(dict(id=0, box=box))['prompt_masks'][0], touched)
         except BadSampleError:
             assert not touched.any()
+
+    @pytest.mark.parametrize('points, width, rows, cols', [
+        # A line through pixel centres: those of its row, ends included, and no others.
+        ([[2.5, 3.5], [6.5, 3.5]], 1, slice(3, 4), slice(2, 7)),
+        # Pen of 3: one more pixel on every side; the corners are 1.41 away from the ends.
+        ([[2.5, 3.5], [6.5, 3.5]], 3, slice(2, 5), slice(1, 8)),
+        ([[6.5, 3.5], [2.5, 3.5]], None, slice(2, 5), slice(1, 8)),
+        # A dot in a pixel and on a corner of pixels.
+        ([[5.5, 5.5]], 3, slice(4, 7), slice(4, 7)),
+        ([[4, 4]], 2, slice(3, 5), slice(3, 5)),
+        # Too thin to reach a centre: the pixel that contains it.
+        ([[5.99, 7.01]], 1, slice(7, 8), slice(5, 6)),
+        # Clipped: one end outside, both outside, centre outside.
+        ([[-10.5, 3.5], [1.5, 3.5]], 1, slice(3, 4), slice(0, 2)),
+        ([[2.5, -9], [2.5, 99]], 1, slice(0, H), slice(2, 3)),
+        ([[-1, 5.5]], 3, slice(5, 6), slice(0, 1)),
+    ])
+    def test_scribbles_by_hand(self, points, width, rows, cols):
+        expected = np.zeros((H, W), bool)
+        expected[rows, cols] = True
+        pen = {} if width is None else dict(width=width)
+        results = _prompts(dict(id=0, scribble=points, **pen))
+        assert np.array_equal(results['prompt_masks'][0], expected)
+        assert results['prompt_kinds'] == ['scribble']
+
+    def test_scribbles_have_corners_and_slopes(self):
+        corner = _prompts(dict(id=0, scribble=np.array([[1.5, 1.5], [4.5, 1.5], [4.5, 4.5]]),
+                               width=1))['prompt_masks'][0]
+        assert np.argwhere(corner).tolist() == [[1, 1], [1, 2], [1, 3], [1, 4], [2, 4], [3, 4],
+                                                [4, 4]]
+        slope = _prompts(dict(id=0, scribble=[[1.5, 1.5], [3.5, 3.5]], width=1))['prompt_masks'][0]
+        assert np.argwhere(slope).tolist() == [[1, 1], [2, 2], [3, 3]]
+        # The neighbours of the diagonal are 0.71 away.
+        fat = _prompts(dict(id=0, scribble=[[1.5, 1.5], [2.5, 2.5]], width=1.5))['prompt_masks'][0]
+        assert np.argwhere(fat).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+    @given(st.lists(st.tuples(st.floats(0, W - 0.01), st.floats(0, H - 0.01)), min_size=1,
+                    max_size=4), st.floats(1, 6))
+    def test_a_scribble_has_no_gaps_and_covers_its_points(self, points, width):
+        mask = _prompts(dict(id=0, scribble=points, width=width))['prompt_masks'][0]
+        assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+        assert all(mask[int(y), int(x)] for x, y in points)
+        # Nothing is farther away than the pen and half a pixel's diagonal reach.
+        low, high = np.min(points, 0) - width / 2 - 0.71, np.max(points, 0) + width / 2 + 0.71
+        rows, cols = np.nonzero(mask)
+        assert (cols + 0.5 >= low[0]).all() and (cols + 0.5 <= high[0]).all()
+        assert (rows + 0.5 >= low[1]).all() and (rows + 0.5 <= high[1]).all()
