@@ -1,0 +1,1 @@
+"""Stub of lmms-eval: the interface of a model, for tests."""

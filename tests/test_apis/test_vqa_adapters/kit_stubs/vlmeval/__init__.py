@@ -1,0 +1,1 @@
+"""Stub of VLMEvalKit: the interface of a model, for tests."""

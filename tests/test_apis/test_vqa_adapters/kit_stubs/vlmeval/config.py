@@ -1,0 +1,3 @@
+"""Stub: list of models."""
+
+supported_VLM = {}
