@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=3600)
+train_cfg = dict(max_iters=3400)
 # First kinds, which have to be made of several patches; then also what is quiet next to them in the
 # expert's maps, colours and places of objects: otherwise it is luck whether they reach the masks.
 custom_hooks = [

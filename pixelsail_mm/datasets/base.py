@@ -202,6 +202,25 @@ class PixelDataset(SampleSource, BaseDataset):
         folders = {f'data_prefix.{key}': path for key, path in self.data_prefix.items() if path}
         return {'ann_file': self.ann_file, **folders}
 
+    def usable(self, parse: Callable[..., Any], *args: Any) -> Any:
+        """Parse an entry of the annotation file, for :meth:`load_data_list`.
+
+        Args:
+            parse: Function that raises BadSampleError if the entry is at fault.
+            *args: Its arguments.
+
+        Returns:
+            What ``parse`` gives; None for an entry at fault, which is counted in training. In
+            test mode the error is raised, since a test set must not shrink unnoticed.
+        """
+        try:
+            return parse(*args)
+        except BadSampleError as error:
+            if self.test_mode:
+                raise
+            self._skip(error)
+            return None
+
     def full_init(self) -> None:
         """Check the files, then load the annotations or their index."""
         if self._fully_initialized:

@@ -126,12 +126,8 @@ class PanopticDataset(PixelDataset):
             where = f'annotations[{i}]'
             require_keys(annotation, ('file_name', 'image_id', 'segments_info'), self.ann_file,
                          where)
-            try:
-                item = self._parse(annotation, where, images, parse_segment)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            item = self.usable(self._parse, annotation, where, images, parse_segment)
+            if item is None:
                 continue
             if not self.test_mode and item['segments']:
                 yield item

@@ -154,13 +154,7 @@ class GCGDataset(PixelDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Items with tagged captions."""
         for number, (where, entry) in enumerate(self.entries()):
-            try:
-                item = self._item(entry, where)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
-                continue
+            item = self.usable(self._item, entry, where)
             if item is not None:
                 yield dict(item, number=number)
 

@@ -58,14 +58,9 @@ class ImageCaptionDataset(PixelDataset):
         for i, entry in enumerate(read(self.ann_file, 'ann_file')):
             require_keys(entry, (self.image_key, self._key_of_captions(entry)), self.ann_file,
                          f'[{i}]')
-            try:
-                item = self._parse(entry, i)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
-                continue
-            yield item
+            item = self.usable(self._parse, entry, i)
+            if item is not None:
+                yield item
 
     def _key_of_captions(self, entry: Any) -> str:
         if self.caption_key is not None:

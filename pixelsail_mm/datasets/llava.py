@@ -10,7 +10,6 @@ import numpy as np
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.conversations import parse_turns
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 
 
@@ -39,12 +38,8 @@ class LLaVADataset(PixelDataset):
         """Items with paired turns."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('conversations', ), self.ann_file, f'[{i}]')
-            try:
-                turns = parse_turns(entry['conversations'], self.ann_file, f'[{i}]')
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            turns = self.usable(parse_turns, entry['conversations'], self.ann_file, f'[{i}]')
+            if turns is None:
                 continue
             image = entry.get('image')
             path = osp.join(self.data_prefix['img_path'], image) if image else None

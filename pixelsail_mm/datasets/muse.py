@@ -84,12 +84,8 @@ class MUSEDataset(PixelDataset):
         """Entries with all their turns, or single turns in test mode."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('questions', 'answers'), self.ann_file, f'[{i}]')
-            try:
-                item = self._parse(entry, f'[{i}]')
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            item = self.usable(self._parse, entry, f'[{i}]')
+            if item is None:
                 continue
             if not self.test_mode:
                 yield dict(item, sample=str(i))

@@ -76,14 +76,9 @@ class OspreyDataset(PixelDataset):
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('file_name', 'annotation', 'conversations'), self.ann_file,
                          f'[{i}]')
-            try:
-                item = self._parse(entry, i)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
-                continue
-            yield item
+            item = self.usable(self._parse, entry, i)
+            if item is not None:
+                yield item
 
     def _parse(self, entry: dict, i: int) -> dict:
         count = len(entry['annotation'])

@@ -162,12 +162,8 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('file_name', 'annotation', 'description'), self.ann_file,
                          f'[{i}]')
-            try:
-                item = self._parse(entry, i)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            item = self.usable(self._parse, entry, i)
+            if item is None:
                 continue
             yield from self.one_by_one(item) if self.test_mode else [item]
 

@@ -68,12 +68,8 @@ class PixelChatDataset(PixelDataset):
         folders = self.data_prefix['img_path'], self.data_prefix['mask_path']
         for i, entry in enumerate(_read_entries(self.ann_file)):
             at = _Place(self.ann_file, f'[{i}]')
-            try:
-                item = _make_item(entry, i, at, *folders)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            item = self.usable(_make_item, entry, i, at, *folders)
+            if item is None:
                 continue
             if not self.test_mode:
                 yield item

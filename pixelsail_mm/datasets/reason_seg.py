@@ -78,12 +78,8 @@ class ReasonSegDataset(PixelDataset):
                                   f'*{self.img_suffix}; check the folder and img_suffix')
         for name in names:
             stem = name[:len(name) - len(self.img_suffix)]
-            try:
-                item = self._parse(osp.join(self.ann_file, f'{stem}.json'))
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            item = self.usable(self._parse, osp.join(self.ann_file, f'{stem}.json'))
+            if item is None:
                 continue
             yield dict(item, img_path=osp.join(folder, name), stem=stem)
 

@@ -8,7 +8,6 @@ from typing import Any, Iterator
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import image_fields, iter_json_list, require_keys
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.osprey_description import RegionDescriptionDataset
 from pixelsail_mm.registry import DATASETS
 
@@ -93,12 +92,8 @@ class SAMRegionDataset(RegionDescriptionDataset):
         """Items with a chunk of an image's regions, or single regions in test mode."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             require_keys(entry, ('image_name', 'object_annotations'), self.ann_file, f'[{i}]')
-            try:
-                item = self._parse(entry, i)
-            except BadSampleError as error:
-                if self.test_mode:
-                    raise
-                self._skip(error)
+            item = self.usable(self._parse, entry, i)
+            if item is None:
                 continue
             yield from self.one_by_one(item) if self.test_mode else self._chunks(item, i)
 

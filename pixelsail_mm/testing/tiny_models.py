@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pixelsail_mm.engine.checkpoint import save_weights
+from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
@@ -42,6 +45,42 @@ def tiny_model_config(tokenizer: Any, llm: dict | None = None, patch_size: int =
         neck=dict(type='LearnableUpsampler', out_stride=2),
         mask_head=dict(type='SegTokenMaskHead', embed_channels=16, num_points=None),
         distill=[], generation=dict(max_new_tokens=4)) | parts
+
+
+_FOLDER_CONFIG = """
+model = {model!r}
+test_pipeline = [
+    dict(type='LoadImage'),
+    dict(type='LoadMasks'),
+    dict(type='LoadVisualPrompts'),
+    dict(type='ResizeToGrid', patch_size=8, max_size=64),
+    dict(type='BuildConversation', tokenizer='tokenizer', generation=True),
+    dict(type='PackPixelInputs'),
+]
+"""
+
+
+def write_tiny_model(folder: Path, llm: dict | None = None, seed: int = 0, **parts) -> Path:
+    """Write a published model in miniature: config, byte tokenizer and random weights.
+
+    Args:
+        folder: Existing folder, filled with ``config.py``, ``tokenizer/`` and
+            ``model.safetensors``.
+        llm: See :func:`tiny_model_config`.
+        seed: Seed of the weights.
+        **parts: See :func:`tiny_model_config`; for the config only, not for the weights.
+
+    Returns:
+        ``folder``.
+    """
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(folder / 'tokenizer')
+    torch.manual_seed(seed)
+    model = MODELS.build(tiny_model_config(tokenizer, llm))
+    save_weights(model.state_dict(), folder / 'model.safetensors')
+    (folder / 'config.py').write_text(_FOLDER_CONFIG.format(
+        model=tiny_model_config('tokenizer', llm, **parts)))
+    return folder
 
 
 def make_sample(tokens: SpecialTokens, grid: tuple[int, int] | None, num_segs: int = 0,

@@ -8,32 +8,13 @@ import sys
 import pytest
 
 STUBS = 'tests/test_apis/test_vqa_adapters/kit_stubs'
-CONFIG = """
-model = {model!r}
-test_pipeline = [
-    dict(type='LoadImage'),
-    dict(type='LoadMasks'),
-    dict(type='LoadVisualPrompts'),
-    dict(type='ResizeToGrid', patch_size=8, max_size=64),
-    dict(type='BuildConversation', tokenizer='tokenizer', generation=True),
-    dict(type='PackPixelInputs'),
-]
-"""
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     """Folder of a config and the weights of a tiny random model."""
-    from pixelsail_mm.engine.checkpoint import save_weights
-    from pixelsail_mm.registry import MODELS
-    from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
-    folder = tmp_path_factory.mktemp('checkpoint')
-    tokenizer = byte_tokenizer()
-    tokenizer.save_pretrained(folder / 'tokenizer')
-    model = MODELS.build(tiny_model_config(tokenizer))
-    save_weights(model.state_dict(), folder / 'model.safetensors')
-    (folder / 'config.py').write_text(CONFIG.format(model=tiny_model_config('tokenizer')))
-    return folder
+    from pixelsail_mm.testing.tiny_models import write_tiny_model
+    return write_tiny_model(tmp_path_factory.mktemp('checkpoint'))
 
 
 @pytest.fixture

@@ -6,38 +6,15 @@ from pathlib import Path
 import pytest
 
 STUBS = Path(__file__).parent / 'kit_stubs'
-CONFIG = """
-model = {model!r}
-test_pipeline = [
-    dict(type='LoadImage'),
-    dict(type='LoadMasks'),
-    dict(type='LoadVisualPrompts'),
-    dict(type='ResizeToGrid', patch_size=8, max_size=64),
-    dict(type='BuildConversation', tokenizer='tokenizer', generation=True),
-    dict(type='PackPixelInputs'),
-]
-"""
 
 
 @pytest.fixture(scope='session')
 def talker(tmp_path_factory):
     """Folder of a random model that says something else for every input; its config samples."""
-    import torch
-
-    from pixelsail_mm.engine.checkpoint import save_weights
-    from pixelsail_mm.registry import MODELS
-    from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, tiny_model_config
-    folder = tmp_path_factory.mktemp('talker')
-    tokenizer = byte_tokenizer()
-    tokenizer.save_pretrained(folder / 'tokenizer')
+    from pixelsail_mm.testing.tiny_models import TINY_LLM, write_tiny_model
     llm = dict(TINY_LLM, tie_word_embeddings=False, initializer_range=0.5)
-    torch.manual_seed(2)
-    model = MODELS.build(tiny_model_config(tokenizer, llm))
-    save_weights(model.state_dict(), folder / 'model.safetensors')
     generation = dict(max_new_tokens=4, do_sample=True, temperature=5.0)
-    (folder / 'config.py').write_text(CONFIG.format(
-        model=tiny_model_config('tokenizer', llm, generation=generation)))
-    return folder
+    return write_tiny_model(tmp_path_factory.mktemp('talker'), llm, seed=2, generation=generation)
 
 
 @pytest.fixture(scope='session')
