@@ -15,7 +15,13 @@ from mmengine.logging import print_log
 from pixelsail_mm.datasets.annotation_files import require_paths
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.image_keys import image_key, read_image_keys
-from pixelsail_mm.datasets.index_cache import IndexCache, fingerprint, items_in_memory, read_item
+from pixelsail_mm.datasets.index_cache import (
+    IndexCache,
+    fingerprint,
+    items_in_memory,
+    read_item,
+    without_garbage_collection,
+)
 from pixelsail_mm.datasets.skip_counter import SkipCounter
 from pixelsail_mm.datasets.token_lengths import LengthMeter, measure_lengths
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
@@ -226,8 +232,10 @@ class PixelDataset(SampleSource, BaseDataset):
         if self._fully_initialized:
             return
         require_paths(self.required_paths(), self.name)
-        self.data_bytes, self.data_address = (
-            items_in_memory(self._items()) if self.index_cache is None else self._cached_index())
+        with without_garbage_collection():
+            self.data_bytes, self.data_address = (
+                items_in_memory(self._items()) if self.index_cache is None
+                else self._cached_index())
         if not len(self.data_address):
             raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
                                   'the file passes the filters (split, empty texts); check split '

@@ -1,5 +1,6 @@
 """Items as bytes: in memory, on disk, and rebuilt whenever something they depend on changes."""
 
+import gc
 import json
 import os
 import pickle
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 
 from pixelsail_mm.datasets import AnnotationError, LLaVADataset
-from pixelsail_mm.datasets.index_cache import IndexCache, fingerprint, items_in_memory, read_item
+from pixelsail_mm.datasets.index_cache import (
+    IndexCache,
+    fingerprint,
+    items_in_memory,
+    read_item,
+    without_garbage_collection,
+)
 
 
 def write_turns(path, questions):
@@ -156,3 +163,16 @@ def test_processes_that_build_at_once_agree(tmp_path):
     assert {run.communicate()[0] for run in runs} == {'500 question 499\n'}
     assert len(list((tmp_path / 'c').iterdir())) == 1
     shutil.rmtree(tmp_path / 'c')
+
+
+def test_the_collector_rests_and_comes_back():
+    with without_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with without_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
