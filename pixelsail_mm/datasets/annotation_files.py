@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import os.path as osp
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 
@@ -69,6 +69,29 @@ def load_json(path: str, key: str, kind: type) -> Any:
     if not isinstance(content, kind):
         raise AnnotationError(path, key, f'must hold a JSON {kind.__name__}, got '
                               f'{type(content).__name__}; is it the right file?')
+    return content
+
+
+def load_tables(path: str, key: str, tables: Sequence[str]) -> dict[str, Any]:
+    """Read an annotation file of COCO's kind: a dict of lists.
+
+    Args:
+        path: The file.
+        key: Config key that names it.
+        tables: Keys of the lists that will be read.
+
+    Returns:
+        The content.
+
+    Raises:
+        AnnotationError: Not a JSON dict, or a table is missing or no list.
+    """
+    content = load_json(path, key, dict)
+    require_keys(content, tables, path, key)
+    for name in tables:
+        if not isinstance(content[name], list):
+            raise AnnotationError(path, name, 'must be a list, got '
+                                  f'{type(content[name]).__name__}; is it the right file?')
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os.path as osp
 from collections import Counter
 from itertools import islice
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
@@ -174,6 +175,9 @@ class PixelDataset(SampleSource, BaseDataset):
         AnnotationError: An annotation file is damaged or leaves no item.
     """
 
+    # Attributes that hold further annotation files, relative to ``data_root`` as ``ann_file`` is.
+    file_options: tuple[str, ...] = ()
+
     def __init__(self,
                  ann_file: str = '',
                  data_root: str = '',
@@ -203,10 +207,18 @@ class PixelDataset(SampleSource, BaseDataset):
             max_refetch=max_refetch)
         self._metainfo['dataset'] = self.name
 
+    def _join_prefix(self) -> None:
+        for option in self.file_options:
+            path = getattr(self, option)
+            if path and not osp.isabs(path):
+                setattr(self, option, osp.join(self.data_root, path))
+        super()._join_prefix()
+
     def required_paths(self) -> dict[str, str]:
         """Config key to path of everything that must exist before training starts."""
         folders = {f'data_prefix.{key}': path for key, path in self.data_prefix.items() if path}
-        return {'ann_file': self.ann_file, **folders}
+        files = {option: getattr(self, option) for option in self.file_options}
+        return {'ann_file': self.ann_file, **folders, **files}
 
     def usable(self, parse: Callable[..., Any], *args: Any) -> Any:
         """Parse an entry of the annotation file, for :meth:`load_data_list`.
@@ -301,6 +313,13 @@ class PixelDataset(SampleSource, BaseDataset):
     def image_of(self, info: dict) -> str | None:
         """Path of the image of what :meth:`load_data_list` gives; None for text only."""
         return info.get('img_path')
+
+    def find_image(self, name: str) -> str:
+        """Path of an image in the first folder of ``data_prefix`` that has it, else the first."""
+        paths = [osp.join(folder, name) for folder in self.data_prefix.values()]
+        if len(paths) > 1:
+            return next((path for path in paths if osp.exists(path)), paths[0])
+        return paths[0]
 
     @property
     def modality_length(self) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any, Iterator
 from pixelsail_mm.datasets.annotation_files import (
     image_fields,
     iter_json_list,
-    load_json,
+    load_tables,
     require_keys,
 )
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
@@ -136,12 +136,7 @@ class FlickrGCGDataset(GCGDataset):
 
     def entries(self) -> Iterator[tuple[str, Any]]:
         """See :meth:`GCGDataset.entries`."""
-        content = load_json(self.ann_file, 'ann_file', dict)
-        require_keys(content, ('images', 'annotations'), self.ann_file, 'ann_file')
-        for name in ('images', 'annotations'):
-            if not isinstance(content[name], list):
-                raise AnnotationError(self.ann_file, name, 'must be a list, got '
-                                      f'{type(content[name]).__name__}; is it the right file?')
+        content = load_tables(self.ann_file, 'ann_file', ('images', 'annotations'))
         annotations = defaultdict(list)
         for i, annotation in enumerate(content['annotations']):
             where = f'annotations[{i}]'

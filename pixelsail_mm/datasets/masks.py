@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Sequence
 
 import cv2
 import numpy as np
@@ -71,6 +71,15 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
     if decoded.shape != (height, width):
         raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
                              f'size {(height, width)}; masks must be drawn on the original image')
+    return decoded
+
+
+def decode_masks(masks: Sequence[Any], height: int, width: int, file: str | None,
+                 key: str) -> np.ndarray:
+    """Decode several masks, see :func:`decode_mask`, to bool (n, height, width)."""
+    decoded = np.zeros((len(masks), height, width), bool)
+    for i, mask in enumerate(masks):
+        decoded[i] = decode_mask(mask, height, width, file, f'{key}[{i}]')
     return decoded
 
 

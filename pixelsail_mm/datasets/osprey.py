@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 import re
 from typing import Iterator
 
@@ -12,6 +11,7 @@ from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.conversations import parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.regions import draw_prompt_ids
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
@@ -102,21 +102,12 @@ class OspreyDataset(PixelDataset):
 
     def image_of(self, info: dict) -> str:
         """Path of an item's image."""
-        return self._find_image(info['file_name'])
-
-    def _find_image(self, file_name: str) -> str:
-        paths = [osp.join(folder, file_name) for folder in self.data_prefix.values()]
-        if len(paths) > 1:
-            return next((path for path in paths if osp.exists(path)), paths[0])
-        return paths[0]
+        return self.find_image(info['file_name'])
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
-        if self.test_mode:
-            ids = list(range(len(info['masks'])))
-        else:
-            ids = [int(k) for k in rng.permutation(NUM_PROMPTS)[:len(info['masks'])]]
+        ids = draw_prompt_ids(len(info['masks']), None if self.test_mode else rng)
         shuffle = self.shuffle_turns and not self.test_mode
         turns = select_turns(self._allowed_turns(info, rng), num_turns or self.max_turns, shuffle,
                              rng)
@@ -126,7 +117,7 @@ class OspreyDataset(PixelDataset):
         turns = [dict(human=_name_prompts(turn['human'], ids) + self.question_suffix,
                       gpt=_name_prompts(turn['gpt'], ids)) for turn in turns]
         prompts = [dict(id=ids[number - 1], mask=info['masks'][number - 1]) for number in used]
-        return dict(img_path=self._find_image(info['file_name']), conversation=turns, masks=[],
+        return dict(img_path=self.find_image(info['file_name']), conversation=turns, masks=[],
                     prompts=prompts, meta=self._meta(info, turns),
                     **{k: info[k] for k in ('height', 'width') if info[k]})
 

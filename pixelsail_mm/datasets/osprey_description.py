@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from typing import Any, Iterator, Sequence
 
 import numpy as np
@@ -179,10 +178,7 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
 
     def image_of(self, info: dict) -> str:
         """Path of the image of what :meth:`load_data_list` gives."""
-        paths = [osp.join(folder, info['img_path']) for folder in self.data_prefix.values()]
-        if len(paths) > 1:
-            return next((path for path in paths if osp.exists(path)), paths[0])
-        return paths[0]
+        return self.find_image(info['img_path'])
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""

@@ -80,6 +80,8 @@ class RefCOCODataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
+    file_options = ('split_file', )
+
     def __init__(self,
                  ann_file: str = 'instances.json',
                  split_file: str = 'refs(unc).p',
@@ -106,15 +108,6 @@ class RefCOCODataset(PixelDataset):
             raise ValueError('RefCOCODataset: shuffle_expressions=True is a control for '
                              'evaluation; set test_mode=True as well')
         super().__init__(ann_file=ann_file, data_prefix=data_prefix, **kwargs)
-
-    def _join_prefix(self) -> None:
-        if self.split_file and not osp.isabs(self.split_file):
-            self.split_file = osp.join(self.data_root, self.split_file)
-        super()._join_prefix()
-
-    def required_paths(self) -> dict[str, str]:
-        """Annotation file, split file and image folders."""
-        return {**super().required_paths(), 'split_file': self.split_file}
 
     def load_data_list(self) -> list[dict]:
         """Items: images with their references, or single sentences in test mode."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from collections import defaultdict
 from typing import Iterator, Sequence
 
-from pixelsail_mm.datasets.annotation_files import image_fields, load_json, require_keys
+from pixelsail_mm.datasets.annotation_files import image_fields, load_tables, require_keys
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.osprey_description import TEST_QUESTION, RegionDescriptionDataset
 from pixelsail_mm.datasets.refcoco import RefCOCODataset
@@ -40,6 +39,8 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         **kwargs: See :class:`RegionDescriptionDataset`.
     """
 
+    file_options = ('split_file', 'captions_file')
+
     def __init__(self,
                  ann_file: str = 'instances.json',
                  split_file: str = 'refs(umd).p',
@@ -56,18 +57,11 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         super().__init__(ann_file=ann_file, questions=questions, test_question=test_question,
                          **kwargs)
 
-    def _join_prefix(self) -> None:
-        for name in ('split_file', 'captions_file'):
-            path = getattr(self, name)
-            if path and not osp.isabs(path):
-                setattr(self, name, osp.join(self.data_root, path))
-        super()._join_prefix()
-
     def required_paths(self) -> dict[str, str]:
         """Annotation file, image folders, and the split file or the captions of test mode."""
-        name = 'captions_file' if self.test_mode else 'split_file'
-        path = getattr(self, name)
-        return {**super().required_paths(), **({name: path} if path else {})}
+        paths = super().required_paths()
+        paths.pop('split_file' if self.test_mode else 'captions_file')
+        return {key: path for key, path in paths.items() if path or key not in self.file_options}
 
     def load_data_list(self) -> Iterator[dict]:
         """Items: images with their named objects, or single annotations in test mode."""
@@ -91,7 +85,7 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
                        regions=list(regions.values()))
 
     def _read_annotations(self) -> Iterator[dict]:
-        content = self._read_coco(self.ann_file, 'ann_file', ('images', 'annotations'))
+        content = load_tables(self.ann_file, 'ann_file', ('images', 'annotations'))
         images = {}
         for i, image in enumerate(content['images']):
             require_keys(image, ('id', 'file_name'), self.ann_file, f'images[{i}]')
@@ -132,7 +126,7 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         if not self.captions_file:
             return None
         captions = defaultdict(list)
-        content = self._read_coco(self.captions_file, 'captions_file', ('annotations', ))
+        content = load_tables(self.captions_file, 'captions_file', ('annotations', ))
         for i, entry in enumerate(content['annotations']):
             require_keys(entry, ('image_id', 'caption'), self.captions_file, f'annotations[{i}]')
             if not isinstance(entry['caption'], str):
@@ -140,12 +134,3 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
                                       f'text, got {entry["caption"]!r:.60}')
             captions[str(entry['image_id'])].append(entry['caption'].strip())
         return captions
-
-    def _read_coco(self, path: str, key: str, tables: tuple[str, ...]) -> dict:
-        content = load_json(path, key, dict)
-        require_keys(content, tables, path, key)
-        for name in tables:
-            if not isinstance(content[name], list):
-                raise AnnotationError(path, name, f'must be a list, got '
-                                      f'{type(content[name]).__name__}; is it the right file?')
-        return content

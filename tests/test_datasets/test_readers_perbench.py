@@ -10,8 +10,8 @@ from pixelsail_mm.datasets.masks import decode_mask
 from pixelsail_mm.datasets.perbench import PerBenchVRESDataset  # noqa: F401  registers the readers
 from pixelsail_mm.datasets.shapes_world.formats.perbench import write as write_world
 from pixelsail_mm.datasets.shapes_world.formats.world import read_world
-from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks, LoadVisualPrompts
 from pixelsail_mm.registry import DATASETS
+from tests.test_datasets.loading import load
 
 MASK = dict(size=[6, 8], counts='first')
 OTHER = dict(size=[6, 8], counts='second')
@@ -190,12 +190,6 @@ def test_default_file_and_evaluation_only(tmp_path, kind, name):
     assert dataset.ann_file == str(tmp_path / f'STBench_{name}.json') and dataset.test_mode
     with pytest.raises(ValueError, match='evaluation only'):
         DATASETS.build(dict(cfg, test_mode=False))
-
-
-def load(record):
-    for transform in (LoadImage(), LoadMasks(), LoadVisualPrompts(sort_by_area=False)):
-        record = transform(record)
-    return record
 
 
 def test_reads_shapes_world(world, tmp_path, world_counts):

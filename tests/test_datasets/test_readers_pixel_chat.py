@@ -13,8 +13,8 @@ from pixelsail_mm.datasets.masks import decode_mask
 from pixelsail_mm.datasets.pixel_chat import validate_pixel_chat
 from pixelsail_mm.datasets.shapes_world.formats.pixel_chat import write as write_world
 from pixelsail_mm.datasets.shapes_world.formats.world import read_world
-from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks, LoadVisualPrompts
 from pixelsail_mm.registry import DATASETS
+from tests.test_datasets.loading import load
 from tests.test_datasets.pixel_chat_entries import (
     FULL,
     POLYGON,
@@ -212,12 +212,6 @@ def test_samples_are_functions_of_seed_and_index(write):
     samples = [first[i]['conversation'] for i in range(10)]
     assert samples == [again[i]['conversation'] for i in range(10)]
     assert len({str(sample) for sample in samples}) == 10
-
-
-def load(record):
-    for transform in (LoadImage(), LoadMasks(), LoadVisualPrompts(sort_by_area=False)):
-        record = transform(record)
-    return record
 
 
 def test_reads_shapes_world(world, tmp_path, world_counts):

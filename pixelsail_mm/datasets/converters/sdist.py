@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -24,7 +25,6 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import Request, urlopen
 
-DEFAULT_INDEX = 'https://pypi.org/simple'
 # Both forms of the simple index (PEP 691 and PEP 503); mirrors often know only the second.
 _ACCEPT = 'application/vnd.pypi.simple.v1+json, text/html;q=0.5'
 _PIP_SECTIONS = ('global', 'install', 'download')
@@ -75,8 +75,8 @@ def download(package: str, file_name: str, folder: Path) -> Path:
     settings = pip_settings()
     certificates = settings.get('cert')
     reasons, reached = [], False
-    for index in (settings.get('index-url', DEFAULT_INDEX),
-                  *settings.get('extra-index-url', '').split()):
+    first = settings['index-url'] if 'index-url' in settings else default_index()
+    for index in (first, *settings.get('extra-index-url', '').split()):
         try:
             links = _links(f'{index.rstrip("/")}/{package}/', certificates)
             reached |= not index.startswith('file:')
@@ -162,6 +162,21 @@ def pip_settings() -> dict[str, str]:
         settings |= found.get(section, {})
     return settings | {name[4:].lower().replace('_', '-'): value
                        for name, value in os.environ.items() if name.startswith('PIP_') and value}
+
+
+def default_index() -> str:
+    """The index that pip asks when it is not told one, as its own help names it.
+
+    Raises:
+        OfflineError: There is no pip, or its help does not say.
+    """
+    done = subprocess.run([sys.executable, '-m', 'pip', 'download', '--help'], capture_output=True,
+                          text=True, env=dict(os.environ, COLUMNS='200'))
+    found = re.search(r'\(default\s+(https?://[^\s)]+)\)', done.stdout)
+    if found is None:
+        raise OfflineError("no package index is known; set pip's index-url, or fetch the file on "
+                           'another machine and pass it as --archive')
+    return found.group(1)
 
 
 def _unquoted(value: str) -> str:

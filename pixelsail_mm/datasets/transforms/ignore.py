@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from mmcv.transforms import BaseTransform
 
 from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.datasets.masks import decode_masks
 from pixelsail_mm.datasets.transforms.loading import Results, source_of
 from pixelsail_mm.registry import TRANSFORMS
 
@@ -34,11 +33,8 @@ class LoadIgnoreMasks(BaseTransform):
             raise BadSampleError(source, 'ignore_masks', f'{len(spellings)} masks of pixels to '
                                  f'ignore for {len(targets)} target masks; give one for each, '
                                  'empty where nothing is ignored')
-        height, width = results['ori_shape']
-        ignore_masks = np.zeros((len(spellings), height, width), bool)
-        for i, mask in enumerate(spellings):
-            ignore_masks[i] = decode_mask(mask, height, width, source, f'ignore_masks[{i}]')
-        results['ignore_masks'] = ignore_masks
+        results['ignore_masks'] = decode_masks(spellings, *results['ori_shape'], source,
+                                               'ignore_masks')
         return results
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.datasets.masks import decode_mask, decode_masks
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
@@ -120,11 +120,8 @@ class LoadMasks(BaseTransform):
         if masks and results['img'] is None:
             raise BadSampleError(source_of(results), 'masks', f'{len(masks)} masks but no image; '
                                  'give img_path or remove the masks')
-        height, width = results['ori_shape']
-        gt_masks = np.zeros((len(masks), height, width), bool)
-        for i, mask in enumerate(masks):
-            gt_masks[i] = decode_mask(mask, height, width, source_of(results), f'masks[{i}]')
-        results['gt_masks'] = gt_masks
+        results['gt_masks'] = decode_masks(masks, *results['ori_shape'], source_of(results),
+                                           'masks')
         return results
 
     def __repr__(self) -> str:

@@ -24,9 +24,9 @@ class DistillScheduleHook(Hook):
         phases: In order of time, each a dict with shares of the training iterations ``begin``
             (default 0) and ``until``, between which the factor on every configured ``loss_weight``
             goes linearly from ``start`` (default 1) to ``end`` (default 0.05); it stays there until
-            the next phase begins. ``channel_weights`` (default: the loss's own) replaces
-            those of :class:`~pixelsail_mm.models.losses.expert_distill_loss.ExpertDistillLoss`
-            during the phase.
+            the next phase begins. ``channel_weights`` replaces those in force, first the
+            loss's own (:class:`~pixelsail_mm.models.losses.expert_distill_loss.ExpertDistillLoss`);
+            a phase without them keeps what is in force.
 
     Raises:
         ValueError: A phase has an unknown key, a negative factor, or does not end after it begins;

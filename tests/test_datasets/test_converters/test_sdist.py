@@ -178,3 +178,15 @@ def test_huge_members_are_refused(pack, monkeypatch):
     path, _ = pack({'a/x.json': bytes(11)})
     with pytest.raises(ArchiveError, match='plain file of at most'):
         sdist.read_members(path, 'a', ('.json', ))
+
+
+def test_the_default_index_is_the_one_that_pip_names():
+    address = sdist.default_index()
+    assert address.startswith('https://') and address.endswith('/simple')
+
+
+def test_without_pip_no_index_is_made_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(sdist, 'pip_settings', dict)
+    monkeypatch.setattr(sdist.sys, 'executable', 'false')
+    with pytest.raises(sdist.OfflineError, match='no package index is known'):
+        sdist.download('labelme', NAME, tmp_path)
