@@ -4,6 +4,7 @@ from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.coco_panoptic import COCOPanopticDataset, COCOSemanticDataset
 from pixelsail_mm.datasets.coco_region_class import COCORegionClassDataset
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.gcg_evaluation import GCGEvaluationDataset
 from pixelsail_mm.datasets.gcg_formats import (
     FlickrGCGDataset,
     GranDfDataset,
@@ -32,10 +33,11 @@ from pixelsail_mm.datasets.sam_region import SAMRegionDataset
 
 __all__ = [
     'AnnotationError', 'BadSampleError', 'COCOPanopticDataset', 'COCORegionClassDataset',
-    'COCOSemanticDataset', 'FlickrGCGDataset', 'GRefCOCODataset', 'GranDfDataset',
-    'ImageCaptionDataset', 'LLaVADataset', 'MUSEDataset', 'MergedDataset', 'MixtureDataset',
-    'OpenPSGGCGDataset', 'OspreyDataset', 'OspreyDescriptionDataset', 'PerBenchCaptionDataset',
-    'PerBenchMCQDataset', 'PerBenchVRESDataset', 'Pix2CapRegionDataset', 'Pix2CapSegDataset',
-    'PixelChatDataset', 'PixelDataset', 'ReasonSegDataset', 'RefCOCODataset', 'RefCOCOgGCGDataset',
-    'RefCOCOgRegionDataset', 'SAMRegionDataset'
+    'COCOSemanticDataset', 'FlickrGCGDataset', 'GCGEvaluationDataset', 'GRefCOCODataset',
+    'GranDfDataset', 'ImageCaptionDataset', 'LLaVADataset', 'MUSEDataset', 'MergedDataset',
+    'MixtureDataset', 'OpenPSGGCGDataset', 'OspreyDataset', 'OspreyDescriptionDataset',
+    'PerBenchCaptionDataset', 'PerBenchMCQDataset', 'PerBenchVRESDataset',
+    'Pix2CapRegionDataset', 'Pix2CapSegDataset', 'PixelChatDataset', 'PixelDataset',
+    'ReasonSegDataset', 'RefCOCODataset', 'RefCOCOgGCGDataset', 'RefCOCOgRegionDataset',
+    'SAMRegionDataset'
 ]

@@ -10,6 +10,12 @@ from typing import Any
 
 import yaml
 
+# The folder that paths in the manifest begin with.
+DATA_FOLDER = 'data'
+_SPLIT = '{split}'
+# Arguments of readers that name a file.
+FILE_KEYS = ('ann_file', 'split_file', 'captions_file')
+
 
 @cache
 def _read() -> dict[str, Any]:
@@ -22,25 +28,46 @@ def load_manifest() -> dict[str, Any]:
     return copy.deepcopy(_read())
 
 
-def dataset_cfg(name: str, *, evaluation: bool = False, **overrides: Any) -> dict[str, Any]:
+def dataset_cfg(name: str, *, root: str = DATA_FOLDER, evaluation: str | None = None,
+                **overrides: Any) -> dict[str, Any]:
     """Config of the reader of a data set.
 
     Args:
         name: Its key in ``manifest.yml``.
-        evaluation: Take ``evaluation_reader`` where the data set is evaluated with other files,
-            and test mode.
+        root: Folder with all data sets, ``data`` in the manifest.
+        evaluation: Evaluation split: the reader of its files in test mode; None for training.
         **overrides: Arguments of the reader that are added or replaced.
 
     Raises:
         KeyError: No data set has this name.
+        ValueError: It has no such evaluation split.
     """
     datasets = _read()['datasets']
     if name not in datasets:
         raise KeyError(f'data set {name!r} is not in manifest.yml; choose from {sorted(datasets)}')
-    entry = datasets[name]
-    reader = entry.get('evaluation_reader', entry['reader']) if evaluation else entry['reader']
-    mode = dict(test_mode=True) if evaluation else {}
-    return {**copy.deepcopy(reader), **mode, **overrides}
+    entry, mode = datasets[name], {}
+    reader = copy.deepcopy(entry['reader'])
+    if evaluation is not None:
+        splits = evaluation_splits(name)
+        if evaluation not in splits:
+            raise ValueError(f'data set {name!r} has no evaluation split {evaluation!r}; choose '
+                             f'from {splits}')
+        reader = _fill(entry.get('evaluation_reader', reader), evaluation)
+        mode = dict(test_mode=True)
+    data_root = osp.normpath(osp.join(root, osp.relpath(reader['data_root'], DATA_FOLDER)))
+    return {**reader, 'data_root': data_root, **mode, **overrides}
+
+
+def evaluation_splits(name: str) -> list[str]:
+    """Splits on which a data set of the manifest is evaluated; empty if it is not."""
+    return list(_read()['datasets'][name].get('splits', {}).get('evaluation', ()))
+
+
+def _fill(value: Any, split: str) -> Any:
+    """Copy of a reader's config with the split in the place of ``{split}``."""
+    if isinstance(value, dict):
+        return {key: _fill(item, split) for key, item in value.items()}
+    return value.replace(_SPLIT, split) if isinstance(value, str) else value
 
 
 def archive_bytes(name: str) -> str:
@@ -59,12 +86,17 @@ def where_to_get(path: str) -> str | None:
         A sentence, or None if no data set of the manifest lies there.
     """
     path = osp.relpath(path)
-    for entry in _read()['datasets'].values():
-        reader = entry['reader']
-        names = [reader.get('ann_file', ''), reader.get('split_file', ''),
-                 *reader['data_prefix'].values()]
-        if path in (osp.normpath(osp.join(reader['data_root'], name)) for name in names if name):
+    for name, entry in _read()['datasets'].items():
+        readers = [entry['reader'], *(dataset_cfg(name, evaluation=split)
+                                      for split in evaluation_splits(name))]
+        if any(path in _paths(reader) for reader in readers):
             archives = [_read()['archives'][key]['url'] for key in entry.get('archives', ())]
             more = f'; archives: {", ".join(archives)}' if archives else ''
             return f'part of {entry["title"]}, from {entry["source"]}{more}'
     return None
+
+
+def _paths(reader: dict[str, Any]) -> set[str]:
+    """Files and folders that the config of a reader names."""
+    names = [*(reader.get(key, '') for key in FILE_KEYS), *reader['data_prefix'].values()]
+    return {osp.normpath(osp.join(reader['data_root'], name)) for name in names if name}

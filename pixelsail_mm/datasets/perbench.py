@@ -20,6 +20,8 @@ CAPTION_QUESTION = ('Can you provide me with a detailed description of the regio
                     'marked by <Prompt0>? Please provide as detailed as possible.')
 MCQ_QUESTION = ('Please answer the question according to the <Prompt0>. {question}Select a correct '
                 'choice.')
+# How a second answer begins where the first one has no mask.
+RETRY_PREFIX = f'It is {SEG_TOKEN}.'
 
 
 class PerBenchDataset(PixelDataset):
@@ -186,7 +188,9 @@ class PerBenchVRESDataset(PerBenchDataset):
 
     Targets come in the order in which the answer first names them, so that the i-th ``[SEG]`` of a
     model is compared with the i-th target; ``meta['targets']`` holds their tags,
-    ``meta['answer_text']`` the answer as the file has it.
+    ``meta['first_in_file']`` the number of the one that comes first in the file (the only one that
+    the release compares), ``meta['answer_text']`` the answer as the file has it. An answer without
+    a mask is asked for again, with the beginning ``meta['retry_prefix']``.
 
     Args:
         ann_file: ``STBench_VRES.json``.
@@ -225,7 +229,8 @@ class PerBenchVRESDataset(PerBenchDataset):
             gpt = _mark(answer, ids, {**tokens, **dict.fromkeys(targets, SEG_TOKEN)})
         return [dict(human=human, gpt=gpt, masks=[masks[tag] for tag in targets],
                      prompts=[dict(id=ids[tag], mask=masks[tag]) for tag in asked],
-                     meta=dict(targets=targets, answer_text=answer))]
+                     meta=dict(targets=targets, answer_text=answer, retry_prefix=RETRY_PREFIX,
+                               first_in_file=targets.index(min(targets, key=ids.__getitem__))))]
 
     def _check(self, ids: dict[str, int], asked: list[str], targets: list[str],
                where: str) -> None:

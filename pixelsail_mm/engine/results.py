@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Union
 
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 
+from pixelsail_mm.datasets.templates import templates_version
 from pixelsail_mm.engine.errors import ConfigError
 
 _PACKAGES = ('torch', 'transformers', 'mmengine', 'mmcv', 'mmdet', 'xtuner', 'numpy')
@@ -54,6 +56,11 @@ def _plain(value):
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
+def _settings(metric: BaseMetric) -> dict:
+    """Name, prefix and whatever else a metric says that its values depend on."""
+    return dict(type=type(metric).__name__, prefix=metric.prefix, **getattr(metric, 'settings', {}))
+
+
 def write_results(path: Union[str, Path], runner, metrics: dict, settings: dict, config: str,
                   checkpoint: str) -> None:
     """Write metrics and settings as one JSON file.
@@ -79,8 +86,10 @@ def write_results(path: Union[str, Path], runner, metrics: dict, settings: dict,
         processes=runner.world_size,
         versions=package_versions(),
         model=settings['model'],
+        question_templates=templates_version(),
         datasets=[dict(samples=len(part.dataloader.dataset), dataloader=loader,
-                       evaluator=evaluator)
+                       evaluator=evaluator,
+                       metric_settings=[_settings(metric) for metric in part.evaluator.metrics])
                   for part, loader, evaluator in zip(parts, loaders, evaluators)])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

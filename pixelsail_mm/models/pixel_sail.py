@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 from pixelsail_mm.models.generation import generate_answers
+from pixelsail_mm.models.second_answer import answer_again
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
@@ -212,8 +213,15 @@ class PixelSAIL(BaseModel):
 
     @torch.no_grad()
     def predict(self, inputs: dict, data_samples: list, **generation) -> list:
-        """Answer every sample; see :func:`~pixelsail_mm.models.generation.generate_answers`."""
-        return generate_answers(self, inputs, data_samples, self.generation | generation)
+        """Answer every sample, some of them twice.
+
+        See :func:`~pixelsail_mm.models.generation.generate_answers` and
+        :func:`~pixelsail_mm.models.second_answer.answer_again`.
+        """
+        options = self.generation | generation
+        generate_answers(self, inputs, data_samples, options)
+        answer_again(self, inputs, data_samples, options)
+        return data_samples
 
 
 def _patch_rows(inputs: dict) -> Tensor:

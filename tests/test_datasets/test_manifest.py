@@ -5,7 +5,12 @@ import sys
 
 import pytest
 
-from pixelsail_mm.datasets.manifest import dataset_cfg, load_manifest, where_to_get
+from pixelsail_mm.datasets.manifest import (
+    dataset_cfg,
+    evaluation_splits,
+    load_manifest,
+    where_to_get,
+)
 from pixelsail_mm.datasets.manifest_page import render_page
 from pixelsail_mm.registry import DATASETS
 
@@ -24,9 +29,23 @@ def test_the_mix_is_that_of_the_recipe():
 
 @pytest.mark.parametrize('name', DATA['datasets'])
 def test_every_reader_takes_its_arguments(name):
-    for evaluation in (False, True):
-        dataset = DATASETS.build(dataset_cfg(name, evaluation=evaluation, lazy_init=True))
-        assert dataset.test_mode is evaluation or name.startswith('perbench')
+    for split in (None, *evaluation_splits(name)):
+        dataset = DATASETS.build(dataset_cfg(name, evaluation=split, lazy_init=True))
+        assert dataset.test_mode is (split is not None) or name.startswith('perbench')
+
+
+def test_the_split_is_put_where_the_reader_needs_it():
+    assert dataset_cfg('refcocog', evaluation='test')['split'] == 'test'
+    assert dataset_cfg('reason_seg', evaluation='val')['data_prefix'] == dict(img_path='val')
+    cfg = dataset_cfg('grandf', evaluation='test', root='/data')
+    assert cfg['data_root'] == '/data/glamm_data'
+    assert cfg['captions_file'] == 'annotations/val_test/test_gcg_coco_caption_gt.json'
+    assert 'test_mode' not in dataset_cfg('grandf')
+
+
+def test_an_unknown_split_comes_with_the_choices():
+    with pytest.raises(ValueError, match=r"'refcocog' has no.*'testA'.*\['val', 'test'\]"):
+        dataset_cfg('refcocog', evaluation='testA')
 
 
 @pytest.mark.parametrize('name', DATA['datasets'])
@@ -52,6 +71,8 @@ def test_paths_tell_where_their_files_come_from():
     sentence = where_to_get('data/ref_seg/refcoco+/refs(unc).p')
     assert 'RefCOCO+' in sentence and 'refcoco+.zip' in sentence and 'train2014.zip' in sentence
     assert where_to_get('data/coco/train2014') is not None
+    assert 'GranDf' in where_to_get('data/glamm_data/annotations/val_test/'
+                                    'val_gcg_coco_mask_gt.json')
     assert where_to_get('somewhere/else.json') is None
 
 

@@ -87,14 +87,15 @@ def test_tags_of_the_question_are_prompts_and_others_targets(write):
     assert sample['masks'] == ['mask of <c>', 'mask of <a>'], 'order of the answer'
     assert sample['meta'] == dict(
         sample_id='PerBenchVRESDataset/0_0', dataset='PerBenchVRESDataset', task='refseg',
-        image_id='sa_1.jpg', targets=['<c>', '<a>'], answer_text='It is <c>, then <a>.')
+        image_id='sa_1.jpg', targets=['<c>', '<a>'], answer_text='It is <c>, then <a>.',
+        first_in_file=1, retry_prefix='It is [SEG].')
 
 
 def test_the_release_pairs_in_the_order_of_the_file(write):
     args = ('What is left of <b>?', 'It is <c>, then <a>.', '<a>', '<b>', '<c>')
     sample = vres(write, *args, paper=True)
     assert sample['masks'] == ['mask of <a>', 'mask of <c>']
-    assert sample['meta']['targets'] == ['<a>', '<c>']
+    assert sample['meta']['targets'] == ['<a>', '<c>'] and sample['meta']['first_in_file'] == 0
     assert sample['conversation'][0]['human'] == 'What is left of <Prompt1>?'
     assert sample['conversation'][0]['gpt'].count('[SEG]') == 2
 

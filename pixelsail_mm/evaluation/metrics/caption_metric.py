@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping, Sequence
 
-from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric
 from pixelsail_mm.evaluation.metrics.caption_toolkit import build_toolkit
+from pixelsail_mm.evaluation.protocols import check_protocol
 from pixelsail_mm.registry import METRICS
 from pixelsail_mm.tokenization import END_OF_TEXT, SEG_TOKEN
 
-PROTOCOLS = ('strict', 'paper')
 END_TOKENS = (END_OF_TEXT, '<|im_end|>')
 
 _ENDS = re.compile(rf'(?:\s*(?:{"|".join(map(re.escape, END_TOKENS))}))+\s*\Z')
@@ -128,10 +127,7 @@ class CaptionMetric(PixelMetric):
                  protocol: str = 'strict', on_missing: str = 'error', heap: str = '2G',
                  prefix: str | None = None, **kwargs) -> None:
         super().__init__(prefix=prefix, **kwargs)
-        if protocol not in PROTOCOLS:
-            raise ConfigError(
-                f'CaptionMetric: protocol must be one of {PROTOCOLS}, got {protocol!r}')
-        self.protocol = protocol
+        self.protocol = check_protocol(protocol, 'CaptionMetric')
         self.toolkit = build_toolkit(metrics, on_missing, type(self).__name__, heap)
 
     @property

@@ -14,9 +14,10 @@ from pycocotools.cocoeval import COCOeval
 
 from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
-from pixelsail_mm.evaluation.metrics.caption_metric import END_TOKENS, PROTOCOLS, read_prediction
+from pixelsail_mm.evaluation.metrics.caption_metric import END_TOKENS, read_prediction
 from pixelsail_mm.evaluation.metrics.caption_toolkit import build_toolkit
 from pixelsail_mm.evaluation.metrics.text_similarity import TokenF1
+from pixelsail_mm.evaluation.protocols import check_protocol
 from pixelsail_mm.registry import FUNCTIONS, METRICS
 from pixelsail_mm.tokenization import SEG_TOKEN
 
@@ -180,7 +181,8 @@ class GCGMetric(PixelMetric):
     which is why its name is part of the metric's.
 
     Reads ``pred_text``, ``pred_masks`` and ``gt_masks`` ``(n, H, W)`` and, from the metainfo,
-    ``phrases`` (of the true masks), ``caption`` and ``image_id``.
+    ``phrases`` (of the true masks), ``caption``, ``image_id`` and, where an image has several
+    captions, ``references``.
 
     Args:
         similarity: Similarity of phrases: ``dict(type='token_f1')`` (default),
@@ -211,12 +213,10 @@ class GCGMetric(PixelMetric):
                  on_missing: str = 'error', heap: str = '2G', prefix: str | None = None,
                  **kwargs) -> None:
         super().__init__(prefix=prefix, **kwargs)
-        if protocol not in PROTOCOLS:
-            raise ConfigError(f'GCGMetric: protocol must be one of {PROTOCOLS}, got {protocol!r}')
         if not 0 < iou_threshold <= 1:
             raise ConfigError('GCGMetric: iou_threshold must be above 0 and at most 1, got '
                               f'{iou_threshold}')
-        self.protocol = protocol
+        self.protocol = check_protocol(protocol, 'GCGMetric')
         self.iou_threshold = iou_threshold
         self.similarity_threshold = similarity_threshold
         if similarity is None or callable(similarity):
@@ -254,7 +254,8 @@ class GCGMetric(PixelMetric):
         codes = dict(true=_encode(true), predicted=_encode(predicted))
         return dict(
             image_id=sample['image_id'], caption=plain_caption(text, self.protocol),
-            reference=sample['caption'], true_phrases=list(sample['phrases']),
+            references=list(sample.get('references') or [sample['caption']]),
+            true_phrases=list(sample['phrases']),
             phrases=find_phrases(text, self.protocol),
             owners=phrases_of_masks(text, len(predicted)),
             ious=_ious(codes['true'], codes['predicted']).tolist(), **codes)
@@ -278,7 +279,7 @@ class GCGMetric(PixelMetric):
             count = self._found_paper if paper else self._found
             metrics[f'recall_{self.similarity_name}'] = sum(map(count, records, ious)) / wanted
         metrics.update(self.toolkit.compute([record['caption'] for record in records],
-                                            [[record['reference']] for record in records]))
+                                            [record['references'] for record in records]))
         metrics.update(_mismatches(records))
         # Last: hooks take the first value for the one to watch.
         return {**metrics, 'protocol': 'paper'} if paper else metrics

@@ -7,9 +7,8 @@ from string import ascii_uppercase
 from typing import Any, Mapping, Sequence
 
 from pixelsail_mm.evaluation.metrics.base import PixelMetric
+from pixelsail_mm.evaluation.protocols import check_protocol
 from pixelsail_mm.registry import METRICS
-
-PROTOCOLS = ('strict', 'paper')
 
 _LABEL = re.compile(r'^\s*<Prompt\d+>\s*:?\s*')
 _LONE = re.compile(r'^\W*([A-Za-z])\W*$')
@@ -132,10 +131,12 @@ class MultipleChoiceMetric(PixelMetric):
     def __init__(self, protocol: str = 'strict', group_by: str | None = 'question_type',
                  prefix: str | None = None, **kwargs) -> None:
         super().__init__(group_by=group_by, prefix=prefix, **kwargs)
-        if protocol not in PROTOCOLS:
-            raise ValueError(
-                f'MultipleChoiceMetric: protocol must be one of {PROTOCOLS}, got {protocol!r}')
-        self.protocol = protocol
+        self.protocol = check_protocol(protocol, 'MultipleChoiceMetric')
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the values depend on, for the result file."""
+        return dict(protocol=self.protocol)
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return whether the answer is right, the option read from it and the number of options."""

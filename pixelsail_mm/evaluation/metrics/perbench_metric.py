@@ -11,7 +11,6 @@ from mmengine.logging import print_log
 from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
 from pixelsail_mm.evaluation.metrics.caption_metric import (
-    PROTOCOLS,
     clean_strict,
     read_prediction,
     read_references,
@@ -19,6 +18,7 @@ from pixelsail_mm.evaluation.metrics.caption_metric import (
 from pixelsail_mm.evaluation.metrics.caption_toolkit import build_toolkit
 from pixelsail_mm.evaluation.metrics.multiple_choice_metric import MultipleChoiceMetric
 from pixelsail_mm.evaluation.metrics.ref_seg_metric import RefSegMetric
+from pixelsail_mm.evaluation.protocols import PROTOCOLS
 from pixelsail_mm.registry import METRICS
 from pixelsail_mm.tokenization import END_OF_TEXT
 
@@ -104,12 +104,12 @@ class PerBenchMetric(PixelMetric):
     * ``accuracy``: the true option's letter or text occurs anywhere in the answer.
     * ``cIoU`` and ``gIoU``: only the first mask is compared with the first target. A sample without
       a mask is left out of cIoU. gIoU is the sum of I / (U + 1e-5) over the number of all targets.
-      In the release "first" is the order of the file, for which the reader needs ``paper=True``.
+      Its first target is the first of the file: number ``first_in_file`` (metainfo, 0 by default).
 
     Values that a part of the test set would be needed for are left out, with a message.
 
     Reads what the three metrics read: ``task``; ``pred_text`` and ``references``, or ``choices``
-    and ``answer``; ``pred_masks``, ``gt_masks`` and ``retried``.
+    and ``answer``; ``pred_masks``, ``gt_masks``, ``retried`` and ``first_in_file``.
 
     Args:
         protocols: Some of ``'strict'`` and ``'paper'``.
@@ -218,14 +218,15 @@ class PerBenchMetric(PixelMetric):
 
 
 def first_pair(sample: Mapping[str, Any]) -> dict[str, int | bool]:
-    """Pixels of the first predicted mask and the first target of a sample.
+    """Pixels of the first predicted mask and of the target that is first in the file.
 
     Returns:
         dict with ``inter``, ``union``, ``given`` (there is a predicted mask) and ``targets`` (their
         number).
     """
     gt, pred = (to_bool_masks(sample[key], key) for key in ('gt_masks', 'pred_masks'))
-    pairs = list(zip(pred, gt))[:1]
+    first = sample.get('first_in_file', 0)
+    pairs = list(zip(pred[:1], gt[first:first + 1]))
     return dict(inter=sum(int((p & t).sum()) for p, t in pairs),
                 union=sum(int((p | t).sum()) for p, t in pairs), given=len(pred) > 0,
                 targets=len(gt))

@@ -7,10 +7,10 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
+from pixelsail_mm.evaluation.protocols import check_protocol
 from pixelsail_mm.registry import METRICS
 
 SELECT = ('first', 'union', 'paired')
-PROTOCOLS = ('strict', 'paper')
 # The authors' script of this task leaves a sample without predicted mask out of cIoU.
 _MISSING_LEFT_OUT = 'reasonseg'
 
@@ -80,15 +80,19 @@ class RefSegMetric(PixelMetric):
             raise ValueError(f'RefSegMetric: select must be one of {SELECT}, got {select!r}')
         if not all(0 <= t <= 1 for t in thresholds):
             raise ValueError(f'RefSegMetric: thresholds are fractions 0..1, got {thresholds}')
-        if protocol not in PROTOCOLS:
-            raise ValueError(f'RefSegMetric: protocol must be one of {PROTOCOLS}, got {protocol!r}')
         if protocol == 'paper' and select == 'paired':
             raise ValueError("RefSegMetric: protocol='paper' compares the first predicted mask; "
                              "use select='first', or select='union' for gRefCOCO")
-        self.protocol = protocol
+        self.protocol = check_protocol(protocol, 'RefSegMetric')
         self.thresholds = tuple(thresholds)
         self.select = select
         self.empty_below = empty_below
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the values depend on, for the result file."""
+        return dict(protocol=self.protocol, thresholds=list(self.thresholds), select=self.select,
+                    empty_below=self.empty_below)
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Count the pixels of one sample.

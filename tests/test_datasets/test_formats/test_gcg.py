@@ -1,6 +1,8 @@
-"""Grounded captions of a drawn world: what the four layouts hold."""
+"""Grounded captions of a drawn world: what the layouts hold."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +114,55 @@ def test_flickr_has_equal_overlapping_and_ignored_spans(written):
     assert all(any(a[0] < b[0] < b[1] == a[1] for a in found for b in found)
                for found in spans.values())
     assert sum(bool(a.get('ignore')) for a in content['annotations']) == 24
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_evaluation_files(written, world_counts, split):
+    images, read = written
+    masks, captions = (read(f'val_test/{split}_gcg_coco_{part}_gt') for part in ('mask', 'caption'))
+    by_id = {str(Path(image.file_name).with_suffix('')): image for image in images}
+    assert masks['images'] == captions['images'] and len(masks['images']) == world_counts[split]
+    assert all(entry['id'].startswith(f'{split}/') for entry in masks['images'])
+    assert [entry['id'] for entry in masks['annotations']] == \
+        list(range(1, len(masks['annotations']) + 1))
+    in_order = []
+    for entry in captions['annotations']:
+        image, text = by_id[entry['image_id']], entry['caption']
+        found = [a for a in masks['annotations'] if a['image_id'] == entry['image_id']]
+        for label, annotation in zip(entry['labels'], found, strict=True):
+            index, = (i for i, item in enumerate(image.objects)
+                      if f'a {item.description}' == label.lower())
+            decoded = decode_mask(annotation['segmentation'], image.height, image.width, None, 'm')
+            assert (decoded == mask(image, index)).all()
+            assert annotation['area'] == image.objects[index].area
+            assert annotation['bbox'] == image.objects[index].bbox
+        starts = [text.index(label) for label in entry['labels']]
+        in_order.append(starts == sorted(starts))
+    assert not all(in_order), 'the order of the labels is not that of the caption'
+
+
+def test_training_has_no_evaluation_files(written, tmp_path):
+    assert sorted(path.name for path in tmp_path.glob('annotations/val_test/*')) == [
+        'test_gcg_coco_caption_gt.json', 'test_gcg_coco_mask_gt.json',
+        'val_gcg_coco_caption_gt.json', 'val_gcg_coco_mask_gt.json']
+
+
+def test_a_phrase_of_several_objects_has_one_mask_in_the_evaluation_files(world, tmp_path):
+    images = [replace(image, split='val') for image in read_world(world) if image.groups]
+    write(images, world, tmp_path, np.random.default_rng(1))
+    masks, captions = (json.loads((tmp_path / f'annotations/val_test/val_gcg_coco_{part}_gt.json')
+                                  .read_text()) for part in ('mask', 'caption'))
+    rows = iter(masks['annotations'])
+    joined = 0
+    for image, entry in zip(images, captions['annotations'], strict=True):
+        groups = {group.sentence: group.members for group in image.groups}
+        for label, row in zip(entry['labels'], rows):
+            if label in groups:
+                union = np.logical_or.reduce([mask(image, i) for i in groups[label]])
+                decoded = decode_mask(row['segmentation'], image.height, image.width, None, 'm')
+                assert (decoded == union).all() and row['area'] == union.sum()
+                joined += 1
+    assert joined == len(images)
 
 
 def test_files_depend_on_the_generator_only(world, tmp_path):

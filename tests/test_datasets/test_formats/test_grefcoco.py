@@ -36,7 +36,7 @@ def test_public_layout(world, tmp_path):
 
 def test_every_split_has_single_many_and_no_targets(world, tmp_path):
     _, refs = write(world, tmp_path)
-    for split in ('train', 'val', 'test'):
+    for split in ('train', 'val', 'testA', 'testB'):
         kinds = Counter('none' if ref['no_target'] else min(len(ref['ann_id']), 2)
                         for ref in refs if ref['split'] == split)
         assert set(kinds) == {'none', 1, 2}

@@ -1,10 +1,10 @@
-"""ShapesWorld as grounded captions in the four layouts of GLaMM's data."""
+"""ShapesWorld as grounded captions in GLaMM's layouts: four to train, one to evaluate."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Sequence
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from pixelsail_mm.datasets.masks import decode_mask
 
 from ..presets import SPLITS
-from ..segmentation import mask_to_rle
+from ..segmentation import mask_bbox, mask_to_rle
 from ..writers import dump_json
 from .world import WorldImage, WorldObject
 
@@ -93,9 +93,12 @@ def _name_pair(caption: ComposedCaption, objects: Sequence[WorldObject], first: 
 def object_rle(image: WorldImage, index: int) -> dict:
     """Run lengths of an object's visible mask."""
     segmentation = image.objects[index].segmentation
-    if isinstance(segmentation, dict):
-        return segmentation
-    return mask_to_rle(decode_mask(segmentation, image.height, image.width, None, 'segmentation'))
+    return segmentation if isinstance(segmentation, dict) else mask_to_rle(_mask(image, index))
+
+
+def _mask(image: WorldImage, index: int) -> np.ndarray:
+    segmentation = image.objects[index].segmentation
+    return decode_mask(segmentation, image.height, image.width, None, 'segmentation')
 
 
 def _refcocog(images: Sequence[WorldImage], rng: np.random.Generator) -> list[dict]:
@@ -155,6 +158,29 @@ def _flickr(images: Sequence[WorldImage], rng: np.random.Generator) -> dict:
     return dict(images=entries, annotations=annotations, categories=categories)
 
 
+def _evaluation(images: Sequence[WorldImage], rng: np.random.Generator) -> tuple[dict, dict]:
+    """GLaMM's COCO files of masks and of captions; labels are in another order than the phrases.
+
+    As there, the id of an image is its file name without the suffix, and a phrase has one mask.
+    """
+    entries, annotations, captions = [], [], []
+    for image in images:
+        image_id = str(PurePosixPath(image.file_name).with_suffix(''))
+        caption = compose_caption(image, rng)
+        spans = [caption.spans[i] for i in rng.permutation(len(caption.spans))]
+        entries.append(dict(id=image_id, height=image.height, width=image.width))
+        captions.append(dict(id=len(entries), image_id=image_id, caption=caption.text,
+                             labels=[caption.text[start:end] for start, end, _ in spans]))
+        for _, _, members in spans:
+            mask = np.logical_or.reduce([_mask(image, i) for i in members])
+            annotations.append(dict(
+                id=len(annotations) + 1, image_id=image_id, category_id=1, iscrowd=0,
+                bbox=mask_bbox(mask), area=int(mask.sum()), segmentation=mask_to_rle(mask)))
+    categories = [dict(id=1, name='object')]
+    return (dict(images=entries, annotations=annotations, categories=categories),
+            dict(images=entries, annotations=captions))
+
+
 _LAYOUTS = {
     'RefCOCOg_GCG': _refcocog, 'GranDf_HA_GCG': _grandf, 'OpenPsgGCG': _grandf,
     'flickr_mergedGT_GCG': _flickr
@@ -163,6 +189,10 @@ _LAYOUTS = {
 
 def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Generator) -> None:
     """Write ``annotations/{layout}_{split}.json`` of all four layouts.
+
+    For validation and test also ``annotations/val_test/{split}_gcg_coco_mask_gt.json`` and its
+    ``{split}_gcg_coco_caption_gt.json``, in which the image ``val/000000.jpg`` has the id
+    ``val/000000``.
 
     Args:
         world: The images.
@@ -174,3 +204,8 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
         images = [image for image in world if image.split == split]
         for name, layout in _LAYOUTS.items():
             dump_json(layout(images, rng), out / 'annotations' / f'{name}_{split}.json')
+        if split != 'train':
+            masks, captions = _evaluation(images, rng)
+            folder = out / 'annotations' / 'val_test'
+            dump_json(masks, folder / f'{split}_gcg_coco_mask_gt.json')
+            dump_json(captions, folder / f'{split}_gcg_coco_caption_gt.json')

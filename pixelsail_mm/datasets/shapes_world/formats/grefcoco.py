@@ -12,7 +12,7 @@ import numpy as np
 
 from ..expressions import Expression, Filter, render
 from ..writers import dump_json
-from .world import WorldImage
+from .world import WorldImage, divide_test
 
 # What every preset names; a combination of these is enough to say what is not there.
 _ATTRIBUTES = ('colour', 'kind')
@@ -92,7 +92,8 @@ def _reference(ref_id: int, image: WorldImage, ann_ids: list[int], category_ids:
                sentences: Sequence[str]) -> dict:
     return dict(
         ref_id=ref_id, ann_id=ann_ids, image_id=image.image_id, category_id=category_ids,
-        split=image.split, file_name=image.file_name, no_target=ann_ids == [-1],
+        split=divide_test(image.split, image.image_id), file_name=image.file_name,
+        no_target=ann_ids == [-1],
         sentences=[dict(raw=text, sent=text, tokens=text.split()) for text in sentences])
 
 

@@ -47,7 +47,7 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
         if rng.random() < _FLAG_SHARE:
             shapes.append(_shape('flag', [[0, 0]]))
         dump_json(dict(shapes=shapes, **_texts(image.objects[target], rng)),
-                  (out / image.file_name).with_suffix('.json'))
+                  out / image.split / f'{Path(image.file_name).stem}.json')
 
 
 def _shape(label: str, points: list) -> dict:

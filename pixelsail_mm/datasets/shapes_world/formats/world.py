@@ -57,6 +57,11 @@ class WorldImage:
     groups: tuple[WorldGroup, ...]
 
 
+def divide_test(split: str, image_id: int) -> str:
+    """Split of a referring data set, which divides the test images into testA and testB."""
+    return f'test{"AB"[image_id % 2]}' if split == 'test' else split
+
+
 def read_world(root: Path) -> list[WorldImage]:
     """Read a data set that :func:`~pixelsail_mm.datasets.shapes_world.make_shapes_world` wrote.
 
@@ -65,8 +70,15 @@ def read_world(root: Path) -> list[WorldImage]:
 
     Returns:
         All images in the order of their ids. Groups exist in the training split only.
+
+    Raises:
+        FileNotFoundError: There is no such data set.
     """
-    instances = load_json(str(root / 'refcoco' / 'instances.json'), 'root', dict)
+    path = root / 'refcoco' / 'instances.json'
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; draw a ShapesWorld with '
+                                'tools/dataset_converters/make_shapes_world.py first')
+    instances = load_json(str(path), 'root', dict)
     sentences = defaultdict(list)
     for ref in load_plain_pickle(str(root / 'refcoco' / 'refs(unc).p')):
         sentences[ref['ann_id']] += [sentence['raw'] for sentence in ref['sentences']]

@@ -1,0 +1,17 @@
+# RefCOCO+, val, testA and testB: cIoU, gIoU, Pr@X.
+#   python tools/test.py configs/benchmarks/refcoco_plus.py CHECKPOINT --out result.json
+_base_ = '{{$PIXELSAIL_MODEL:../pixelsail/pixelsail_0.5b.py}}'
+
+from pixelsail_mm.datasets.manifest import dataset_cfg, evaluation_splits
+from pixelsail_mm.evaluation.protocols import both_protocols
+
+splits = evaluation_splits('refcoco_plus')
+test_dataloader = [
+    dict(_base_.eval_loader, dataset=dataset_cfg(
+        'refcoco_plus', root=_base_.data_root, evaluation=split,
+        pipeline=_base_.test_pipeline))
+    for split in splits
+]
+test_evaluator = [
+    both_protocols(dict(type='RefSegMetric', prefix=f'refcoco_plus_{split}')) for split in splits
+]

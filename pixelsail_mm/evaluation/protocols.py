@@ -1,0 +1,39 @@
+"""The two protocols of the benchmarks, side by side."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from pixelsail_mm.engine.errors import ConfigError
+
+#: ``strict`` is correct; ``paper`` does what the authors' release does, flaws included.
+STRICT, PAPER = PROTOCOLS = ('strict', 'paper')
+
+
+def check_protocol(protocol: str, metric: str) -> str:
+    """Give the protocol back if there is such a one.
+
+    Args:
+        protocol: From a config.
+        metric: Name of the metric, for the error.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f'{metric}: protocol must be one of {PROTOCOLS}, got {protocol!r}')
+    return protocol
+
+
+def both_protocols(metric: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Config of a metric with the strict protocol, and again with the authors' one.
+
+    Args:
+        metric: Config with a ``prefix``; ``'refcoco_val'`` gives ``'refcoco_val'`` for the strict
+            values and ``'refcoco_val_paper'`` for those that compare with published tables.
+
+    Example:
+        >>> [cfg['prefix'] for cfg in both_protocols(dict(type='RefSegMetric', prefix='val'))]
+        ['val', 'val_paper']
+    """
+    return [dict(metric), dict(metric, prefix=f'{metric["prefix"]}_{PAPER}', protocol=PAPER)]
