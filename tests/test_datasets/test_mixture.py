@@ -1,6 +1,7 @@
 """Mixtures: exact shares, full coverage, draws beyond the epoch."""
 
 from collections import Counter
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from pixelsail_mm.datasets import MixtureDataset
 from pixelsail_mm.datasets.annotation_files import MissingFilesError
+from pixelsail_mm.datasets.samplers import DrawIndexSampler
 from pixelsail_mm.registry import DATASETS
 
 
@@ -104,3 +106,46 @@ def test_missing_files_of_all_parts_are_named(refcoco_cfg):
                                                         'datasets[1].split_file']
     with pytest.raises(ValueError, match='datasets is empty'):
         DATASETS.build(dict(type='MixtureDataset', datasets=[]))
+
+
+def stream(mixture, rank, world, draws, start=0, seed=0):
+    """What a process of a training draws, as its sampler and the mixture decide."""
+    sampler = DrawIndexSampler(mixture, dict(type='DefaultSampler', shuffle=True), batch_size=2,
+                               seed=seed)
+    sampler.rank, sampler.world_size = rank, world
+    sampler.start_at(start)
+    return [mixture[index] for index in islice(sampler, draws)]
+
+
+def test_draws_are_those_of_the_seed_and_go_on_where_they_stopped(mix):
+    def draw(**options):
+        return stream(mix(40, 10, 30, weights=[1, 2, 1]), 0, 1, 200, **options)
+    whole = draw()
+    assert draw() == whole and draw(seed=1) != whole
+    assert draw(start=90)[:110] == whole[90:]
+
+
+def test_processes_share_every_part_and_no_draw(mix):
+    """Of 800 draws of four processes, each gets 200, and its quarter of every part."""
+    drawn = [stream(mix(300, 100, 400, weights=[4, 3, 1]), rank, 4, 200) for rank in range(4)]
+    assert len({item for part in drawn for item in part}) == 800
+    assert Counter(name for part in drawn for name, _ in part) == {0: 400, 1: 300, 2: 100}
+    for part in drawn:
+        counts = Counter(name for name, _ in part)
+        # Within three standard deviations of a drawing without replacement.
+        assert all(abs(counts[name] - share) < 3 * (0.75 * share * (1 - share / 200)) ** 0.5
+                   for name, share in {0: 100, 1: 75, 2: 25}.items())
+
+
+def test_real_readers_draw_the_same_samples_after_a_resume(refcoco_cfg, mini_world):
+    def build():
+        return DATASETS.build(dict(
+            type='MixtureDataset', weights=[1, 2], seed=4, pipeline=[lambda results: (
+                results['meta']['sample_id'], str(results['conversation']))],
+            datasets=[refcoco_cfg, dict(type='OspreyDataset', data_root=str(mini_world),
+                                        ann_file='osprey/osprey_train.json',
+                                        data_prefix=dict(img_path='images'))]))
+    whole = stream(build(), 0, 2, 30)
+    assert stream(build(), 0, 2, 20, start=20) == whole[10:]
+    other = stream(build(), 1, 2, 30)
+    assert other != whole

@@ -63,6 +63,7 @@ eval_loader = dict(
     batch_size=32,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_sampler=dict(type='EvaluationBatchSampler'),
     collate_fn=dict(type='pseudo_collate'))
 val_dataloader = [
     dict(eval_loader, dataset=dataset_cfg('refcoco', root=data_root, evaluation='val',
