@@ -133,7 +133,8 @@ def test_a_region_that_does_not_exist(config, root):
         content[0]['conversations'][0]['value'] = 'What is <region9>?'
 
     edit(root / 'osprey' / 'osprey_train.json', point_elsewhere)
-    assert 'region # is mentioned' in faults(config)[REGIONS, 'left out'].message
+    fault = faults(config)[REGIONS, 'left out']
+    assert 'region # is mentioned' in fault.message and fault.level == 'error'
 
 
 def test_an_empty_expression(config, root):
@@ -141,7 +142,8 @@ def test_an_empty_expression(config, root):
     refs = pickle.loads(path.read_bytes())  # noqa: S301  we wrote it
     refs[0]['sentences'][0]['raw'] = ' . '
     path.write_bytes(pickle.dumps(refs, 2))
-    assert faults(config)[REFS, 'left out'].message == 'empty expression'
+    fault = faults(config)[REFS, 'left out']
+    assert fault.message == 'empty expression' and fault.level == 'warning'
 
 
 def test_a_token_that_only_the_pipeline_may_write(config, root):

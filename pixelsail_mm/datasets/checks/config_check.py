@@ -13,7 +13,7 @@ import numpy as np
 from pixelsail_mm.datasets.annotation_files import MissingFilesError
 from pixelsail_mm.datasets.base import PixelDataset, build_pipeline
 from pixelsail_mm.datasets.checks.leaves import EVALUATION, TRAIN, Leaf, find_leaves
-from pixelsail_mm.datasets.checks.report import WARNING, Report
+from pixelsail_mm.datasets.checks.report import ERROR, WARNING, Report
 from pixelsail_mm.datasets.checks.samples import check_sample
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.image_keys import image_key
@@ -41,6 +41,7 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
     report = Report()
     images: dict[str, dict[str, set[str]]] = {TRAIN: {}, EVALUATION: {}}
     for leaf in find_leaves(cfg):
+        report.readers[leaf.key] = _name(leaf)
         dataset = _open(leaf, report)
         if dataset is None:
             continue
@@ -51,6 +52,12 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
         images[leaf.role][leaf.key] = {image_key(path) for path in paths if path is not None}
     _check_overlap(images, report)
     return report
+
+
+def _name(leaf: Leaf) -> str:
+    """Reader and annotation file of a leaf, which tell more than its place in the config."""
+    parts = [leaf.cfg['type'], leaf.cfg.get('ann_file'), leaf.cfg.get('split')]
+    return ', '.join(str(part) for part in parts if part)
 
 
 def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
@@ -67,7 +74,9 @@ def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
         report.add(leaf.key, 'annotations', str(error))
         return None
     for reason, times in dataset.skipped.items():
-        report.add(leaf.key, 'left out', reason, times=times)
+        # A faulty entry is counted with its key, what a rule of the format leaves out without.
+        level = ERROR if ': ' in reason else WARNING
+        report.add(leaf.key, 'left out', reason, level, times)
     return dataset
 
 

@@ -34,6 +34,7 @@ class Report:
 
     Attributes:
         faults: In the order they were found.
+        readers: What each dataset is, in words.
         items: Items of each dataset.
         sampled: Samples of each dataset that were loaded.
         overlap: Images (see :func:`~pixelsail_mm.datasets.image_keys.image_key`) that are both
@@ -41,6 +42,7 @@ class Report:
     """
 
     faults: list[Fault] = field(default_factory=list)
+    readers: dict[str, str] = field(default_factory=dict)
     items: dict[str, int] = field(default_factory=dict)
     sampled: dict[str, int] = field(default_factory=dict)
     overlap: set[str] = field(default_factory=set)
@@ -53,12 +55,15 @@ class Report:
         """Number of faults of a level."""
         return sum(fault.times for fault in self.faults if fault.level == level)
 
+    def _title(self, key: str) -> str:
+        return f'{key} ({self.readers[key]})' if key in self.readers else key
+
     def text(self) -> str:
         """Readable report: a line per dataset, then the faults by dataset and kind."""
-        lines = [f'{key}: {items} items, {self.sampled.get(key, 0)} loaded'
+        lines = [f'{self._title(key)}: {items} items, {self.sampled.get(key, 0)} loaded'
                  for key, items in self.items.items()]
         for dataset in dict.fromkeys(fault.dataset for fault in self.faults):
-            lines += ['', dataset]
+            lines += ['', self._title(dataset)]
             shown: Counter = Counter()
             for fault in (f for f in self.faults if f.dataset == dataset):
                 shown[fault.kind] += 1
