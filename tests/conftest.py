@@ -57,3 +57,14 @@ def parity_dir() -> Path:
         pytest.fail(f'{folder}/model_config.json is missing; PIXELSAIL_PARITY_DIR must name a '
                     'folder with the files that tests/data/parity/README.md lists')
     return folder
+
+
+@pytest.fixture(scope='session')
+def public_layout(tmp_path_factory) -> tuple[Path, Path]:
+    """A small ShapesWorld with JPEG images, and the same in the layout of the public data sets."""
+    from pixelsail_mm.datasets.shapes_world import make_shapes_world
+    from pixelsail_mm.datasets.shapes_world.formats.public_layout import write_public_layout
+    folder = tmp_path_factory.mktemp('layout')
+    make_shapes_world(folder / 'world', 'full', counts=dict(train=16, val=6, test=8))
+    write_public_layout(folder / 'world', folder / 'data')
+    return folder / 'world', folder / 'data'

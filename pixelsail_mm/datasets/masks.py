@@ -171,3 +171,9 @@ def _outline(shape: Any, file: str | None, key: str) -> np.ndarray:
         raise BadSampleError(file, key, "a shape needs 'points', at least one [x, y] of finite "
                              f'numbers, got {shape!r:.60}')
     return points.astype(np.int32)
+
+
+def mask_to_rle(mask: np.ndarray) -> dict:
+    """Compressed COCO run lengths of a bool (H, W) mask, ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return dict(size=list(rle['size']), counts=rle['counts'].decode('ascii'))

@@ -3,12 +3,15 @@
 import argparse
 import difflib
 import os
+from pathlib import Path
 from typing import List, Optional
 
 from mmengine.config import Config, DictAction
 
 from pixelsail_mm.engine.errors import ConfigError
 
+#: Names the config that a benchmark's config inherits from.
+_MODEL_VARIABLE = 'PIXELSAIL_MODEL'
 #: Config keys that a run may add on the command line although the file does not have them.
 _KNOWN_KEYS = ('auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'deepspeed',
                'default_hooks', 'env_cfg', 'experiment_name', 'load_from', 'log_level',
@@ -90,8 +93,8 @@ def test(args: argparse.Namespace) -> dict:
     """Test as the arguments of ``tools/test.py`` say.
 
     Args:
-        args: ``config``, ``checkpoint``, ``out``, ``show_dir``, ``show_num``, ``work_dir``,
-            ``launcher``, ``cfg_options``, ``seed``.
+        args: ``config``, ``checkpoint``, ``model``, ``resume``, ``out``, ``show_dir``,
+            ``show_num``, ``work_dir``, ``launcher``, ``cfg_options``, ``seed``.
 
     Returns:
         dict: The metrics.
@@ -101,8 +104,12 @@ def test(args: argparse.Namespace) -> dict:
     from pixelsail_mm.engine.preflight import check_files
     from pixelsail_mm.engine.results import show_predictions, write_results
     from pixelsail_mm.engine.runner_factory import build_test_runner
+    if args.model is not None:
+        _choose_model(args.config, args.model)
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
+    # Where a training starts from need not be here to test what it gave.
+    cfg.load_from = None
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     if args.seed is not None:
@@ -113,12 +120,34 @@ def test(args: argparse.Namespace) -> dict:
     if args.show_dir is not None:
         show_predictions(cfg, args.show_dir, args.show_num)
     settings = cfg.to_dict()
+    _keep_predictions(cfg, args.checkpoint, args.resume)
     runner = build_test_runner(cfg, args.checkpoint)
     metrics = runner.test()
     if args.out is not None and is_main_process():
         write_results(args.out, runner, metrics, settings, args.config, args.checkpoint)
     _close_process_group()
     return metrics
+
+
+def _choose_model(config: str, model: str) -> None:
+    """Let the config of a benchmark inherit from the config of a model."""
+    if not os.path.isfile(model):
+        raise ConfigError(f'--model {model}: no such file (see configs/pixelsail for those that '
+                          'exist)')
+    if os.path.isfile(config) and _MODEL_VARIABLE not in Path(config).read_text():
+        raise ConfigError(f'--model: {config} has a model of its own; it is for the configs of '
+                          'configs/benchmarks')
+    os.environ[_MODEL_VARIABLE] = os.path.abspath(model)
+
+
+def _keep_predictions(cfg: Config, checkpoint: str, resume: bool) -> None:
+    """Make the test loop write predictions, and continue from those that are there."""
+    loop = cfg.get('test_cfg') or {}
+    if loop.get('type') == 'MultiTestLoop':
+        loop['predictions'] = dict(checkpoint=checkpoint, resume=resume)
+    elif resume:
+        raise ConfigError(f"--resume: test_cfg.type is {loop.get('type')!r}, which keeps no "
+                          "predictions; use test_cfg=dict(type='MultiTestLoop')")
 
 
 def _close_process_group() -> None:

@@ -81,9 +81,11 @@ class PixelVisualizationHook(Hook):
         from mmengine.dist import get_world_size, is_main_process
         if not is_main_process():
             return
-        share = -(-len(loop.dataloader.dataset) // get_world_size())
-        metrics = loop.evaluator.metrics
-        prefix = metrics[0].prefix if len(metrics) == 1 else None
+        share = getattr(loop.dataloader.batch_sampler, 'num_samples',
+                        -(-len(loop.dataloader.dataset) // get_world_size()))
+        # The same metric under two protocols: refcoco_val, refcoco_val_paper.
+        prefixes = [metric.prefix or '' for metric in loop.evaluator.metrics]
+        prefix = prefixes[0] if all(one.startswith(prefixes[0]) for one in prefixes) else None
         for i, sample in enumerate(outputs):
             place = folder / _file_name(prefix or sample.get('dataset') or 'samples')
             if self._chosen(place, share):

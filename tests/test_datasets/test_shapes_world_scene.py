@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
+from pixelsail_mm.datasets.masks import mask_to_rle
 from pixelsail_mm.datasets.shapes_world.drawing import OUTLINES, shape_coverage, texture_pattern
 from pixelsail_mm.datasets.shapes_world.presets import COLOURS, FULL, KINDS, MINI, TEXTURES
 from pixelsail_mm.datasets.shapes_world.scene import draw_scene
 from pixelsail_mm.datasets.shapes_world.segmentation import (
     mask_bbox,
     mask_to_polygons,
-    mask_to_rle,
 )
 
 

@@ -22,7 +22,7 @@ class RecordingVisualizer:
 
 def make_runner(size, iteration=40, prefixes=('a', 'b')):
     metrics = [SimpleNamespace(prefix=prefix) for prefix in prefixes]
-    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(size)),
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(size), batch_sampler=None),
                            evaluator=SimpleNamespace(metrics=metrics))
     return SimpleNamespace(test_loop=loop, val_loop=loop, iter=iteration,
                            logger=logging.getLogger('pictures'))
@@ -74,10 +74,11 @@ def test_counts_start_anew_for_each_data_loader_and_epoch(tmp_path):
     assert [path.parent.name for _, _, path in calls] == ['a', 'b']
 
 
-def test_one_metric_gives_its_prefix_to_the_folder(tmp_path):
+def test_one_metric_or_two_protocols_give_their_prefix_to_the_folder(tmp_path):
     hook = build(show_dir=str(tmp_path), num=1)
     for prefix in ('refseg', 'shuffled'):
-        calls = run(hook, 'test', make_runner(4, prefixes=[prefix]), batches(4, 2))
+        runner = make_runner(4, prefixes=[prefix, f'{prefix}_paper'])
+        calls = run(hook, 'test', runner, batches(4, 2))
     assert [path.parent.name for _, _, path in calls] == ['refseg', 'shuffled']
 
 

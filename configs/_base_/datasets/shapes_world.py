@@ -70,6 +70,7 @@ eval_loader = dict(
     batch_size=32,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_sampler=dict(type='EvaluationBatchSampler'),
     collate_fn=dict(type='pseudo_collate'))
 eval_refcoco = dict(refcoco, pipeline=test_pipeline, test_mode=True)
 eval_osprey = dict(osprey, pipeline=test_pipeline, test_mode=True)

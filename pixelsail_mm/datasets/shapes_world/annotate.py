@@ -7,6 +7,8 @@ import hashlib
 import cv2
 import numpy as np
 
+from pixelsail_mm.datasets.masks import mask_to_rle
+
 from .expressions import Expression, render
 from .presets import SPLITS, Preset
 from .questions import (
@@ -18,7 +20,7 @@ from .questions import (
 )
 from .sampling import SceneLanguage
 from .scene import ATTRIBUTES, Scene, draw_scene
-from .segmentation import mask_bbox, mask_to_polygons, mask_to_rle
+from .segmentation import mask_bbox, mask_to_polygons
 
 _SCENE_TRIES = 200
 # Multiple-choice questions per object in training.

@@ -9,12 +9,6 @@ from pycocotools import mask as coco_mask
 _UPSCALE = 2
 
 
-def mask_to_rle(mask: np.ndarray) -> dict:
-    """Compressed COCO run lengths of a bool (H, W) mask, ready for JSON."""
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return dict(size=list(rle['size']), counts=rle['counts'].decode('ascii'))
-
-
 def mask_bbox(mask: np.ndarray) -> list[int]:
     """Tight [x, y, width, height] of a bool (H, W) mask in pixels."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

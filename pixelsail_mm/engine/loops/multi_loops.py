@@ -1,11 +1,23 @@
 """Validation and test over several (data loader, evaluator) pairs in one run."""
 
-from typing import List, Sequence, Union
+from pathlib import Path
+from typing import List, Optional, Sequence, Union
 
+import torch
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.runner.amp import autocast
 from mmengine.runner.loops import TestLoop, ValLoop
 
+from pixelsail_mm.datasets.samplers import EvaluationBatchSampler
+from pixelsail_mm.datasets.templates import templates_version
 from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
+from pixelsail_mm.engine.loops.train_loop import seed_step
+from pixelsail_mm.engine.results import package_versions, sha256_of
 from pixelsail_mm.registry import LOOPS
+
+#: Settings of a data loader that do not change what it gives.
+_ONLY_SPEED = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
 def _pairs(dataloader, evaluator, mode: str) -> list:
@@ -86,9 +98,146 @@ class MultiValLoop(_MultiLoop, ValLoop):
     part_class = ValLoop
 
 
+class _TestPart(TestLoop):
+    """Test on one data set, in batches that do not depend on the number of processes."""
+
+    store: Optional[PredictionStore] = None
+
+    @property
+    def batches(self) -> Optional[EvaluationBatchSampler]:
+        """The batch sampler, if it numbers the batches of all processes."""
+        sampler = self.dataloader.batch_sampler
+        return sampler if isinstance(sampler, EvaluationBatchSampler) else None
+
+    def open_store(self, store: PredictionStore) -> None:
+        """Write predictions to a store, and take them from it where all processes can.
+
+        A process that took its batch from the store while another one predicts would not be there
+        for the other's collective calls (sharded weights). So a round is taken only as a whole;
+        every process knows all rounds and all that is stored.
+        """
+        store.open()
+        self.store = store
+        self._stored_rounds = [all(number in store for number in self.batches.round(index))
+                               for index in range(len(self.batches))]
+
+    @property
+    def num_resumed(self) -> int:
+        """Number of samples, of all processes, whose predictions are taken from the store."""
+        taken = {number for index, stored in enumerate(self._stored_rounds) if stored
+                 for number in self.batches.round(index)}
+        return sum(len(self.batches.batch(number)) for number in taken)
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Predict a batch, or take its predictions from the store; then score it.
+
+        Args:
+            idx: Number of the batch among those of this process.
+            data_batch: The collated batch.
+        """
+        if self.batches is None:
+            super().run_iter(idx, data_batch)
+            return
+        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
+        number = self.batches.round(idx)[self.batches.rank]
+        outputs = self._predict(number, data_batch) if self.store is None else (
+            self._predict_or_take(idx, number, data_batch))
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch,
+                              outputs=outputs)
+
+    def _predict(self, number: int, data_batch: dict) -> list:
+        # For answers that are drawn instead of the likeliest.
+        seed_step(self.runner.seed, number)
+        with autocast(enabled=self.fp16):
+            return self.runner.model.test_step(data_batch)
+
+    def _predict_or_take(self, idx: int, number: int, data_batch: dict) -> list:
+        samples = data_batch['data_samples']
+        # Before prediction, which may change both.
+        known = [fields_of(sample) for sample in samples]
+        checksum = checksum_of(data_batch['inputs'],
+                               [sample.get('ori_shape') for sample in samples])
+        if self._stored_rounds[idx]:
+            self.store.fill(number, checksum, samples)
+            return samples
+        outputs = self._predict(number, data_batch)
+        self.store.write(number, checksum, outputs, known)
+        return outputs
+
+
 @LOOPS.register_module()
 class MultiTestLoop(_MultiLoop, TestLoop):
-    """Test on one or several datasets; the arguments are those of :class:`MultiValLoop`."""
+    """Test on one or several datasets.
+
+    Args:
+        runner: The runner.
+        dataloader: See :class:`MultiValLoop`.
+        evaluator: See :class:`MultiValLoop`.
+        fp16: Run under autocast.
+        predictions: ``dict(checkpoint=PATH, resume=False)`` writes the predictions of every test
+            set into ``WORK_DIR/predictions/<number>_<prefix>`` as they are made, in place of older
+            ones. ``resume=True`` takes what is there, and predicts only the rest; the metrics are
+            those of an uninterrupted run. Needs data loaders with an
+            :class:`~pixelsail_mm.datasets.samplers.EvaluationBatchSampler`.
+
+    Raises:
+        ConfigError: ``resume`` is set and a data loader has another batch sampler. In :meth:`run`,
+            the stored predictions are of another checkpoint, other settings or other data.
+    """
 
     mode = 'test'
-    part_class = TestLoop
+    part_class = _TestPart
+
+    def __init__(self, runner, dataloader: Union[dict, Sequence], evaluator: Union[dict, Sequence],
+                 fp16: bool = False, predictions: Optional[dict] = None):
+        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        self._predictions = predictions
+        self._loader_cfgs = dataloader if isinstance(dataloader, (list, tuple)) else [dataloader]
+        if predictions is None or not predictions['resume']:
+            return
+        for index, part in enumerate(self.parts):
+            if part.batches is None:
+                raise ConfigError(
+                    f'--resume: test_dataloader[{index}] cuts other batches for each number of '
+                    "processes; give it batch_sampler=dict(type='EvaluationBatchSampler')")
+
+    def run(self) -> dict:
+        """Run every pair, see :class:`MultiTestLoop`.
+
+        Returns:
+            dict: The metrics of all pairs.
+        """
+        if self._predictions is None:
+            return super().run()
+        common = self._common_settings()
+        for index, part in enumerate(self.parts):
+            if part.batches is not None:
+                self._open_store(index, part, common)
+        try:
+            return super().run()
+        finally:
+            for part in self.parts:
+                if part.store is not None:
+                    part.store.close()
+
+    def _common_settings(self) -> dict:
+        """What the predictions of all test sets depend on."""
+        # Hashing takes seconds per gigabyte, so one process does it for all.
+        sha256 = [sha256_of(self._predictions['checkpoint']) if is_main_process() else None]
+        broadcast_object_list(sha256)
+        return dict(checkpoint=dict(sha256=sha256[0]), model=self._runner.cfg.model,
+                    fp16=self.parts[0].fp16, seed=self._runner.seed,
+                    templates=templates_version(), versions=package_versions())
+
+    def _open_store(self, index: int, part: _TestPart, common: dict) -> None:
+        name = f'{index}_{part.evaluator.metrics[0].prefix or "test"}'
+        loader = {key: value for key, value in self._loader_cfgs[index].items()
+                  if key not in _ONLY_SPEED}
+        settings = dict(common, test_dataloader=loader, samples=len(part.dataloader.dataset))
+        resume, folder = self._predictions['resume'], Path(self._runner.work_dir, 'predictions')
+        part.open_store(PredictionStore(folder / name, settings, resume))
+        if resume:
+            self._runner.logger.info(f'{name}: resumed {part.num_resumed} of '
+                                     f'{settings["samples"]} samples from {folder / name}')

@@ -17,7 +17,8 @@ class PixelMetric(BaseMetric):
 
     A subclass gives :meth:`score` (sample -> plain numbers) and :meth:`summarise` (all records ->
     named values). Samplers repeat samples so that every process gets equally many; those repeats
-    are recognised by ``(dataset, sample_id)`` and dropped, whatever order they arrive in.
+    are recognised by ``(dataset, sample_id)`` and dropped. :meth:`summarise` gets the records in
+    order of these keys, so that no sum of floats depends on which process scored what, and when.
 
     Args:
         tasks: Score only samples whose metainfo ``task`` is one of these; ``None`` scores all.
@@ -42,7 +43,7 @@ class PixelMetric(BaseMetric):
 
     @abstractmethod
     def summarise(self, records: list[dict[str, Any]]) -> dict[str, float]:
-        """Turn the records of distinct samples (at least one) into named values."""
+        """Turn the records of distinct samples (at least one), in order of keys, into values."""
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score the samples of one batch.
@@ -78,7 +79,7 @@ class PixelMetric(BaseMetric):
         return super().evaluate(size=sys.maxsize)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Drop repeated samples, then summarise all records and those of each group.
+        """Drop repeated samples, put the rest in order, summarise all and those of each group.
 
         Raises:
             ValueError: No sample was scored, or two different samples share one id.
@@ -100,7 +101,7 @@ class PixelMetric(BaseMetric):
 
 
 def _distinct(results: list[dict], metric: str) -> list[dict]:
-    """Keep the first record of each key; refuse keys shared by different samples."""
+    """One record of each key, in order of keys; refuse keys shared by different samples."""
     kept: dict[tuple, dict] = {}
     for record in results:
         first = kept.setdefault(record['key'], record)
@@ -109,7 +110,7 @@ def _distinct(results: list[dict], metric: str) -> list[dict]:
             raise ValueError(
                 f'{metric}: sample_id {sample_id!r} of dataset {dataset!r} names two different '
                 'samples; give every sample (image and expression) an id of its own in the reader')
-    return list(kept.values())
+    return [kept[key] for key in sorted(kept)]
 
 
 def _fingerprint(sample: Mapping[str, Any]) -> int:

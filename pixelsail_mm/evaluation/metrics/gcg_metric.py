@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pixelsail_mm.datasets.masks import mask_to_rle
 from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
 from pixelsail_mm.evaluation.metrics.caption_metric import END_TOKENS, read_prediction
@@ -251,7 +252,8 @@ class GCGMetric(PixelMetric):
         if len(sample['phrases']) != len(true):
             raise ValueError(f"{name} has {len(sample['phrases'])} true phrases but {len(true)} "
                              'true masks; the reader must give one mask for each phrase')
-        codes = dict(true=_encode(true), predicted=_encode(predicted))
+        codes = dict(true=[mask_to_rle(mask) for mask in true],
+                     predicted=[mask_to_rle(mask) for mask in predicted])
         return dict(
             image_id=sample['image_id'], caption=plain_caption(text, self.protocol),
             references=list(sample.get('references') or [sample['caption']]),
@@ -307,12 +309,6 @@ class GCGMetric(PixelMetric):
 
     def _similar(self, true: str, phrase: str) -> bool:
         return self.similarity(true, phrase) >= self.similarity_threshold
-
-
-def _encode(masks: np.ndarray) -> list[dict]:
-    """Compressed run lengths as plain values."""
-    codes = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
-    return [dict(size=list(code['size']), counts=code['counts'].decode()) for code in codes]
 
 
 def _ious(true: list[dict], predicted: list[dict]) -> np.ndarray:

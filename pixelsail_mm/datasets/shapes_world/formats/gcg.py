@@ -9,10 +9,10 @@ from typing import Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.datasets.masks import decode_mask, mask_to_rle
 
 from ..presets import SPLITS
-from ..segmentation import mask_bbox, mask_to_rle
+from ..segmentation import mask_bbox
 from ..writers import dump_json
 from .world import WorldImage, WorldObject
 

@@ -7,11 +7,10 @@ from typing import Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.datasets.masks import decode_mask, mask_to_rle
 
 from ..presets import COLOURS
 from ..questions import LETTERS, MCQ_STEMS, article
-from ..segmentation import mask_to_rle
 from ..writers import dump_json
 from .world import WorldImage, WorldObject
 
