@@ -1,5 +1,5 @@
-# Co-training on every data set of the recipe, drawn as ShapesWorld; starts from what
-# pixelsail_tiny_grounding.py has learned:
+# Co-training on the whole mix of the recipe, drawn as ShapesWorld (_base_/datasets/shapes_public.py
+# says how), on a CPU. Starts from the weights of pixelsail_tiny_grounding.py, which ship:
 #   tools/dist_train.sh configs/pixelsail/pixelsail_tiny.py 2
 _base_ = [
     '../_base_/models/pixel_sail_tiny.py', '../_base_/datasets/shapes_public.py',
@@ -13,7 +13,7 @@ model = dict(
     distill=[],
     # Captions of a whole image with a phrase for every object.
     generation=dict(max_new_tokens=96))
-load_from = 'work_dirs/pixelsail_tiny_grounding/model.safetensors'
+load_from = 'demo/checkpoints/pixelsail_tiny_grounding/model.safetensors'
 optim_wrapper = dict(optimizer=dict(lr=5e-4, betas=(0.9, 0.98)))
 train_cfg = dict(max_iters=12000)
 custom_hooks = []

@@ -1,7 +1,6 @@
-# ShapesWorld's full preset on a CPU, float32:
+# Learn to ground words in pixels from nothing: ShapesWorld's full preset on a CPU, float32.
 #   python tools/dataset_converters/make_shapes_world.py --preset full --out data/shapes_world
-#   python tools/train.py configs/pixelsail/pixelsail_tiny.py
-#   tools/dist_train.sh configs/pixelsail/pixelsail_tiny.py 2
+#   tools/dist_train.sh configs/pixelsail/pixelsail_tiny_grounding.py 2
 _base_ = [
     '../_base_/models/pixel_sail_tiny.py', '../_base_/datasets/shapes_world.py',
     '../_base_/schedules/schedule_tiny.py', '../_base_/default_runtime.py'

@@ -96,7 +96,7 @@ def test_experts_of_the_recipe():
 @pytest.mark.parametrize('option', ['model.distill=[]', 'model.neck.type=BilinearUpsampler',
                                     'model.prompt_injector.type=PooledPromptInjector'])
 def test_swapping_one_line(option):
-    cfg = Config.fromfile(ROOT / 'configs/pixelsail/pixelsail_tiny.py')
+    cfg = Config.fromfile(ROOT / 'configs/pixelsail/pixelsail_mini.py')
     key, value = option.split('=')
     cfg.merge_from_dict({key: [] if value == '[]' else value})
     if 'neck' in key:
