@@ -28,18 +28,21 @@ def parse_turns(conversations: Any, file: str, where: str) -> list[dict]:
     """
     if not isinstance(conversations, list):
         raise BadSampleError(file, f'{where}.conversations', 'must be a list of turns')
-    turns, question = [], ''
+    turns, question, complete = [], '', True
     for i, turn in enumerate(conversations):
-        speaker = turn.get('from') if isinstance(turn, dict) else None
-        if speaker not in ('human', 'gpt') or not isinstance(turn.get('value'), str):
+        speaker, text = ((turn.get('from'), turn.get('value')) if isinstance(turn, dict)
+                         else (None, None))
+        if speaker not in ('human', 'gpt') or not isinstance(text, str):
             raise BadSampleError(file, f'{where}.conversations[{i}]', "needs 'from' ('human' or "
                                  "'gpt') and a text 'value'")
         if speaker == 'human':
-            question += clean_question(turn['value'])
+            question += clean_question(text)
         elif question:
-            turns.append(dict(human=question, gpt=turn['value'].strip()))
+            answer = text.strip()
+            complete = complete and answer != ''
+            turns.append(dict(human=question, gpt=answer))
             question = ''
-    if not turns or not all(turn['gpt'] for turn in turns):
+    if not turns or not complete:
         raise BadSampleError(file, f'{where}.conversations', 'has no complete turn of a question '
                              'and an answer, or an empty answer')
     return turns

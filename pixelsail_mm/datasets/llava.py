@@ -37,8 +37,9 @@ class LLaVADataset(PixelDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Items with paired turns."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('conversations', ), self.ann_file, f'[{i}]')
-            turns = self.usable(parse_turns, entry['conversations'], self.ann_file, f'[{i}]')
+            where = f'[{i}]'
+            require_keys(entry, ('conversations', ), self.ann_file, where)
+            turns = self.usable(parse_turns, entry['conversations'], self.ann_file, where)
             if turns is None:
                 continue
             image = entry.get('image')

@@ -18,6 +18,9 @@ from pixelsail_mm.tokenization import NUM_PROMPTS
 # Eight spellings: with or without angle brackets, region, Region, misspelt regon, Regon. Numbers
 # are taken whole, so region10 never becomes region1 followed by a 0 (a fault of the release).
 _REGION = re.compile(r'<[Rr]egi?on(\d+)>|(?<!\w)[Rr]egi?on(\d+)(?!\w)')
+# The numbers of the same spellings. It begins with letters that the search can look for and looks
+# back from there, which takes a third of the time.
+_NUMBER = re.compile(r'eg(?<=[Rr]eg)(?<!\w[Rr]eg)i?on(\d+)(?!\w)')
 _CHOICE = re.compile(r'(?<!\w)\(?([A-H])[.)]\s*(.+?)(?=\s+\(?[A-H][.)]\s|\s+Answer\b|\s*$)',
                      re.DOTALL)
 
@@ -142,15 +145,11 @@ class OspreyDataset(PixelDataset):
         return meta
 
 
-def _region_number(match: re.Match) -> int:
-    return int(match.group(1) or match.group(2))
-
-
 def _mentioned(turns: list[dict]) -> set[int]:
-    # Most texts hold no spelling of "region"; looking for its letters first takes a tenth.
-    return {_region_number(match) for turn in turns for text in turn.values()
-            if 'egion' in text or 'egon' in text for match in _REGION.finditer(text)}
+    return {int(number) for turn in turns for text in turn.values()
+            for number in _NUMBER.findall(text)}
 
 
 def _name_prompts(text: str, ids: list[int]) -> str:
-    return _REGION.sub(lambda match: f'<Prompt{ids[_region_number(match) - 1]}>', text)
+    return _REGION.sub(
+        lambda match: f'<Prompt{ids[int(match.group(1) or match.group(2)) - 1]}>', text)

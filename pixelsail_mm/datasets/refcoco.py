@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os.path as osp
+import pickle
 from collections import defaultdict
-from typing import Any, Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import load_json, require_keys
 from pixelsail_mm.datasets.base import PixelDataset, Record
 from pixelsail_mm.datasets.errors import AnnotationError
-from pixelsail_mm.datasets.restricted_pickle import load_plain_pickle
+from pixelsail_mm.datasets.restricted_pickle import PlainUnpickler, load_plain_pickle
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 
@@ -47,6 +49,30 @@ def other_image_permutation(groups: Sequence[Any], seed: int) -> np.ndarray:
     permutation = np.empty(len(labels), int)
     permutation[order] = np.roll(order, -largest)
     return permutation
+
+
+def _pack_mask(entry: dict) -> dict:
+    """Pickle the mask of an annotation as it is parsed: a polygon takes a third of the memory."""
+    if entry.get('segmentation'):  # the others stay, for readers ask whether there is a mask
+        entry['segmentation'] = pickle.dumps(entry['segmentation'], protocol=4)
+    return entry
+
+
+def _unpack_mask(mask: Any, seen: dict[bytes, Any]) -> Any:
+    if isinstance(mask, bytes):
+        if mask not in seen:
+            seen[mask] = PlainUnpickler(BytesIO(mask)).load()
+        return seen[mask]
+    if isinstance(mask, dict) and 'union' in mask:
+        return dict(union=[_unpack_mask(part, seen) for part in mask['union']])
+    return mask
+
+
+def _unpack_masks(item: dict) -> dict:
+    """Item with its masks as the file spells them; references to one object share its mask."""
+    seen: dict[bytes, Any] = {}
+    return dict(item, refs=[dict(ref, mask=_unpack_mask(ref['mask'], seen))
+                            for ref in item['refs']])
 
 
 @DATASETS.register_module()
@@ -109,10 +135,19 @@ class RefCOCODataset(PixelDataset):
                              'evaluation; set test_mode=True as well')
         super().__init__(ann_file=ann_file, data_prefix=data_prefix, **kwargs)
 
-    def load_data_list(self) -> list[dict]:
-        """Items: images with their references, or single sentences in test mode."""
+    def load_data_list(self) -> Iterator[dict]:
+        """Items: images with their references, or single sentences in test mode.
+
+        All is checked at once; only the masks, which take most of the memory, come with the items.
+        """
+        return map(_unpack_masks, self._packed_items())
+
+    def _packed_items(self) -> list[dict]:
+        """Items with the masks of :func:`_pack_mask`."""
         images, annotations = self._read_instances()
-        refs = [self._parse_ref(ref, i, annotations) for i, ref in enumerate(self._read_refs())]
+        refs = self._read_refs()
+        for i, ref in enumerate(refs):
+            refs[i] = self._parse_ref(ref, i, annotations)  # in place of the file's own
         refs = [ref for ref in refs if ref is not None]
         if self.paper and not self.test_mode:
             refs = self._collapse(refs)
@@ -124,7 +159,7 @@ class RefCOCODataset(PixelDataset):
         return self._swap_expressions(items) if self.shuffle_expressions else items
 
     def _read_instances(self) -> tuple[dict, dict]:
-        content = load_json(self.ann_file, 'ann_file', dict)
+        content = load_json(self.ann_file, 'ann_file', dict, _pack_mask)
         require_keys(content, ('images', 'annotations'), self.ann_file, 'ann_file')
         tables = []
         for name, key in (('images', 'file_name'), ('annotations', 'segmentation')):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -134,14 +134,21 @@ def build_mix(folder: Path) -> dict[str, float]:
     """Build a mixture of :func:`index_configs` in this process.
 
     Returns:
-        ``seconds``, ``gigabytes`` (peak memory of this process) and ``items``.
+        ``seconds``, ``cpu_seconds``, ``gigabytes`` (peak memory of this process),
+        ``import_gigabytes`` (of it, before anything is built) and ``items``.
     """
     from pixelsail_mm.registry import DATASETS
-    start = time.perf_counter()
+    imported = _peak_gigabytes()
+    start, cpu_start = time.perf_counter(), time.process_time()
     mix = DATASETS.build(dict(type='MixtureDataset', datasets=index_configs(folder)))
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return dict(seconds=seconds, gigabytes=peak, items=len(mix))
+    return dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu_start,
+                gigabytes=_peak_gigabytes(), import_gigabytes=imported, items=len(mix))
+
+
+def _peak_gigabytes() -> float:
+    # Not getrusage: its figure outlives exec, so a child begins with the peak of its parent.
+    peak = re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())
+    return int(peak.group(1)) / 2**20
 
 
 def index_cost(folder: Path, records: int) -> dict[str, float]:
@@ -162,7 +169,8 @@ def index_cost(folder: Path, records: int) -> dict[str, float]:
     size = sum(path.stat().st_size for path in root.iterdir() if path.is_file())
     return dict(
         index_records=records, index_items=runs[0]['items'], index_file_gigabytes=size / 2**30,
-        index_seconds=runs[0]['seconds'], index_gigabytes=runs[0]['gigabytes'],
+        index_seconds=runs[0]['seconds'], index_cpu_seconds=runs[0]['cpu_seconds'],
+        index_gigabytes=runs[0]['gigabytes'], import_gigabytes=runs[0]['import_gigabytes'],
         cached_seconds=runs[1]['seconds'], cached_gigabytes=runs[1]['gigabytes'])
 
 
@@ -193,8 +201,10 @@ def report(result: dict[str, float]) -> str:
                                         f"(target {TARGETS['samples_per_second']:g})"),
         ('annotation files', f"{result['index_records']:,} records, "
                              f"{result['index_file_gigabytes']:.2f} GiB"),
-        ('index from files', f"{result['index_seconds']:.1f} s, "
-                             f"{result['index_gigabytes']:.2f} GiB "
+        ('index from files', f"{result['index_seconds']:.1f} s "
+                             f"({result['index_cpu_seconds']:.1f} s of CPU), "
+                             f"{result['index_gigabytes']:.2f} GiB, "
+                             f"{result['import_gigabytes']:.2f} GiB of it imports "
                              f"(targets {TARGETS['index_seconds']:g} s, "
                              f"{TARGETS['index_gigabytes']:g} GiB)"),
         ('index from cache', f"{result['cached_seconds']:.2f} s, "

@@ -19,6 +19,7 @@ from pixelsail_mm.datasets.index_cache import (
     items_in_memory,
     read_item,
     without_garbage_collection,
+    write_items,
 )
 
 
@@ -57,6 +58,16 @@ def test_items_come_back():
     data, ends = items_in_memory(iter(items))
     assert [read_item(data, ends, i) for i in range(3)] == items
     assert data.dtype == np.uint8 and len(data) == ends[-1]
+
+
+def test_items_are_pickles_of_their_own_wherever_the_writes_end(tmp_path):
+    shared = ['shared'] * 2
+    items = [dict(shared=shared, number=i, text='x' * 5000) for i in range(450)]
+    with open(tmp_path / 'items.bin', 'wb') as file:
+        ends = write_items(iter(items), file)
+    data = np.fromfile(tmp_path / 'items.bin', np.uint8)
+    assert len(data) == ends[-1] > 2 << 20
+    assert [read_item(data, ends, i) for i in range(len(items))] == items
 
 
 def test_bytes_that_would_run_code_are_refused():

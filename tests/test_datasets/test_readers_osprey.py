@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pixelsail_mm.datasets import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.osprey import parse_choices
+from pixelsail_mm.datasets.osprey import _mentioned, _name_prompts, parse_choices
 from pixelsail_mm.registry import DATASETS
 
 BOX = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
@@ -46,6 +48,18 @@ def test_numbers_are_taken_whole_and_words_left_alone(write):
     dataset = DATASETS.build(write([record(question, count=12)], test_mode=True))
     assert dataset[0]['conversation'][0]['human'] == (
         'Is <Prompt9> or <Prompt11> (not subregion1, region1b or regions1) left of <Prompt0>?')
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(['<', '>', 'R', 'r', 'e', 'egion', 'egon', 'region', 'Regon', '1',
+                                 '12', '\u0663', 'a', '_', ' ']), max_size=9).map(''.join))
+def test_the_regions_that_are_checked_are_those_that_are_renamed(text):
+    class SameIds:
+        def __getitem__(self, index):
+            return index + 1
+
+    renamed = re.findall(r'<Prompt(\d+)>', _name_prompts(text, SameIds()))
+    assert _mentioned([dict(human=text, gpt='')]) == set(map(int, renamed))
 
 
 def test_ids_are_a_random_permutation_that_stays_with_its_mask(write):
