@@ -1,5 +1,7 @@
-# Co-training on the whole mix of the recipe, drawn as ShapesWorld (_base_/datasets/shapes_public.py
-# says how), on a CPU. Starts from the weights of pixelsail_tiny_grounding.py, which ship:
+# Co-training on the whole mix of the recipe, drawn as ShapesWorld, on a CPU. Starts from the weights
+# of pixelsail_tiny_grounding.py, which ship.
+#   python tools/dataset_converters/make_shapes_world.py --preset full --out data/shapes_world
+#   python tools/dataset_converters/shapes_world_to_public.py data/shapes_world data/shapes_public
 #   tools/dist_train.sh configs/pixelsail/pixelsail_tiny.py 2
 _base_ = [
     '../_base_/models/pixel_sail_tiny.py', '../_base_/datasets/shapes_public.py',

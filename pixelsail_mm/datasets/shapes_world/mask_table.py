@@ -16,17 +16,19 @@ from .annotate import annotate_image, encode_image
 from .presets import FULL, KINDS
 
 # The kinds that no preset draws: a model trained on ShapesWorld has the words, but never saw one.
-# Few colours, so that a colour alone seldom tells which object is meant.
+# Few colours, so that a colour alone seldom tells which object is meant, and few objects, so that a
+# shape alone often does: what is new here is learned in few steps.
 UNSEEN = replace(
     FULL,
     name='unseen',
     kinds=tuple(kind for kind in KINDS if kind not in FULL.kinds),
-    colours=FULL.colours[:4],
+    colours=FULL.colours[:3],
+    num_objects=(2, 3),
     spoken=('colour', 'kind'),
     train_shares=(0.8, 0.1, 0.1),
     eval_cycle=('attribute', ),
     sentences_per_object=2,
-    eval_refs_per_image=3,
+    eval_refs_per_image=2,
     image_format='png',
     counts={'train': 300, 'val': 60, 'test': 0})
 COLUMNS = ('image', 'mask', 'phrase', 'split')
