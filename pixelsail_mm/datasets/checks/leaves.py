@@ -17,7 +17,7 @@ class Leaf:
     Attributes:
         key: Where it stands in the config.
         role: ``'train'`` or ``'evaluation'``.
-        cfg: Its config, with the pipeline that it gets.
+        cfg: Its config, with the pipeline and the seed that it gets.
     """
 
     key: str
@@ -47,6 +47,8 @@ def _walk(cfg: Mapping[str, Any], key: str, role: str, pipeline) -> Iterator[Lea
     pipeline = cfg.get('pipeline', pipeline)
     if 'datasets' in cfg:
         for i, part in enumerate(cfg['datasets']):
+            # The seed that `build_parts` gives it.
+            part = {'seed': cfg.get('seed', 0) + i, **part}
             yield from _walk(part, f'{key}.datasets[{i}]', role, pipeline)
     else:
         yield Leaf(key, role, dict(cfg, pipeline=pipeline))
