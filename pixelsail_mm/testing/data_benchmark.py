@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -151,10 +153,40 @@ def _peak_gigabytes() -> float:
     return int(peak.group(1)) / 2**20
 
 
+def prepare_cost(folder: Path, workers: int = 2) -> dict[str, float]:
+    """Build the same index by ``tools/misc/build_index.py``, in several processes.
+
+    Args:
+        folder: Where :func:`write_annotations` wrote.
+        workers: Number of processes.
+
+    Returns:
+        ``seconds``, starts of processes and their imports included, and ``gigabytes``: the largest
+        sum of the memory of all processes, seen ten times a second.
+    """
+    import psutil
+    config = folder / 'config.py'
+    config.write_text('train_dataloader = ' + repr(dict(dataset=dict(
+        type='MixtureDataset', datasets=index_configs(folder)))))
+    tool = Path(__file__).parents[2] / 'tools/misc/build_index.py'
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, str(tool), str(config), '--workers', str(workers)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(process.pid)
+            peak = max(peak, sum(each.memory_info().rss
+                                 for each in (parent, *parent.children(recursive=True))))
+        time.sleep(0.1)
+    if process.returncode:
+        raise RuntimeError(f'{tool} failed with status {process.returncode}')
+    return dict(seconds=time.perf_counter() - start, gigabytes=peak / 2**30, workers=workers)
+
+
 def index_cost(folder: Path, records: int) -> dict[str, float]:
     """Time and memory of the index of ``records`` records, first from files, then from cache.
 
-    Each is measured in a process of its own.
+    Each is measured in a process of its own; last, from files again in two processes.
     """
     root = folder / 'annotations'
     write_annotations(root, records)
@@ -166,12 +198,16 @@ def index_cost(folder: Path, records: int) -> dict[str, float]:
         done = subprocess.run([sys.executable, '-c', code, str(root)], check=True, text=True,
                               stdout=subprocess.PIPE)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
+    shutil.rmtree(root / 'cache')
+    prepared = prepare_cost(root)
     size = sum(path.stat().st_size for path in root.iterdir() if path.is_file())
     return dict(
         index_records=records, index_items=runs[0]['items'], index_file_gigabytes=size / 2**30,
         index_seconds=runs[0]['seconds'], index_cpu_seconds=runs[0]['cpu_seconds'],
         index_gigabytes=runs[0]['gigabytes'], import_gigabytes=runs[0]['import_gigabytes'],
-        cached_seconds=runs[1]['seconds'], cached_gigabytes=runs[1]['gigabytes'])
+        prepare_workers=prepared['workers'], prepare_seconds=prepared['seconds'],
+        prepare_gigabytes=prepared['gigabytes'], cached_seconds=runs[1]['seconds'],
+        cached_gigabytes=runs[1]['gigabytes'])
 
 
 def metric_cost(masks: int = 1000, height: int = 480, width: int = 640) -> dict[str, float]:
@@ -207,6 +243,8 @@ def report(result: dict[str, float]) -> str:
                              f"{result['import_gigabytes']:.2f} GiB of it imports "
                              f"(targets {TARGETS['index_seconds']:g} s, "
                              f"{TARGETS['index_gigabytes']:g} GiB)"),
+        (f"index, build_index.py --workers {result['prepare_workers']}",
+         f"{result['prepare_seconds']:.1f} s, {result['prepare_gigabytes']:.2f} GiB in all"),
         ('index from cache', f"{result['cached_seconds']:.2f} s, "
                              f"{result['cached_gigabytes']:.2f} GiB"),
         (f"metric, {result['metric_masks']} masks 640x480",
