@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-DEFAULT_MODEL = Path(__file__).parent / 'checkpoints/pixelsail_tiny'
+DEFAULT_MODEL = Path(__file__).parent / 'checkpoints/pixelsail_tiny_grounding'
 
 
 class AppendPrompts(argparse.Action):

@@ -37,7 +37,7 @@ class PixelSAILInferencer(BaseInferencer):
         ConfigError: The config has no inference pipeline, or one made for training.
 
     Example:
-        >>> ask = PixelSAILInferencer('demo/checkpoints/pixelsail_tiny')  # doctest: +SKIP
+        >>> ask = PixelSAILInferencer('demo/checkpoints/pixelsail_tiny_grounding')  # doctest: +SKIP
         >>> result = ask('image.png', 'Please segment the red circle in this image.')
         >>> result['text'], result['masks'].shape
         ('It is [SEG].', (1, 64, 64))

@@ -41,7 +41,7 @@ def init_model(config: str | os.PathLike | Mapping | Config,
         CheckpointError: The checkpoint is unreadable or lacks weights that prediction uses.
 
     Example:
-        >>> model = init_model('demo/checkpoints/pixelsail_tiny')  # doctest: +SKIP
+        >>> model = init_model('demo/checkpoints/pixelsail_tiny_grounding')  # doctest: +SKIP
     """
     from mmengine.device import get_device
     from mmengine.logging import print_log

@@ -14,8 +14,9 @@ Made from `pixelsail_mm/datasets/manifest.yml` by `python tools/misc/data_docs.p
 
 Folders are relative to the one in which training is started; a link does as well as a copy. After
 fetching anything, `python tools/misc/check_data.py CONFIG` says what is missing, misnamed or
-unreadable, and where it comes from. `python tools/misc/build_index.py CONFIG --workers 8` parses all
-annotations once, before a training on many GPUs would do so in every process. Your own data: [custom_data.md](custom_data.md).
+unreadable, and where it comes from. `python tools/misc/build_index.py CONFIG --workers 8` parses
+all annotations once, before a training on many GPUs would do so in every process. Your own data:
+[custom_data.md](custom_data.md).
 """
 
 

@@ -1,4 +1,4 @@
-"""The trained model in demo/checkpoints: what is recorded beside it is what it does."""
+"""The trained models in demo/checkpoints: what is recorded beside them is what they do."""
 
 import json
 import os
@@ -9,21 +9,21 @@ import pytest
 
 from pixelsail_mm.apis import PixelSAILInferencer
 from pixelsail_mm.datasets.shapes_world import make_shapes_world
+from pixelsail_mm.datasets.shapes_world.formats.public_layout import write_public_layout
 from pixelsail_mm.engine.results import sha256_of
 
-CONFIG = 'configs/pixelsail/pixelsail_tiny.py'
+GROUNDING, WHOLE_MIX = 'pixelsail_tiny_grounding', 'pixelsail_tiny'
 # Twice the standard error of a mean over 120 test items, generously.
 TOLERANCE = 0.1
 
 
-@pytest.fixture(scope='module')
-def shipped(repo_root):
-    return repo_root / 'demo/checkpoints/pixelsail_tiny'
+@pytest.fixture(scope='module', params=[GROUNDING, WHOLE_MIX])
+def shipped(request, repo_root):
+    return repo_root / 'demo/checkpoints' / request.param
 
 
-@pytest.fixture(scope='module')
-def recorded(shipped):
-    return json.loads((shipped / 'result.json').read_text())
+def record_of(folder, name):
+    return json.loads((folder / name).read_text())
 
 
 @pytest.fixture(scope='module')
@@ -34,10 +34,20 @@ def world(tmp_path_factory):
     return folder
 
 
-def test_size_and_record_match_the_weights(shipped, recorded):
+def test_size_and_records_match_the_weights(shipped):
     files = [file for file in shipped.rglob('*') if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 10e6
-    assert recorded['checkpoint']['sha256'] == sha256_of(shipped / 'model.safetensors')
+    records = [*shipped.glob('result.json'), *shipped.glob('results/*.json')]
+    assert records
+    for path in records:
+        result = json.loads(path.read_text())
+        assert result['checkpoint']['sha256'] == sha256_of(shipped / 'model.safetensors')
+
+
+def test_every_benchmark_is_recorded(repo_root):
+    recorded = {path.stem for path in
+                (repo_root / 'demo/checkpoints' / WHOLE_MIX / 'results').glob('*.json')}
+    assert recorded == {path.stem for path in (repo_root / 'configs/benchmarks').glob('*.py')}
 
 
 def test_tokenizer_is_the_one_the_generator_makes(shipped, world):
@@ -57,15 +67,35 @@ def test_answers_of_the_shipped_model(shipped, world):
     assert answer.strip()
 
 
-@pytest.mark.slow
-def test_recorded_scores_hold_on_new_images(repo_root, shipped, recorded, world, tmp_path):
+def run_test(repo_root, tmp_path, data, *arguments):
+    """Metrics of ``tools/test.py``."""
     done = subprocess.run(
-        [sys.executable, 'tools/test.py', CONFIG, shipped / 'model.safetensors', '--work-dir',
-         tmp_path / 'work', '--out', tmp_path / 'result.json'], cwd=repo_root, text=True,
-        env=dict(os.environ, PIXELSAIL_DATA=str(world), PYTHONPATH=str(repo_root)),
+        [sys.executable, 'tools/test.py', *arguments, '--work-dir', tmp_path / 'work', '--out',
+         tmp_path / 'result.json'], cwd=repo_root, text=True,
+        env=dict(os.environ, PIXELSAIL_DATA=str(data), PYTHONPATH=str(repo_root)),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=540)
     assert done.returncode == 0, done.stdout[-4000:]
-    scores = json.loads((tmp_path / 'result.json').read_text())['metrics']
+    return record_of(tmp_path, 'result.json')['metrics']
+
+
+@pytest.mark.slow
+def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, world, tmp_path):
+    folder = repo_root / 'demo/checkpoints' / GROUNDING
+    scores = run_test(repo_root, tmp_path, world, f'configs/pixelsail/{GROUNDING}.py',
+                      folder / 'model.safetensors')
+    recorded = record_of(folder, 'result.json')['metrics']
     for key in ('refseg/cIoU', 'mcq/accuracy', 'shuffled/cIoU'):
-        assert scores[key] == pytest.approx(recorded['metrics'][key], abs=TOLERANCE), key
+        assert scores[key] == pytest.approx(recorded[key], abs=TOLERANCE), key
     assert scores['shuffled/cIoU'] < 0.5 * scores['refseg/cIoU']
+
+
+@pytest.mark.slow
+def test_recorded_scores_of_the_whole_mix_hold_on_new_images(repo_root, world, tmp_path):
+    write_public_layout(world, tmp_path / 'data')
+    folder = repo_root / 'demo/checkpoints' / WHOLE_MIX
+    scores = run_test(repo_root, tmp_path, tmp_path / 'data', 'configs/benchmarks/grefcoco.py',
+                      folder / 'model.safetensors', '--model', f'configs/pixelsail/{WHOLE_MIX}.py')
+    recorded = record_of(folder, 'results/grefcoco.json')['metrics']
+    for key in ('grefcoco_testA/cIoU', 'grefcoco_testB/gIoU', 'grefcoco_testA/N-acc',
+                'grefcoco_testB/T-acc'):
+        assert scores[key] == pytest.approx(recorded[key], abs=TOLERANCE), key
