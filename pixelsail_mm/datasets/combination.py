@@ -9,6 +9,11 @@ from pixelsail_mm.datasets.base import SampleSource
 from pixelsail_mm.registry import DATASETS
 
 
+def part_config(cfg: Mapping, number: int, seed: int, **defaults) -> dict:
+    """Config of a part of a combination: without a seed of its own part i gets ``seed + i``."""
+    return {**defaults, 'seed': seed + number, **cfg}
+
+
 def build_parts(datasets: Sequence[Mapping | SampleSource], owner: str, seed: int,
                 **defaults) -> list[SampleSource]:
     """Build the datasets of a combination.
@@ -16,8 +21,7 @@ def build_parts(datasets: Sequence[Mapping | SampleSource], owner: str, seed: in
     Args:
         datasets: Configs or built datasets.
         owner: Name of the combination, for errors.
-        seed: Part i without a seed of its own gets ``seed + i``, so that equal readers draw
-            differently.
+        seed: See :func:`part_config`; equal readers draw differently.
         **defaults: Keywords for parts that do not set them.
 
     Returns:
@@ -35,7 +39,7 @@ def build_parts(datasets: Sequence[Mapping | SampleSource], owner: str, seed: in
             parts.append(cfg)
             continue
         try:
-            parts.append(DATASETS.build({**defaults, 'seed': seed + i, **cfg}))
+            parts.append(DATASETS.build(part_config(cfg, i, seed, **defaults)))
         except MissingFilesError as error:
             missing += [(f'datasets[{i}].{key}', path) for key, path in error.missing]
     if missing:

@@ -6,7 +6,7 @@ import copy
 import os.path as osp
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Mapping
 
 import yaml
 
@@ -14,7 +14,7 @@ import yaml
 DATA_FOLDER = 'data'
 _SPLIT = '{split}'
 # Arguments of readers that name a file.
-FILE_KEYS = ('ann_file', 'split_file', 'captions_file')
+_FILE_KEYS = ('ann_file', 'split_file', 'captions_file')
 
 
 @cache
@@ -63,6 +63,19 @@ def evaluation_splits(name: str) -> list[str]:
     return list(_read()['datasets'][name].get('splits', {}).get('evaluation', ()))
 
 
+def evaluation_loaders(name: str, loader: Mapping[str, Any],
+                       **reader: Any) -> list[dict[str, Any]]:
+    """Configs of the test data loaders of a data set, one per evaluation split.
+
+    Args:
+        name: Its key in ``manifest.yml``.
+        loader: Everything but the dataset.
+        **reader: Passed to :func:`dataset_cfg`.
+    """
+    return [dict(loader, dataset=dataset_cfg(name, evaluation=split, **reader))
+            for split in evaluation_splits(name)]
+
+
 def _fill(value: Any, split: str) -> Any:
     """Copy of a reader's config with the split in the place of ``{split}``."""
     if isinstance(value, dict):
@@ -89,14 +102,15 @@ def where_to_get(path: str) -> str | None:
     for name, entry in _read()['datasets'].items():
         readers = [entry['reader'], *(dataset_cfg(name, evaluation=split)
                                       for split in evaluation_splits(name))]
-        if any(path in _paths(reader) for reader in readers):
+        if any(path in paths_of(reader).values() for reader in readers):
             archives = [_read()['archives'][key]['url'] for key in entry.get('archives', ())]
             more = f'; archives: {", ".join(archives)}' if archives else ''
             return f'part of {entry["title"]}, from {entry["source"]}{more}'
     return None
 
 
-def _paths(reader: dict[str, Any]) -> set[str]:
-    """Files and folders that the config of a reader names."""
-    names = [*(reader.get(key, '') for key in FILE_KEYS), *reader['data_prefix'].values()]
-    return {osp.normpath(osp.join(reader['data_root'], name)) for name in names if name}
+def paths_of(reader: dict[str, Any]) -> dict[str, str]:
+    """Files and folders that the config of a reader names: key -> path below its data root."""
+    named = {key: reader[key] for key in _FILE_KEYS if key in reader}
+    named.update({f'data_prefix.{key}': folder for key, folder in reader['data_prefix'].items()})
+    return {key: osp.normpath(osp.join(reader['data_root'], name)) for key, name in named.items()}

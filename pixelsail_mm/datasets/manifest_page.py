@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from typing import Any
 
-from pixelsail_mm.datasets.manifest import FILE_KEYS, archive_bytes, load_manifest
+from pixelsail_mm.datasets.manifest import archive_bytes, load_manifest, paths_of
 
 _HEAD = """\
 # Data sets
@@ -63,12 +62,9 @@ def _section(name: str, entry: dict[str, Any]) -> str:
 
 def _layout(reader: dict[str, Any]) -> list[str]:
     """Paths of a reader with what they are."""
-    root = reader['data_root']
-    named = [(reader[key], key) for key in FILE_KEYS if key in reader]
-    named += [(folder, f'data_prefix.{key}') for key, folder in reader['data_prefix'].items()]
-    paths = [(osp.normpath(osp.join(root, name)), key) for name, key in named]
-    width = max(len(path) for path, _ in paths) + 3
-    return [f'{path:{width}}{key}' for path, key in paths]
+    paths = paths_of(reader)
+    width = max(map(len, paths.values())) + 3
+    return [f'{path:{width}}{key}' for key, path in paths.items()]
 
 
 def _archives(archives: dict[str, Any]) -> str:

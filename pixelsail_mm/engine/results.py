@@ -81,7 +81,9 @@ def write_results(path: Union[str, Path], runner, metrics: dict, settings: dict,
     result = dict(
         metrics=metrics,
         config=config,
-        checkpoint=dict(path=str(checkpoint), sha256=sha256_of(checkpoint)),
+        # Hashing gigabytes takes seconds; a loop that writes predictions has done it.
+        checkpoint=dict(path=str(checkpoint), sha256=getattr(loop, 'checkpoint_sha256', None)
+                        or sha256_of(checkpoint)),
         seed=runner.seed,
         processes=runner.world_size,
         versions=package_versions(),

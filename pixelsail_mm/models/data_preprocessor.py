@@ -61,6 +61,51 @@ def _place_image(positions: Tensor, first: int, rows: int, columns: int) -> None
     positions[:, first + count:] = first + max(rows, columns) + torch.arange(after)
 
 
+def collate_rows(samples: list[dict], pad: int) -> dict:
+    """Pad on the right and number the patches through the batch.
+
+    Args:
+        samples: Per sample ``input_ids``, ``labels``, ``patch_of`` (row of each token's patch,
+            counted within the sample, else -1), ``prompt_of``, ``turn_ids`` (or None), all
+            ``(L_i,)``; ``position_ids`` ``(3,L_i)``; ``grid``, ``span`` and ``image``.
+        pad: Id of the padding token.
+
+    Returns:
+        What :meth:`PixelDataPreprocessor.forward` gives of it, on the CPU; ``images`` (those that
+        are there) in place of ``vision_patches``.
+    """
+    lengths = [len(sample['input_ids']) for sample in samples]
+    size = (len(samples), max(lengths))
+    batch = dict(
+        input_ids=torch.full(size, pad),
+        labels=torch.full(size, IGNORE_INDEX),
+        vision_patch_indices=torch.full(size, -1),
+        vp_token_indices=torch.full(size, NOT_A_PATCH),
+        position_ids=torch.zeros(3, *size, dtype=torch.long))
+    offset = 0
+    for row, (sample, length) in enumerate(zip(samples, lengths)):
+        batch['input_ids'][row, :length] = sample['input_ids']
+        batch['labels'][row, :length] = sample['labels']
+        batch['vp_token_indices'][row, :length] = sample['prompt_of']
+        batch['position_ids'][:, row, :length] = sample['position_ids']
+        patch_of = sample['patch_of']
+        batch['vision_patch_indices'][row, :length] = torch.where(
+            patch_of >= 0, patch_of + offset, patch_of)
+        # The running number of patches; the release used the largest index instead, which
+        # shifts every sample but the first by one.
+        offset += sample['grid'][0] * sample['grid'][1]
+    if any(sample['turn_ids'] is not None for sample in samples):
+        batch['turn_ids'] = torch.zeros(size, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            if sample['turn_ids'] is not None:
+                batch['turn_ids'][row, :lengths[row]] = sample['turn_ids']
+    batch.update(
+        images=[sample['image'] for sample in samples if sample['image'] is not None],
+        grids=[sample['grid'] for sample in samples],
+        image_spans=[sample['span'] for sample in samples], lengths=lengths)
+    return batch
+
+
 @MODELS.register_module()
 class PixelDataPreprocessor(BaseDataPreprocessor):
     """Normalise and cut images into patches, pad text on the right, build positions.
@@ -110,7 +155,8 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         if isinstance(samples, dict):
             samples = [dict(zip(samples, values)) for values in zip(*samples.values())]
         data_samples = data.get('data_samples')
-        batch = self._collate([self._sample(sample, index) for index, sample in enumerate(samples)])
+        batch = collate_rows(
+            [self._sample(sample, index) for index, sample in enumerate(samples)], self.tokens.pad)
         patches = batch.pop('images')
         batch = self.cast_data(batch)
         batch['vision_patches'] = self._patchify(patches)
@@ -145,39 +191,6 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         return dict(input_ids=ids, labels=sample['labels'], image=image, grid=grid, span=span,
                     position_ids=position_ids(length, start, grid, sample.get('turn_ids')),
                     patch_of=patch_of, prompt_of=prompt_of, turn_ids=sample.get('turn_ids'))
-
-    def _collate(self, samples: list[dict]) -> dict:
-        """Pad on the right and number the patches through the batch."""
-        lengths = [len(sample['input_ids']) for sample in samples]
-        size = (len(samples), max(lengths))
-        batch = dict(
-            input_ids=torch.full(size, self.tokens.pad),
-            labels=torch.full(size, IGNORE_INDEX),
-            vision_patch_indices=torch.full(size, -1),
-            vp_token_indices=torch.full(size, NOT_A_PATCH),
-            position_ids=torch.zeros(3, *size, dtype=torch.long))
-        offset = 0
-        for row, (sample, length) in enumerate(zip(samples, lengths)):
-            batch['input_ids'][row, :length] = sample['input_ids']
-            batch['labels'][row, :length] = sample['labels']
-            batch['vp_token_indices'][row, :length] = sample['prompt_of']
-            batch['position_ids'][:, row, :length] = sample['position_ids']
-            patch_of = sample['patch_of']
-            batch['vision_patch_indices'][row, :length] = torch.where(
-                patch_of >= 0, patch_of + offset, patch_of)
-            # The running number of patches; the release used the largest index instead, which
-            # shifts every sample but the first by one.
-            offset += sample['grid'][0] * sample['grid'][1]
-        if any(sample['turn_ids'] is not None for sample in samples):
-            batch['turn_ids'] = torch.zeros(size, dtype=torch.long)
-            for row, sample in enumerate(samples):
-                if sample['turn_ids'] is not None:
-                    batch['turn_ids'][row, :lengths[row]] = sample['turn_ids']
-        batch.update(
-            images=[sample['image'] for sample in samples if sample['image'] is not None],
-            grids=[sample['grid'] for sample in samples],
-            image_spans=[sample['span'] for sample in samples], lengths=lengths)
-        return batch
 
     def _patchify(self, images: list[Tensor]) -> Tensor:
         """Normalised patches ``(N,3*p*p)`` of uint8 images ``(3,H,W)``, in order."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
+from torch import Tensor
 
-from pixelsail_mm.models.data_preprocessor import IGNORE_INDEX, NOT_A_PATCH
+from pixelsail_mm.models.data_preprocessor import NOT_A_PATCH, collate_rows, position_ids
 from pixelsail_mm.models.generation import generate_answers
 
 if TYPE_CHECKING:
@@ -35,42 +36,37 @@ def answer_again(model: PixelSAIL, inputs: dict, data_samples: list, options: di
     asked = [data_samples[row] for row in rows]
     prefixes = [model.tokenizer.encode(sample.get(RETRY_PREFIX), add_special_tokens=False)
                 for sample in asked]
-    again = _take_rows(inputs, rows, prefixes, model.tokens.pad)
+    again = _take_rows(model, inputs, rows, prefixes)
     for sample in generate_answers(model, again, asked, options):
         sample.set_metainfo(dict(retried=True))
 
 
-def _take_rows(inputs: dict, rows: Sequence[int], prefixes: Sequence[list[int]],
-               pad: int) -> dict[str, Any]:
+def _take_rows(model: PixelSAIL, inputs: dict, rows: Sequence[int],
+               prefixes: Sequence[list[int]]) -> dict[str, Any]:
     """Rows of a batch as a batch of their own, each followed by the ids of its prefix."""
-    old, device = inputs['lengths'], inputs['input_ids'].device
-    lengths = [old[row] + len(prefix) for row, prefix in zip(rows, prefixes)]
-    size = (len(rows), max(lengths))
-    batch: dict[str, Any] = {
-        key: torch.full(size, fill, device=device)
-        for key, fill in (('input_ids', pad), ('labels', IGNORE_INDEX),
-                          ('vision_patch_indices', -1), ('vp_token_indices', NOT_A_PATCH))}
-    for key, tensor in batch.items():
-        for i, row in enumerate(rows):
-            tensor[i, :old[row]] = inputs[key][row, :old[row]]
-    batch['position_ids'] = torch.zeros(3, *size, dtype=torch.long, device=device)
     counts = [height * width for height, width in inputs['grids']]
     starts = [sum(counts[:row]) for row in range(len(counts))]
-    taken = 0
-    for i, (row, prefix) in enumerate(zip(rows, prefixes)):
-        first, end = old[row], lengths[i]
-        ids = torch.tensor(prefix, device=device)
-        batch['input_ids'][i, first:end] = batch['labels'][i, first:end] = ids
-        positions = batch['position_ids'][:, i]
-        positions[:, :first] = inputs['position_ids'][:, row, :first]
-        positions[:, first:end] = positions[:, first - 1:first] + torch.arange(
-            1, len(prefix) + 1, device=device)
-        numbers = batch['vision_patch_indices'][i]
-        numbers[numbers >= 0] += taken - starts[row]
-        taken += counts[row]
-    return dict(
-        batch, lengths=lengths, grids=[inputs['grids'][row] for row in rows],
-        image_spans=[inputs['image_spans'][row] for row in rows],
-        prompt_token_ids=inputs['prompt_token_ids'],
-        vision_patches=torch.cat([inputs['vision_patches'][starts[row]:starts[row] + counts[row]]
-                                  for row in rows]))
+    batch = collate_rows([_extend(inputs, row, starts[row], prefix)
+                          for row, prefix in zip(rows, prefixes)], model.tokens.pad)
+    del batch['images']
+    batch = model.data_preprocessor.cast_data(batch)
+    batch['prompt_token_ids'] = inputs['prompt_token_ids']
+    batch['vision_patches'] = torch.cat([
+        inputs['vision_patches'][starts[row]:starts[row] + counts[row]] for row in rows])
+    return batch
+
+
+def _extend(inputs: dict, row: int, first_patch: int, prefix: list[int]) -> dict[str, Any]:
+    """A row as :func:`collate_rows` takes it, with a labelled prefix behind it."""
+    def extended(key: str, values: Tensor) -> Tensor:
+        return torch.cat([inputs[key][row, :inputs['lengths'][row]].cpu(), values])
+
+    ids, span, grid = torch.tensor(prefix), inputs['image_spans'][row], inputs['grids'][row]
+    patches = extended('vision_patch_indices', torch.full_like(ids, -1))
+    sample = dict(
+        input_ids=extended('input_ids', ids), labels=extended('labels', ids),
+        patch_of=torch.where(patches >= 0, patches - first_patch, patches),
+        prompt_of=extended('vp_token_indices', torch.full_like(ids, NOT_A_PATCH)),
+        grid=grid, span=span, image=None, turn_ids=None)
+    positions = position_ids(len(patches), None if span is None else span[0], grid)
+    return dict(sample, position_ids=positions)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pixelsail_mm.datasets.combination import part_config
+
 TRAIN, EVALUATION = 'train', 'evaluation'
 _LOADERS = dict(train_dataloader=TRAIN, val_dataloader=EVALUATION, test_dataloader=EVALUATION)
 
@@ -47,8 +49,7 @@ def _walk(cfg: Mapping[str, Any], key: str, role: str, pipeline) -> Iterator[Lea
     pipeline = cfg.get('pipeline', pipeline)
     if 'datasets' in cfg:
         for i, part in enumerate(cfg['datasets']):
-            # The seed that `build_parts` gives it.
-            part = {'seed': cfg.get('seed', 0) + i, **part}
+            part = part_config(part, i, cfg.get('seed', 0))
             yield from _walk(part, f'{key}.datasets[{i}]', role, pipeline)
     else:
         yield Leaf(key, role, dict(cfg, pipeline=pipeline))

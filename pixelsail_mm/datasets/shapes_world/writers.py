@@ -24,6 +24,12 @@ def dump_json(content, path: Path) -> None:
     path.write_text(json.dumps(content, separators=(',', ':')), encoding='utf-8')
 
 
+def dump_refs(refs: list[dict], path: Path) -> None:
+    """Pickle references in the protocol of the public files, creating the parent folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(refs, _PICKLE_PROTOCOL))
+
+
 class RefCOCOWriter:
     """Collects images, annotations and references of one RefCOCO folder.
 
@@ -81,7 +87,7 @@ class RefCOCOWriter:
         # Pickle shares equal strings only if they are one object, which depends on the process
         # that drew them; fresh objects make the bytes depend on the content alone.
         refs = json.loads(json.dumps(self._refs))
-        (folder / 'refs(unc).p').write_bytes(pickle.dumps(refs, _PICKLE_PROTOCOL))
+        dump_refs(refs, folder / 'refs(unc).p')
 
 
 def _conversation(turns: Iterable[tuple[str, str]], image: bool = True) -> list[dict]:

@@ -193,6 +193,8 @@ class MultiTestLoop(_MultiLoop, TestLoop):
     def __init__(self, runner, dataloader: Union[dict, Sequence], evaluator: Union[dict, Sequence],
                  fp16: bool = False, predictions: Optional[dict] = None):
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        #: Known once predictions are written.
+        self.checkpoint_sha256: Optional[str] = None
         self._predictions = predictions
         self._loader_cfgs = dataloader if isinstance(dataloader, (list, tuple)) else [dataloader]
         if predictions is None or not predictions['resume']:
@@ -227,6 +229,7 @@ class MultiTestLoop(_MultiLoop, TestLoop):
         # Hashing takes seconds per gigabyte, so one process does it for all.
         sha256 = [sha256_of(self._predictions['checkpoint']) if is_main_process() else None]
         broadcast_object_list(sha256)
+        self.checkpoint_sha256 = sha256[0]
         return dict(checkpoint=dict(sha256=sha256[0]), model=self._runner.cfg.model,
                     fp16=self.parts[0].fp16, seed=self._runner.seed,
                     templates=templates_version(), versions=package_versions())

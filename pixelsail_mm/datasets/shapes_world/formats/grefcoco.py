@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from itertools import product
 from pathlib import Path
 from typing import Sequence
@@ -11,7 +10,7 @@ from typing import Sequence
 import numpy as np
 
 from ..expressions import Expression, Filter, render
-from ..writers import dump_json
+from ..writers import dump_json, dump_refs
 from .world import WorldImage, divide_test
 
 # What every preset names; a combination of these is enough to say what is not there.
@@ -54,8 +53,7 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
               out / 'instances.json')
     dump_json(refs, out / 'grefs(unc).json')
     # Fresh objects: pickle writes equal strings once only if they are one object.
-    content = pickle.dumps(json.loads(json.dumps(refs)), _PICKLE_PROTOCOL)
-    (out / 'grefs(unc).p').write_bytes(content)
+    dump_refs(json.loads(json.dumps(refs)), out / 'grefs(unc).p')
 
 
 def _singles(image: WorldImage) -> list[tuple]:

@@ -16,6 +16,14 @@ _KIND, _COLOUR, _TEXTURE = 'kind', 'colour', 'texture'
 Turns = Iterable[tuple[str, str]]
 
 
+def objects_of(image: WorldImage) -> dict:
+    """What every file of Osprey-724K says about an image and its objects."""
+    return dict(
+        file_name=image.file_name, height=image.height, width=image.width,
+        annotation=[dict(segmentation=item.segmentation, bbox=item.bbox, area=item.area)
+                    for item in image.objects])
+
+
 def _part_turns(item: WorldObject, mark: str, rng: np.random.Generator) -> Turns:
     """What fills a shape is the nearest that ShapesWorld has to a part."""
     texture, colour = item.attributes[_TEXTURE], item.attributes[_COLOUR]
@@ -44,10 +52,7 @@ def _entry(image: WorldImage, turns_of: Callable[..., Turns], rng: np.random.Gen
              for turn in turns_of(item, f'<region{i + 1}>', rng, **options)]
     conversations = [{'from': who, 'value': text}
                      for turn in turns for who, text in zip(('human', 'gpt'), turn)]
-    return dict(
-        file_name=image.file_name, height=image.height, width=image.width,
-        annotation=[dict(segmentation=item.segmentation, bbox=item.bbox, area=item.area)
-                    for item in image.objects], conversations=conversations)
+    return dict(objects_of(image), conversations=conversations)
 
 
 def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Generator) -> None:

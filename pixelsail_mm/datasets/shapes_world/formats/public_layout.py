@@ -12,7 +12,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import load_json
-from pixelsail_mm.datasets.manifest import DATA_FOLDER, load_manifest
+from pixelsail_mm.datasets.manifest import DATA_FOLDER, load_manifest, paths_of
 
 from ..presets import SPLITS
 from ..writers import dump_json
@@ -123,10 +123,9 @@ def _link_image_folders(flat: Sequence[WorldImage], out: Path) -> None:
     for entry in load_manifest()['datasets'].values():
         for reader in (entry['reader'], entry.get('evaluation_reader', entry['reader'])):
             if reader['type'] != 'ReasonSegDataset':
-                base = Path(reader['data_root']).relative_to(DATA_FOLDER)
-                folders |= {os.path.normpath(base / folder)
-                            for key, folder in reader['data_prefix'].items()
-                            if key != 'seg_map_path'}
+                folders |= {os.path.relpath(path, DATA_FOLDER)
+                            for key, path in paths_of(reader).items()
+                            if key.startswith('data_prefix.') and not key.endswith('seg_map_path')}
     for folder in sorted(folders):
         path = out / folder
         path.parent.mkdir(parents=True, exist_ok=True)

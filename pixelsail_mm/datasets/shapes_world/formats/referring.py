@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Sequence
 
@@ -11,11 +10,8 @@ import numpy as np
 from pixelsail_mm.datasets.annotation_files import load_json
 from pixelsail_mm.datasets.restricted_pickle import load_plain_pickle
 
-from ..writers import dump_json
+from ..writers import dump_json, dump_refs
 from .world import WorldImage, divide_test
-
-# Protocol of the public files, which every Python 3 reads.
-_PICKLE_PROTOCOL = 2
 
 
 def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Generator) -> None:
@@ -42,7 +38,7 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
                                   ('refcoco+', 'refs(unc).p', attributes),
                                   ('refcocog', 'refs(umd).p', refs)):
         dump_json(instances, out / folder / 'instances.json')
-        (out / folder / name).write_bytes(pickle.dumps(content, _PICKLE_PROTOCOL))
+        dump_refs(content, out / folder / name)
 
 
 def _only_attributes(ref: dict) -> dict:

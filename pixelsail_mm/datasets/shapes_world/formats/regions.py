@@ -10,6 +10,7 @@ import numpy as np
 from ..presets import SPLITS
 from ..writers import dump_json
 from .gcg import object_rle, relation
+from .osprey import objects_of
 from .world import WorldImage
 
 # A caption that mentions the mark around the region, and what is left without the mention.
@@ -36,11 +37,8 @@ def describe_object(image: WorldImage, index: int) -> str:
 
 def _osprey(images: Sequence[WorldImage]) -> list[dict]:
     return [dict(
-        file_name=image.file_name, height=image.height, width=image.width,
-        annotation=[dict(segmentation=item.segmentation, bbox=item.bbox, area=item.area)
-                    for item in image.objects],
-        description=[f'<region{i + 1}>: {describe_object(image, i)}'
-                     for i in range(len(image.objects))]) for image in images]
+        objects_of(image), description=[f'<region{i + 1}>: {describe_object(image, i)}'
+                                        for i in range(len(image.objects))]) for image in images]
 
 
 def _sam(images: Sequence[WorldImage], rng: np.random.Generator) -> list[dict]:
