@@ -40,8 +40,8 @@ def reference(ranks):
 
 
 @pytest.mark.parametrize('text', [
-    'Please segment the red star on the left.', "It's 2024: don't, WE'LL  see\n\n  what\tcomes ",
-    'naïve café 中文字符 и по-русски 🙂👍🏽', '  ', 'f(x)=x**2;\r\n\r\nreturn [SEG_MASK]', 'e\u0301'])
+    'Please segment the red star on the left.', 'naïve café 中文字符 по-русски 🙂👍🏽', '  ',
+    "It's 2024: don't, WE'LL  see\n\n  what\tcomes ", 'f(x)=x**2;\r\n\r\nreturn [MASK]', 'e\u0301'])
 def test_ids_are_those_of_tiktoken(folder, reference, text):
     import unicodedata
     expected = reference.encode_ordinary(unicodedata.normalize('NFC', text))
