@@ -10,11 +10,16 @@ from typing import Any, Mapping
 NUM_PROMPTS = 15
 SEG_TOKEN = '[SEG]'
 VISION_START, VISION_END, VISION_PATCH = '<vision>', '</vision>', '<vpatch>'
+VISION_CLASS, VISION_ROW_END = '<|vis_cls|>', '<vrow_sep>'
 END_OF_TEXT = '<|endoftext|>'
+CHAT_TOKENS = (END_OF_TEXT, '<|im_start|>', '<|im_end|>')
 # Order matters: the rows of a released checkpoint follow it (model facts: "Sequence").
-VISION_TOKENS = (VISION_START, VISION_PATCH, '<vrow_sep>', '<vframe_sep>', VISION_END,
-                 '<|vis_cls|>')
+VISION_TOKENS = (VISION_START, VISION_PATCH, VISION_ROW_END, '<vframe_sep>', VISION_END,
+                 VISION_CLASS)
 PROMPT_TOKENS = tuple(f'<Prompt{i}>' for i in range(NUM_PROMPTS))
+# How an image is written, and which tokens that takes, see `SpecialTokens.image_ids`.
+IMAGE_LAYOUTS = {'block': (VISION_START, VISION_PATCH, VISION_END),
+                 'rows': (VISION_CLASS, VISION_PATCH, VISION_ROW_END)}
 TASK_TOKENS = (SEG_TOKEN, '<p>', '</p>', *PROMPT_TOKENS, '<NO_Prompt>')
 
 
@@ -27,6 +32,8 @@ class SpecialTokens:
         vpatch: Placeholder of one image patch.
         vision_start: ``<vision>``.
         vision_end: ``</vision>``.
+        vision_class: ``<|vis_cls|>``.
+        vision_row_end: ``<vrow_sep>``.
         prompts: ``<Prompt0>`` ... ``<Prompt14>``.
         eos: ``<|endoftext|>``, which closes every answer.
         pad: Id used to fill batches; never attended to nor trained on.
@@ -37,6 +44,8 @@ class SpecialTokens:
     vpatch: int
     vision_start: int
     vision_end: int
+    vision_class: int
+    vision_row_end: int
     prompts: tuple[int, ...]
     eos: int
     pad: int
@@ -61,10 +70,50 @@ class SpecialTokens:
             vpatch=vocab[VISION_PATCH],
             vision_start=vocab[VISION_START],
             vision_end=vocab[VISION_END],
+            vision_class=vocab[VISION_CLASS],
+            vision_row_end=vocab[VISION_ROW_END],
             prompts=tuple(vocab[t] for t in PROMPT_TOKENS),
             eos=eos,
             pad=eos if pad is None else pad,
             vocab_size=len(tokenizer))
+
+    def image_ids(self, grid: tuple[int, int], layout: str = 'block') -> list[int]:
+        """Ids that stand for an image; the first patch is the second of them in both layouts.
+
+        Args:
+            grid: Rows and columns of patches; an empty one gives no ids.
+            layout: ``'block'``: ``<vision> <vpatch>*(h*w) </vision>``, read with full attention
+                inside (single transformer of the authors' release). ``'rows'``:
+                ``<|vis_cls|> (<vpatch>*w <vrow_sep>)*h``, read causally like text (EVEv2).
+
+        Raises:
+            ValueError: Unknown ``layout``.
+        """
+        rows, columns = grid
+        if layout not in IMAGE_LAYOUTS:
+            raise ValueError(f'image_layout={layout!r}: use one of {list(IMAGE_LAYOUTS)}')
+        if not rows * columns:
+            return []
+        if layout == 'rows':
+            return [self.vision_class, *([self.vpatch] * columns + [self.vision_row_end]) * rows]
+        return [self.vision_start, *[self.vpatch] * (rows * columns), self.vision_end]
+
+
+def new_tokens(tokenizer) -> dict[str, int]:
+    """Names and ids of the tokens that a language model may have to learn from nothing.
+
+    They are Pixel-SAIL's own, the three that close and frame turns, and whatever was added behind
+    them. The tokenizer alone decides, so a model gets the same set whether it is built from its
+    base or from a published folder; which of them a base knows after all, it decides itself.
+
+    Args:
+        tokenizer: One that :func:`build_tokenizer` made.
+    """
+    vocab = tokenizer.get_vocab()
+    own = {token: vocab[token] for token in (*VISION_TOKENS, *TASK_TOKENS)}
+    behind = {token: index for token, index in tokenizer.get_added_vocab().items()
+              if index > min(own.values())}
+    return own | behind | {token: vocab[token] for token in CHAT_TOKENS}
 
 
 def build_tokenizer(cfg: Any):
@@ -111,7 +160,7 @@ def _load(path: str, options: tuple):
 
 def _with_special_tokens(tokenizer):
     vocab = tokenizer.get_vocab()
-    for group in ((END_OF_TEXT, '<|im_start|>', '<|im_end|>'), VISION_TOKENS, TASK_TOKENS):
+    for group in (CHAT_TOKENS, VISION_TOKENS, TASK_TOKENS):
         missing = [token for token in group if token not in vocab]
         if missing:
             tokenizer.add_tokens(missing, special_tokens=True)

@@ -99,6 +99,10 @@ class MergedDataset(SampleSource, Dataset):
         """Skipped entries and samples of the combination and of its readers."""
         return sum((part.skipped for part in self.datasets), self._skips.counts())
 
+    def image_path(self, index: int) -> str:
+        """Path of an item's image without building its record."""
+        return self.datasets[0].image_path(int(self._items[index, 0]))
+
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; ``num_turns`` cuts the merged conversation."""
         records = []

@@ -40,6 +40,8 @@ class LengthMeter:
         tokenizer = self._build.tokenizer.backend_tokenizer.to_str()
         return dict(
             patch_size=self._resize.patch_size, max_size=self._resize.max_size,
+            rule=self._resize.rule, image_layout=self._build.image_layout,
+            image_in_question=self._build.image_in_question,
             tokenizer=hashlib.sha256(tokenizer.encode()).hexdigest(),
             template=self._build.template, max_length=self._build.max_length)
 

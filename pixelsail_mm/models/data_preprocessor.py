@@ -26,7 +26,8 @@ def position_ids(length: int, image_start: int | None, grid: tuple[int, int],
 
     Args:
         length: Number of tokens.
-        image_start: Index of ``<vision>``; None without an image.
+        image_start: Index of ``<vision>``; None without an image, or where its tokens count like
+            text.
         grid: Rows and columns of patches.
         turn_ids: ``(length,)`` for independent turns (0 on the shared part): each turn then
             starts where the first one does.
@@ -114,16 +115,21 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         tokenizer: Tokenizer config (see :func:`~pixelsail_mm.tokenization.build_tokenizer`);
             filled in by the meta-architecture.
         patch_size: Patch side p in pixels; filled in by the meta-architecture.
+        image_layout: Tokens of an image (see
+            :meth:`~pixelsail_mm.tokenization.SpecialTokens.image_ids`); filled in by the
+            meta-architecture. ``'block'``: patches have positions by row and column; ``'rows'``:
+            image tokens count like text.
         mean: Channel means in 0..255, RGB.
         std: Channel standard deviations in 0..255, RGB.
         non_blocking: Passed to ``Tensor.to``.
     """
 
-    def __init__(self, tokenizer: Any, patch_size: int = 16,
+    def __init__(self, tokenizer: Any, patch_size: int = 16, image_layout: str = 'block',
                  mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
                  non_blocking: bool = False) -> None:
         super().__init__(non_blocking=non_blocking)
         self.patch_size = patch_size
+        self.image_layout = image_layout
         self.tokens = SpecialTokens.from_tokenizer(build_tokenizer(tokenizer))
         self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(1, 3, 1), persistent=False)
@@ -145,11 +151,11 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             ``vp_token_indices`` (K of the prompt, -2 patch without prompt, -1 elsewhere), all
             ``(B,L)`` int64; ``position_ids`` ``(3,B,L)``; ``vision_patches`` ``(N,3*p*p)`` float,
             flattened (channel, row, column); ``turn_ids`` ``(B,L)`` if any sample has them;
-            ``grids``, ``image_spans`` (``<vision>`` to one past ``</vision>``, or None) and
+            ``grids``, ``image_spans`` (first image token to one past the last, or None) and
             ``lengths``, lists per sample.
 
         Raises:
-            ValueError: The ``<vpatch>`` tokens of a sample do not match its image.
+            ValueError: The image tokens of a sample do not match its image or ``image_layout``.
         """
         samples = data['inputs']
         if isinstance(samples, dict):
@@ -181,16 +187,27 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
                 f'sample {index} of the batch: {len(where)} <vpatch> tokens for an image of '
                 f'{grid[0]}x{grid[1]} patches; ResizeToGrid and the data preprocessor must use the '
                 'same patch_size')
-        start = None
+        span = None
         if len(where):
-            start = int(where[0]) - 1
+            span = self._span(ids, int(where[0]) - 1, grid, index)
             patch_of[where] = torch.arange(len(where))
             prompt_map = sample.get('prompt_map')
             prompt_of[where] = NO_PROMPT if prompt_map is None else prompt_map.flatten().long()
-        span = None if start is None else (start, start + len(where) + 2)
+        start = span[0] if span and self.image_layout == 'block' else None
         return dict(input_ids=ids, labels=sample['labels'], image=image, grid=grid, span=span,
                     position_ids=position_ids(length, start, grid, sample.get('turn_ids')),
                     patch_of=patch_of, prompt_of=prompt_of, turn_ids=sample.get('turn_ids'))
+
+    def _span(self, ids: Tensor, start: int, grid: tuple[int, int], index: int) -> tuple[int, int]:
+        """Where the image tokens are, after a check that they are the expected ones."""
+        expected = torch.tensor(self.tokens.image_ids(grid, self.image_layout))
+        end = start + len(expected)
+        if start < 0 or not torch.equal(ids[start:end], expected):
+            raise ValueError(
+                f'sample {index} of the batch: its image tokens are not those of '
+                f'image_layout={self.image_layout!r}; give BuildConversation the image_layout of '
+                'the backbone')
+        return start, end
 
     def _patchify(self, images: list[Tensor]) -> Tensor:
         """Normalised patches ``(N,3*p*p)`` of uint8 images ``(3,H,W)``, in order."""

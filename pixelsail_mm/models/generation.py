@@ -22,8 +22,8 @@ def left_pad(tensor: Tensor, lengths: list[int]) -> Tensor:
 def generate_answers(model: PixelSAIL, inputs: dict, data_samples: list, options: dict) -> list:
     """Generate answers for prompts of any lengths and write predictions into the samples.
 
-    The image block is encoded once with full attention, then tokens follow causally with a cache,
-    which equals one pass with the training layout.
+    The prompt is encoded once with the attention of training, then tokens follow causally with a
+    cache, which equals one pass with the training layout.
 
     Args:
         model: The meta-architecture, in eval mode.
@@ -32,7 +32,8 @@ def generate_answers(model: PixelSAIL, inputs: dict, data_samples: list, options
             earlier turns does not.
         data_samples: One per row; receive ``pred_text`` (with the forced prefix), ``pred_masks``
             bool ``(n,H,W)``, ``pred_scores`` ``(n,)`` and ``pred_token_ids`` (new tokens).
-        options: Keywords of Hugging Face's ``generate``; ``max_new_tokens`` at least 1.
+        options: Keywords of Hugging Face's ``generate``; ``max_new_tokens`` at least 1. A list
+            ``eos_token_id`` replaces ``<|endoftext|>`` and ``<|im_end|>``, which end an answer.
 
     Returns:
         The data samples.
@@ -46,10 +47,11 @@ def generate_answers(model: PixelSAIL, inputs: dict, data_samples: list, options
         pad = batch_length - length
         start, end = span or (0, 0)
         spans.append((pad, pad + start, pad + end))
-    layout = AttentionLayout(spans, batch_length, embeds.device)
-    stops = _stop_ids(model)
-    new_ids, states = model.backbone.generate(
-        embeds, positions, layout, eos_token_id=stops, pad_token_id=model.tokens.pad, **options)
+    layout = AttentionLayout(spans, batch_length, embeds.device,
+                             causal_images=model.causal_images)
+    options = dict(eos_token_id=_stop_ids(model), pad_token_id=model.tokens.pad) | options
+    stops = options['eos_token_id']
+    new_ids, states = model.backbone.generate(embeds, positions, layout, **options)
     prompt_states = torch.stack([
         row.roll(length - batch_length, dims=0) for row, length in zip(states[0], lengths)])
     new_states = torch.cat(states[1:], dim=1)

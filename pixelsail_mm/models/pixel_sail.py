@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 from pixelsail_mm.models.generation import generate_answers
 from pixelsail_mm.models.second_answer import answer_again
+from pixelsail_mm.models.trainable import train_only
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
+from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer, new_tokens
 
 
 @MODELS.register_module()
@@ -30,13 +31,18 @@ class PixelSAIL(BaseModel):
         distill: Configs of expert-distillation losses (training only); ``[]`` for none.
         lm_loss_weight: Weight of the language loss in a batch without mask loss.
         lm_loss_weight_with_masks: Its weight in a batch with mask loss (0.1 in the release).
+        lm_loss_weight_text_only: Factor on the language loss of tokens in samples without image;
+            with a mixture's shares it sets how much of the loss keeps the language alive.
         generation: Defaults for ``predict``: ``max_new_tokens`` and other keywords of Hugging
             Face's ``generate``.
         data_preprocessor: Config of the data preprocessor.
+        trainable: Names of the parts that train, see
+            :func:`~pixelsail_mm.models.trainable.train_only`; None for all.
         init_cfg: MMEngine initialisation config.
 
-    Widths that follow from another part (``hidden_size``, ``in_channels``, ``patch_size``,
-    ``vocab_size``) are filled in, so that swapping a part is one line of config.
+    What follows from another part (``hidden_size``, ``in_channels``, ``patch_size``,
+    ``vocab_size``, ``new_tokens``, ``image_layout``) is filled in, so that swapping a part is one
+    line of config.
 
     Raises:
         ValueError: Two entries of ``distill`` have the same name.
@@ -44,18 +50,27 @@ class PixelSAIL(BaseModel):
 
     def __init__(self, tokenizer: Any, backbone: dict, prompt_injector: dict, neck: dict,
                  mask_head: dict, distill: Sequence[dict] = (), lm_loss_weight: float = 1.0,
-                 lm_loss_weight_with_masks: float = 0.1, generation: dict | None = None,
-                 data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
-        patch_size = backbone.get('patch_size', 16)
+                 lm_loss_weight_with_masks: float = 0.1,
+                 lm_loss_weight_text_only: float = 1.0, generation: dict | None = None,
+                 data_preprocessor: dict | None = None, trainable: Sequence[str] | None = None,
+                 init_cfg: dict | None = None) -> None:
+        vocabulary = build_tokenizer(tokenizer)
+        tokens = SpecialTokens.from_tokenizer(vocabulary)
+        transformer = _build(backbone, vocab_size=tokens.vocab_size,
+                             new_tokens=new_tokens(vocabulary))
+        patch_size = transformer.patch_size
+        image_layout = getattr(transformer, 'image_layout', 'block')
         preprocessor = dict(type='PixelDataPreprocessor', tokenizer=tokenizer,
-                            patch_size=patch_size) | dict(data_preprocessor or {})
-        super().__init__(MODELS.build(preprocessor), init_cfg)
-        self.tokenizer = build_tokenizer(tokenizer)
-        self.tokens = SpecialTokens.from_tokenizer(self.tokenizer)
+                            patch_size=patch_size, image_layout=image_layout)
+        super().__init__(MODELS.build(preprocessor | dict(data_preprocessor or {})), init_cfg)
+        self.tokenizer = vocabulary
+        self.tokens = tokens
+        self.causal_images = image_layout == 'rows'
         self.lm_loss_weight = lm_loss_weight
         self.lm_loss_weight_with_masks = lm_loss_weight_with_masks
+        self.lm_loss_weight_text_only = lm_loss_weight_text_only
         self.generation = dict(max_new_tokens=512, do_sample=False) | dict(generation or {})
-        self.backbone = _build(backbone, vocab_size=self.tokens.vocab_size)
+        self.backbone = transformer
         width = self.backbone.hidden_size
         self.prompt_injector = _build(prompt_injector, hidden_size=width)
         self.neck = _build(neck, in_channels=width, patch_size=patch_size)
@@ -67,6 +82,13 @@ class PixelSAIL(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError(f'model.distill: losses of one name would hide each other ({names}); '
                              'give every entry its own `name`')
+        if trainable is not None:
+            train_only(self, trainable)
+
+    def init_weights(self) -> None:
+        """Apply each ``init_cfg``, except to a model with 4-bit weights: MMEngine would fail."""
+        if all(weight.is_floating_point() for weight in self.parameters()):
+            super().init_weights()
 
     def forward(self, inputs: dict, data_samples: list | None = None, mode: str = 'tensor'):
         """Run the model.
@@ -111,7 +133,8 @@ class PixelSAIL(BaseModel):
         """States ``(B,L,C)`` after the final norm."""
         spans = [(0, *(span or (0, 0))) for span in inputs['image_spans']]
         embeds = self.embed(inputs)
-        layout = AttentionLayout(spans, embeds.shape[1], embeds.device, inputs.get('turn_ids'))
+        layout = AttentionLayout(spans, embeds.shape[1], embeds.device, inputs.get('turn_ids'),
+                                 causal_images=self.causal_images)
         return self.backbone(embeds, inputs['position_ids'], layout)
 
     def patch_maps(self, states: Tensor, inputs: dict) -> list[Tensor | None]:
@@ -173,21 +196,27 @@ class PixelSAIL(BaseModel):
             [targets[i] for i in kept])
         losses = {name: value + anchor for name, value in losses.items()}
         weight = self.lm_loss_weight_with_masks if kept else self.lm_loss_weight
-        losses['loss_lm'] = weight * self._lm_loss(states, inputs['labels'])
+        losses['loss_lm'] = weight * self._lm_loss(states, inputs)
         for loss in self.distill:
             source = features if loss.feature == 'neck' else maps
             losses[f'loss_distill_{loss.name}'] = loss(source, data_samples)
         return losses
 
-    def _lm_loss(self, states: Tensor, labels: Tensor) -> Tensor:
+    def _lm_loss(self, states: Tensor, inputs: dict) -> Tensor:
         """Next-token cross entropy; the vocabulary product runs on labelled positions only."""
-        targets = labels[:, 1:]
+        targets = inputs['labels'][:, 1:]
         labelled = targets != -100
         if not labelled.any():
             # Mean of nothing would be NaN and spread to every loss, as in the release.
             return 0.0 * self.backbone.logits(states[:, :1]).sum().float()
         logits = self.backbone.logits(states[:, :-1][labelled])
-        return F.cross_entropy(logits.float(), targets[labelled])
+        losses = F.cross_entropy(logits.float(), targets[labelled], reduction='none')
+        if self.lm_loss_weight_text_only != 1.0:
+            text_only = torch.tensor([span is None for span in inputs['image_spans']],
+                                     device=losses.device)
+            rows = torch.nonzero(labelled)[:, 0]
+            losses = torch.where(text_only[rows], self.lm_loss_weight_text_only * losses, losses)
+        return losses.mean()
 
     def _mask_targets(self, inputs: dict, data_samples: list
                       ) -> tuple[list[Tensor | None], Tensor]:

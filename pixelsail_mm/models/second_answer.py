@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 import torch
 from torch import Tensor
 
-from pixelsail_mm.models.data_preprocessor import NOT_A_PATCH, collate_rows, position_ids
+from pixelsail_mm.models.data_preprocessor import NOT_A_PATCH, collate_rows
 from pixelsail_mm.models.generation import generate_answers
 
 if TYPE_CHECKING:
@@ -61,12 +61,14 @@ def _extend(inputs: dict, row: int, first_patch: int, prefix: list[int]) -> dict
     def extended(key: str, values: Tensor) -> Tensor:
         return torch.cat([inputs[key][row, :inputs['lengths'][row]].cpu(), values])
 
-    ids, span, grid = torch.tensor(prefix), inputs['image_spans'][row], inputs['grids'][row]
+    ids = torch.tensor(prefix)
     patches = extended('vision_patch_indices', torch.full_like(ids, -1))
-    sample = dict(
+    # As in generation: text counts on from the last position.
+    positions = inputs['position_ids'][:, row, :inputs['lengths'][row]].cpu()
+    more = positions[:, -1:] + 1 + torch.arange(len(ids))
+    return dict(
         input_ids=extended('input_ids', ids), labels=extended('labels', ids),
         patch_of=torch.where(patches >= 0, patches - first_patch, patches),
         prompt_of=extended('vp_token_indices', torch.full_like(ids, NOT_A_PATCH)),
-        grid=grid, span=span, image=None, turn_ids=None)
-    positions = position_ids(len(patches), None if span is None else span[0], grid)
-    return dict(sample, position_ids=positions)
+        position_ids=torch.cat([positions, more], dim=1),
+        grid=inputs['grids'][row], span=inputs['image_spans'][row], image=None, turn_ids=None)

@@ -14,6 +14,10 @@ from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
 TINY_LLM = dict(model_type='qwen2', hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                 num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+# The parts of a tiny EVEv2 model, for `tiny_model_config`; image_layout='rows'.
+TINY_EVE = dict(
+    backbone=dict(type='EVETransformer', llm=TINY_LLM, patch_size=8, patch_channels=12),
+    prompt_injector=dict(type='VisualPromptInjector', project=False))
 
 
 def byte_tokenizer():
@@ -85,7 +89,7 @@ def write_tiny_model(folder: Path, llm: dict | None = None, seed: int = 0, **par
 
 def make_sample(tokens: SpecialTokens, grid: tuple[int, int] | None, num_segs: int = 0,
                 prompt_ids: tuple[int, ...] = (), patch_size: int = 8, text_length: int = 12,
-                seed: int = 0) -> tuple[dict, PixelDataSample]:
+                seed: int = 0, image_layout: str = 'block') -> tuple[dict, PixelDataSample]:
     """A random packed sample with ``num_segs`` masks and prompts on the first patches.
 
     Args:
@@ -96,17 +100,18 @@ def make_sample(tokens: SpecialTokens, grid: tuple[int, int] | None, num_segs: i
         patch_size: Patch side in pixels.
         text_length: Ordinary tokens of question and answer together.
         seed: Seed of ids, image and masks.
+        image_layout: See :meth:`~pixelsail_mm.tokenization.SpecialTokens.image_ids`.
 
     Returns:
         ``inputs`` and data sample, as ``PackPixelInputs`` makes them.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, columns = grid or (0, 0)
-    image_ids = [tokens.vision_start, *[tokens.vpatch] * rows * columns, tokens.vision_end]
+    image_ids = tokens.image_ids((rows, columns), image_layout)
     text = torch.randint(0, 200, (text_length,), generator=generator).tolist()
     question = text[:text_length // 2] + [tokens.prompts[k] for k in prompt_ids]
     answer = text[text_length // 2:] + [tokens.seg] * num_segs + [tokens.eos]
-    ids = (image_ids if grid else []) + question + answer
+    ids = image_ids + question + answer
     labels = [-100] * (len(ids) - len(answer)) + answer
     inputs = dict(input_ids=torch.tensor(ids), labels=torch.tensor(labels), image=None,
                   prompt_map=None)

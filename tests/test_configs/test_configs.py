@@ -10,7 +10,10 @@ from pixelsail_mm.registry import MODELS, TRANSFORMS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / 'configs' / 'pixelsail').glob('*.py'))
+CONFIGS = sorted(path for folder in ('pixelsail', 'sail')
+                 for path in (ROOT / 'configs' / folder).glob('*.py'))
+# Part of a hub name or folder -> family of its architecture, for bases whose files are not here.
+FAMILIES = {'qwen3': 'qwen3', 'qwen2': 'qwen2', 'smollm2': 'llama'}
 
 
 class NoExpert:
@@ -24,13 +27,19 @@ class NoExpert:
                 for sample in data_samples]
 
 
+def family_of(llm):
+    """``model_type`` of a config's ``backbone.llm``."""
+    if not isinstance(llm, str):
+        return llm['model_type']
+    return next(family for part, family in FAMILIES.items() if part in llm.lower())
+
+
 def shrunk_model(cfg):
     """The config's model: its parts and switches, two narrow layers, no file and no network."""
     model = cfg.model.to_dict()
     model['tokenizer'] = byte_tokenizer()
-    llm = model['backbone']['llm']
-    family = 'qwen2' if isinstance(llm, str) else llm['model_type']
-    model['backbone'].update(llm=TINY_LLM | dict(model_type=family), dtype=None)
+    family = family_of(model['backbone']['llm'])
+    model['backbone'].update(llm=TINY_LLM | dict(model_type=family, head_dim=8), dtype=None)
     model['neck']['max_channels'] = 16
     if model['mask_head'].get('num_points'):
         model['mask_head']['num_points'] = 32
@@ -48,14 +57,16 @@ def test_there_are_configs():
 def test_model_trains_one_step(path):
     model = MODELS.build(shrunk_model(Config.fromfile(path))).train()
     patch = model.backbone.patch_size
-    image = make_sample(model.tokens, (2, 3), 2, (4,), patch_size=patch)
+    image = make_sample(model.tokens, (2, 3), 2, (4,), patch_size=patch,
+                        image_layout=model.data_preprocessor.image_layout)
     text = make_sample(model.tokens, None, seed=1)
     image[1].set_metainfo(dict(img_path='a.png'))
     text[1].set_metainfo(dict(img_path=None))
     losses = model(**model.data_preprocessor(collate([image, text])), mode='loss')
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trained and all(parameter.grad is not None for parameter in trained)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -76,6 +87,35 @@ def test_patch_size_agrees_with_the_pipeline(path):
     grids = [stage.patch_size for name in ('train_pipeline', 'test_pipeline')
              for stage in cfg[name] if stage.type == 'ResizeToGrid']
     assert set(grids) == {cfg.model.backbone.patch_size}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_image_layout_agrees_with_the_pipeline(path):
+    cfg = Config.fromfile(path)
+    layouts = {stage.get('image_layout', 'block') for name in ('train_pipeline', 'test_pipeline')
+               for stage in cfg[name] if stage.type == 'BuildConversation'}
+    assert layouts == {getattr(MODELS.get(cfg.model.backbone.type), 'image_layout', 'block')}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_loaders_use_the_pipelines_that_are_shown(path):
+    """A config that changes a pipeline changes it everywhere."""
+    cfg = Config.fromfile(path)
+    assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+    for name in ('val_dataloader', 'test_dataloader'):
+        for loader in cfg.get(name) or []:
+            assert loader.dataset.pipeline == cfg.test_pipeline
+
+
+def test_sizes_of_the_eve_variant():
+    """Four blocks of upsampling from stride 32 to 2, no projection of prompts, CLIP's pixels."""
+    model = MODELS.build(shrunk_model(Config.fromfile(
+        ROOT / 'configs/pixelsail/pixelsail_7b_eve.py')))
+    assert len(model.neck.blocks) == 4 and model.mask_head.embed_channels == 256
+    assert model.prompt_injector.proj is None and model.causal_images
+    # OpenAI CLIP's 0.48145466, 0.26862954 of 255 in the red channel.
+    assert model.data_preprocessor.mean[0, 0, 0].item() == pytest.approx(0.48145466 * 255)
+    assert model.data_preprocessor.std[0, 0, 0].item() == pytest.approx(0.26862954 * 255)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

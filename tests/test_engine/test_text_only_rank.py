@@ -7,7 +7,8 @@ import pytest
 
 from pixelsail_mm.engine.checkpoint import load_state
 
-CONFIG = 'tests/test_engine/alternating_config.py'
+FOLDER = 'tests/test_engine'
+CONFIG = 'alternating_config'
 STEPS = 4
 # Without the threshold ZeRO-3 leaves small tensors whole, and a process that calls other modules
 # than its neighbour would hang with large models only.
@@ -34,23 +35,26 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def single(tmp_path_factory):
-    """Folder of the run of one process, made by the first test."""
+    """Folder of the runs of one process, made by the first test of each config."""
     return tmp_path_factory.mktemp('single')
 
 
-@pytest.mark.parametrize('stage', ['zero2', 'zero3'])
-def test_curves_agree_and_nothing_hangs(run_tool, logged, data, single, tmp_path, stage):
+# With EVE's layers the process without an image calls its visual weights with no token at all.
+@pytest.mark.parametrize(('config', 'stage'), [
+    (CONFIG, 'zero2'), (CONFIG, 'zero3'), ('alternating_eve_config', 'zero3')])
+def test_curves_agree_and_nothing_hangs(run_tool, logged, data, single, tmp_path, config, stage):
     shared = ['optim_wrapper.optimizer.lr=1e-3']
-    if not any(single.iterdir()):
+    single, config = single / config, f'{FOLDER}/{config}.py'
+    if not single.exists():
         status, output = run_tool(
-            sys.executable, 'tools/train.py', CONFIG, '--work-dir', single, '--cfg-options',
+            sys.executable, 'tools/train.py', config, '--work-dir', single, '--cfg-options',
             *shared, f'train_cfg.max_iters={2 * STEPS}', 'default_hooks.logger.interval=2',
             'optim_wrapper.accumulative_counts=2', PIXELSAIL_DATA=str(data))
         assert status == 0, output[-4000:]
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
     zero = tmp_path / 'zero3.json' if stage == 'zero3' else stage
     status, output = run_tool(
-        'bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'run', '--deepspeed',
+        'bash', 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', '--deepspeed',
         zero, '--cfg-options', *shared, f'train_cfg.max_iters={STEPS}',
         PIXELSAIL_DATA=str(data))
     assert status == 0, output[-4000:]

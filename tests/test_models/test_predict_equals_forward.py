@@ -11,13 +11,19 @@ from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
 
 from pixelsail_mm.registry import MODELS, TRANSFORMS
-from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, tiny_model_config
+from pixelsail_mm.testing.tiny_models import (
+    TINY_EVE,
+    TINY_LLM,
+    byte_tokenizer,
+    tiny_model_config,
+)
 
 # Large random weights: a wrong position or mask then moves the logits by far more than rounding.
 LLM = dict(TINY_LLM, initializer_range=0.4)
 PARTS = [{}, dict(llm=dict(LLM, model_type='llama', tie_word_embeddings=False)),
          dict(neck=dict(type='BilinearUpsampler')),
-         dict(prompt_injector=dict(type='PooledPromptInjector'))]
+         dict(prompt_injector=dict(type='PooledPromptInjector')),
+         dict(TINY_EVE, backbone=dict(TINY_EVE['backbone'], llm=LLM))]
 
 
 @pytest.fixture(scope='module')
@@ -25,17 +31,25 @@ def tokenizer():
     return byte_tokenizer()
 
 
-@pytest.fixture(params=PARTS, ids=['default', 'llama', 'bilinear', 'pooled'])
+@pytest.fixture(params=PARTS, ids=['default', 'llama', 'bilinear', 'pooled', 'eve'])
 def model(request, tokenizer):
     torch.manual_seed(0)
-    return MODELS.build(tiny_model_config(tokenizer, **{'llm': LLM, **request.param})).eval()
+    model = MODELS.build(tiny_model_config(tokenizer, **{'llm': LLM, **request.param})).eval()
+    if request.param.get('backbone') is not None:
+        # Visual weights that are no copies, patches and prompts as loud as the rest.
+        for name, parameter in model.backbone.named_parameters():
+            if '.visual.' in name or name.startswith('patch_embed'):
+                torch.nn.init.normal_(parameter, std=0.4)
+    return model
 
 
-def pipeline(tokenizer, generation):
+def pipeline(model, tokenizer, generation):
+    layout = model.data_preprocessor.image_layout
     return Compose([TRANSFORMS.build(stage) for stage in (
         dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
         dict(type='ResizeToGrid', patch_size=8, max_size=48),
-        dict(type='BuildConversation', tokenizer=tokenizer, generation=generation),
+        dict(type='BuildConversation', tokenizer=tokenizer, generation=generation,
+             image_layout=layout, image_in_question=layout == 'rows'),
         dict(type='PackPixelInputs'))])
 
 
@@ -57,7 +71,7 @@ def records(answer=None):
 
 
 def prompt_of(model, tokenizer, i, **extra):
-    packed = pipeline(tokenizer, True)(records()[i] | extra)
+    packed = pipeline(model, tokenizer, True)(records()[i] | extra)
     return packed, packed['inputs']['input_ids']
 
 
@@ -123,7 +137,7 @@ def test_the_training_pipeline_gives_the_sequence_that_is_answered(model, tokeni
     """Inference with a forced answer and training on that answer see the same inputs and masks."""
     for i in (0, 2):
         asked, _ = prompt_of(model, tokenizer, i, answer_prefix=answer)
-        trained = pipeline(tokenizer, False)(records(answer)[i])
+        trained = pipeline(model, tokenizer, False)(records(answer)[i])
         ids, full = asked['inputs']['input_ids'], trained['inputs']['input_ids']
         assert torch.equal(ids, full[:len(ids)]) and len(full) == len(ids) + 1
         assert torch.equal(asked['inputs']['image'], trained['inputs']['image'])

@@ -67,7 +67,7 @@ def test_version_is_that_of_the_package(setup_module):
 
 def test_extra_all_is_the_union_of_the_others(setup_module):
     extras = setup_module['read_extras']()
-    assert {'deepspeed', 'experts', 'caption', 'tests', 'all'} == set(extras)
+    assert {'deepspeed', 'experts', 'bases', 'caption', 'tests', 'all'} == set(extras)
     others = {line for name, lines in extras.items() if name != 'all' for line in lines}
     assert set(extras['all']) == others
     for line in others:

@@ -26,8 +26,8 @@ from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.masks import decode_mask
 from pixelsail_mm.datasets.refcoco import clean_phrase
 from pixelsail_mm.datasets.shapes_world.writers import RefCOCOWriter, dump_json
-
-from .sdist import check_sha256, download, read_members
+from pixelsail_mm.downloads.archives import check_sha256, read_members
+from pixelsail_mm.downloads.pip_index import download
 
 PACKAGE = 'labelme'
 SDIST = 'labelme-6.3.1.tar.gz'

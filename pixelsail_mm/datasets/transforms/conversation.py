@@ -14,18 +14,15 @@ from pixelsail_mm.datasets.templates import clean_question, resolve_prompt_templ
 from pixelsail_mm.datasets.transforms.loading import Results, source_of
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import (
+    IMAGE_LAYOUTS,
     NUM_PROMPTS,
     SEG_TOKEN,
-    VISION_END,
-    VISION_PATCH,
-    VISION_START,
     SpecialTokens,
     build_tokenizer,
 )
 
 IGNORE_INDEX = -100
 _PROMPT_NUMBER = re.compile(r'<Prompt(\d+)>')
-_IMAGE_TOKENS = (VISION_START, VISION_PATCH, VISION_END)
 
 
 @TRANSFORMS.register_module()
@@ -39,7 +36,8 @@ class BuildConversation(BaseTransform):
 
     A sample longer than ``max_length`` loses whole turns together with their masks and never the
     image: the last turns in training, the oldest history in generation. (The release cuts the
-    sequence on the right and leaves the masks.)
+    sequence on the right and leaves the masks; its EVEv2 variant cuts before it puts in the image,
+    whose tokens then exceed the limit.)
 
     Required keys: ``conversation`` (list of ``dict(human=str, gpt=str)``), ``grid``,
     ``gt_masks`` (training), optional ``meta`` and ``answer_prefix`` (generation: text the answer
@@ -59,6 +57,10 @@ class BuildConversation(BaseTransform):
         independent_turns: Training only: the turns do not see each other, each follows the image
             directly - as many single-turn samples as there are turns, sharing the work on the
             image. Adds ``turn_ids`` (int64 (L,), 0 on the image block, n on turn n).
+        image_layout: Tokens of an image, ``'block'`` or ``'rows'``, see
+            :meth:`~pixelsail_mm.tokenization.SpecialTokens.image_ids`; that of the backbone.
+        image_in_question: Put the image and a line break at the beginning of the first question,
+            behind the opening of its template (EVEv2), instead of in front of everything.
         cache_size: Number of tokenised texts kept in memory.
 
     Raises:
@@ -66,6 +68,8 @@ class BuildConversation(BaseTransform):
             number of ``[SEG]`` in the answers differs from the number of masks (training); a
             text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
             not even one turn fits into ``max_length``.
+        ValueError: Unknown ``image_layout``, or ``image_in_question`` with independent turns, which
+            share an image that belongs to none of them.
     """
 
     def __init__(self,
@@ -75,7 +79,12 @@ class BuildConversation(BaseTransform):
                  generation: bool = False,
                  strip: bool = True,
                  independent_turns: bool = False,
+                 image_layout: str = 'block',
+                 image_in_question: bool = False,
                  cache_size: int = 65536) -> None:
+        if image_in_question and independent_turns:
+            raise ValueError('BuildConversation: independent_turns share the image, which must '
+                             'stand in front of them; set image_in_question=False')
         self.tokenizer = build_tokenizer(tokenizer)
         self.template = resolve_prompt_template(template)
         self.max_length = max_length
@@ -83,7 +92,10 @@ class BuildConversation(BaseTransform):
         self.strip = strip
         self.independent_turns = independent_turns and not generation
         self.cache_size = cache_size
+        self.image_layout = image_layout
+        self.image_in_question = image_in_question
         self.tokens = SpecialTokens.from_tokenizer(self.tokenizer)
+        self.tokens.image_ids((0, 0), image_layout)
         self._suffix = self.template['SUFFIX'] or self.tokenizer.eos_token or ''
         self._start_cache()
 
@@ -104,10 +116,16 @@ class BuildConversation(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Add ``input_ids``, ``labels`` and the texts."""
         turns = self._clean(results)
-        height, width = results['grid']
-        image = self._image_ids(height * width)
+        image = self._image_ids(results['grid'])
         segments = [self._turn(turn, i, results) for i, turn in enumerate(turns)]
         kept = self._fit(segments, len(image), results)
+        if self.image_in_question:
+            # The oldest turns are dropped in generation, the last ones in training.
+            first = len(segments) - len(kept) if self.generation else 0
+            opening = len(self._encode(self._opening(first)))
+            question, answer = kept[0]
+            kept[0] = ((*question[:opening], *image, *question[opening:]), answer)
+            image = []
         ids, labels = list(image), [IGNORE_INDEX] * len(image)
         turn_ids = [0] * len(image)
         for i, (question, answer) in enumerate(kept):
@@ -136,8 +154,7 @@ class BuildConversation(BaseTransform):
 
         Required keys: ``conversation``, ``grid``; masks are not looked at.
         """
-        height, width = results['grid']
-        image = len(self._image_ids(height * width))
+        image = len(self._image_ids(results['grid']))
         segments = [self._turn(turn, i, results) for i, turn in enumerate(self._clean(results))]
         kept = self._fit(segments, image, results)
         separators = (len(kept) - 1) * len(self._encode(self.template['SEP']))
@@ -178,13 +195,18 @@ class BuildConversation(BaseTransform):
         try:
             text = self.template['INSTRUCTION'].format(input=question, round=i + 1,
                                                        bot_name='assistant')
-            return self._encode(text), self._encode(answer)
+            if not self.image_in_question:
+                return self._encode(text), self._encode(answer)
+            # Whether or not the image comes between them, opening and question are two texts.
+            opening = self._opening(i)
+            parts = self._encode(opening) + self._encode(text.removeprefix(opening))
+            return parts, self._encode(answer)
         except _ForbiddenTextError as error:
             raise BadSampleError(source_of(results), f'conversation[{i}]', str(error)) from error
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without anything the tokenizer would add around it."""
-        for token in _IMAGE_TOKENS:
+        for token in IMAGE_LAYOUTS[self.image_layout]:
             if token in text:
                 raise _ForbiddenTextError(f'the text contains the image token {token}, which only '
                                           'the pipeline may write; remove it')
@@ -195,11 +217,14 @@ class BuildConversation(BaseTransform):
         # The backend gives the ids of `tokenizer.encode` at a fraction of its overhead.
         return tuple(self._backend.encode(text, add_special_tokens=False).ids) if text else ()
 
-    def _image_ids(self, patches: int) -> list[int]:
-        if not patches:
-            return []
-        tokens = self.tokens
-        return [tokens.vision_start, *[tokens.vpatch] * patches, tokens.vision_end]
+    def _image_ids(self, grid: tuple[int, int]) -> list[int]:
+        ids = self.tokens.image_ids(grid, self.image_layout)
+        return ids + list(self._encode('\n')) if ids and self.image_in_question else ids
+
+    def _opening(self, i: int) -> str:
+        """What the template writes in front of the question of turn ``i``."""
+        return self.template['INSTRUCTION'].partition('{input}')[0].format(
+            round=i + 1, bot_name='assistant')
 
     def _fit(self, segments: list, used: int, results: Results) -> list:
         """Keep as many whole turns as ``max_length`` allows, at least one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 from PIL import Image
@@ -10,6 +12,7 @@ from pixelsail_mm.datasets.transforms.loading import Results
 from pixelsail_mm.registry import TRANSFORMS
 
 NO_PROMPT = -2
+_FILTERS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
 
 
 def target_size(width: int, height: int, patch_size: int, max_size: int = 1024) -> tuple[int, int]:
@@ -32,13 +35,47 @@ def target_size(width: int, height: int, patch_size: int, max_size: int = 1024) 
     Raises:
         ValueError: A number is out of range.
     """
-    if min(width, height, patch_size) < 1 or max_size < patch_size:
-        raise ValueError(f'target_size: needs width, height, patch_size >= 1 and max_size >= '
-                         f'patch_size, got {width}x{height}, {patch_size}, {max_size}')
+    _check_size('target_size', width, height, patch_size, max_size)
     long, short = max(width, height), min(width, height)
     new_long = min(_round_up(long, patch_size), max_size // patch_size * patch_size)
     new_short = max(_round_up(new_long * short // long, patch_size), patch_size)
     return (new_long, new_short) if width >= height else (new_short, new_long)
+
+
+def area_size(width: int, height: int, patch_size: int, max_size: int) -> tuple[int, int]:
+    """Size of about ``max_size**2`` pixels at any aspect ratio, a multiple of the patch size.
+
+    Both sides are divided by ``sqrt(width * height) / max_size``, which enlarges small images, and
+    go up to a multiple of ``patch_size`` (EVEv2's rule). Computed with whole numbers, so that only
+    the aspect ratio counts: EVEv2's floating-point division gives some squares (57x57, 69x69, ...)
+    one patch more on each side than others.
+
+    Args:
+        width: Image width in pixels, >= 1.
+        height: Image height in pixels, >= 1.
+        patch_size: Side of a patch in pixels.
+        max_size: Side in pixels of the square of equal area, >= ``patch_size``.
+
+    Returns:
+        (width, height) in pixels.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    _check_size('area_size', width, height, patch_size, max_size)
+
+    def side(this: int, other: int) -> int:
+        # Smallest n with (n * patch_size)**2 * other >= max_size**2 * this.
+        area = -(-max_size**2 * this // (patch_size**2 * other))
+        return (isqrt(area - 1) + 1) * patch_size
+
+    return side(width, height), side(height, width)
+
+
+def _check_size(name: str, width: int, height: int, patch_size: int, max_size: int) -> None:
+    if min(width, height, patch_size) < 1 or max_size < patch_size:
+        raise ValueError(f'{name}: needs width, height, patch_size >= 1 and max_size >= '
+                         f'patch_size, got {width}x{height}, {patch_size}, {max_size}')
 
 
 def _round_up(value: int, step: int) -> int:
@@ -84,30 +121,47 @@ def _nearest_to_centre(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return flags
 
 
+_RULES = dict(long_side=target_size, area=area_size)
+
+
 @TRANSFORMS.register_module()
 class ResizeToGrid(BaseTransform):
     """Resize the image to whole patches and paint the visual prompts on the patch grid.
 
     Required keys: ``img`` (uint8 (H, W, 3) | None), optional ``prompt_masks`` and ``prompt_ids``.
 
-    Added keys: ``image`` (uint8 (3, h*p, w*p), PIL bilinear with antialiasing, or None),
+    Added keys: ``image`` (uint8 (3, h*p, w*p), resized by PIL with antialiasing, or None),
     ``grid`` ((h, w) in patches; (0, 0) without an image), ``prompt_map`` (int64 (h, w): -2 no
     prompt, K >= 0 covered by prompt K; where prompts overlap the later one in ``prompt_ids``,
     i.e. the smaller one, wins). Without an image ``prompt_map`` has shape (0, 0).
 
     Args:
         patch_size: Side of a patch in pixels.
-        max_size: Upper bound of the resized long side in pixels, see :func:`target_size`.
+        max_size: Bound of the size in pixels, in the sense of ``rule``.
+        rule: ``'long_side'``: ``max_size`` bounds the long side, see :func:`target_size`.
+            ``'area'``: all images get about ``max_size**2`` pixels, see :func:`area_size`.
+        interpolation: ``'bilinear'`` (authors' release) or ``'bicubic'`` (EVEv2).
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
     """
 
-    def __init__(self, patch_size: int = 16, max_size: int = 1024) -> None:
-        target_size(1, 1, patch_size, max_size)
+    def __init__(self, patch_size: int = 16, max_size: int = 1024, rule: str = 'long_side',
+                 interpolation: str = 'bilinear') -> None:
+        if rule not in _RULES:
+            raise ValueError(f'ResizeToGrid: rule={rule!r}: use one of {list(_RULES)}')
+        if interpolation not in _FILTERS:
+            raise ValueError(f'ResizeToGrid: interpolation={interpolation!r}: use one of '
+                             f'{list(_FILTERS)}')
+        _RULES[rule](1, 1, patch_size, max_size)
         self.patch_size = patch_size
         self.max_size = max_size
+        self.rule = rule
+        self.interpolation = interpolation
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Grid (h, w) in patches of an image of this size in pixels."""
-        new_width, new_height = target_size(width, height, self.patch_size, self.max_size)
+        new_width, new_height = _RULES[self.rule](width, height, self.patch_size, self.max_size)
         return new_height // self.patch_size, new_width // self.patch_size
 
     def transform(self, results: Results) -> Results:
@@ -120,7 +174,7 @@ class ResizeToGrid(BaseTransform):
         grid = self.grid(height, width)
         size = (grid[1] * self.patch_size, grid[0] * self.patch_size)
         if size != (width, height):
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+            image = np.asarray(Image.fromarray(image).resize(size, _FILTERS[self.interpolation]))
         prompt_map = np.full(grid, NO_PROMPT, np.int64)
         for k, mask in zip(results.get('prompt_ids', ()), results.get('prompt_masks', ())):
             prompt_map[mask_to_patches(mask, grid, self.patch_size)] = k
@@ -129,4 +183,5 @@ class ResizeToGrid(BaseTransform):
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(patch_size={self.patch_size}, max_size={self.max_size})'
+        return (f'{type(self).__name__}(patch_size={self.patch_size}, max_size={self.max_size}, '
+                f'rule={self.rule!r}, interpolation={self.interpolation!r})')

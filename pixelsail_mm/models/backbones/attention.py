@@ -1,7 +1,8 @@
 """Image-block attention for stock Hugging Face decoders, without a dense mask.
 
 Pixel-SAIL attends causally, and fully among everything from ``<vision>`` to ``</vision>``
-(Pixel-SAIL paper, section 3; behaviour of the authors' release). Per sample that is three runs of
+(Pixel-SAIL paper, section 3; behaviour of the authors' release), unless the backbone reads images
+causally, like text. Per sample that is three runs of
 queries - text before the image, the image block, text after it - each of which is one
 scaled-dot-product call over a contiguous range of keys.
 """
@@ -31,13 +32,22 @@ class AttentionLayout:
         turn_ids: ``(B,L)`` int64, for conversations whose turns are independent: 0 on what all
             turns share (the image block), n >= 1 on the n-th turn, which sees the shared part and
             itself only. None: each turn sees all earlier ones.
+        causal_images: Image tokens do not see later ones either (EVEv2).
+
+    Attributes:
+        image_spans: The given spans.
+        spans: Those of full attention: the same, or without any image block.
 
     Padding on the right needs no entry: being behind every valid token, it is never attended to.
     """
 
     def __init__(self, spans: Sequence[tuple[int, int, int]], length: int,
-                 device: torch.device | str = 'cpu', turn_ids: Tensor | None = None) -> None:
-        self.spans = [tuple(span) for span in spans]
+                 device: torch.device | str = 'cpu', turn_ids: Tensor | None = None,
+                 causal_images: bool = False) -> None:
+        self.image_spans = [tuple(span) for span in spans]
+        self.spans = self.image_spans
+        if causal_images:
+            self.spans = [(start, start, start) for start, _, _ in self.image_spans]
         self.length = length
         self.device = torch.device(device)
         self.turn_ids = turn_ids

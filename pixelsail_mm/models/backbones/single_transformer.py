@@ -10,10 +10,24 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import (
     ATTENTION_NAME,
     AttentionLayout,
     image_block_attention,
+)
+from pixelsail_mm.models.backbones.lora import (
+    adapt_state,
+    add_lora,
+    merge_adapters,
+    prepare_quantised_state,
+    quantised,
+    quantization_config,
+)
+from pixelsail_mm.models.backbones.new_tokens import (
+    initialise_rows,
+    separate_new_rows,
+    untrained_ids,
 )
 from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 from pixelsail_mm.models.backbones.sine_positions import sine_positions
@@ -35,8 +49,10 @@ class SingleTransformer(BaseModule):
             config class).
         patch_size: Side of a patch in pixels.
         vocab_size: Rows of the embedding, ``len(tokenizer)``; filled in by the meta-architecture.
-            A pre-trained embedding of another size is resized (as the authors' release does) and
-            new rows start around the mean of the old ones.
+            A pre-trained embedding of another size is resized (as the authors' release does).
+        new_tokens: Names and ids of the tokens that the base may not know; filled in by the
+            meta-architecture. In a pre-trained base, rows of those it does not know start as
+            :func:`~pixelsail_mm.models.backbones.new_tokens.initialise_rows` says.
         dtype: Name of the parameter dtype, e.g. ``'bfloat16'``; None keeps float32.
         attn_implementation: Only ``'sdpa'``: flash-attention's kernels know no image block.
         gradient_checkpointing: Recompute activations in the backward pass.
@@ -56,6 +72,10 @@ class SingleTransformer(BaseModule):
     Raises:
         FileNotFoundError: The pre-trained weights are not there.
         ValueError: Unknown family or attention implementation.
+        ConfigError: Bad settings of ``lora`` or ``quantization``.
+
+    Attributes:
+        untrained_ids: Ids whose rows no training has touched yet, as far as this model knows.
     """
 
     def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 16,
@@ -63,14 +83,22 @@ class SingleTransformer(BaseModule):
                  attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
                  embedding_std: float | None = None, patch_embed_gain: float = 1.0,
                  rotary_layout: str = 'sections', patch_positions: float | None = None,
-                 trust_remote_code: bool = False, init_cfg: dict | None = None) -> None:
+                 trust_remote_code: bool = False, init_cfg: dict | None = None,
+                 new_tokens: Mapping[str, int] | None = None, lora: Mapping | None = None,
+                 quantization: Mapping | None = None,
+                 new_token_rows: bool | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
             raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
                              'supports the image block; remove the key or set it to "sdpa"')
         self.patch_size = patch_size
         self.patch_positions = patch_positions
-        self.llm = _build_decoder(llm, vocab_size, dtype, trust_remote_code)
+        if quantization is not None and lora is None:
+            raise ConfigError('backbone.quantization: 4-bit weights cannot train; add '
+                              "backbone.lora=dict(type='LoraConfig', ...) or remove the key")
+        new_tokens = dict(new_tokens or {})
+        self.llm, self.untrained_ids = _build_decoder(
+            llm, vocab_size, dtype, trust_remote_code, new_tokens, quantization)
         decoder = getattr(self.llm, 'model', None)
         if not hasattr(decoder, 'rotary_emb'):
             raise ValueError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
@@ -85,6 +113,26 @@ class SingleTransformer(BaseModule):
             self.patch_embed.weight.mul_(patch_embed_gain)
         if gradient_checkpointing:
             self.llm.gradient_checkpointing_enable(dict(use_reentrant=False))
+        if lora is not None:
+            add_lora(self.llm, lora)
+        if new_tokens and (lora is not None if new_token_rows is None else new_token_rows):
+            separate_new_rows(self.llm, list(new_tokens.values()))
+        prepare_quantised_state(self.llm)
+        for module in self.llm.modules():
+            module._is_hf_initialized = True  # else `init_weights` draws adapters and rows anew
+
+    def merge(self) -> None:
+        """Make this a plain decoder: LoRA and separate rows go into the weights, in place."""
+        merge_adapters(self.llm)
+
+    def adapt_state(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Fit weights of a backbone without ``lora`` and ``quantization`` to this one.
+
+        Args:
+            state: Weights of a whole model.
+            prefix: What this module's keys begin with, with the last dot.
+        """
+        return adapt_state(self.llm, state, f'{prefix}llm.')
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Token embeddings ``(..., C)`` of int64 ids ``(...)``."""
@@ -206,12 +254,15 @@ def _set_embedding_std(llm: nn.Module, std: float) -> None:
 
 
 def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: str | None,
-                   trust_remote_code: bool) -> nn.Module:
+                   trust_remote_code: bool, new_tokens: Mapping[str, int],
+                   quantization: Mapping | None) -> tuple[nn.Module, list[int]]:
+    """The decoder, with a row for every token, and the ids it has not seen in any training."""
     from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
     AttentionInterface.register(ATTENTION_NAME, image_block_attention)
     torch_dtype = getattr(torch, dtype) if dtype else torch.float32
     options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
                    trust_remote_code=trust_remote_code)
+    four_bit = quantization and quantization_config(quantization, torch_dtype)
     if isinstance(llm, Mapping):
         settings = dict(llm)
         model_type = settings.pop('model_type', None)
@@ -226,16 +277,23 @@ def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: 
                              '(known: qwen2, qwen3, llama, mistral, ...)') from error
         # Token ids of a family's default config lie outside a small vocabulary.
         config.bos_token_id = config.eos_token_id = config.pad_token_id = None
-        return AutoModelForCausalLM.from_config(config, **options)
+        model = AutoModelForCausalLM.from_config(config, **options)
+        return (quantised(model, four_bit) if four_bit else model), sorted(new_tokens.values())
     if Path(llm).is_absolute() and not Path(llm).exists():
         raise FileNotFoundError(f'backbone.llm: folder {llm} does not exist')
     try:
-        model = AutoModelForCausalLM.from_pretrained(llm, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            llm, **options, **dict(quantization_config=four_bit) if four_bit else {})
     except OSError as error:
         raise FileNotFoundError(
             f'backbone.llm: weights {llm!r} could not be loaded '
             f'({str(error).splitlines()[0]}). Give a folder with config.json and safetensors, a '
             'hub name when a network is available, or a dict for random weights') from error
-    if vocab_size is not None and vocab_size != model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(vocab_size)
-    return model
+    rows = model.get_input_embeddings().num_embeddings
+    if vocab_size is None:
+        return model, []
+    if vocab_size != rows:
+        model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    untrained = untrained_ids(llm, new_tokens, rows, vocab_size)
+    initialise_rows(model, untrained)
+    return model, untrained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,40 @@ class VisionExpert(ABC):
     def to(self, device: torch.device) -> VisionExpert:
         """Follow the trained model to its device; nothing to do for experts without weights."""
         return self
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """All that the feature maps of an image depend on, for caches of them.
+
+        Two experts with equal fingerprints give equal maps; paths, devices and the name of a
+        folder are no part of it.
+
+        Returns:
+            JSON-able dict with exactly these keys:
+
+            * ``expert``: name of the registered type;
+            * ``weights_sha256``: :func:`~.fingerprint.weights_sha256` of the files that the
+              weights were read from, or :func:`~.fingerprint.tensors_sha256` of random weights;
+            * ``feature``: which map of the model it is, a name or a dict of settings;
+            * ``preprocessing``: dict of what is done to the image before (size, mean, ...).
+        """
+
+    @classmethod
+    def fingerprint_of(cls, **settings: Any) -> dict[str, Any]:
+        """What :meth:`fingerprint` of an expert with this config would be, without building it.
+
+        A training from a cache compares it with what the cache says, so it must neither put
+        weights into memory nor need a network.
+
+        Args:
+            **settings: Arguments of the class, as in a config.
+
+        Returns:
+            The same keys. None, also inside of ``preprocessing``, stands for what cannot be told
+            here, e.g. ``weights_sha256`` of random weights or of files that are on another
+            machine; it is not compared. By default only the type is told.
+        """
+        return dict(expert=cls.__name__, weights_sha256=None, feature=None, preprocessing=None)
 
 
 def has_image(sample: PixelDataSample) -> bool:

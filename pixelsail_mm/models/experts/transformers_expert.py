@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Mapping, Sequence
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
+from pixelsail_mm.models.experts.fingerprint import plain, tensors_sha256, weights_sha256
+from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
+
+DTYPES = ('float32', 'float16', 'bfloat16')
+# What transformers raises for files that are cut short or belong to another model.
+_WRONG_WEIGHTS = (SafetensorError, RuntimeError, UnpicklingError, ValueError, TypeError, KeyError,
+                  AttributeError)
+# Settings of an image processor that its pixels depend on.
+_PREPROCESSING = ('do_resize', 'size', 'size_divisor', 'resample', 'do_rescale', 'rescale_factor',
+                  'do_normalize', 'image_mean', 'image_std')
 
 
 class TransformersExpert(VisionExpert):
@@ -23,21 +37,29 @@ class TransformersExpert(VisionExpert):
 
     Raises:
         FileNotFoundError: The weights are not there.
-        ValueError: They do not fill the model, so that parts of the teacher would be random.
+        ConfigError: They are damaged, of another architecture, or do not fill the model, so that
+            parts of the teacher would be random; or ``dtype`` is unknown.
     """
 
     #: Starts of the names of the weights that the feature depends on.
     used_weights: tuple[str, ...] = ('', )
+    #: What fingerprints call the map.
+    feature = ''
 
     def __init__(self, model: str | Mapping[str, Any], dtype: str = 'float32',
                  processor: Mapping[str, Any] | None = None) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f'distill.expert.dtype={dtype!r}: use one of {DTYPES}')
         options = dict(processor or {})
+        self._weights = None
         if isinstance(model, Mapping):
             self.model = self._random(dict(model))
             self.processor = self._processor_class()(**options)
+            self._weights = tensors_sha256(self.model.state_dict())
         else:
             self.model, self.processor = self._pretrained(model, options)
         self.model.eval().requires_grad_(False)
+        self.source = model
         self.dtype = getattr(torch, dtype)
         self.device = torch.device('cpu')
 
@@ -45,27 +67,66 @@ class TransformersExpert(VisionExpert):
         if Path(model).is_absolute() and not Path(model).is_dir():
             raise FileNotFoundError(f'distill.expert.model: folder {model} does not exist')
         try:
-            loaded, report = self._model_class().from_pretrained(model, output_loading_info=True)
+            # Whatever precision the file has: teachers run in `dtype`, see `to`.
+            loaded, report = self._model_class().from_pretrained(
+                model, output_loading_info=True, dtype=torch.float32, **self._load_options())
             processor = self._processor_class().from_pretrained(model, **options)
         except OSError as error:
             raise FileNotFoundError(
                 f'distill.expert.model: {model!r} could not be loaded '
-                f'({str(error).splitlines()[0]}). Give a folder with config.json, weights and '
+                f'({_first_line(error)}). Give a folder with config.json, weights and '
                 'preprocessor_config.json, or a hub name when a network is available') from error
+        except _WRONG_WEIGHTS as error:
+            raise ConfigError(
+                f'distill.expert.model: {model!r} does not hold weights for '
+                f'{type(self).__name__}, or damaged ones ({_first_line(error)}); get them again, '
+                'or give those of this architecture') from error
         absent = sorted(name for name, _ in loaded.named_parameters()
                         if name in report['missing_keys'] and name.startswith(self.used_weights))
         if absent:
-            raise ValueError(
+            raise ConfigError(
                 f'distill.expert.model: {model!r} lacks {len(absent)} weights of '
                 f'{type(loaded).__name__}, e.g. {absent[0]}; give weights of this architecture')
         return loaded, processor
 
     def to(self, device: torch.device) -> TransformersExpert:
         """Follow the trained model to its device."""
+        device = torch.device(device)
         if device != self.device:
             self.device = device
             self.model.to(device, self.dtype if device.type == 'cuda' else torch.float32)
         return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See :meth:`VisionExpert.fingerprint`."""
+        return self._fingerprint(self._weights or weights_sha256(self.source), self.processor,
+                                 str(self.dtype).removeprefix('torch.'))
+
+    @classmethod
+    def fingerprint_of(cls, **settings: Any) -> dict[str, Any]:
+        """See :meth:`VisionExpert.fingerprint_of`; reads the processor's settings only."""
+        bound = inspect.signature(cls).bind(**settings)
+        bound.apply_defaults()
+        model = bound.arguments['model']
+        options = cls._processor_options(bound.arguments)
+        if isinstance(model, Mapping):
+            return cls._fingerprint(None, cls._processor_class()(**options),
+                                    bound.arguments['dtype'])
+        try:
+            processor = cls._processor_class().from_pretrained(model, local_files_only=True,
+                                                               **options)
+        except OSError:
+            processor = None
+        return cls._fingerprint(weights_sha256(model), processor, bound.arguments['dtype'])
+
+    @classmethod
+    def _fingerprint(cls, weights: str | None, processor: Any, dtype: str) -> dict[str, Any]:
+        settings = dict.fromkeys(_PREPROCESSING)
+        if processor is not None:
+            known = processor.to_dict()
+            settings.update({key: known.get(key) for key in _PREPROCESSING})
+        return plain(dict(expert=cls.__name__, weights_sha256=weights, feature=cls.feature,
+                          preprocessing=settings | dict(dtype=dtype)))
 
     @torch.no_grad()
     def __call__(self, data_samples: Sequence[PixelDataSample]) -> list[Tensor | None]:
@@ -79,35 +140,43 @@ class TransformersExpert(VisionExpert):
             return [self._map(sample) if has_image(sample) else None for sample in data_samples]
 
     def _map(self, sample: PixelDataSample) -> Tensor:
-        pixels = self.processor(images=_original_image(sample), return_tensors='pt',
-                                input_data_format='channels_first')['pixel_values']
+        image = original_image(sample)
+        pixels = self.processor(images=image, return_tensors='pt',
+                                input_data_format='channels_first',
+                                **self._image_options(*image.shape[1:]))['pixel_values']
         pixels = pixels.to(self.device, next(self.model.parameters()).dtype)
         return self._feature(pixels)[0].float()
+
+    def _image_options(self, height: int, width: int) -> dict:
+        """Settings of the processor for an image of this size."""
+        return {}
+
+    def _load_options(self) -> dict:
+        """Further keywords of ``from_pretrained``."""
+        return {}
+
+    @classmethod
+    def _processor_options(cls, arguments: Mapping[str, Any]) -> dict:
+        """Settings of the processor that follow from the arguments of the class."""
+        raise NotImplementedError(f'{cls.__name__} must implement _processor_options')
 
     def _random(self, settings: dict) -> nn.Module:
         raise NotImplementedError(f'{type(self).__name__} must implement _random')
 
-    def _model_class(self) -> type:
-        raise NotImplementedError(f'{type(self).__name__} must implement _model_class')
+    @classmethod
+    def _model_class(cls) -> type:
+        raise NotImplementedError(f'{cls.__name__} must implement _model_class')
 
-    def _processor_class(self) -> type:
-        raise NotImplementedError(f'{type(self).__name__} must implement _processor_class')
+    @classmethod
+    def _processor_class(cls) -> type:
+        raise NotImplementedError(f'{cls.__name__} must implement _processor_class')
 
     def _feature(self, pixel_values: Tensor) -> Tensor:
         raise NotImplementedError(f'{type(self).__name__} must implement _feature')
 
 
-def _original_image(sample: PixelDataSample) -> Tensor:
-    """RGB uint8 ``(3,H,W)`` at the original size, from memory or from the file."""
-    image = sample.get('image')
-    if image is not None:
-        return image.cpu()
-    from pixelsail_mm.datasets.transforms import LoadImage
-    pixels = LoadImage().transform(dict(img_path=sample.get('img_path')))['img']
-    if pixels is None:
-        raise ValueError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
-                         'experts need keep_image=True in PackPixelInputs')
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split('\n')[0][:300]
 
 
 @MODELS.register_module()
@@ -124,17 +193,24 @@ class Mask2FormerExpert(TransformersExpert):
     """
 
     used_weights = ('model.pixel_level_module.', )
+    feature = 'pixel_decoder_last_hidden_state'
 
     def __init__(self, model: str | Mapping[str, Any], size: int = 800,
                  dtype: str = 'float32') -> None:
-        super().__init__(model, dtype, dict(
-            size=dict(shortest_edge=size, longest_edge=max(1333, size))))
+        super().__init__(model, dtype, self._processor_options(dict(size=size)))
 
-    def _model_class(self) -> type:
+    @classmethod
+    def _processor_options(cls, arguments: Mapping[str, Any]) -> dict:
+        size = arguments['size']
+        return dict(size=dict(shortest_edge=size, longest_edge=max(1333, size)))
+
+    @classmethod
+    def _model_class(cls) -> type:
         from transformers import Mask2FormerForUniversalSegmentation
         return Mask2FormerForUniversalSegmentation
 
-    def _processor_class(self) -> type:
+    @classmethod
+    def _processor_class(cls) -> type:
         from transformers import Mask2FormerImageProcessor
         return Mask2FormerImageProcessor
 
@@ -165,24 +241,31 @@ class SAM2Expert(TransformersExpert):
         dtype: See :class:`TransformersExpert`.
 
     Raises:
-        ValueError: ``size`` is not the model's.
+        ConfigError: ``size`` is not the model's.
     """
 
     used_weights = ('vision_encoder.', 'no_memory_embedding')
+    feature = 'image_embed'
 
     def __init__(self, model: str | Mapping[str, Any], size: int = 1024,
                  dtype: str = 'float32') -> None:
-        super().__init__(model, dtype, dict(size=dict(height=size, width=size)))
+        super().__init__(model, dtype, self._processor_options(dict(size=size)))
         vision = self.model.config.vision_config
         fitting = vision.backbone_feature_sizes[0][0] * vision.backbone_config.patch_stride[0]
         if size != fitting:
-            raise ValueError(f'distill.expert.size={size}: this model works at {fitting}')
+            raise ConfigError(f'distill.expert.size={size}: this model works at {fitting}')
 
-    def _model_class(self) -> type:
+    @classmethod
+    def _processor_options(cls, arguments: Mapping[str, Any]) -> dict:
+        return dict(size=dict(height=arguments['size'], width=arguments['size']))
+
+    @classmethod
+    def _model_class(cls) -> type:
         from transformers import Sam2Model
         return Sam2Model
 
-    def _processor_class(self) -> type:
+    @classmethod
+    def _processor_class(cls) -> type:
         from transformers.models.sam2.image_processing_sam2_fast import Sam2ImageProcessorFast
         return Sam2ImageProcessorFast
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -51,7 +52,7 @@ class ExpertDistillLoss(nn.Module):
             are harder to learn than others; None weighs all alike. Only with ``'mse'``.
 
     Raises:
-        ValueError: Unknown ``feature`` or ``distance``, or ``channel_weights`` of another number
+        ConfigError: Unknown ``feature`` or ``distance``, or ``channel_weights`` of another number
             or with another distance.
     """
 
@@ -60,9 +61,9 @@ class ExpertDistillLoss(nn.Module):
                  distance: str = 'mse', channel_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if feature not in ('neck', 'backbone'):
-            raise ValueError(f"distill.feature={feature!r}: use 'neck' or 'backbone'")
+            raise ConfigError(f"distill.feature={feature!r}: use 'neck' or 'backbone'")
         if distance not in _DISTANCES:
-            raise ValueError(f'distill.distance={distance!r}: use one of {list(_DISTANCES)}')
+            raise ConfigError(f'distill.distance={distance!r}: use one of {list(_DISTANCES)}')
         expert = expert if callable(expert) else MODELS.build(expert)
         if isinstance(expert, nn.Module):
             expert.eval().requires_grad_(False)
@@ -85,13 +86,13 @@ class ExpertDistillLoss(nn.Module):
             weights: One factor >= 0 for each channel; None weighs all alike.
 
         Raises:
-            ValueError: Another number of weights, or another distance than ``'mse'``.
+            ConfigError: Another number of weights, or another distance than ``'mse'``.
         """
         if weights is not None and (self.distance != 'mse'
                                     or len(weights) != self.expert_channels):
-            raise ValueError(f'distill.channel_weights: {len(weights)} weights for '
-                             f'{self.expert_channels} channels and distance={self.distance!r}; '
-                             "give one for each channel, with distance='mse'")
+            raise ConfigError(f'distill.channel_weights: {len(weights)} weights for '
+                              f'{self.expert_channels} channels and distance={self.distance!r}; '
+                              "give one for each channel, with distance='mse'")
         self.channel_scales = None if weights is None else torch.tensor(
             weights, dtype=torch.float32, device=self.proj.weight.device).sqrt()
 
@@ -113,7 +114,7 @@ class ExpertDistillLoss(nn.Module):
             zeros) for ``proj`` and for every map.
 
         Raises:
-            ValueError: The expert does not give one map ``(expert_channels,h,w)`` or None per
+            ConfigError: The expert does not give one map ``(expert_channels,h,w)`` or None per
                 sample.
         """
         weight = self.proj.weight
@@ -141,15 +142,16 @@ class ExpertDistillLoss(nn.Module):
             self.expert.to(device)
         targets = self.expert(data_samples)
         if len(targets) != len(data_samples):
-            raise ValueError(f'expert {self.name} gives {len(targets)} maps for '
-                             f'{len(data_samples)} samples; it must give one map or None for each')
+            raise ConfigError(f'expert {self.name} gives {len(targets)} maps for '
+                              f'{len(data_samples)} samples; it must give one map or None for '
+                              'each')
         return targets
 
     def _distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
         if theirs.ndim != 3 or theirs.shape[0] != self.expert_channels:
-            raise ValueError(f'expert {self.name} gives maps {tuple(theirs.shape)}; set '
-                             f'expert_channels={theirs.shape[0]} in its distill entry if these '
-                             'are (channels, height, width)')
+            raise ConfigError(f'expert {self.name} gives maps {tuple(theirs.shape)}; set '
+                              f'expert_channels={theirs.shape[0]} in its distill entry if these '
+                              'are (channels, height, width)')
         theirs = F.interpolate(theirs[None].to(ours.device, torch.float32), size=ours.shape[:2],
                                mode='bilinear', align_corners=False)[0]
         ours, theirs = ours.float(), theirs.permute(1, 2, 0)

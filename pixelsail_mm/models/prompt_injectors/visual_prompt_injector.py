@@ -20,12 +20,17 @@ class VisualPromptInjector(BaseModule):
         hidden_size: Channels C; filled in by the meta-architecture.
         init_gain: Factor on the initial weights of the projection. A model trained from scratch
             overlooks a prompt that is faint next to the patch embeddings.
+        project: False adds the embedding itself, without ``proj`` (EVEv2 variant of the authors'
+            release, whose projection exists but is not used).
         init_cfg: MMEngine initialisation config.
     """
 
-    def __init__(self, hidden_size: int, init_gain: float = 1.0,
+    def __init__(self, hidden_size: int, init_gain: float = 1.0, project: bool = True,
                  init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
+        self.proj = None
+        if not project:
+            return
         self.proj = nn.Linear(hidden_size, hidden_size, bias=False)
         with torch.no_grad():
             self.proj.weight.mul_(init_gain)
@@ -43,7 +48,7 @@ class VisualPromptInjector(BaseModule):
         Returns:
             ``(B,L,C)``.
         """
-        table = self.proj(prompts)
+        table = prompts if self.proj is None else self.proj(prompts)
         prompt_of = inputs['vp_token_indices'].flatten()
         rows = torch.nonzero(prompt_of >= 0).squeeze(1)
         # With no prompt in the batch this still uses the projection, with weight zero, so that

@@ -9,9 +9,10 @@ import pytest
 from mmcv.transforms import Compose
 
 from pixelsail_mm.datasets import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.converters import ArchiveError, labelme_mini, make_labelme_mini
+from pixelsail_mm.datasets.converters import labelme_mini, make_labelme_mini
 from pixelsail_mm.datasets.converters.labelme_mini import MEMBERS
 from pixelsail_mm.datasets.restricted_pickle import load_plain_pickle
+from pixelsail_mm.downloads import ArchiveError
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 
 PIPELINE = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts')]

@@ -230,3 +230,67 @@ def test_a_tokenizer_saved_with_truncation_does_not_cut(parity_dir, tmp_path):
     transform = BuildConversation(saved)
     text = _text(transform, transform(_record(('where is the red dog?', 'over there'))))
     assert text.endswith('user\nwhere is the red dog?<|im_end|>\nover there<|endoftext|>')
+
+
+EVE_IMAGE = '<|vis_cls|>' + ('<vpatch>' * 3 + '<vrow_sep>') * 2
+
+
+@pytest.fixture(scope='module')
+def eve(build):
+    """Build a transform with the layout and the template of EVEv2."""
+    return lambda **kwargs: build(**dict(
+        template='qwen_chat', image_layout='rows', image_in_question=True) | kwargs)
+
+
+def test_rows_of_patches_inside_the_first_question(eve):
+    transform = eve()
+    results = transform(_record(('where is the dog?', 'It is [SEG].'), ('And the cat?', 'Here.')))
+    assert _text(transform, results) == (
+        f'<|im_start|>user\n{EVE_IMAGE}\nwhere is the dog?<|im_end|>\n<|im_start|>assistant\n'
+        'It is [SEG].<|im_end|>\n<|im_start|>user\nAnd the cat?<|im_end|>\n<|im_start|>assistant\n'
+        'Here.<|im_end|>')
+    assert _text(transform, results, True) == 'It is [SEG].<|im_end|>Here.<|im_end|>'
+    text_only = transform(_record(('where?', 'there'), grid=(0, 0)))
+    assert _text(transform, text_only).startswith('<|im_start|>user\nwhere?<|im_end|>')
+
+
+def test_rows_of_patches_in_front(eve):
+    transform = eve(image_in_question=False)
+    assert _text(transform, transform(_record())).startswith(f'{EVE_IMAGE}<|im_start|>user\nwhere')
+
+
+def test_the_image_moves_to_the_first_question_that_is_kept(eve):
+    transform = eve(generation=True)
+    full, shorter = transform(_record(*TURNS)), transform(_record(*TURNS[1:]))
+    limit = len(full['input_ids']) - 1
+    transform = eve(generation=True, max_length=limit)
+    results = transform(_record(*TURNS))
+    assert results['dropped_turns'] == 1
+    assert results['input_ids'].tolist() == shorter['input_ids'].tolist()
+    assert _text(transform, results).startswith(f'<|im_start|>user\n{EVE_IMAGE}\nand the two cats')
+
+
+@pytest.mark.parametrize('generation', [False, True])
+@pytest.mark.parametrize('grid', [(2, 3), (0, 0)])
+def test_image_tokens_count(eve, generation, grid):
+    """The limit includes the image, and the lengths that samplers see are true."""
+    transform = eve(generation=generation)
+    length = len(transform(_record(*TURNS, grid=grid))['input_ids'])
+    assert transform.count_tokens(_record(*TURNS, grid=grid)) == length
+    assert eve(generation=generation, max_length=length)(
+        _record(*TURNS, grid=grid))['dropped_turns'] == 0
+    assert eve(generation=generation, max_length=length - 1)(
+        _record(*TURNS, grid=grid))['dropped_turns'] == 1
+
+
+def test_tokens_of_the_layout_are_refused_in_text(eve):
+    with pytest.raises(BadSampleError, match='image token <vrow_sep>'):
+        eve()(_record(('what is <vrow_sep>?', 'a')))
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(image_layout='columns'), 'image_layout'),
+    (dict(independent_turns=True), 'image_in_question')])
+def test_impossible_layouts(eve, settings, message):
+    with pytest.raises(ValueError, match=message):
+        eve(**settings)

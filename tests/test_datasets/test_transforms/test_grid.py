@@ -1,11 +1,16 @@
-"""target_size, mask_to_patches and ResizeToGrid."""
+"""target_size, area_size, mask_to_patches and ResizeToGrid."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelsail_mm.datasets.transforms import ResizeToGrid, mask_to_patches, target_size
+from pixelsail_mm.datasets.transforms import (
+    ResizeToGrid,
+    area_size,
+    mask_to_patches,
+    target_size,
+)
 
 sides = st.integers(1, 5000)
 patches = st.sampled_from([8, 14, 16, 32])
@@ -148,3 +153,57 @@ def test_prompt_map_holds_only_given_ids(data):
     assert set(results['prompt_map'].ravel().tolist()) <= {-2, *ids}
     if ids and masks[-1].any():
         assert ids[-1] in results['prompt_map']
+
+
+@pytest.mark.parametrize('size, max_size, expected', [
+    # 25 x 32 = 800: a square keeps its shape whatever its size.
+    ((800, 800), 800, (800, 800)), ((57, 57), 800, (800, 800)), ((4000, 4000), 800, (800, 800)),
+    # sqrt(640 * 480) = 554.26; 640 / 0.6928 / 32 = 28.87 and 480 / 0.6928 / 32 = 21.65, both up.
+    ((640, 480), 800, (29 * 32, 22 * 32)), ((480, 640), 800, (22 * 32, 29 * 32)),
+    # Four to one: 800 * 2 = 1600 = 50 patches exactly, 800 / 2 = 400 = 12.5 patches.
+    ((1600, 400), 800, (1600, 416)), ((16, 4), 800, (1600, 416)),
+    # 1600 * 2 and 1600 / 2.
+    ((1600, 400), 1600, (3200, 800)),
+    # Never nothing: 800 / sqrt(10000) = 8 pixels high, 800 * 100 = 80000 wide.
+    ((10000, 1), 800, (80000, 32)),
+])
+def test_area_size_examples(size, max_size, expected):
+    assert area_size(*size, 32, max_size) == expected
+
+
+@given(sides, sides, patches, st.integers(32, 2048))
+def test_area_size_properties(width, height, patch, max_size):
+    new_width, new_height = area_size(width, height, patch, max_size)
+    assert new_width % patch == new_height % patch == 0 and min(new_width, new_height) >= patch
+    # Each side is rounded up, by less than a patch; nothing else changes area or aspect ratio.
+    for new, exact in ((new_width, max_size * (width / height)**0.5),
+                       (new_height, max_size * (height / width)**0.5)):
+        assert exact * (1 - 1e-9) <= new < exact * (1 + 1e-9) + patch
+    assert area_size(height, width, patch, max_size) == (new_height, new_width)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 50))
+def test_area_size_depends_on_the_aspect_ratio_only(width, height, factor):
+    assert area_size(width, height, 32, 800) == area_size(factor * width, factor * height, 32, 800)
+
+
+def test_resize_by_area():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    mask = np.zeros((1, 48, 64), bool)
+    mask[0, :12, :16] = True
+    results = ResizeToGrid(32, 128, rule='area', interpolation='bicubic')(
+        dict(img=image, prompt_masks=mask, prompt_ids=[3]))
+    # 128 * sqrt(4 / 3) = 147.8 -> 160 and 128 * sqrt(3 / 4) = 110.9 -> 128.
+    assert results['grid'] == (4, 5) and results['image'].shape == (3, 128, 160)
+    # A quarter of each side: the first of 4 rows, 1.25 of 5 columns.
+    assert np.argwhere(results['prompt_map'] == 3).tolist() == [[0, 0], [0, 1]]
+    bilinear = ResizeToGrid(32, 128, rule='area')(dict(img=image))
+    assert not np.array_equal(results['image'], bilinear['image'])
+
+
+@pytest.mark.parametrize('setting, message', [
+    (dict(rule='volume'), 'rule'), (dict(interpolation='nearest'), 'interpolation'),
+    (dict(rule='area', max_size=8), 'area_size')])
+def test_unknown_rules(setting, message):
+    with pytest.raises(ValueError, match=message):
+        ResizeToGrid(**setting)

@@ -1,0 +1,54 @@
+"""Which parts of a model a stage of training moves."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from torch import nn
+
+
+def train_only(model: nn.Module, parts: Sequence[str]) -> None:
+    """Freeze every parameter that lies in none of the named parts.
+
+    Freezing happens when the model is built, so that data parallel wrappers, ZeRO and the optimizer
+    never see what does not train: its gradients and optimizer states cost no memory. A tensor that
+    two parts share (tied embeddings) trains if one of them does.
+
+    Args:
+        model: The model.
+        parts: Names of modules or parameters as in its ``state_dict``, e.g.
+            ``['backbone.patch_embed']``.
+
+    Raises:
+        ValueError: A part has no parameter; says which modules there are.
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    for part in parts:
+        if not any(_inside(name, part) for name in names):
+            raise ValueError(f'model.trainable: {part!r} has no parameter; name modules of '
+                             f'{_neighbours(model, part)}')
+    wanted = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)
+              if any(_inside(name, part) for part in parts)}
+    for parameter in model.parameters():
+        if id(parameter) not in wanted:
+            parameter.requires_grad_(False)
+
+
+def _inside(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + '.')
+
+
+def _neighbours(model: nn.Module, part: str) -> str:
+    """Names beside the deepest module that a wrong name still hits."""
+    module, path = model, []
+    for step in part.split('.'):
+        children = dict(module.named_children())
+        if step not in children:
+            break
+        module = children[step]
+        path.append(step)
+    found = '.'.join(path)
+    prefix = f'{found}.' if found else ''
+    known = [f'{prefix}{name}' for name, child in module.named_children()
+             if any(True for _ in child.parameters())]
+    return ', '.join(known) or found

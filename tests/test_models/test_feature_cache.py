@@ -1,0 +1,451 @@
+"""Feature shards: what is written is read, and what is stale, foreign or damaged is refused."""
+
+import copy
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.engine.expert_cache import Image as FeatureImage
+from pixelsail_mm.engine.expert_cache import Job, cache_features
+from pixelsail_mm.models.experts import CachedExpert, Mask2FormerExpert, SAM2Expert, VisionExpert
+from pixelsail_mm.models.experts.feature_shards import (
+    RECORD,
+    ImageState,
+    ShardHeader,
+    ShardStore,
+    ShardWriter,
+)
+from pixelsail_mm.models.experts.fingerprint import (
+    differences,
+    file_sha256s,
+    tensors_sha256,
+    weights_sha256,
+)
+from pixelsail_mm.models.experts.image_names import image_name
+from pixelsail_mm.registry import MODELS
+from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
+from pixelsail_mm.testing.tiny_models import (
+    byte_tokenizer,
+    collate,
+    make_sample,
+    tiny_model_config,
+)
+
+STATE = ImageState(size=5, mtime=7, content=9)
+FINGERPRINT = dict(expert='Numbers', weights_sha256='ab', feature='last', preprocessing={'size': 8})
+
+
+@MODELS.register_module(force=True)
+class NumbersOfTest(VisionExpert):
+    """An expert whose config tells all of its fingerprint but the weights."""
+
+    def __call__(self, data_samples):
+        raise AssertionError('a training from a cache must not run the expert')
+
+    @classmethod
+    def fingerprint_of(cls, size=8):
+        return FINGERPRINT | dict(weights_sha256=None, preprocessing=dict(size=size))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def own_cache_home(tmp_path_factory):
+    """Sums of weight files are not to be remembered in the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp('home')
+        patch.setenv('XDG_CACHE_HOME', str(home))
+        yield home
+
+
+def feature(seed, shape=(2, 3, 4)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def write(root, names, dtype='float16', fingerprint=FINGERPRINT, **options):
+    with ShardWriter(root, ShardHeader(fingerprint, dtype), **options) as writer:
+        for seed, name in enumerate(names):
+            writer.write(name, feature(seed), STATE)
+
+
+def read(root, name):
+    store = ShardStore(root).require_whole()
+    return store.read(store.find(name))
+
+
+class TestShards:
+
+    @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
+    def test_values_are_those_of_the_dtype(self, dtype, tmp_path):
+        write(tmp_path, ['a.jpg', 'b/ü.png'], dtype)
+        found = read(tmp_path, 'b/ü.png')
+        assert found.dtype == torch.float32
+        assert torch.equal(found, feature(1).to(getattr(torch, dtype)).float())
+
+    def test_bytes_are_little_endian_halves_then_the_name(self, tmp_path):
+        with ShardWriter(tmp_path, ShardHeader(FINGERPRINT, 'float16')) as writer:
+            writer.write('x', torch.tensor([[[1.0, -2.0]]]), STATE)
+        assert (tmp_path / 'features-00000.bin').read_bytes() == b'\x00\x3c\x00\xc0x'
+        assert (tmp_path / 'features-00000.idx').stat().st_size == RECORD.itemsize == 64
+
+    @given(st.lists(st.sampled_from('abcdefgh'), min_size=1, max_size=12), st.integers(1, 200))
+    def test_the_newest_map_of_a_name_counts(self, tmp_path_factory, names, shard_bytes):
+        root = tmp_path_factory.mktemp('shards')
+        write(root, names, shard_bytes=shard_bytes)
+        store = ShardStore(root)
+        assert sorted(store.names()) == sorted(set(names)) and len(store) == len(set(names))
+        for name in set(names):
+            last = len(names) - 1 - names[::-1].index(name)
+            assert torch.equal(store.read(store.find(name)), feature(last).half().float())
+        assert store.find('z') is None
+
+    def test_shards_end_at_their_size(self, tmp_path):
+        write(tmp_path, 'abcd', shard_bytes=60)  # a map has 48 bytes and a letter
+        assert sorted(p.name for p in tmp_path.glob('*.bin')) == [
+            'features-00000.bin', 'features-00001.bin']
+
+    def test_copies_open_their_own_maps(self, tmp_path):
+        """A copied or pickled model must not carry gigabytes of mapped shards along."""
+        write(tmp_path, ['a'])
+        store = ShardStore(tmp_path)
+        store.read(store.find('a'))
+        pickled = pickle.loads(pickle.dumps(store))  # noqa: S301  our own bytes
+        for other in (copy.deepcopy(store), pickled):
+            assert not other._maps and store._maps
+            assert torch.equal(other.read(other.find('a')), feature(0).half().float())
+
+    @pytest.mark.parametrize('value, dtype, says', [
+        (7e4, 'float16', '70000 exceed float16.*bfloat16'), (float('nan'), 'float16', 'NaN'),
+        (float('inf'), 'float32', 'NaN or infinity')])
+    def test_what_the_dtype_cannot_hold_is_refused(self, value, dtype, says, tmp_path):
+        with ShardWriter(tmp_path, ShardHeader(FINGERPRINT, dtype)) as writer:
+            with pytest.raises(ConfigError, match=f'big.jpg.*{says}'):
+                writer.write('big.jpg', torch.full((1, 2, 2), value), STATE)
+        assert len(ShardStore(tmp_path)) == 0
+        if value == 7e4:
+            write(tmp_path / 'wide', ['a'], 'bfloat16')
+
+
+class TestInterrupted:
+    """A killed process leaves whole records and at most a part of one."""
+
+    def test_a_torn_tail_is_left_out_and_written_again(self, tmp_path):
+        write(tmp_path, 'abc')
+        index, shard = (tmp_path / f'features-00000.{kind}' for kind in ('idx', 'bin'))
+        index.write_bytes(index.read_bytes()[:-20])
+        shard.write_bytes(shard.read_bytes() + b'begun')
+        assert sorted(ShardStore(tmp_path).require_whole().names()) == ['a', 'b']
+        write(tmp_path, 'c')
+        assert torch.equal(read(tmp_path, 'c'), feature(0).half().float())
+        assert torch.equal(read(tmp_path, 'b'), feature(1).half().float())
+
+    def test_zeros_of_a_power_cut_are_a_torn_tail(self, tmp_path):
+        write(tmp_path, 'ab')
+        with open(tmp_path / 'features-00000.idx', 'ab') as index:
+            index.write(bytes(128))
+        assert len(ShardStore(tmp_path).require_whole()) == 2
+
+    def test_writers_at_the_same_time_take_shards_of_their_own(self, tmp_path):
+        header = ShardHeader(FINGERPRINT, 'float16')
+        with ShardWriter(tmp_path, header) as one, ShardWriter(tmp_path, header) as two:
+            for i in range(3):
+                one.write(f'one{i}', feature(i), STATE)
+                two.write(f'two{i}', feature(10 + i), STATE)
+        assert len(list(tmp_path.glob('*.bin'))) == 2
+        assert torch.equal(read(tmp_path, 'two2'), feature(12).half().float())
+
+
+class TestCachedExpert:
+    """Reading by image path, and everything that is refused."""
+
+    @pytest.fixture
+    def images(self, tmp_path):
+        folder = tmp_path / 'data' / 'images'
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(folder / f'{i}.png')
+        return folder
+
+    @pytest.fixture
+    def root(self, tmp_path, images):
+        root = tmp_path / 'cache'
+        with ShardWriter(root, ShardHeader(FINGERPRINT, 'float16')) as writer:
+            for i in range(2):
+                writer.write(f'images/{i}.png', feature(i), ImageState.read(images / f'{i}.png'))
+        return root
+
+    def sample(self, path):
+        return PixelDataSample(metainfo=dict(sample_id='s', img_path=str(path)))
+
+    def open(self, root, images, **options):
+        return CachedExpert(str(root), str(images.parent), **options)
+
+    def test_maps_of_a_batch(self, root, images):
+        text = PixelDataSample(metainfo=dict(sample_id='t', img_path=None))
+        expert = self.open(root, images, of=dict(type='NumbersOfTest'))
+        one, nothing, zero = expert([self.sample(images / '1.png'), text,
+                                     self.sample(images / '0.png')])
+        assert nothing is None and torch.equal(one, feature(1).half().float())
+        assert torch.equal(zero, feature(0).half().float())
+        assert expert.fingerprint() == FINGERPRINT
+
+    def test_the_data_may_move(self, root, images, tmp_path):
+        images.parent.rename(tmp_path / 'moved')
+        expert = CachedExpert(str(root), str(tmp_path / 'moved'))
+        assert expert([self.sample(tmp_path / 'moved/images/1.png')])[0] is not None
+
+    def test_a_copy_with_another_time_is_the_same_image(self, root, images):
+        content = (images / '0.png').read_bytes()
+        (images / '0.png').write_bytes(content)
+        assert self.open(root, images)([self.sample(images / '0.png')])[0] is not None
+
+    @pytest.mark.parametrize('change', [lambda content: content + b'\0',
+                                        lambda content: content[:-1] + b'\0'])
+    def test_a_changed_image_is_refused(self, root, images, change):
+        path = images / '0.png'
+        path.write_bytes(change(path.read_bytes()))
+        expert = self.open(root, images)
+        with pytest.raises(ConfigError, match='0.png: changed since'):
+            expert([self.sample(path)])
+        assert expert([self.sample(images / '1.png')])[0] is not None
+
+    def test_a_missing_image_is_named_with_what_there_is(self, root, images):
+        other = self.sample(images / 'absent.png')
+        with pytest.raises(FileNotFoundError, match='images/absent.png .*e.g. images/[01].png'):
+            self.open(root, images)([other])
+        lenient = self.open(root, images, allow_missing=True)
+        assert lenient([other]) == [None] and lenient.missing == {'images/absent.png': 1}
+
+    def test_another_expert_is_refused(self, root, images):
+        with pytest.raises(ConfigError, match='preprocessing.size is 8 instead of 16'):
+            self.open(root, images, of=dict(type='NumbersOfTest', size=16))
+        with pytest.raises(ConfigError, match="weights_sha256 is 'ab' instead of 'cd'"):
+            self.open(root, images, fingerprint=dict(weights_sha256='cd'))
+
+    def test_unknown_weights_are_reported_and_the_rest_compared(self, root, images, caplog):
+        from mmengine.logging import MMLogger
+        logger = MMLogger.get_current_instance()
+        logger.addHandler(caplog.handler)
+        try:
+            self.open(root, images, of=dict(type='NumbersOfTest'))
+        finally:
+            logger.removeHandler(caplog.handler)
+        assert 'weights_sha256 of NumbersOfTest cannot be told' in caplog.text
+
+    def test_of_must_be_the_config_of_an_expert(self, root, images):
+        with pytest.raises(ConfigError, match="of: type='LearnableUpsampler'"):
+            self.open(root, images, of=dict(type='LearnableUpsampler'))
+        with pytest.raises(ConfigError, match="of, NumbersOfTest: .*'sise'"):
+            self.open(root, images, of=dict(type='NumbersOfTest', sise=8))
+
+    def test_a_truncated_shard_is_refused_until_it_is_made_whole(self, root, images):
+        shard = root / 'features-00000.bin'
+        shard.write_bytes(shard.read_bytes()[:60])
+        with pytest.raises(ConfigError, match='features-00000.bin: truncated, 1 of its maps'):
+            self.open(root, images)
+        with ShardWriter(root, ShardHeader(FINGERPRINT, 'float16')) as writer:
+            writer.write('images/1.png', feature(5), ImageState.read(images / '1.png'))
+        [found] = self.open(root, images)([self.sample(images / '1.png')])
+        assert torch.equal(found, feature(5).half().float())
+
+    def test_a_flipped_bit_is_named(self, root, images):
+        shard = root / 'features-00000.bin'
+        content = bytearray(shard.read_bytes())
+        content[3] ^= 1
+        shard.write_bytes(content)
+        with pytest.raises(ConfigError, match='features-00000.bin.*images/0.png are damaged'):
+            self.open(root, images)([self.sample(images / '0.png')])
+
+    def test_a_damaged_record_is_refused(self, root, images):
+        index = root / 'features-00000.idx'
+        content = bytearray(index.read_bytes())
+        content[9] ^= 1
+        index.write_bytes(content)
+        with pytest.raises(ConfigError, match=r'features-00000.idx: damaged \(record 0\)'):
+            self.open(root, images)
+
+    @pytest.mark.parametrize('content', ['{"format": "pixelsail', '[]', None, '{"format": "2"}'])
+    def test_a_damaged_index_is_refused(self, content, root, images):
+        (root / 'index.json').unlink()
+        if content is not None:
+            (root / 'index.json').write_text(content)
+        with pytest.raises(ConfigError, match='index.json'):
+            self.open(root, images)
+
+    def test_sample_ids_name_no_image(self, root):
+        with pytest.raises(ConfigError, match="use key='img_path'"):
+            CachedExpert(str(root), key='sample_id')
+
+    @pytest.mark.parametrize('fingerprint, dtype, says', [
+        (FINGERPRINT | dict(weights_sha256='cd'), 'float16', "'ab' instead of 'cd'"),
+        (FINGERPRINT, 'float32', "dtype is 'float16' instead of 'float32'")])
+    def test_nothing_else_can_be_added(self, fingerprint, dtype, says, root):
+        before = {path.name: path.read_bytes() for path in root.iterdir()}
+        with pytest.raises(ConfigError, match=says):
+            ShardWriter(root, ShardHeader(fingerprint, dtype))
+        assert {path.name: path.read_bytes() for path in root.iterdir()} == before
+
+
+class TestImageNames:
+
+    def test_one_root(self):
+        assert image_name('data/coco/1.jpg', 'data') == 'coco/1.jpg'
+        assert image_name('data/coco/../sam/1.jpg', 'data/') == 'sam/1.jpg'
+
+    def test_of_several_the_innermost_counts(self):
+        roots = {'all': '/d', 'coco': '/d/sets/coco'}
+        assert image_name('/d/sets/coco/a/1.jpg', roots) == 'coco/a/1.jpg'
+        assert image_name('/d/x/1.jpg', roots) == 'all/x/1.jpg'
+
+    def test_outside_is_refused(self):
+        with pytest.raises(ConfigError, match='outside of image_root'):
+            image_name('/elsewhere/1.jpg', {'a': '/d', 'b': '/e'})
+
+
+class TestFingerprint:
+
+    @pytest.fixture
+    def memory(self, own_cache_home):
+        return own_cache_home / 'pixelsail_mm/weights_sha256.json'
+
+    def test_a_file_has_its_own_sum_and_is_hashed_once(self, tmp_path, memory):
+        file = tmp_path / 'w.onnx'
+        file.write_bytes(b'abc')
+        known = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+        assert weights_sha256(file) == known
+        # What is remembered is taken while size and time stay, and only then.
+        content = json.loads(memory.read_text())
+        content[str(file.resolve())][2] = 'remembered'
+        memory.write_text(json.dumps(content))
+        assert file_sha256s([file]) == ['remembered']
+        file.write_bytes(b'abcd')
+        assert weights_sha256(file) not in ('remembered', known)
+
+    def test_folders(self, tmp_path):
+        folder = tmp_path / 'model'
+        folder.mkdir()
+        assert weights_sha256(folder) is None
+        (folder / 'pytorch_model.bin').write_bytes(b'not what is loaded')
+        (folder / 'model.safetensors').write_bytes(b'abc')
+        assert weights_sha256(folder).startswith('ba7816bf')
+        (folder / 'model.safetensors').unlink()
+        for i in (1, 2):
+            (folder / f'model-0000{i}-of-00002.safetensors').write_bytes(b'%d' % i)
+        both = weights_sha256(folder)
+        (folder / 'model-00002-of-00002.safetensors').write_bytes(b'3')
+        assert weights_sha256(folder) != both
+
+    def test_weights_that_are_not_here(self):
+        assert weights_sha256('nobody/nothing-of-this-name') is None
+        assert weights_sha256('/no/such/folder') is None
+
+    def test_damaged_memory_costs_only_time(self, tmp_path, memory):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text('{"')
+        (tmp_path / 'w').write_bytes(b'abc')
+        assert weights_sha256(tmp_path / 'w').startswith('ba7816bf')
+
+    def test_tensors(self):
+        state = dict(a=torch.ones(2), b=torch.zeros(3))
+        assert tensors_sha256(state) == tensors_sha256(dict(reversed(state.items())))
+        assert tensors_sha256(state) != tensors_sha256(dict(state, a=torch.tensor([1.0, 2.0])))
+
+    def test_differences_name_the_entry(self):
+        found = dict(expert='A', preprocessing=dict(size=8, mean=[0]))
+        assert list(differences(found, dict(expert=None, preprocessing=dict(size=8)))) == []
+        assert list(differences(found, dict(preprocessing=dict(mean=[1])))) == [
+            'preprocessing.mean is [0] instead of [1]']
+
+
+class TestTrainingFromTheCache:
+    """Two experts of the real architectures, live and cached, teach the same."""
+
+    @pytest.fixture(scope='class')
+    def images(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp('images')
+        for i, (height, width) in enumerate([(40, 56), (64, 32)]):
+            pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f'{i}.png')
+        return folder
+
+    @pytest.fixture(scope='class')
+    def experts(self, tmp_path_factory):
+        """Folders of random weights as a user has downloaded them."""
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp('experts')
+        experts = [Mask2FormerExpert(MASK2FORMER, size=64), SAM2Expert(SAM2, size=128)]
+        for expert in experts:
+            expert.model.save_pretrained(folder / type(expert).__name__)
+            expert.processor.save_pretrained(folder / type(expert).__name__)
+        return [dict(type='Mask2FormerExpert', model=str(folder / 'Mask2FormerExpert'), size=64),
+                dict(type='SAM2Expert', model=str(folder / 'SAM2Expert'), size=128)]
+
+    @pytest.fixture(scope='class')
+    def caches(self, images, experts, tmp_path_factory):
+        folder = tmp_path_factory.mktemp('caches')
+        files = [FeatureImage(path.name, str(path)) for path in sorted(images.iterdir())]
+        for expert in experts:
+            job = Job(expert, str(folder / expert['type']), str(images))
+            assert cache_features(job, files).written == 2
+        return [dict(type='CachedExpert', root=str(folder / expert['type']),
+                     image_root=str(images), of=expert) for expert in experts]
+
+    def build(self, experts):
+        return MODELS.build(tiny_model_config(byte_tokenizer(), distill=[
+            dict(type='ExpertDistillLoss', name=name, feature=feature, expert_channels=32,
+                 distance='both', expert=expert)
+            for name, feature, expert in zip('ab', ('neck', 'backbone'), experts)]))
+
+    def losses(self, model, images):
+        samples = [make_sample(model.tokens, (3, 4), num_segs=1, seed=i) for i in range(2)]
+        for i, (_, sample) in enumerate(samples):
+            sample.set_metainfo(dict(img_path=str(images / f'{i}.png')))
+        text = make_sample(model.tokens, None, seed=2)
+        text[1].set_metainfo(dict(img_path=None))
+        losses = model(**model.data_preprocessor(collate([*samples, text])), mode='loss')
+        losses['loss_distill_a'].backward(retain_graph=True)
+        return losses, model.backbone.patch_embed.weight.grad
+
+    def test_losses_and_gradients_are_those_of_the_live_experts(self, images, experts, caches,
+                                                                monkeypatch):
+        live = self.build(experts)
+        expected, expected_grad = self.losses(live, images)
+        for kind in (Mask2FormerExpert, SAM2Expert):  # their weights must not even be read
+            monkeypatch.setattr(kind, '_pretrained', lambda *args: 1 / 0)
+        cached = self.build(caches)
+        cached.load_state_dict(live.state_dict())
+        found, grad = self.losses(cached, images)
+        assert expected['loss_distill_a'] > 0.01 and expected['loss_distill_b'] > 0.01
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=0, msg=key)
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-3,
+                                   atol=1e-3 * expected_grad.abs().max().item())
+
+    def test_the_cache_of_the_other_expert_is_refused(self, experts, caches):
+        with pytest.raises(ConfigError, match="expert is 'Mask2FormerExpert' instead of 'SAM2E"):
+            MODELS.build(dict(caches[0], of=experts[1]))
+
+    def test_the_cache_of_other_weights_is_refused(self, experts, caches, tmp_path):
+        from safetensors.torch import load_file, save_file
+        shutil.copytree(experts[1]['model'], tmp_path / 'tuned')
+        weights = load_file(tmp_path / 'tuned/model.safetensors')
+        weights['no_memory_embedding'] += 1e-3
+        save_file(weights, tmp_path / 'tuned/model.safetensors', metadata=dict(format='pt'))
+        tuned = dict(experts[1], model=str(tmp_path / 'tuned'))
+        with pytest.raises(ConfigError, match='weights_sha256 is'):
+            MODELS.build(dict(caches[1], of=tuned))
+        with pytest.raises(ConfigError, match='weights_sha256 is'):
+            cache_features(Job(tuned, caches[1]['root'], '/'), [])
+        # What was only moved or copied is the same expert.
+        shutil.copytree(experts[1]['model'], tmp_path / 'moved')
+        MODELS.build(dict(caches[1], of=dict(experts[1], model=str(tmp_path / 'moved'))))
+
+    def test_weights_of_another_machine_are_not_compared(self, experts, caches):
+        MODELS.build(dict(caches[1], of=dict(experts[1], model='nobody/nothing-of-this-name')))
