@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mmcv.transforms import Compose
 
-from pixelsail_mm.datasets.converters import OfflineError
 from pixelsail_mm.datasets.converters.labelme_mini import PACKAGE, SDIST
-from pixelsail_mm.datasets.converters.sdist import download
+from pixelsail_mm.downloads import OfflineError
+from pixelsail_mm.downloads.pip_index import download
 
 COCO = 'labelme-6.3.1/examples/instance_segmentation/data_dataset_coco/annotations.json'
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.convert import convert_checkpoint
 from pixelsail_mm.engine.errors import CheckpointError, explain
 from pixelsail_mm.models.official_keys import UnknownKeysError, mm_to_official, official_to_mm
@@ -108,3 +109,21 @@ def test_names_are_those_of_the_model(parity_dir, tied_preproj):
 def test_distillation_heads_are_not_exported():
     state = {'distill.0.proj.weight': torch.ones(1), 'prompt_injector.proj.weight': torch.ones(1)}
     assert list(mm_to_official(state)) == ['single_transformer.model.vp_embed.weight']
+
+
+def test_zero_command(repo_root, tmp_path):
+    """Shards of a DeepSpeed folder as a user puts them together; a wrong folder is one message."""
+    from pixelsail_mm.testing.checkpoint_benchmark import write_zero3
+    shapes = dict(a=torch.Size([3, 5]), b=torch.Size([4]))
+    write_zero3(tmp_path / 'iter_1.pth', shapes, 2, dict(c='a'))
+    done = run(repo_root, 'zero_to_safetensors', tmp_path / 'iter_1.pth', tmp_path / 'out',
+               '--max-shard-size', '0.05KB', '--dtype', 'bfloat16')
+    assert done.returncode == 0, done.stderr
+    assert 'total' in done.stdout
+    state = load_state(tmp_path / 'out')['state_dict']
+    assert {key: value.shape for key, value in state.items()} == shapes | dict(c=shapes['a'])
+    expected = load_state(tmp_path / 'iter_1.pth')['state_dict']
+    assert all(torch.equal(value, expected[key].bfloat16()) for key, value in state.items())
+    done = run(repo_root, 'zero_to_safetensors', tmp_path / 'iter_1.pth', tmp_path / 'x',
+               '--max-shard-size', 'large')
+    assert done.returncode == 2 and "size of shards 'large'" in done.stderr

@@ -1,0 +1,160 @@
+"""Fetch a repository of the Hugging Face hub with huggingface_hub, and compare its checksums.
+
+Weights are taken as safetensors only: the pickles that some repositories hold beside them can run
+code when they are opened.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from .archives import sha256_of
+from .errors import ArchiveError, DownloadError, OfflineError
+
+_PATTERNS = ('*.safetensors', '*.json', '*.txt', '*.model', '*.jinja', 'LICENSE*', 'README.md')
+_PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
+_RECORD = 'download.json'
+_TIMEOUT = 10
+# huggingface_hub goes on by itself after a broken connection, but not after every kind of break.
+_TRIES = 3
+
+
+def download_repository(repo: str, folder: Path, revision: str = 'main',
+                        more: Sequence[str] = (), endpoint: str | None = None) -> dict[str, Any]:
+    """Fetch weights (safetensors), config and tokenizer of a repository; continues what is there.
+
+    Args:
+        repo: Hub name, ``'owner/name'``.
+        folder: Folder to fill; besides the files it gets ``download.json``, the record of what
+            was fetched.
+        revision: Commit, tag or branch.
+        more: Patterns of further files.
+        endpoint: Address of the hub; None for huggingface_hub's own (``HF_ENDPOINT``).
+
+    Returns:
+        The record: ``repo``, ``revision`` (the commit) and ``files`` (size, and the checksum that
+        the hub lists: ``sha256``, or git's ``blob`` for small files).
+
+    Raises:
+        OfflineError: The hub cannot be reached; says what to do instead.
+        DownloadError: It has no such repository or revision, asks for a login, has the weights as
+            pickles only, or the transfer broke off.
+        ArchiveError: A file is not what the hub lists; it was removed.
+    """
+    from huggingface_hub import HfApi
+    api = HfApi(endpoint=endpoint)
+    with _explained(api.endpoint, repo, revision, folder):
+        info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
+    files = _wanted(repo, info.siblings, (*_PATTERNS, *more))
+    _fetch_files(api, repo, info.sha, folder, sorted(files))
+    record = dict(repo=repo, revision=info.sha, files=files)
+    wrong = wrong_files(folder, record)
+    if wrong:
+        for name in wrong:
+            (folder / name).unlink(missing_ok=True)
+        raise ArchiveError(folder, f'{", ".join(wrong)} of {repo} differ from the sums that the '
+                           'hub lists and were removed; run the same command again')
+    (folder / _RECORD).write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
+    return record
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What :func:`download_repository` fetched into a folder; None if it did not."""
+    path = folder / _RECORD
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+
+
+def wrong_files(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Names of the files that are missing or differ from the record."""
+    return [name for name, facts in record['files'].items()
+            if not _is_right(folder / name, facts)]
+
+
+def _is_right(path: Path, facts: dict[str, Any]) -> bool:
+    if not path.is_file() or path.stat().st_size != facts['size']:
+        return False
+    if 'sha256' in facts:
+        return sha256_of(path) == facts['sha256']
+    # Files that are not in large-file storage have git's own checksum.
+    content = path.read_bytes()
+    blob = hashlib.sha1(b'blob %d\0' % len(content) + content, usedforsecurity=False)
+    return blob.hexdigest() == facts['blob']
+
+
+def _wanted(repo: str, siblings: Sequence[Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """Size and checksum of each file to fetch."""
+    files = {}
+    for sibling in siblings:
+        if any(fnmatch.fnmatch(sibling.rfilename, pattern) for pattern in patterns):
+            sums = dict(sha256=sibling.lfs.sha256) if sibling.lfs else dict(blob=sibling.blob_id)
+            files[sibling.rfilename] = dict(size=sibling.size, **sums)
+    if not any(name.endswith('.safetensors') for name in files):
+        pickles = [sibling.rfilename for sibling in siblings
+                   if any(fnmatch.fnmatch(sibling.rfilename, pattern) for pattern in _PICKLES)]
+        raise DownloadError(f'{repo} has no safetensors, only {pickles or "other files"}; pickles '
+                            'are not fetched because they can run code when they are opened. Look '
+                            'for a conversion pull request of the repository and name it with '
+                            '--revision refs/pr/N')
+    return files
+
+
+def _fetch_files(api: Any, repo: str, commit: str, folder: Path, names: list[str]) -> None:
+    import requests
+    from huggingface_hub import snapshot_download
+    with _explained(api.endpoint, repo, commit, folder):
+        for remaining in reversed(range(_TRIES)):
+            try:
+                snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=names,
+                                  endpoint=api.endpoint, max_workers=4)
+                return
+            except requests.exceptions.ChunkedEncodingError:
+                if not remaining:
+                    raise
+
+
+@contextmanager
+def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterator[None]:
+    """Turn what huggingface_hub and requests raise into our errors, with the remedy."""
+    import requests
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    where = f'{repo} at {endpoint}'
+    try:
+        yield
+    except RevisionNotFoundError as error:
+        raise DownloadError(f'{where} has no revision {revision}; choose another with --revision, '
+                            'e.g. main') from error
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise DownloadError(f'{where} does not exist or asks for a login; accept its terms on its '
+                            'page if it has any, and log in with `hf auth login` or '
+                            'HF_TOKEN') from error
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise DownloadError(f'{where}: the connection kept breaking off ({_innermost(error)}); run '
+                            'the same command again, it goes on where it stopped') from error
+    except requests.HTTPError as error:
+        raise DownloadError(f'{where} answers with an error: {error}') from error
+    except (requests.ConnectionError, requests.Timeout, OfflineModeIsEnabled) as error:
+        by_choice = isinstance(error, OfflineModeIsEnabled)
+        reason = 'HF_HUB_OFFLINE is set' if by_choice else _innermost(error)
+        raise OfflineError(
+            f'the hub at {endpoint} cannot be reached ({reason}). Either fetch {repo} on a machine '
+            f'that can, with `hf download {repo} --revision {revision} --include "*.safetensors" '
+            f'"*.json" "*.txt" --local-dir {folder.name}`, and copy that folder to {folder}; or '
+            'set HF_ENDPOINT to a mirror, HTTPS_PROXY to a proxy. Then name the folder in the '
+            'config') from error
+
+
+def _innermost(error: BaseException) -> str:
+    """The first cause in words, without the objects that requests and urllib3 print."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return str(error).rpartition('>: ')[2]

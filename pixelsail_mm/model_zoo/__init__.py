@@ -1,0 +1,1 @@
+"""The model zoo: what each config's model costs, what it reached, what was published."""
