@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from pixelsail_mm.apis.init_model import init_model
-from pixelsail_mm.apis.inputs import ImageInput, make_record
+from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_record
 from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.registry import SCOPE, TRANSFORMS, VISUALIZERS
 
@@ -96,8 +96,8 @@ class PixelSAILInferencer(BaseInferencer):
             BadSampleError: An input is unusable; names input, key and remedy.
         """
         several = any(isinstance(value, (list, tuple)) for value in (image, text))
-        columns = _columns(several, image=image, text=text, prompts=prompts, history=history,
-                           answer_prefix=answer_prefix)
+        columns = make_columns(several, ('image', 'text'), image=image, text=text, prompts=prompts,
+                               history=history, answer_prefix=answer_prefix)
         records = [make_record(f'input {i}', *values) for i, values in enumerate(zip(*columns))]
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
@@ -180,23 +180,6 @@ class PixelSAILInferencer(BaseInferencer):
             settings = {}
         # MMEngine hands out one visualizer per name; the name keeps inferencers apart.
         return VISUALIZERS.build(dict(settings, type='PixelVisualizer', name=f'ask_{id(self)}'))
-
-
-def _columns(several: bool, **inputs: Any) -> list[list]:
-    """Lists of equal length, one per argument, from what the caller gave."""
-    if not several:
-        return [[value] for value in inputs.values()]
-    size = next(len(inputs[key]) for key in ('image', 'text')
-                if isinstance(inputs[key], (list, tuple)))
-    columns = []
-    for key, value in inputs.items():
-        if value is None or (key in ('image', 'text') and not isinstance(value, (list, tuple))):
-            value = [value] * size
-        if not isinstance(value, (list, tuple)) or len(value) != size:
-            count = len(value) if isinstance(value, (list, tuple)) else 'one value'
-            raise ValueError(f'{key}: {size} samples need a list of {size} entries, got {count}')
-        columns.append(list(value))
-    return columns
 
 
 def _pixels(record: dict) -> np.ndarray | None:

@@ -24,10 +24,11 @@ def init_model(config: str | os.PathLike | Mapping | Config,
     Parts that only training uses (``distill`` with its experts) are not built.
 
     Args:
-        config: Config file; or a folder with a config (``config.py`` or its only ``.py``) and
-            safetensors, whose weights are loaded unless ``checkpoint`` is given; or a config
-            object or dict. Tokenizer and language-model paths that exist relative to the config's
-            folder are taken from there, so that a shipped folder works from any directory.
+        config: Config file; or a folder with a config (``config.py``, its only ``.py``, or the
+            ``config.json`` of a folder written for Hugging Face) and safetensors, whose weights
+            are loaded unless ``checkpoint`` is given; or a config object or dict. Tokenizer and
+            language-model paths that exist relative to the config's folder are taken from there,
+            so that a shipped folder works from any directory.
         checkpoint: Anything :func:`pixelsail_mm.engine.checkpoint.load_state` reads.
         device: E.g. ``'cpu'``, ``'cuda:0'``; the best available one by default.
         cfg_options: Settings that override the config, keys joined by dots.
@@ -48,7 +49,7 @@ def init_model(config: str | os.PathLike | Mapping | Config,
     from mmengine.registry import init_default_scope
 
     from pixelsail_mm.engine.checkpoint import load_weights
-    cfg, shipped = _read(config)
+    cfg, shipped = read_model_config(config)
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
     if cfg.get('model') is None:
@@ -68,8 +69,19 @@ def init_model(config: str | os.PathLike | Mapping | Config,
     return model.to(device or get_device()).eval()
 
 
-def _read(config: str | os.PathLike | Mapping | Config) -> tuple[Config, Path | None]:
-    """Return the config, and the folder of weights shipped with it (or ``None``)."""
+def read_model_config(config: str | os.PathLike | Mapping | Config
+                      ) -> tuple[Config, Path | None]:
+    """Read what :func:`init_model` takes as a config.
+
+    Args:
+        config: See :func:`init_model`.
+
+    Returns:
+        The config, and the folder of weights shipped with it (or None).
+
+    Raises:
+        ConfigError: There is no such config.
+    """
     if isinstance(config, Config):
         return config.copy(), None
     if isinstance(config, Mapping):
@@ -78,6 +90,9 @@ def _read(config: str | os.PathLike | Mapping | Config) -> tuple[Config, Path | 
     shipped = path if path.is_dir() and any(path.glob('*.safetensors')) else None
     if path.is_dir():
         path = _config_in(path)
+    if path.name == 'config.json':
+        from pixelsail_mm.hf.folder import read_folder
+        return read_folder(path.parent), path.parent
     if not path.is_file():
         raise ConfigError(f'config {config}: no such file or folder (see configs/ and '
                           'demo/checkpoints/ for those that exist)')
@@ -88,10 +103,12 @@ def _read(config: str | os.PathLike | Mapping | Config) -> tuple[Config, Path | 
 
 def _config_in(folder: Path) -> Path:
     """The config file of a checkpoint folder."""
-    found = [folder / 'config.py'] if (folder / 'config.py').is_file() else sorted(
-        folder.glob('*.py'))
+    for name in ('config.py', 'config.json'):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob('*.py'))
     if len(found) != 1:
-        raise ConfigError(f'{folder}: expected one config (config.py), found '
+        raise ConfigError(f'{folder}: expected one config (config.py or config.json), found '
                           f'{[file.name for file in found] or "none"}; pass the config file and '
                           'the checkpoint separately')
     return found[0]

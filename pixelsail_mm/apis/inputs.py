@@ -35,13 +35,8 @@ def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
     """
     if not isinstance(text, str) or not text.strip():
         raise BadSampleError(name, 'text', f'{text!r} is empty; ask a question')
-    record = dict(
-        img_path=None,
-        conversation=[*make_history(name, history), dict(human=text, gpt='')],
-        masks=[],
-        prompts=make_prompts(name, prompts),
-        meta=dict(sample_id=name, dataset='inference', task='inference'))
-    record.update(_image(name, image))
+    record = make_image_record(name, image, prompts)
+    record['conversation'] = [*make_history(name, history), dict(human=text, gpt='')]
     given = {prompt['id'] for prompt in record['prompts']}
     asked = {int(number) for number in _PROMPT.findall(text)}
     if given and not asked <= given:
@@ -50,6 +45,51 @@ def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
     if answer_prefix:
         record['answer_prefix'] = answer_prefix
     return record
+
+
+def make_image_record(name: str, image: ImageInput, prompts: Any = None) -> dict:
+    """Build a record without a conversation.
+
+    Args:
+        name: Name of the input in error messages, used as ``sample_id``.
+        image: See :func:`make_record`.
+        prompts: See :func:`make_prompts`.
+
+    Raises:
+        BadSampleError: An input is unusable; names it.
+    """
+    record = dict(img_path=None, masks=[], prompts=make_prompts(name, prompts),
+                  meta=dict(sample_id=name, dataset='inference', task='inference'))
+    return record | _image(name, image)
+
+
+def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[list]:
+    """Bring arguments for one sample or several into lists of equal length.
+
+    Args:
+        several: Whether the arguments are for several samples.
+        leading: Arguments that may be a list of samples or one value for all of them; the first
+            that is a list says how many there are.
+        **inputs: The arguments. Those not in ``leading`` are None or lists.
+
+    Returns:
+        One list per argument, in their order.
+
+    Raises:
+        ValueError: A list has another length.
+    """
+    if not several:
+        return [[value] for value in inputs.values()]
+    size = next(len(inputs[key]) for key in leading if isinstance(inputs[key], (list, tuple)))
+    columns = []
+    for key, value in inputs.items():
+        if value is None or (key in leading and not isinstance(value, (list, tuple))):
+            value = [value] * size
+        if not isinstance(value, (list, tuple)) or len(value) != size:
+            count = len(value) if isinstance(value, (list, tuple)) else 'one value'
+            raise ValueError(f'{key}: {size} samples need a list of {size} entries, got {count}')
+        columns.append(list(value))
+    return columns
 
 
 def _image(name: str, image: ImageInput) -> dict:

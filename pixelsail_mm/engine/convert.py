@@ -1,4 +1,4 @@
-"""Rewrite a checkpoint file under other weight names, bit for bit."""
+"""Rewrite checkpoint files: under other names, as one file, in shards, in another precision."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Callable, Mapping
 
+import torch
 from torch import Tensor
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.engine.checkpoint import load_state, open_state
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.engine.safetensors_files import write_folder, write_safetensors
+from pixelsail_mm.engine.vocabulary import stored_vocabulary
+from pixelsail_mm.engine.zero_checkpoint import ZeroTensor, is_zero_folder, read_zero_folder
+
+_DTYPES = ('float32', 'float16', 'bfloat16')
 
 
 def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
                        rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> str:
-    """Convert ``source`` to ``target``.
+    """Convert ``source`` to ``target``, bit for bit.
 
-    The target appears only when it is complete; an existing file stays until then.
+    The target appears only when it is complete; an existing file stays until then. What the source
+    says about its tokens is kept in a safetensors target.
 
     Args:
         source: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
@@ -35,30 +43,69 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     target = Path(target)
     if target.suffix not in ('.safetensors', '.pth'):
         raise ValueError(f'{target}: the suffix must be .safetensors or .pth')
-    state = load_state(source)
-    renamed = rename(state.get('state_dict', state))
+    content = open_state(source) if target.suffix == '.safetensors' else load_state(source)
+    renamed = rename(content['state_dict'])
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replace_when_complete(target) as unfinished:
-        _save(renamed, unfinished, target.suffix)
+    if target.suffix == '.safetensors':
+        # Other programs read the file by name: tied embeddings are written under both.
+        write_safetensors(renamed, target, _about_tokens(source, content.get('meta') or {}),
+                          tied_once=False)
+    else:
+        with replace_when_complete(target) as unfinished:
+            torch.save(dict(state_dict=renamed), unfinished)
     return summary(renamed)
 
 
-def _save(state: dict[str, Tensor], path: str, suffix: str) -> None:
-    if suffix == '.pth':
-        import torch
-        torch.save(dict(state_dict=state), path)
-        return
-    from safetensors.torch import save_file
-    # safetensors refuses two names for one memory: tied embeddings are written twice.
-    seen: set[int] = set()
-    separate = {}
-    for name, tensor in state.items():
-        separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
-        seen.add(tensor.data_ptr())
-    save_file(separate, path)
+def _about_tokens(source: str | os.PathLike, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Header entry with the tokens of a checkpoint, empty where they are unknown."""
+    vocabulary = stored_vocabulary(Path(source).expanduser(), metadata)
+    return {} if vocabulary is None else vocabulary.metadata()
 
 
-def summary(state: Mapping[str, Tensor]) -> str:
+def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
+                        dtype: str | None = None, max_shard_size: str | None = None) -> str:
+    """Put the parts of a DeepSpeed checkpoint together, a few megabytes at a time.
+
+    Which tokens it was trained with is recorded where a tokenizer lies beside it, as in the work
+    directory of a training.
+
+    Args:
+        folder: DeepSpeed checkpoint folder of ZeRO stage 1, 2 or 3.
+        target: A ``.safetensors`` file; with ``max_shard_size`` a folder for shards and their
+            index. It appears when it is complete.
+        dtype: Precision to write: float32, float16 or bfloat16; None keeps float32 for what was
+            trained and the stored precision for the rest.
+        max_shard_size: Largest size of a file, e.g. ``'5GB'``.
+
+    Returns:
+        Table of weights and values per module.
+
+    Raises:
+        CheckpointError: ``folder`` is not a whole DeepSpeed checkpoint.
+        ConfigError: Unknown ``dtype``, or the target does not fit ``max_shard_size``.
+    """
+    folder, target = Path(folder), Path(target)
+    if dtype not in (None, *_DTYPES):
+        raise ConfigError(f'dtype {dtype!r}: use one of {_DTYPES}')
+    if (target.suffix == '.safetensors') == (max_shard_size is not None):
+        raise ConfigError(f'{target}: give a .safetensors file, or a folder and a maximum size of '
+                          'shards')
+    if not folder.is_dir() or not is_zero_folder(folder):
+        raise CheckpointError(folder, 'not a DeepSpeed checkpoint folder',
+                              'give the folder that holds *_model_states.pt')
+    weights, metadata = read_zero_folder(folder), _about_tokens(folder, {})
+    kind = dtype and getattr(torch, dtype)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if max_shard_size is None:
+        write_safetensors(weights, target, metadata, kind)
+    else:
+        with replace_when_complete(target) as unfinished:
+            Path(unfinished).mkdir()
+            write_folder(weights, unfinished, max_shard_size, metadata, kind)
+    return summary(weights)
+
+
+def summary(state: Mapping[str, Tensor | ZeroTensor]) -> str:
     """Weights and values per module, one line each."""
     weights, values = Counter(), Counter()
     for name, tensor in state.items():

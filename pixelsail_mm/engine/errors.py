@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Optional, Union
 
@@ -62,6 +63,17 @@ def _is_wrong_argument(error: BaseException) -> bool:
             ('registry', 'build_functions.py'))
 
 
+def _loaded_error_types() -> list:
+    """Our error types of other packages, as far as they are imported: others cannot be raised.
+
+    Importing them here would make the user wait for a message.
+    """
+    places = (('datasets.errors', 'BadSampleError'), ('downloads.errors', 'ArchiveError'),
+              ('models.official_keys', 'UnknownKeysError'))
+    return [getattr(sys.modules[f'pixelsail_mm.{module}'], name) for module, name in places
+            if f'pixelsail_mm.{module}' in sys.modules]
+
+
 def explain(error: BaseException) -> Optional[str]:
     """Turn an error that a user can mend into one message.
 
@@ -71,13 +83,11 @@ def explain(error: BaseException) -> Optional[str]:
     Returns:
         str | None: The message; None for an error that is a bug, where the traceback is wanted.
     """
-    from pixelsail_mm.datasets.errors import BadSampleError
-    from pixelsail_mm.models.official_keys import UnknownKeysError
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = _explain_unknown_type(text)
     if unknown:
         return unknown
-    if isinstance(error, (ConfigError, CheckpointError, BadSampleError, UnknownKeysError)):
+    if isinstance(error, (ConfigError, CheckpointError, *_loaded_error_types())):
         return text
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return f'{error.strerror or text}: {error.filename}' if error.filename else text

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.tokenization import build_tokenizer
 
@@ -21,6 +21,16 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 _TOKENIZER = 'tokenizer'
 # Projections onto the experts, which training checkpoints hold and prediction never uses.
 _TRAINING_PREFIX = 'distill.'
+# Parts of a model's config that do nothing for prediction.
+_TRAINING_KEYS = ('distill', 'init_cfg', 'lora', 'quantization', 'new_token_rows')
+# Parts of names that LoRA layers, separately trained rows and 4-bit layers have.
+_UNMERGED = ('.lora_', '.base_layer.', '.new_rows', '.quant_state', '.absmax')
+# Generation as the meta-architecture does it, whatever a base prefers.
+_GREEDY = dict(max_new_tokens=512, do_sample=False)
+# Settings of a base that are not ours, and those that only sampling uses.
+_OF_THE_BASE = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'transformers_version',
+                'max_length')
+_SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')
 
 
 def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
@@ -42,7 +52,29 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
 
     Raises:
         ConfigError: The config lacks ``model`` or ``test_pipeline``, or ``dtype`` is unknown.
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
+    """
+    check_publishable(cfg, dtype)
+    state = published_weights(checkpoint, dtype)
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replace_when_complete(target) as unfinished:
+        Path(unfinished).mkdir()
+        build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
+        _portable_config(cfg).dump(f'{unfinished}/config.py')
+        save_weights(state, f'{unfinished}/model.safetensors')
+    return target
+
+
+def check_publishable(cfg: Config, dtype: str | None) -> None:
+    """Check that a config and a precision can be published.
+
+    Args:
+        cfg: Config the model was trained with.
+        dtype: One of :data:`DTYPES` or None.
+
+    Raises:
+        ConfigError: The config lacks ``model`` or ``test_pipeline``, or ``dtype`` is unknown.
     """
     for key in ('model', 'test_pipeline'):
         if cfg.get(key) is None:
@@ -50,19 +82,23 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
                               'model needs; give the config it was trained with')
     if dtype not in (None, *DTYPES):
         raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
+
+
+def published_weights(checkpoint: str | os.PathLike, dtype: str | None) -> dict[str, Tensor]:
+    """Read the weights that prediction uses, in the wanted precision; tied ones stay tied.
+
+    Args:
+        checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
+        dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
+    """
     state = load_state(checkpoint)['state_dict']
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replace_when_complete(target) as unfinished:
-        Path(unfinished).mkdir()
-        build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
-        _portable_config(cfg).dump(f'{unfinished}/config.py')
-        save_weights(_published(state, dtype), f'{unfinished}/model.safetensors')
-    return target
-
-
-def _published(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
-    """Weights that prediction uses, in the wanted precision; tied ones stay tied."""
+    separate = next((key for key in state if any(mark in key for mark in _UNMERGED)), None)
+    if separate is not None:
+        raise CheckpointError(checkpoint, f'holds LoRA or 4-bit layers of a training ({separate})',
+                              'merge them first: tools/model_converters/merge_lora.py')
     converted: dict[tuple, Tensor] = {}
     result = {}
     for key, value in state.items():
@@ -76,15 +112,56 @@ def _published(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]
     return result
 
 
+def portable_model(cfg: Config) -> dict[str, Any]:
+    """``model`` of a config for prediction anywhere, except for the path of its tokenizer.
+
+    The language model becomes its architecture, with the settings that its base generates with;
+    what only training uses is left out.
+
+    Args:
+        cfg: Config the model was trained with.
+
+    Raises:
+        ConfigError: The config of the language model cannot be read.
+    """
+    model = _without_training(cfg.model.to_dict())
+    llm, base = model['backbone'].get('llm'), {}
+    if isinstance(llm, str):
+        model['backbone']['llm'], base = _describe(llm)
+    generation = base | _GREEDY | model.get('generation', {})
+    model['generation'] = {key: value for key, value in generation.items()
+                           if generation['do_sample'] or key not in _SAMPLING}
+    return model
+
+
+def _without_training(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_training(value) for key, value in node.items()
+                if key not in _TRAINING_KEYS}
+    if isinstance(node, (list, tuple)):
+        return [_without_training(item) for item in node]
+    return node
+
+
+def _describe(llm: str) -> tuple[dict, dict]:
+    """Architecture of a pre-trained language model, and the settings it generates with."""
+    from transformers import AutoConfig, GenerationConfig
+    try:
+        architecture = AutoConfig.from_pretrained(llm).to_diff_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'model.backbone.llm {llm!r}: its config.json cannot be read '
+                          f'({str(error).splitlines()[0]}); give the folder of the base') from error
+    try:
+        settings = GenerationConfig.from_pretrained(llm).to_diff_dict()
+    except OSError:
+        settings = {}
+    return architecture, {key: value for key, value in settings.items()
+                          if key not in _OF_THE_BASE and not key.startswith('_')}
+
+
 def _portable_config(cfg: Config) -> Config:
     """Model and test pipeline without a path of this machine."""
-    model = cfg.model.to_dict()
-    model.pop('distill', None)
-    llm = model['backbone']['llm']
-    if isinstance(llm, str):
-        from transformers import AutoConfig
-        model['backbone']['llm'] = AutoConfig.from_pretrained(llm).to_diff_dict()
-    content = dict(default_scope=cfg.get('default_scope', SCOPE), model=model,
+    content = dict(default_scope=cfg.get('default_scope', SCOPE), model=portable_model(cfg),
                    test_pipeline=[stage.to_dict() for stage in cfg.test_pipeline])
     return Config(_with_tokenizer(content))
 

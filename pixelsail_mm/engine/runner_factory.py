@@ -52,13 +52,18 @@ def _set_log_window(cfg: Config) -> None:
 def _use_deepspeed(cfg: Config, name: str) -> dict:
     """Translate the optimizer settings to DeepSpeed's; give the strategy's config."""
     from pixelsail_mm.engine.strategies.deepspeed import adapt, ensure_rank_variables, read_preset
+    preset = read_preset(name)
+    if (preset.get('zero_optimization', {}).get('stage') == 3
+            and cfg.model.get('backbone', {}).get('quantization')):
+        raise ConfigError(f'--deepspeed {name}: ZeRO-3 would cut up the 4-bit weights of '
+                          'model.backbone.quantization; use zero2')
     if cfg.launcher == 'none':
         ensure_rank_variables()
         cfg.launcher = 'pytorch'
     wrapper = cfg.optim_wrapper
     accumulation = wrapper.get('accumulative_counts', 1)
     clip = (wrapper.get('clip_grad') or {}).get('max_norm', 0)
-    config = adapt(read_preset(name), cfg.train_dataloader.get('batch_size', 1), accumulation, clip)
+    config = adapt(preset, cfg.train_dataloader.get('batch_size', 1), accumulation, clip)
     kept = {key: wrapper[key] for key in ('optimizer', 'constructor', 'paramwise_cfg')
             if key in wrapper}
     cfg.optim_wrapper = dict(type='PixelDeepSpeedOptimWrapper', accumulative_counts=accumulation,

@@ -179,4 +179,4 @@ def test_table_lists_what_needs_a_look():
     assert 'missing: distill.0.bias' in table
     assert 'unexpected: extra.weight' in table
     row = next(line.split() for line in table.splitlines() if line.startswith('distill'))
-    assert row == ['distill', '1', '1', '0', '0']
+    assert row == ['distill', '1', '1', '0', '0', '0', '0']

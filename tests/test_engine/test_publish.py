@@ -86,3 +86,22 @@ def test_unsuitable_configs_are_named(trained, tmp_path, change, message):
 def test_unknown_precision_lists_the_known_ones(trained, tmp_path):
     with pytest.raises(ConfigError, match='float16'):
         publish_model(*trained, tmp_path / 'model', 'int3')
+
+
+def test_what_a_base_generates_with_is_kept(trained, tmp_path):
+    """Its repetition penalty counts in our answers too; its sampling settings do not."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from pixelsail_mm.engine.publish import portable_model
+    from pixelsail_mm.testing.tiny_models import TINY_LLM
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY_LLM | dict(vocab_size=99)))
+    base.generation_config.update(repetition_penalty=1.3, do_sample=True, top_k=5, max_length=7)
+    base.save_pretrained(tmp_path / 'base')
+    cfg, _ = trained
+    cfg.model.backbone.llm = str(tmp_path / 'base')
+    model = portable_model(cfg)
+    assert model['generation'] == dict(repetition_penalty=1.3, do_sample=False, max_new_tokens=4)
+    assert model['backbone']['llm']['hidden_size'] == TINY_LLM['hidden_size']
+    cfg.model.backbone.llm = str(tmp_path / 'nowhere')
+    with pytest.raises(ConfigError, match='backbone.llm .*nowhere.*give the folder of the base'):
+        portable_model(cfg)

@@ -1,13 +1,14 @@
-"""Hooks: checkpoints, exported weights, training figures, skipped samples, distillation."""
+"""Hooks: checkpoints, exported weights, training figures, skipped samples, distillation, tokens."""
 
 from pixelsail_mm.engine.hooks.checkpoint_hook import PixelCheckpointHook
 from pixelsail_mm.engine.hooks.distill_schedule_hook import DistillScheduleHook
 from pixelsail_mm.engine.hooks.export_weights_hook import ExportWeightsHook
+from pixelsail_mm.engine.hooks.new_token_hook import NewTokenHook
 from pixelsail_mm.engine.hooks.param_scheduler_hook import OptimStepParamSchedulerHook
 from pixelsail_mm.engine.hooks.skipped_samples_hook import SkippedSamplesHook
 from pixelsail_mm.engine.hooks.train_stats_hooks import MeanLogVarsHook, ThroughputHook
 
 __all__ = [
-    'DistillScheduleHook', 'ExportWeightsHook', 'MeanLogVarsHook', 'OptimStepParamSchedulerHook',
-    'PixelCheckpointHook', 'SkippedSamplesHook', 'ThroughputHook'
+    'DistillScheduleHook', 'ExportWeightsHook', 'MeanLogVarsHook', 'NewTokenHook',
+    'OptimStepParamSchedulerHook', 'PixelCheckpointHook', 'SkippedSamplesHook', 'ThroughputHook'
 ]

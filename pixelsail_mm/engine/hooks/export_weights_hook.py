@@ -1,11 +1,14 @@
-"""The trained weights as one plain file."""
+"""The trained weights as one plain file, and the tokens that all checkpoints of a run know."""
 
 import os.path as osp
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from pixelsail_mm.engine.checkpoint import save_weights
+from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, save_weights
+from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.strategies.common import unwrap
+from pixelsail_mm.engine.vocabulary import vocabulary_metadata
 from pixelsail_mm.registry import HOOKS
 
 
@@ -13,8 +16,10 @@ from pixelsail_mm.registry import HOOKS
 class ExportWeightsHook(Hook):
     """Write ``work_dir/model.safetensors`` when training ends.
 
-    The file holds the whole model whatever the strategy (ZeRO-3 keeps each weight in parts), and
-    ``tools/test.py`` and ``init_model`` load it.
+    The file holds what prediction uses, whatever the strategy (ZeRO-3 keeps each weight in parts),
+    and ``tools/test.py`` and ``init_model`` load it; the projections onto the experts are left to
+    the checkpoints. When training starts, the tokenizer is written to ``work_dir/tokenizer``: it
+    says which token each row of the checkpoints beside it belongs to.
 
     Args:
         filename: Name of the file in the work directory.
@@ -25,15 +30,34 @@ class ExportWeightsHook(Hook):
     def __init__(self, filename: str = 'model.safetensors'):
         self.filename = filename
 
+    def before_train(self, runner) -> None:
+        """Write the tokenizer.
+
+        Args:
+            runner: The runner.
+        """
+        tokenizer = _tokenizer(runner)
+        if tokenizer is not None and is_main_process():
+            with replace_when_complete(osp.join(runner.work_dir, 'tokenizer')) as unfinished:
+                tokenizer.save_pretrained(unfinished)
+
     def after_train(self, runner) -> None:
         """Gather and write the weights.
 
         Args:
             runner: The runner.
         """
-        state = runner.strategy.gathered_state_dict()
+        state = {key: value for key, value in runner.strategy.gathered_state_dict().items()
+                 if not key.startswith(TRAINING_ONLY_PREFIXES)}
         if is_main_process():
             path = osp.join(runner.work_dir, self.filename)
+            tokenizer = _tokenizer(runner)
+            tokens = {} if tokenizer is None else vocabulary_metadata(tokenizer)
             save_weights(state, path, metadata=dict(iter=str(runner.iter),
-                                                    experiment=runner.experiment_name))
+                                                    experiment=runner.experiment_name, **tokens))
             runner.logger.info(f'wrote {len(state)} weights to {path}')
+
+
+def _tokenizer(runner):
+    """The model's tokenizer, None for a model without text."""
+    return getattr(unwrap(runner.model), 'tokenizer', None)

@@ -1,0 +1,70 @@
+"""What became of the weights of a checkpoint, and what a task cannot do without."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoadReport:
+    """What became of every key of a checkpoint and of a model.
+
+    Attributes:
+        source: The checkpoint's path.
+        loaded: Model keys that got their value from the checkpoint.
+        missing: Model keys the checkpoint does not hold.
+        unexpected: Checkpoint keys the model does not have (skipped).
+        reshaped: (key, shape in the checkpoint, shape in the model) of the same size, loaded.
+        resized: Vocabulary tables of which rows were taken one by one, because the checkpoint has
+            other tokens than the model: (key, shape in the checkpoint, shape in the model, what
+            became of the rows). They count as loaded.
+        mismatched: The first three where sizes differ; not loaded.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    reshaped: list[tuple[str, tuple, tuple]] = field(default_factory=list)
+    resized: list[tuple[str, tuple, tuple, str]] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple, tuple]] = field(default_factory=list)
+
+    def table(self, max_names: int = 8) -> str:
+        """Format the report: one row per top-level module, then the keys that need a look.
+
+        Args:
+            max_names: Keys listed per kind before the rest is summed up.
+        """
+        kinds = dict(loaded=self.loaded, missing=self.missing, unexpected=self.unexpected,
+                     reshaped=[entry[0] for entry in self.reshaped],
+                     resized=[entry[0] for entry in self.resized],
+                     mismatched=[entry[0] for entry in self.mismatched])
+        counts = {kind: Counter(key.split('.')[0] for key in keys) for kind, keys in kinds.items()}
+        modules = sorted(set().union(*counts.values()))
+        width = max([len(module) for module in modules] + [6])
+        lines = [f'weights from {self.source}',
+                 f'{"module":<{width}}' + ''.join(f'{kind:>12}' for kind in kinds)]
+        for module in modules:
+            lines.append(f'{module:<{width}}'
+                         + ''.join(f'{counts[kind][module]:>12}' for kind in kinds))
+        notes = dict(missing=self.missing, unexpected=self.unexpected,
+                     reshaped=[f'{key} {old} -> {new}' for key, old, new in self.reshaped],
+                     resized=[f'{key} {old} -> {new}: {rows}'
+                              for key, old, new, rows in self.resized],
+                     mismatched=[f'{key} {old} -> {new}' for key, old, new in self.mismatched])
+        for kind, names in notes.items():
+            if names:
+                lines.append(f'{kind}: {shortened(names, max_names)}')
+        return '\n'.join(lines)
+
+
+def shortened(names: list[str], limit: int) -> str:
+    """Join names, the first ``limit`` of them.
+
+    Args:
+        names: The names.
+        limit: How many are named before the rest is counted.
+    """
+    rest = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + rest

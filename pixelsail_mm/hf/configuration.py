@@ -1,0 +1,103 @@
+"""``config.json`` of a Pixel-SAIL."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Mapping
+
+from mmengine.registry import Registry
+from transformers import AutoConfig, PretrainedConfig
+
+from pixelsail_mm.engine.errors import ConfigError
+
+
+class PixelSAILConfig(PretrainedConfig):
+    """Settings of a Pixel-SAIL, with nothing in them that another file of the folder says.
+
+    Args:
+        text_config: Config of the decoder, or a dict of it with ``model_type``.
+        model: ``model`` of the config file it was trained with, less the decoder
+            (``text_config``), the tokenizer, ``generation`` (``generation_config.json``) and what
+            only training uses. Any registered parts are possible.
+        special_tokens: Token -> id of all tokens that the model itself looks for.
+        **kwargs: See ``PretrainedConfig``; ``eos_token_id`` and ``pad_token_id`` are needed.
+
+    Raises:
+        ConfigError: One of the first three is missing.
+    """
+
+    model_type = 'pixelsail'
+    sub_configs = {'text_config': AutoConfig}
+    # There is no model without a decoder, hence no default to compare with when saving.
+    has_no_defaults_at_init = True
+
+    def __init__(self, text_config: PretrainedConfig | Mapping | None = None,
+                 model: Mapping[str, Any] | None = None,
+                 special_tokens: Mapping[str, int] | None = None, **kwargs) -> None:
+        parts = dict(text_config=text_config, model=model, special_tokens=special_tokens)
+        for key, value in parts.items():
+            if not value:
+                raise ConfigError(f'config.json: key {key!r} is missing; write the folder with '
+                                  'tools/model_converters/export_hf.py')
+        if isinstance(text_config, Mapping):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config = text_config
+        self.model = dict(model)
+        self.special_tokens = dict(special_tokens)
+        kwargs['tie_word_embeddings'] = text_config.tie_word_embeddings
+        super().__init__(**kwargs)
+
+    def model_settings(self, tokenizer: Any) -> dict[str, Any]:
+        """``model`` of a config file, complete again.
+
+        Args:
+            tokenizer: Tokenizer config or object to put into it.
+
+        Raises:
+            ConfigError: See :func:`check_types`.
+        """
+        from pixelsail_mm.registry import MODELS
+        source = f'config.json of {self.name_or_path or "the model"}'
+        settings = copy.deepcopy(self.model)
+        check_types(settings, MODELS, source)
+        settings['backbone'].update(llm=self.text_config.to_diff_dict(),
+                                    vocab_size=self.text_config.vocab_size)
+        return dict(settings, tokenizer=tokenizer, distill=[])
+
+
+def check_types(node: Any, registry: Registry, source: str) -> None:
+    """Refuse settings from a data file that could run code.
+
+    MMEngine builds a ``type`` that is no registered name by importing it, ``'os.system'`` included,
+    which is fine for a config that is Python itself and not for JSON from somewhere else.
+
+    Args:
+        node: Settings, dicts and lists in each other.
+        registry: Registry that builds them.
+        source: File they are from, for messages.
+
+    Raises:
+        ConfigError: A ``type`` is no registered name, or ``trust_remote_code`` is on.
+    """
+    if isinstance(node, Mapping):
+        if 'type' in node and not _is_registered(node['type'], registry):
+            raise ConfigError(f'{source}: type {node["type"]!r} is not a registered {registry.name}'
+                              '; import the module that registers it first, or check the file')
+        if node.get('trust_remote_code'):
+            raise ConfigError(f'{source}: trust_remote_code cannot be switched on by a file; '
+                              'remove it there')
+        for value in node.values():
+            check_types(value, registry, source)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            check_types(value, registry, source)
+
+
+def _is_registered(name: Any, registry: Registry | None) -> bool:
+    """Whether ``name``, maybe with a scope before it, is in a registry or one above it."""
+    while isinstance(name, str) and registry is not None:
+        registry.import_from_location()
+        if name.removeprefix(f'{registry.scope}.') in registry.module_dict:
+            return True
+        registry = registry.parent
+    return False

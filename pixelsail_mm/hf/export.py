@@ -1,0 +1,132 @@
+"""A trained model as a folder that Transformers and ``init_model`` open."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import Tensor
+from transformers import AutoConfig, GenerationConfig
+
+from pixelsail_mm.datasets.templates import resolve_prompt_template
+from pixelsail_mm.engine.checkpoint import apply_weights
+from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.engine.publish import check_publishable, portable_model, published_weights
+from pixelsail_mm.hf.configuration import PixelSAILConfig
+from pixelsail_mm.hf.model_card import write_model_card
+from pixelsail_mm.hf.modeling import PixelSAILForCausalLM
+from pixelsail_mm.hf.processing import PixelSAILImageProcessor, PixelSAILProcessor
+from pixelsail_mm.tokenization import (
+    END_OF_TEXT,
+    TASK_TOKENS,
+    VISION_TOKENS,
+    SpecialTokens,
+    build_tokenizer,
+)
+
+_CHAT_TOKENS = ('<|im_start|>', '<|im_end|>')
+_CONVERSATION = 'BuildConversation'
+
+
+def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
+              dtype: str | None = None, max_shard_size: str | int = '5GB') -> Path:
+    """Write config, weights, tokenizer, processor, generation config and model card.
+
+    An existing folder stays as it is until the new one is complete; then it is replaced as a whole.
+
+    Args:
+        cfg: Config the model was trained with.
+        checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
+        folder: Folder to write.
+        dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``; None keeps what the checkpoint has.
+        max_shard_size: Largest size of a file of weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: The config lacks ``model`` or a pipeline for prediction, has a part that is
+            not registered, or ``dtype`` is unknown.
+        CheckpointError: The checkpoint cannot be read, is not merged, or does not fit the config.
+    """
+    check_publishable(cfg, dtype)
+    processor = _processor(cfg)
+    settings = portable_model(cfg)
+    config = _config(settings, processor.tokenizer)
+    model = _with_weights(config, published_weights(checkpoint, dtype), checkpoint)
+    model.generation_config = GenerationConfig(
+        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
+        **settings['generation'])
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replace_when_complete(target) as unfinished:
+        model.save_pretrained(unfinished, max_shard_size=max_shard_size)
+        processor.save_pretrained(unfinished)
+        write_model_card(model, Path(unfinished), name=target.name)
+    return target
+
+
+def _config(settings: dict[str, Any], tokenizer) -> PixelSAILConfig:
+    """``config.json`` of a portable model."""
+    model = {key: value for key, value in copy.deepcopy(settings).items()
+             if key not in ('tokenizer', 'generation')}
+    llm = model['backbone'].pop('llm', None)
+    if llm is None:
+        raise ConfigError('model.backbone has no `llm`; only backbones around a decoder of '
+                          'Transformers can be exported')
+    tokens = SpecialTokens.from_tokenizer(tokenizer)
+    text_config = AutoConfig.for_model(**llm)
+    text_config.vocab_size = tokens.vocab_size
+    names = (*VISION_TOKENS, *TASK_TOKENS, END_OF_TEXT, *_CHAT_TOKENS)
+    special = {name: tokenizer.convert_tokens_to_ids(name) for name in names}
+    special[tokenizer.convert_ids_to_tokens(tokens.pad)] = tokens.pad
+    return PixelSAILConfig(
+        text_config=text_config, model=model, special_tokens=special, pad_token_id=tokens.pad,
+        eos_token_id=sorted({tokens.eos, special['<|im_end|>']}))
+
+
+def _processor(cfg: Config) -> PixelSAILProcessor:
+    """Processor of a config's test pipeline."""
+    stages = [stage.to_dict() for stage in cfg.test_pipeline]
+    types = [stage['type'] for stage in stages]
+    if _CONVERSATION not in types or not stages[types.index(_CONVERSATION)].get('generation'):
+        raise ConfigError(f'{cfg.filename or "the config"}: test_pipeline needs a {_CONVERSATION} '
+                          'with generation=True, as inference does')
+    position = types.index(_CONVERSATION)
+    conversation = stages[position]
+    conversation.pop('tokenizer', None)
+    # Templates have names in our files and XTuner's, which may change.
+    conversation['template'] = resolve_prompt_template(conversation.get('template', 'pixel_sail'))
+    # The tokenizer of a path is shared in this process; ours gets a chat template.
+    tokenizer = copy.deepcopy(build_tokenizer(cfg.model.tokenizer))
+    processor = PixelSAILProcessor(PixelSAILImageProcessor(stages[:position]), tokenizer,
+                                   stages[position:])
+    tokenizer.chat_template = processor.chat_template = processor.chat_format.jinja()
+    return processor
+
+
+def _with_weights(config: PixelSAILConfig, state: dict[str, Tensor],
+                  source: str | os.PathLike) -> PixelSAILForCausalLM:
+    """The model, its parameters being the tensors of ``state`` themselves."""
+    from accelerate import init_empty_weights
+    with init_empty_weights():
+        model = PixelSAILForCausalLM(config)
+    with warnings.catch_warnings():
+        # Nothing is copied into a model without memory; the check is what counts.
+        warnings.filterwarnings('ignore', message='.*copying from a non-meta parameter')
+        report = apply_weights(model.model, state, str(source))
+    if report.resized:
+        key, file, ours, _ = report.resized[0]
+        raise CheckpointError(source, f'{key} has {file[0]} rows, the tokenizer {ours[0]} tokens',
+                              'give the config it was trained with')
+    own = model.model.state_dict()
+    model.model.load_state_dict(
+        {key: value.reshape(own[key].shape) for key, value in state.items() if key in own},
+        strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()

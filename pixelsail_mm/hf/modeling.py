@@ -1,0 +1,256 @@
+"""Pixel-SAIL with the manners of a Transformers model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, PreTrainedTokenizer
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import ModelOutput
+
+from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
+from pixelsail_mm.hf.configuration import PixelSAILConfig
+from pixelsail_mm.models.generation import generate_answers
+from pixelsail_mm.registry import MODELS
+from pixelsail_mm.structures import PixelDataSample
+
+#: What generation could return and ours does not keep.
+_NOT_RETURNED = ('output_scores', 'output_logits', 'output_attentions', 'output_hidden_states')
+
+
+@dataclass
+class PixelSAILGenerateOutput(ModelOutput):
+    """What :meth:`PixelSAILForCausalLM.generate` found.
+
+    Attributes:
+        sequences: ``(B,L+T)`` int64, the prompt and the answer; a finished row ends with padding.
+        masks: Per row bool ``(n,H,W)``, one mask for each ``[SEG]`` of the answer, at the size of
+            ``original_sizes``; ``(0,0,0)`` without an image.
+        mask_scores: Per row ``(n,)``, mean probability inside each mask.
+    """
+
+    sequences: Tensor | None = None
+    masks: Sequence[Tensor] | None = None
+    mask_scores: Sequence[Tensor] | None = None
+
+
+class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
+    """The meta-architecture ``PixelSAIL`` as ``self.model``.
+
+    Weights have its names behind ``model.``. All of it stays on one device: masks need the states
+    of the last layer beside the patches.
+
+    Args:
+        config: The config.
+    """
+
+    config_class = PixelSAILConfig
+    base_model_prefix = 'model'
+    main_input_name = 'input_ids'
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ['PixelSAIL']
+
+    def __init__(self, config: PixelSAILConfig) -> None:
+        super().__init__(config)
+        # Transformers asks for a precision through the default one. Normalisation constants keep
+        # theirs: rounded, they would shift every pixel.
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            self.model = MODELS.build(config.model_settings(_SpecialTokenizer.from_config(config)))
+        finally:
+            torch.set_default_dtype(dtype)
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        if not next(self.model.parameters()).is_meta:
+            for module in self.model.modules():
+                module._is_hf_initialized = True
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw what a checkpoint lacks as PyTorch does."""
+        if hasattr(module, 'reset_parameters'):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embeddings."""
+        return self.model.backbone.llm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.model.backbone.llm.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Output head."""
+        return self.model.backbone.llm.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the output head."""
+        self.model.backbone.llm.set_output_embeddings(value)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None,
+                pixel_values: Tensor | None = None, image_sizes: Tensor | None = None,
+                image_grids: Tensor | None = None, prompt_map: Tensor | None = None,
+                labels: Tensor | None = None, answer_mask: Tensor | None = None,
+                original_sizes: Tensor | None = None) -> CausalLMOutput:
+        """One pass over whole sequences; what the inputs are: :mod:`pixelsail_mm.hf.batching`.
+
+        Args:
+            input_ids: ``(B,L)``, padded on any side.
+            attention_mask: None if nothing is padded.
+            pixel_values: None for text only.
+            image_sizes: See there.
+            image_grids: See there.
+            prompt_map: See there.
+            labels: ``(B,L)``, -100 where nothing is to be learned; gives ``loss``, the mean over
+                all other tokens. Losses of masks belong to training with ``tools/train.py``.
+            answer_mask: Taken because the processor gives it; only ``generate`` uses it.
+            original_sizes: Likewise.
+
+        Returns:
+            ``loss`` (with labels) and ``logits`` ``(B,L,V)``, zero on padding.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        targets = torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels
+        samples = unpad_samples(input_ids, attention_mask, targets, pixel_values, image_sizes,
+                                image_grids, prompt_map)
+        inputs = self._preprocess(samples, None)['inputs']
+        logits = self.model.backbone.logits(self.model.encode(inputs))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=inputs['labels'],
+                                      vocab_size=logits.shape[-1])
+        places = attention_mask.bool().to(logits.device)
+        lengths = places.sum(1, keepdim=True)
+        used = torch.arange(logits.shape[1], device=logits.device) < lengths
+        placed = logits.new_zeros(*input_ids.shape, logits.shape[-1])
+        placed[places] = logits[used]
+        return CausalLMOutput(loss=loss, logits=placed)
+
+    def _preprocess(self, samples: list[dict], data_samples: list | None) -> dict:
+        # Transformers moves parameters one by one, which the preprocessor does not notice.
+        preprocessor = self.model.data_preprocessor.to(self.device)
+        return preprocessor(dict(inputs=samples, data_samples=data_samples), False)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,
+                 pixel_values: Tensor | None = None, image_sizes: Tensor | None = None,
+                 image_grids: Tensor | None = None, prompt_map: Tensor | None = None,
+                 answer_mask: Tensor | None = None, original_sizes: Tensor | None = None,
+                 generation_config: GenerationConfig | None = None,
+                 **kwargs: Any) -> Tensor | PixelSAILGenerateOutput:
+        """Answer: text, and a mask for each ``[SEG]`` in it.
+
+        Args:
+            input_ids: ``(B,L)``, padded on the left as the processor does.
+            attention_mask: See :mod:`pixelsail_mm.hf.batching`.
+            pixel_values: See there.
+            image_sizes: See there.
+            image_grids: See there.
+            prompt_map: See there.
+            answer_mask: None without a forced beginning of the answer.
+            original_sizes: Sizes of the masks; None for those of the resized images.
+            generation_config: ``self.generation_config`` by default.
+            **kwargs: Settings that overrule it (``max_new_tokens``, ``do_sample``,
+                ``return_dict_in_generate``, ...), and ``streamer``, ``logits_processor``,
+                ``stopping_criteria`` as for other models. Beam search is not supported.
+
+        Returns:
+            ``(B,L+T)`` ids, or with ``return_dict_in_generate=True`` a
+            :class:`PixelSAILGenerateOutput`, which has the masks.
+
+        Raises:
+            ValueError: A setting is not supported; names it.
+        """
+        settings = copy.deepcopy(generation_config or self.generation_config)
+        extras = settings.update(**kwargs)
+        ignored = [key for key in _NOT_RETURNED if getattr(settings, key, None)]
+        if ignored:
+            raise ValueError(f'generate: {", ".join(ignored)} not supported; forward gives logits')
+        if settings.num_beams > 1:
+            raise ValueError('generate: num_beams > 1 is not supported; sampling is')
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        forced = torch.zeros_like(input_ids) if answer_mask is None else answer_mask
+        samples = unpad_samples(
+            input_ids, attention_mask, torch.where(forced.bool(), input_ids, IGNORE_INDEX),
+            pixel_values, image_sizes, image_grids, prompt_map)
+        sizes = image_sizes if original_sizes is None else original_sizes
+        sizes = [(0, 0)] * len(samples) if sizes is None else sizes.tolist()
+        copies = range(settings.num_return_sequences)
+        settings.num_return_sequences = 1
+        batch = self._preprocess(
+            [sample for sample in samples for _ in copies],
+            [PixelDataSample(metainfo=dict(ori_shape=tuple(size))) for size in sizes
+             for _ in copies])
+        extras['generation_config'] = settings
+        if settings.eos_token_id is not None:
+            stops = settings.eos_token_id
+            extras['eos_token_id'] = list(stops) if isinstance(stops, (list, tuple)) else [stops]
+        answers = generate_answers(self.model, batch['inputs'], batch['data_samples'], extras)
+        sequences = self._sequences(input_ids.repeat_interleave(len(copies), dim=0),
+                                    [answer.pred_token_ids for answer in answers])
+        if not settings.return_dict_in_generate:
+            return sequences
+        return PixelSAILGenerateOutput(
+            sequences=sequences, masks=[answer.pred_masks for answer in answers],
+            mask_scores=[answer.pred_scores for answer in answers])
+
+    def _sequences(self, prompts: Tensor, answers: list[Tensor]) -> Tensor:
+        """Prompts ``(B,L)`` followed by answers, padded on the right."""
+        padded = nn.utils.rnn.pad_sequence(answers, batch_first=True,
+                                           padding_value=self.model.tokens.pad)
+        return torch.cat([prompts, padded.to(prompts.device)], dim=1)
+
+
+class _SpecialTokenizer(PreTrainedTokenizer):
+    """A tokenizer of the special tokens alone, so that a model needs its config and no more.
+
+    Args:
+        ids: Token -> id.
+        **kwargs: See ``PreTrainedTokenizer``.
+    """
+
+    def __init__(self, ids: Mapping[str, int], **kwargs) -> None:
+        self._ids = dict(ids)
+        self._names = {number: token for token, number in ids.items()}
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_config(cls, config: PixelSAILConfig) -> _SpecialTokenizer:
+        """Take tokens and padding from ``config``.
+
+        Raises:
+            ConfigError: Padding is none of the special tokens.
+        """
+        pads = [token for token, number in config.special_tokens.items()
+                if number == config.pad_token_id]
+        if not pads:
+            raise ConfigError(f'config.json of {config.name_or_path or "the model"}: pad_token_id '
+                              f'{config.pad_token_id} is not the id of one of special_tokens')
+        return cls(config.special_tokens, pad_token=pads[0])
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens known here."""
+        return len(self._ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id."""
+        return dict(self._ids)
+
+    def _tokenize(self, text: str, **kwargs) -> list[str]:
+        return [text]
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return self._ids.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self._names.get(index, '')
