@@ -9,6 +9,7 @@ default_hooks = dict(
     checkpoint=dict(type='PixelCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
     export_weights=dict(type='ExportWeightsHook'),
     skipped_samples=dict(type='SkippedSamplesHook', interval=100),
+    new_tokens=dict(type='NewTokenHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='PixelVisualizationHook'),  # off until it has a `show_dir`
 )
