@@ -46,7 +46,8 @@ def test_two_processes_follow_the_curve_of_one(one_process, train, logged, tmp_p
     for key in weights:
         torch.testing.assert_close(state[key], weights[key], atol=1e-5, rtol=0)
     last = load_state(work_dir / 'iter_20.pth')['state_dict']
-    for key in last:
+    assert {key.split('.')[0] for key in set(last) - set(state)} == {'distill'}
+    for key in state:
         torch.testing.assert_close(last[key], state[key], atol=0, rtol=0)
 
     if zero == 'none':
