@@ -74,7 +74,8 @@ def test_incomplete_checkpoint_is_refused(shipped, tmp_path):
 def test_missing_files_are_named(shipped, tmp_path):
     with pytest.raises(ConfigError, match='nowhere.py: no such file'):
         init_model('nowhere.py')
-    with pytest.raises(ConfigError, match=r'expected one config \(config.py or config.json\), found none'):
+    with pytest.raises(ConfigError,
+                       match=r'expected one config \(config.py or config.json\), found none'):
         init_model(tmp_path)
     for name in ('a.py', 'b.py'):
         (tmp_path / name).write_text('model = None')

@@ -54,3 +54,55 @@ def logged():
         return scalars
 
     return read
+
+
+@pytest.fixture(scope='session')
+def mixed_world(tmp_path_factory):
+    """A small ShapesWorld with a file of text-only conversations."""
+    from pixelsail_mm.datasets.shapes_world import make_shapes_world
+    folder = tmp_path_factory.mktemp('shapes') / 'world'
+    make_shapes_world(str(folder), 'mini', 0, dict(train=8, val=3, test=2))
+    turns = [{'from': 'human', 'value': 'What is the red star?'},
+             {'from': 'gpt', 'value': 'the red star'}]
+    (folder / 'text_only.json').write_text(json.dumps(
+        [dict(id=index, conversations=turns) for index in range(8)]))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def _runs_of_one(tmp_path_factory):
+    """Folder for runs of one process, one for each config."""
+    return tmp_path_factory.mktemp('single')
+
+
+@pytest.fixture
+def two_against_one(run_tool, logged, mixed_world, _runs_of_one, tmp_path):
+    """Train a config on two processes, and on one that accumulates over the same samples.
+
+    Gives the work directories of the one and of the two, after the scalars ``keys`` of every step
+    were found to agree.
+    """
+
+    def train_both(config, deepspeed, steps, keys, *options):
+        one, two = _runs_of_one / Path(config).stem, tmp_path / 'run'
+        options = ['optim_wrapper.optimizer.lr=1e-3', *options]
+        data = dict(PIXELSAIL_DATA=str(mixed_world))
+        if not one.exists():
+            status, output = run_tool(
+                sys.executable, 'tools/train.py', config, '--work-dir', one, '--cfg-options',
+                *options, f'train_cfg.max_iters={2 * steps}', 'default_hooks.logger.interval=2',
+                'optim_wrapper.accumulative_counts=2', **data)
+            assert status == 0, output[-4000:]
+        status, output = run_tool(
+            'bash', 'tools/dist_train.sh', config, 2, '--work-dir', two, '--deepspeed', deepspeed,
+            '--cfg-options', *options, f'train_cfg.max_iters={steps}', **data)
+        assert status == 0, output[-4000:]
+        single, double = logged(one), logged(two)
+        assert sorted(double) == list(range(1, steps + 1))
+        for step, entry in double.items():
+            for key in keys:
+                expected = pytest.approx(single[2 * step][key], abs=1e-4, rel=1e-5)
+                assert entry[key] == expected, (step, key)
+        return one, two, output
+
+    return train_both

@@ -8,6 +8,7 @@ from pixelsail_mm.models.experts import CachedExpert, Mask2FormerExpert, SAM2Exp
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
 
+
 def sample(height=40, width=56, **meta):
     result = PixelDataSample(metainfo=dict(sample_id='s', **meta))
     result.image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)

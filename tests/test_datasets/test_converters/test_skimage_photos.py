@@ -20,6 +20,16 @@ def test_reader_finds_photos_and_captions(tmp_path):
     assert sizes['camera'] == (512, 512, 3)  # grey ones become RGB
 
 
+def test_crops_are_of_training_photos_and_the_same_each_time(tmp_path):
+    for folder in ('a', 'b'):
+        assert make_skimage_photos(tmp_path / folder, crops=2) == dict(train=48, test=1)
+    names = [path.name for path in (tmp_path / 'a/images').glob('*_part*')]
+    assert len(names) == 32 and not any('chelsea' in name for name in names)
+    for name in ('coins_part0.png', 'retina_part1.png'):
+        assert (tmp_path / 'a/images' / name).read_bytes() == (
+            tmp_path / 'b/images' / name).read_bytes()
+
+
 def test_mistakes(tmp_path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/mine.txt').touch()
