@@ -4,14 +4,14 @@
 # 128x128x128 one teaches the mask features.
 #   python tools/misc/download.py isnet                                                 # 113 MB
 #   python tools/dataset_converters/make_labelme_mini.py --out data/labelme_mini        # 14 MB
-#   python tools/dataset_converters/make_skimage_photos.py --out data/skimage_photos
+#   python tools/dataset_converters/make_skimage_photos.py --out data/skimage_photos --crops 7
 #   for expert in isnet_coarse isnet_fine; do
 #     python tools/dataset_converters/cache_expert_features.py configs/distill/isnet_photos.py \
 #         --expert $expert
 #   done
 #   python tools/train.py configs/distill/isnet_photos.py
 #   python tools/analysis_tools/visualize_distillation.py configs/distill/isnet_photos.py \
-#       work_dirs/isnet_photos/iter_500.pth --out outputs/isnet_photos
+#       work_dirs/isnet_photos/iter_1000.pth --out outputs/isnet_photos
 # docs/experts.md has the outcome. PIXELSAIL_DATA names another folder than `data`.
 _base_ = [
     '../_base_/models/pixel_sail_tiny.py', '../_base_/schedules/schedule_tiny.py',
@@ -59,7 +59,7 @@ model = dict(
             loss_weight=5.0,
             expert=dict(cache, root=data_root + '/expert_features/isnet_fine', of=isnet_fine)),
     ],
-    # Eighteen captions are learned by heart in any case.
+    # Sixteen captions are learned by heart in any case.
     lm_loss_weight=0.1,
     lm_loss_weight_with_masks=0.1)
 
@@ -96,9 +96,9 @@ train_dataloader = dict(
     dataset=dict(
         type='MixtureDataset',
         pipeline=train_pipeline,
-        # Sixteen photos with a caption, two with masks.
-        weights=[8, 1],
-        length=1000,
+        # 128 images with a caption, cut out of sixteen photos, and two photos with masks.
+        weights=[15, 1],
+        length=2000,
         datasets=[dict(captions, ann_file='train.json'),
                   dict(labelme, split='train', num_turns=4, replacement=False)]))
 
@@ -120,6 +120,6 @@ test_dataloader = [
 ]
 test_evaluator = [*val_evaluator, dict(type='CaptionMetric', prefix='caption_unseen')]
 
-train_cfg = dict(max_iters=500)
+train_cfg = dict(max_iters=1000)
 # The loss stays what it is: it is what this config is about.
 custom_hooks = []

@@ -45,6 +45,6 @@ optim_wrapper = dict(
     optimizer=dict(lr=1e-3, betas=(0.9, 0.98)),
     # The tied embedding has two names.
     paramwise_cfg=dict(bypass_duplicate=True, custom_keys={'backbone.llm': dict(lr_mult=0.2)}))
-train_cfg = dict(max_iters=600)
-default_hooks = dict(checkpoint=dict(interval=200, max_keep_ckpts=1))
+train_cfg = dict(max_iters=400)
+default_hooks = dict(checkpoint=dict(interval=100, max_keep_ckpts=1))
 custom_hooks = [dict(type='DistillScheduleHook', phases=[dict(until=0.5, end=0.1)])]

@@ -12,6 +12,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
+from pixelsail_mm.models.backbones.new_tokens import rows_around_others
 from pixelsail_mm.models.official_keys import EMBEDDING, LM_HEAD, UnknownKeysError
 from pixelsail_mm.tokenization import TASK_TOKENS, VISION_TOKENS, SpecialTokens
 
@@ -84,13 +85,10 @@ def eve_to_mm(state: Mapping[str, Tensor], tokenizer: Any,
 
 
 def _with_new_rows(table: Tensor, new_ids: list[int], rows: int) -> Tensor:
-    """Copy of ``table`` with ``rows`` rows; new ones have the mean and spread of the others."""
-    is_new = torch.ones(rows, dtype=torch.bool)
-    is_new[:len(table)] = False
-    is_new[new_ids] = True
-    old = torch.nonzero(~is_new).squeeze(1)
-    std, mean = torch.std_mean(table[old].float(), dim=0)
-    noise = torch.randn(rows, table.shape[1], generator=torch.Generator().manual_seed(0))
-    grown = (mean + std * noise).to(table.dtype)
-    grown[old] = table[old]
+    """Copy of ``table`` with ``rows`` rows, those of ``new_ids`` drawn around the others."""
+    ids = sorted({*new_ids, *range(len(table), rows)})
+    grown = table.new_zeros(rows, table.shape[1])
+    kept = min(rows, len(table))
+    grown[:kept] = table[:kept]
+    grown[ids] = rows_around_others(grown, ids, torch.Generator().manual_seed(0))
     return grown

@@ -67,7 +67,8 @@ class SharedColours:
     """Principal components of an expert's features as red, green and blue.
 
     The components and their ranges are the expert's, of all images together; our maps are shown in
-    the same, so that equal colours are equal features.
+    the same, so that equal colours are equal features. One scale serves all three, so that what
+    varies little stays faint.
 
     Args:
         maps: The expert's maps ``(h,w,C)``.
@@ -80,12 +81,14 @@ class SharedColours:
         basis = torch.linalg.svd(cells - self.mean, full_matrices=False).Vh[:3]
         self.basis = F.pad(basis, (0, 0, 0, 3 - len(basis)))
         projected = (cells - self.mean) @ self.basis.T
-        self.low, self.high = (projected.quantile(share, dim=0) for share in (0.02, 0.98))
+        low, high = (projected.quantile(share, dim=0) for share in (0.01, 0.99))
+        self.middle = (low + high) / 2
+        self.range = (high - low).max().clamp(min=1e-6)
 
     def __call__(self, feature: Tensor) -> np.ndarray:
         """Picture uint8 ``(h,w,3)`` of a map ``(h,w,C)``."""
         values = (feature - self.mean) @ self.basis.T
-        values = (values - self.low) / (self.high - self.low).clamp(min=1e-6)
+        values = (values - self.middle) / self.range + 0.5
         return (values.clamp(0, 1) * 255).round().byte().numpy()
 
 

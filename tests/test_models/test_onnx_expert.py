@@ -213,6 +213,16 @@ def test_autocast_of_the_student_changes_nothing(tmp_path):
         assert torch.equal(expert([one])[0], exact)
 
 
+@pytest.mark.gpu
+def test_follows_the_model_to_the_gpu(tmp_path):
+    """With or without a CUDA provider in onnxruntime, the map arrives where it is needed."""
+    expert, one = OnnxExpert(pooling(tmp_path / 'a.onnx'), 'out'), sample()
+    on_cpu = expert([one])[0]
+    on_gpu = expert.to(torch.device('cuda'))([one])[0]
+    assert on_gpu.device.type == 'cuda'
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu)
+
+
 class TestMistakes:
     """Each ends in a message that names key and remedy."""
 

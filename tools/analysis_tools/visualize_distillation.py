@@ -7,7 +7,7 @@ weights have no projections onto the experts), the experts run live.
 
 Example:
     python tools/analysis_tools/visualize_distillation.py configs/distill/isnet_photos.py \
-        work_dirs/isnet_photos/iter_500.pth --out outputs/isnet_photos
+        work_dirs/isnet_photos/iter_1000.pth --out outputs/isnet_photos
 """
 
 import argparse

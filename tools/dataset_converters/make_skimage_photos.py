@@ -1,7 +1,7 @@
 """Free photos with captions from the installed scikit-image; nothing is downloaded.
 
 Example:
-    python tools/dataset_converters/make_skimage_photos.py --out data/skimage_photos
+    python tools/dataset_converters/make_skimage_photos.py --out data/skimage_photos --crops 7
 """
 
 import argparse
@@ -15,6 +15,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', required=True, help='folder to create')
     parser.add_argument('--source', metavar='FOLDER',
                         help='folder of the photos (default: that of the installed scikit-image)')
+    parser.add_argument('--crops', type=int, default=0,
+                        help='further training images cut out of each training photo')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     return parser.parse_args()
 
@@ -26,7 +28,7 @@ def main() -> int:
 
     def command():
         from pixelsail_mm.datasets.converters.skimage_photos import make_skimage_photos
-        print(make_skimage_photos(args.out, args.source))
+        print(make_skimage_photos(args.out, args.source, args.crops))
 
     return run_command(command, debug=args.debug)
 

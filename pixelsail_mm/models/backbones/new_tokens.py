@@ -51,14 +51,7 @@ def _vocabulary(base: str) -> dict[str, int] | None:
 
 @torch.no_grad()
 def initialise_rows(llm: nn.Module, ids: Sequence[int]) -> None:
-    """Draw rows of embedding and head around the others: their mean plus half their spread.
-
-    The mean keeps the odds of old text: nothing is likelier than an average token. The noise makes
-    the rows differ, and nearly as long as the others. With half the spread, 25 new rows took
-    0.001 % of the probability of English text from SmolLM2-135M, with the whole spread 0.5 %. It
-    has its own fixed seed, so every process draws the same whatever its seed is.
-    (Transformers' own resizing samples from the full covariance, but scales it by 1e-9: its rows
-    are all the mean.)
+    """Draw rows of embedding and head anew, see :func:`rows_around_others`.
 
     Args:
         llm: Decoder with tied or untied head; both tables have the final number of rows.
@@ -66,14 +59,34 @@ def initialise_rows(llm: nn.Module, ids: Sequence[int]) -> None:
     """
     if len(ids) == 0:
         return
-    generator = torch.Generator().manual_seed(0)
     embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
-    others = torch.ones(len(embedding), dtype=torch.bool)
-    others[list(ids)] = False
+    generator = torch.Generator().manual_seed(0)
     for table in (embedding,) if head is embedding else (embedding, head):
-        std, mean = torch.std_mean(table[others.to(table.device)].float(), dim=0)
-        noise = torch.randn(len(ids), table.shape[1], generator=generator).to(mean.device)
-        table[list(ids)] = (mean + _SPREAD * std * noise).to(table.dtype)
+        table[list(ids)] = rows_around_others(table, ids, generator)
+
+
+def rows_around_others(table: Tensor, ids: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Rows for tokens that no training has touched: the others' mean plus half their spread.
+
+    The mean keeps the odds of old text: nothing is likelier than an average token. The noise makes
+    the rows differ, and nearly as long as the others. With half the spread, 25 new rows took
+    0.001 % of the probability of English text from SmolLM2-135M, with the whole spread 0.5 %.
+    (Transformers' own resizing samples from the full covariance, but scales it by 1e-9: its rows
+    are all the mean.)
+
+    Args:
+        table: Embedding or head ``(V,C)``; what stands in the rows ``ids`` does not matter.
+        ids: The rows.
+        generator: Of the CPU, with a fixed seed: every process must draw the same.
+
+    Returns:
+        ``(len(ids),C)`` in the precision of ``table``.
+    """
+    others = torch.ones(len(table), dtype=torch.bool)
+    others[list(ids)] = False
+    std, mean = torch.std_mean(table[others.to(table.device)].float(), dim=0)
+    noise = torch.randn(len(ids), table.shape[1], generator=generator).to(mean.device)
+    return (mean + _SPREAD * std * noise).to(table.dtype)
 
 
 class NewRowEmbedding(nn.Embedding):

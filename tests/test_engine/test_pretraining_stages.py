@@ -1,0 +1,78 @@
+"""The stages of pre-training hand their weights on: eyes first, then the whole transformer."""
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.engine.runner_factory import build_runner
+from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer
+
+LLM = 'backbone.llm.'
+EYES = 'backbone.patch_embed.weight'
+
+
+@pytest.fixture(scope='module')
+def places(tmp_path_factory):
+    """A tiny text-only Llama in a folder, a small ShapesWorld, and room for work directories."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from pixelsail_mm.datasets.shapes_world import make_shapes_world
+    folder = tmp_path_factory.mktemp('stages')
+    make_shapes_world(str(folder / 'world'), 'mini', 0, dict(train=8, val=3, test=2))
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY_LLM | dict(
+        model_type='llama', vocab_size=len(tokenizer)))).save_pretrained(folder / 'base')
+    tokenizer.save_pretrained(folder / 'base')
+    return folder
+
+
+def train(places, monkeypatch, name, **options):
+    """Two steps of a config of ``configs/sail``; the weights before and after."""
+    monkeypatch.setenv('PIXELSAIL_BASE', str(places / 'base'))
+    monkeypatch.setenv('PIXELSAIL_DATA', str(places / 'world'))
+    cfg = read_config(f'configs/sail/{name}.py', ['train_cfg.max_iters=2'])
+    cfg.work_dir, cfg.experiment_name, cfg.launcher = str(places / name), name, 'none'
+    cfg.param_scheduler = []
+    cfg.update(options)
+    runner = build_runner(cfg)
+    before = {}
+    runner.register_hook(Snapshot(before), priority='LOWEST')
+    runner.train()
+    return before, runner.model.state_dict()
+
+
+class Snapshot(Hook):
+    """Keeps the weights that training starts from."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def before_train(self, runner):
+        state = runner.model.state_dict()
+        self.kept.update({key: value.clone() for key, value in state.items()})
+
+
+def moved(before, after):
+    """Names of the weights that training changed."""
+    return {key for key, value in after.items() if not torch.equal(value, before[key])}
+
+
+def test_stages_follow_each_other(places, monkeypatch, repo_root):
+    monkeypatch.chdir(repo_root)
+    before, after = train(places, monkeypatch, 'sail_smollm2_135m_stage1')
+    assert moved(before, after) == {EYES}
+
+    first = places / 'sail_smollm2_135m_stage1' / 'model.safetensors'
+    before, last = train(places, monkeypatch, 'sail_smollm2_135m_stage2', load_from=str(first))
+    assert torch.equal(before[EYES], after[EYES])
+    changed = moved(before, last)
+    assert EYES in changed and {key for key in last if key.startswith(f'{LLM}model.layers.')} <= (
+        changed)
+    assert all(key.startswith('backbone.') for key in changed)
+
+    exported = load_state(places / 'sail_smollm2_135m_stage2' / 'model.safetensors')['state_dict']
+    assert exported.keys() == last.keys()
+    assert all(torch.equal(exported[key], value) for key, value in last.items())
