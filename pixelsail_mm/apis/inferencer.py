@@ -16,7 +16,7 @@ from torch import nn
 
 from pixelsail_mm.apis.init_model import init_model
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_record
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE, TRANSFORMS, VISUALIZERS
 
 

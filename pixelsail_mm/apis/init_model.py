@@ -10,7 +10,7 @@ from typing import Any, Mapping
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS, SCOPE
 
 _PATH_KEYS = ('tokenizer', 'pretrained_model_name_or_path', 'llm')

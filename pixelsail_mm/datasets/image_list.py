@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.registry import init_default_scope
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS, SCOPE
 
 

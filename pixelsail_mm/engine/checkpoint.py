@@ -15,7 +15,6 @@ from typing import Any, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.errors import CheckpointError
 from pixelsail_mm.engine.load_report import LoadReport
 from pixelsail_mm.engine.loading import TRAINING_ONLY_PREFIXES, apply_weights
 from pixelsail_mm.engine.safe_pickle import (
@@ -27,6 +26,7 @@ from pixelsail_mm.engine.safe_pickle import (
 from pixelsail_mm.engine.safetensors_files import read_safetensors, write_safetensors
 from pixelsail_mm.engine.vocabulary import stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor, is_zero_folder, read_zero_folder
+from pixelsail_mm.errors import CheckpointError
 
 __all__ = ['TRAINING_ONLY_PREFIXES', 'LoadReport', 'apply_weights', 'load_state', 'load_weights',
            'one_line', 'open_state', 'save_weights', 'trusted_types', 'weights_only_loading']

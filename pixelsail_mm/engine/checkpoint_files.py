@@ -10,7 +10,7 @@ from typing import Iterator, List, Optional, Union
 
 from mmengine.logging import print_log
 
-from pixelsail_mm.engine.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError
 
 POINTER = 'last_checkpoint'
 UNFINISHED_SUFFIX = '.unfinished'

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state, open_state
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.safetensors_files import write_folder, write_safetensors
 from pixelsail_mm.engine.vocabulary import stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor, is_zero_folder, read_zero_folder
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
 

@@ -1,29 +1,13 @@
-"""Errors of the engine and their one-line explanation for a command line."""
+"""One-line explanations of errors for a command line."""
 
 import difflib
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional
 
-
-class ConfigError(ValueError):
-    """The config asks for something impossible; the message names the key and the remedy."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used.
-
-    Args:
-        path: The file or folder.
-        reason: What is wrong with it.
-        remedy: What the user can do.
-    """
-
-    def __init__(self, path: Union[str, Path], reason: str, remedy: str):
-        super().__init__(f'{path}: {reason}; {remedy}')
-        self.path, self.reason, self.remedy = str(path), reason, remedy
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 
 def _known_types(registry_name: str) -> list:

@@ -21,7 +21,7 @@ from mmengine.utils import import_modules_from_strings
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.image_list import training_images
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert
 from pixelsail_mm.models.experts.feature_shards import (
     ImageState,

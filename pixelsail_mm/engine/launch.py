@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from mmengine.config import Config, DictAction
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 #: Names the config that a benchmark's config inherits from.
 _MODEL_VARIABLE = 'PIXELSAIL_MODEL'

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pixelsail_mm.engine.architecture import differences
-from pixelsail_mm.engine.errors import CheckpointError
 from pixelsail_mm.engine.load_report import LoadReport, shortened
 from pixelsail_mm.engine.vocabulary import (
     Vocabulary,
@@ -18,6 +17,7 @@ from pixelsail_mm.engine.vocabulary import (
     vocabulary_tables,
 )
 from pixelsail_mm.engine.zero_checkpoint import CHUNK, ZeroTensor
+from pixelsail_mm.errors import CheckpointError
 
 #: Modules that only training uses; a checkpoint without them is complete for prediction.
 TRAINING_ONLY_PREFIXES = ('distill.', )

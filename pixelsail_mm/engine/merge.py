@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pixelsail_mm.engine.checkpoint import load_weights, open_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.vocabulary import vocabulary_metadata
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS, SCOPE
 
 _ADAPTER_MARK = '.lora_'

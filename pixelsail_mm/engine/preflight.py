@@ -5,7 +5,7 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from mmengine.config import Config
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 
 def _paths(node, where: str) -> Iterator[Tuple[str, str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.tokenization import build_tokenizer
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 
 from pixelsail_mm.datasets.templates import templates_version
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 _PACKAGES = ('torch', 'transformers', 'mmengine', 'mmcv', 'mmdet', 'xtuner', 'numpy')
 _VISUALIZATION_HOOK = 'PixelVisualizationHook'

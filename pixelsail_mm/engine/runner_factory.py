@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from pixelsail_mm.engine.checkpoint_files import find_resumable, verify_checkpoint
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE
 
 _TRAIN_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')

@@ -13,7 +13,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 import torch
 
-from pixelsail_mm.engine.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError
 
 _NUMPY_KINDS = ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')
 _REFUSED = re.compile(r'(?im)(unsupported (?:global|class)\b.*?|attribute \S+ of .*? not allowed)'

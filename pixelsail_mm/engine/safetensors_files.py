@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.zero_checkpoint import CHUNK, ZeroTensor
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 #: Header entry: JSON of names that share a stored tensor, alias -> name.
 ALIASES = 'aliases'

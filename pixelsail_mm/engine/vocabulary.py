@@ -24,8 +24,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 from torch import nn
 
-from pixelsail_mm.engine.errors import CheckpointError
 from pixelsail_mm.engine.load_report import shortened
+from pixelsail_mm.errors import CheckpointError
 
 METADATA_KEY = 'vocabulary'
 # What tables are padded to a multiple of (Qwen 128, Llama and SmolLM 64).

@@ -28,8 +28,8 @@ from typing import Container, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from pixelsail_mm.engine.errors import CheckpointError
 from pixelsail_mm.engine.safe_pickle import read_pickle
+from pixelsail_mm.errors import CheckpointError
 
 #: Values read at once: 16 MiB of float32.
 CHUNK = 1 << 22

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 #: ``strict`` is correct; ``paper`` does what the authors' release does, flaws included.
 STRICT, PAPER = PROTOCOLS = ('strict', 'paper')

@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from mmengine.registry import Registry
 from transformers import AutoConfig, PretrainedConfig
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 
 class PixelSAILConfig(PretrainedConfig):

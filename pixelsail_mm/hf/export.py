@@ -15,8 +15,8 @@ from transformers import AutoConfig, GenerationConfig
 from pixelsail_mm.datasets.templates import resolve_prompt_template
 from pixelsail_mm.engine.checkpoint import apply_weights
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.publish import check_publishable, portable_model, published_weights
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.hf.configuration import PixelSAILConfig
 from pixelsail_mm.hf.model_card import write_model_card
 from pixelsail_mm.hf.modeling import PixelSAILForCausalLM

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from transformers import GenerationConfig
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.configuration import PixelSAILConfig, check_types
 from pixelsail_mm.registry import SCOPE, TRANSFORMS
 

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Pre
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import ModelOutput
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
 from pixelsail_mm.hf.configuration import PixelSAILConfig
 from pixelsail_mm.models.generation import generate_answers

@@ -17,7 +17,7 @@ from typing import Any, Mapping
 
 import yaml
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 NOT_RUN, NOT_STATED, NOT_MEASURED = 'not run', 'not stated', 'not measured'
 INDEX = 'model-index.yml'

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Mapping
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 #: ZeRO stages with what they share out among the processes.
 ZERO_STAGES = {0: (), 1: ('optimizer', ), 2: ('optimizer', 'gradients'),

@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.registry import DATASETS, MODELS
 from pixelsail_mm.visualization.colours import INK, MUTED, PAPER

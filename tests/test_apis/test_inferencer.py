@@ -9,7 +9,7 @@ from PIL import Image
 
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 
 TEXT = 'Please segment it in this image.'

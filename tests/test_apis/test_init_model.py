@@ -6,7 +6,7 @@ from mmengine.config import Config
 from safetensors.torch import load_file, save_file
 
 from pixelsail_mm.apis import init_model
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 
 def test_folder_form_works_from_any_directory(shipped, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from pixelsail_mm.datasets.manifest import dataset_cfg
 from pixelsail_mm.datasets.prepare import prepare_config
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS
 
 

@@ -18,7 +18,7 @@ from pixelsail_mm.downloads import (
     install,
     load_catalogue,
 )
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 CATALOGUE = load_catalogue()
 SHA256 = re.compile(r'[0-9a-f]{64}')

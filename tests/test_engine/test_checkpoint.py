@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pixelsail_mm.engine.checkpoint import apply_weights, load_state, load_weights, save_weights
-from pixelsail_mm.engine.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError
 
 
 class Payload:

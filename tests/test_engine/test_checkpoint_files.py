@@ -8,7 +8,7 @@ from pixelsail_mm.engine.checkpoint_files import (
     verify_checkpoint,
     write_pointer,
 )
-from pixelsail_mm.engine.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError
 
 
 def save(path, value=1):

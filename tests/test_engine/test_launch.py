@@ -1,9 +1,10 @@
 import pytest
 
 from pixelsail_mm.engine.cli import run_command
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError, explain
+from pixelsail_mm.engine.errors import explain
 from pixelsail_mm.engine.launch import parse_options, read_config
 from pixelsail_mm.engine.preflight import check_files
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 CONFIG = """
 model = dict(type='A', distill=[1])

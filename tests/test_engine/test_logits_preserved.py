@@ -82,7 +82,7 @@ def test_precision_of_the_model_stays(tmp_path):
 @pytest.mark.parametrize('name', ['model-00002-of', 'pytorch_model-00002-of'])
 @pytest.mark.parametrize('damage', ['cut', 'gone'])
 def test_damaged_shards_are_named(tmp_path, name, damage):
-    from pixelsail_mm.engine.errors import CheckpointError
+    from pixelsail_mm.errors import CheckpointError
     model = tiny_pixel_sail(True)
     (pickled_shards if name.startswith('py') else shards)(model, tmp_path)
     shard = next(tmp_path.glob(f'{name}*'))

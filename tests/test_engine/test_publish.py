@@ -7,8 +7,8 @@ from mmengine.config import Config
 
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
-from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.engine.publish import publish_model
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 

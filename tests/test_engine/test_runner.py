@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pixelsail_mm.engine.checkpoint import load_state
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.runner_factory import build_runner, build_test_runner
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 CONFIG = Path(__file__).with_name('toy_config.py')
 numbers = count()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixelsail_mm.engine.checkpoint import load_state, load_weights, save_weights
-from pixelsail_mm.engine.errors import CheckpointError
 from pixelsail_mm.engine.hooks.export_weights_hook import ExportWeightsHook
 from pixelsail_mm.engine.vocabulary import (
     Vocabulary,
@@ -18,6 +17,7 @@ from pixelsail_mm.engine.vocabulary import (
     stored_vocabulary,
     vocabulary_metadata,
 )
+from pixelsail_mm.errors import CheckpointError
 from pixelsail_mm.testing.checkpoint_cases import NEW_TOKENS, tiny_pixel_sail, tokenizer_with
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
 from pixelsail_mm.tokenization import build_tokenizer

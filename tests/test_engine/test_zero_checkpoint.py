@@ -16,8 +16,8 @@ from pixelsail_mm.engine.checkpoint import (
     weights_only_loading,
 )
 from pixelsail_mm.engine.convert import zero_to_safetensors
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.zero_checkpoint import Piece, ZeroTensor
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.testing.checkpoint_cases import assert_same_logits, logits_of, tiny_pixel_sail
 
 CASES = {1: ['2-tied-float32', '3-untied-float32'],

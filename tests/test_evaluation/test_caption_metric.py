@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.evaluation.metrics import CaptionMetric, caption_toolkit
 from pixelsail_mm.evaluation.metrics.caption_metric import clean_paper, clean_strict
 from pixelsail_mm.registry import METRICS

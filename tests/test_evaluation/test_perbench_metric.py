@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.evaluation.metrics import PerBenchMetric, perbench_metric
 from pixelsail_mm.evaluation.metrics.perbench_metric import (
     clean_perbench_paper,

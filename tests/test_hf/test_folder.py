@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.hf.export import export_hf
 from pixelsail_mm.testing.tiny_models import TINY_LLM
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.model_zoo import metafile
 from pixelsail_mm.model_zoo.metafile import (
     NOT_RUN,

@@ -7,7 +7,7 @@ from mmengine import Config
 from safetensors import safe_open
 
 from pixelsail_mm.downloads import load_catalogue
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.model_zoo.model_info import ModelInfo, model_info, report
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config

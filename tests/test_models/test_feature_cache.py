@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.engine.expert_cache import Image as FeatureImage
 from pixelsail_mm.engine.expert_cache import Job, cache_features
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import CachedExpert, Mask2FormerExpert, SAM2Expert, VisionExpert
 from pixelsail_mm.models.experts.feature_shards import (
     RECORD,

@@ -5,9 +5,9 @@ import torch
 from mmengine import Config
 
 from pixelsail_mm.engine.checkpoint import load_state, load_weights, save_weights
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.merge import export_adapter, merge_lora
 from pixelsail_mm.engine.vocabulary import vocabulary_metadata
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.checkpoint_cases import (
     LOGIT_TOLERANCE,

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import OnnxExpert
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample

@@ -16,7 +16,6 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.engine.expert_cache import (
     Job,
     cache_features,
@@ -24,6 +23,7 @@ from pixelsail_mm.engine.expert_cache import (
     list_images,
     make_job,
 )
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.feature_shards import ShardStore
 from pixelsail_mm.registry import DATASETS
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.convert import convert_checkpoint
-from pixelsail_mm.engine.errors import CheckpointError, explain
+from pixelsail_mm.engine.errors import explain
+from pixelsail_mm.errors import CheckpointError
 from pixelsail_mm.models.official_keys import UnknownKeysError, mm_to_official, official_to_mm
 
 

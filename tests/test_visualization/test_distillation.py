@@ -9,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from pixelsail_mm.engine.checkpoint import save_weights
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 from pixelsail_mm.visualization.distillation import (

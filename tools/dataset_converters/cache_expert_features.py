@@ -59,7 +59,7 @@ def image_roots(given: list) -> object:
     """One folder, or a dict of them by label."""
     if not given or (len(given) == 1 and '=' not in given[0]):
         return given[0] if given else None
-    from pixelsail_mm.engine.errors import ConfigError
+    from pixelsail_mm.errors import ConfigError
     if not all(re.match('[^=/]+=.', value) for value in given):
         raise ConfigError('--image-root: write several folders as LABEL=DIR, e.g. coco=data/coco')
     return dict(value.split('=', 1) for value in given)

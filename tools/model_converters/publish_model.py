@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Parse the command line, write the folder, print its size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config the model was trained with')
+    parser.add_argument('config', help='config the model was trained with, or a published folder')
     parser.add_argument('checkpoint', help='.safetensors, .pth or a DeepSpeed checkpoint folder')
     parser.add_argument('folder', help='folder to write')
     parser.add_argument('--dtype', help='float32, float16 or bfloat16; default: as trained')
@@ -17,9 +17,10 @@ def main() -> int:
     from pixelsail_mm.engine.cli import run_command
 
     def command():
-        from pixelsail_mm.engine.launch import read_config
+        from pixelsail_mm.apis.init_model import read_model_config
         from pixelsail_mm.engine.publish import publish_model
-        folder = publish_model(read_config(args.config), args.checkpoint, args.folder, args.dtype)
+        cfg, _ = read_model_config(args.config)
+        folder = publish_model(cfg, args.checkpoint, args.folder, args.dtype)
         size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
         print(f'wrote {folder} ({size / 1e6:.1f} MB)')
 

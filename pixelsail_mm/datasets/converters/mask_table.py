@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable, Iterator
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.masks import decode_mask
 from pixelsail_mm.datasets.shapes_world.writers import dump_json
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.tokenization import SEG_TOKEN, TASK_TOKENS, VISION_TOKENS
 
 _NEEDED = ('image', 'mask', 'phrase')

@@ -7,7 +7,7 @@ from typing import Iterator
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATA_SAMPLERS
 
 

@@ -10,10 +10,10 @@ from mmengine.runner.loops import TestLoop, ValLoop
 
 from pixelsail_mm.datasets.samplers import EvaluationBatchSampler
 from pixelsail_mm.datasets.templates import templates_version
-from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
 from pixelsail_mm.engine.loops.train_loop import seed_step
 from pixelsail_mm.engine.results import package_versions, sha256_of
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
 #: Settings of a data loader that do not change what it gives.

@@ -16,7 +16,7 @@ from mmengine.structures import BaseDataElement
 
 from pixelsail_mm.datasets.masks import decode_masks, mask_to_rle
 from pixelsail_mm.engine.checkpoint_files import remove, replace_when_complete
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 _SETTINGS = 'settings.json'
 _START_ANEW = 'run without --resume, which replaces them, or give another --work-dir'

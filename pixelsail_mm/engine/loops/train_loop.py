@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from xtuner.engine.runner.loops import TrainLoop
 
 from pixelsail_mm.datasets.samplers import DrawIndexSampler
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
 _STATE = 'data_order'

@@ -15,8 +15,8 @@ from mmengine.device import get_device
 from torch import Tensor, nn
 
 from pixelsail_mm.engine.checkpoint import one_line, weights_only_loading
-from pixelsail_mm.engine.errors import CheckpointError, ConfigError
 from pixelsail_mm.engine.strategies.common import StrategyMixin
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES
 
 PRESETS = ('zero1', 'zero2', 'zero3', 'zero2_offload', 'zero3_offload')

@@ -13,7 +13,7 @@ from typing import Iterable, Sequence
 
 from mmengine.logging import print_log
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 CAPTION_METRICS = ('METEOR', 'CIDEr', 'BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L')
 ON_MISSING = ('error', 'skip')

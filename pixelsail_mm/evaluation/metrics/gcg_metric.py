@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pixelsail_mm.datasets.masks import mask_to_rle
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
 from pixelsail_mm.evaluation.metrics.caption_metric import END_TOKENS, read_prediction
 from pixelsail_mm.evaluation.metrics.caption_toolkit import build_toolkit

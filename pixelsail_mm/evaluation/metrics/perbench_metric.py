@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from mmengine.logging import print_log
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
 from pixelsail_mm.evaluation.metrics.caption_metric import (
     clean_strict,

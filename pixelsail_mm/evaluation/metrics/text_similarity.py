@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import FUNCTIONS
 
 

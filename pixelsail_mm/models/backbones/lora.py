@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.new_tokens import fold_new_rows
 
 _ADAPTER = 'default'

@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.feature_files import SUFFIXES, FileStore
 from pixelsail_mm.models.experts.feature_shards import (

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.structures import PixelDataSample
 
 

@@ -12,7 +12,7 @@ from typing import Any, Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 
 #: What Hugging Face folders call their weights, in the order in which transformers prefers them.

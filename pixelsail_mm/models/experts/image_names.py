@@ -7,7 +7,7 @@ import os.path as osp
 from pathlib import PurePath
 from typing import Mapping
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 Roots = str | os.PathLike | Mapping[str, str | os.PathLike]
 

@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from PIL import Image
 from torch import Tensor
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.fingerprint import plain
 from pixelsail_mm.models.experts.images import original_image

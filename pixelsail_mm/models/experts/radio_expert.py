@@ -7,7 +7,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.transformers_expert import TransformersExpert
 from pixelsail_mm.registry import MODELS
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.fingerprint import plain, tensors_sha256, weights_sha256
 from pixelsail_mm.models.experts.images import original_image

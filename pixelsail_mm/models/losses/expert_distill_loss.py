@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample

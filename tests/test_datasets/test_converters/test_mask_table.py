@@ -16,7 +16,7 @@ from pixelsail_mm.datasets.converters.mask_table import masks_to_pixel_chat
 from pixelsail_mm.datasets.pixel_chat import validate_pixel_chat
 from pixelsail_mm.datasets.shapes_world.mask_table import draw_mask_table
 from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 H, W = 6, 8
 HEAD = 'image,mask,phrase'

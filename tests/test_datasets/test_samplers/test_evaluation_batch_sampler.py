@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mmengine.runner import FlexibleRunner
 
 from pixelsail_mm.datasets.samplers import EvaluationBatchSampler
-from pixelsail_mm.engine.errors import ConfigError
+from pixelsail_mm.errors import ConfigError
 
 MODULE = 'pixelsail_mm.datasets.samplers.evaluation_batch_sampler'
 sizes = st.integers(0, 40)

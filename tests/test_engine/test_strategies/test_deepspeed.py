@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from pixelsail_mm.engine.errors import ConfigError
 from pixelsail_mm.engine.strategies.deepspeed import adapt, read_preset
+from pixelsail_mm.errors import ConfigError
 
 
 @pytest.mark.parametrize('name, stage', [('zero1', 1), ('zero2', 2), ('deepspeed_zero3', 3)])

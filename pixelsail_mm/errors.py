@@ -1,0 +1,22 @@
+"""What a user can mend; the command line shows these errors without a traceback."""
+
+from pathlib import Path
+from typing import Union
+
+
+class ConfigError(ValueError):
+    """The config asks for something impossible; the message names the key and the remedy."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used.
+
+    Args:
+        path: The file or folder.
+        reason: What is wrong with it.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, path: Union[str, Path], reason: str, remedy: str):
+        super().__init__(f'{path}: {reason}; {remedy}')
+        self.path, self.reason, self.remedy = str(path), reason, remedy
