@@ -34,7 +34,8 @@ model = dict(
             expert=dict(
                 type='CachedExpert',
                 root='{{$PIXELSAIL_DATA:data/shapes_world}}/expert',
-                image_root='{{$PIXELSAIL_DATA:data/shapes_world}}/images',
+                image_root={'': '{{$PIXELSAIL_DATA:data/shapes_world}}/images',
+                            'photos': '{{$PIXELSAIL_PHOTOS:data/labelme_mini}}/images'},
                 allow_missing=True))
     ],
     lm_loss_weight_with_masks=1.0,

@@ -16,7 +16,7 @@ train_dataloader = dict(
         max_turns=1,
         pipeline=_base_.train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.0), paramwise_cfg=None)
-train_cfg = dict(max_iters=150)
+train_cfg = dict(max_iters=100)
 custom_hooks = []
 val_cfg = None
 test_cfg = None

@@ -9,5 +9,5 @@ _base_ = './sail_smollm2_135m_stage1.py'
 model = dict(trainable=['backbone'], lm_loss_weight_text_only=4.0)
 train_dataloader = dict(dataset=dict(max_turns=4, shuffle_turns=True))
 optim_wrapper = dict(optimizer=dict(lr=2e-4, weight_decay=0.05))
-train_cfg = dict(max_iters=150)
+train_cfg = dict(max_iters=100)
 load_from = 'work_dirs/sail_smollm2_135m_stage1/model.safetensors'
