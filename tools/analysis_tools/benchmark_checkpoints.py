@@ -25,6 +25,8 @@ def main() -> None:
 
     from pixelsail_mm.testing import checkpoint_benchmark as benchmark
     torch.set_num_threads(1)
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='pixelsail_benchmark_', dir=args.folder) as folder:
         folder = Path(folder)
         model = benchmark.build_model()
