@@ -47,8 +47,8 @@ train_dataloader = dict(
         datasets=[dict(type=shapes.type, turns=shapes.turns, datasets=shapes.datasets),
                   dict(photos, split='train', num_turns=6, replacement=False)]))
 
-eval_loader = dict(batch_size=8)
-val_dataloader = [dict(loader, dataset=dict(loader.dataset, pipeline=test_pipeline))
+# A look only: a hundred million parameters take a second for an answer on a CPU.
+val_dataloader = [dict(loader, dataset=dict(loader.dataset, pipeline=test_pipeline, indices=50))
                   for loader in _base_.val_dataloader]
 # ShapesWorld as before (with its control), then the photo that training does not see, then those
 # that it does.
