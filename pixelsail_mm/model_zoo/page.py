@@ -96,7 +96,7 @@ def _training(model: dict[str, Any]) -> tuple[str, ...]:
     weights = _link(model['Weights'], 'here') if model['Weights'] else model['Weights Note']
     ran = any(value != NOT_RUN for row in model['Results'] for value in row['Metrics'].values())
     return (f'`{model["Name"]}`', facts['Training Data'], facts['Schedule'], weights,
-            'below' if ran else NOT_RUN)
+            'below' if ran else _link(model['Report']) if 'Report' in model else NOT_RUN)
 
 
 def _results(model: dict[str, Any]) -> list[str]:

@@ -65,6 +65,8 @@ def test_results_were_made_with_the_weights_that_ship():
     tested = 0
     for model in MODELS.values():
         where = model['Evaluation']
+        if model['Weights'] is None:
+            continue  # `Weights Note` says why; the results name the checkpoint by its sum
         files = list((ROOT / where['Folder']).glob('*.json')) if 'Folder' in where else [
             ROOT / where['File']] if 'File' in where else []
         for file in files:
