@@ -20,3 +20,12 @@ class CheckpointError(ValueError):
     def __init__(self, path: Union[str, Path], reason: str, remedy: str):
         super().__init__(f'{path}: {reason}; {remedy}')
         self.path, self.reason, self.remedy = str(path), reason, remedy
+
+
+def first_line(error: BaseException) -> str:
+    """Cut another library's message to the line that says what is wrong.
+
+    Args:
+        error: Any error.
+    """
+    return str(error).strip().split('\n')[0][:300]

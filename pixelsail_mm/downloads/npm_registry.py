@@ -14,8 +14,6 @@ from urllib.parse import quote, urlsplit
 from .errors import DownloadError, OfflineError
 from .transfer import NETWORK_ERRORS, fetch, read_text, shown
 
-# npm's own default, and the host that its other registries' listings often still name.
-_DEFAULT_HOST = 'registry.npmjs.org'
 # The short form of a package's listing, which npm itself asks for; not every mirror has it.
 _ACCEPT = 'application/vnd.npm.install-v1+json, application/json;q=0.8'
 
@@ -35,13 +33,17 @@ def download(package: str, version: str, folder: Path, file_name: str,
         Path of the file. Its content is not checked.
 
     Raises:
-        OfflineError: The registry could not be reached.
+        OfflineError: The registry is not known or could not be reached.
         DownloadError: It answers, but not with this version.
     """
     settings = npm_settings()
     scope = package.partition('/')[0]
     registry = settings.get(f'{scope}:registry') or settings.get('registry')
-    registry = (registry or f'https://{_DEFAULT_HOST}').rstrip('/')
+    if not registry:
+        raise OfflineError('no npm registry is known: there is no npm that names its default one. '
+                           f'Set NPM_CONFIG_REGISTRY, or run `npm pack {package}@{version}` '
+                           'elsewhere and pass the file as --archive')
+    registry = registry.rstrip('/')
     certificates = settings.get('cafile')
     try:
         content, _ = read_text(f'{registry}/{quote(package, safe="@")}', certificates,
@@ -49,8 +51,12 @@ def download(package: str, version: str, folder: Path, file_name: str,
         versions = _versions(content)
         if version not in versions:
             raise ValueError(f'it has no version {version}')
-        address = _on_this_registry(versions[version]['dist']['tarball'], registry)
-        return fetch(address, Path(folder) / file_name, certificates, size)
+        listed = versions[version]['dist']['tarball']
+        path = Path(folder) / file_name
+        try:
+            return fetch(_on_this_registry(listed, registry), path, certificates, size)
+        except HTTPError:
+            return fetch(listed, path, certificates, size)
     except NETWORK_ERRORS as error:
         # ValueError: it did answer, with something else.
         reached = isinstance(error, (HTTPError, ValueError))
@@ -68,9 +74,9 @@ def _versions(content: str) -> dict[str, Any]:
 
 
 def _on_this_registry(address: str, registry: str) -> str:
-    """Address of an archive; npm's default host gives way to the registry in use, as in npm."""
+    """Address of an archive on the registry in use: listings of mirrors often name another host."""
     parts, own = urlsplit(address), urlsplit(registry)
-    if parts.hostname != _DEFAULT_HOST or own.hostname == _DEFAULT_HOST:
+    if parts.hostname == own.hostname:
         return address
     return own._replace(path=own.path.rstrip('/') + parts.path).geturl()
 

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state, open_state
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.safetensors_files import write_folder, write_safetensors
+from pixelsail_mm.engine.safetensors_files import DTYPES, write_folder, write_safetensors
 from pixelsail_mm.engine.vocabulary import stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor, is_zero_folder, read_zero_folder
 from pixelsail_mm.errors import CheckpointError, ConfigError
-
-_DTYPES = ('float32', 'float16', 'bfloat16')
 
 
 def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
@@ -85,8 +83,8 @@ def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
         ConfigError: Unknown ``dtype``, or the target does not fit ``max_shard_size``.
     """
     folder, target = Path(folder), Path(target)
-    if dtype not in (None, *_DTYPES):
-        raise ConfigError(f'dtype {dtype!r}: use one of {_DTYPES}')
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
     if (target.suffix == '.safetensors') == (max_shard_size is not None):
         raise ConfigError(f'{target}: give a .safetensors file, or a folder and a maximum size of '
                           'shards')

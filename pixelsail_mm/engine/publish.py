@@ -10,17 +10,14 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from pixelsail_mm.engine.checkpoint import load_state, save_weights
+from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, load_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.safetensors_files import DTYPES
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.tokenization import build_tokenizer
 
-#: Names of the precisions weights can be published in.
-DTYPES = ('float32', 'float16', 'bfloat16')
 _TOKENIZER = 'tokenizer'
-# Projections onto the experts, which training checkpoints hold and prediction never uses.
-_TRAINING_PREFIX = 'distill.'
 # Parts of a model's config that do nothing for prediction.
 _TRAINING_KEYS = ('distill', 'init_cfg', 'lora', 'quantization', 'new_token_rows')
 # Parts of names that LoRA layers, separately trained rows and 4-bit layers have.
@@ -102,7 +99,7 @@ def published_weights(checkpoint: str | os.PathLike, dtype: str | None) -> dict[
     converted: dict[tuple, Tensor] = {}
     result = {}
     for key, value in state.items():
-        if key.startswith(_TRAINING_PREFIX):
+        if key.startswith(TRAINING_ONLY_PREFIXES):
             continue
         if dtype is not None and value.is_floating_point():
             # A view can begin where another tensor does, so the address alone names nothing.

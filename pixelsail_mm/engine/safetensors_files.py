@@ -17,6 +17,8 @@ from pixelsail_mm.errors import CheckpointError, ConfigError
 #: Header entry: JSON of names that share a stored tensor, alias -> name.
 ALIASES = 'aliases'
 INDEX_NAME = 'model.safetensors.index.json'
+#: Names of the precisions that weights can be written in.
+DTYPES = ('float32', 'float16', 'bfloat16')
 _NAMES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16',
           torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16',
           torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}

@@ -10,7 +10,7 @@ from pixelsail_mm.downloads import DownloadError, OfflineError, npm_registry
 @pytest.fixture
 def fetch(server, tmp_path, monkeypatch):
     """Download with these settings of npm; the package is @a/b 1.0."""
-    dist = dict(tarball='https://registry.npmjs.org/@a/b/-/b-1.0.tgz')
+    dist = dict(tarball='https://registry.example/@a/b/-/b-1.0.tgz')
     server.files.update({
         '/npm/@a%2Fb': json.dumps(dict(versions={'1.0': dict(dist=dist)})).encode(),
         '/npm/@a/b/-/b-1.0.tgz': b'archive', '/odd/@a%2Fb': b'<html>'})

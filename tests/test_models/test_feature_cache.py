@@ -1,7 +1,6 @@
 """Feature shards: what is written is read, and what is stale, foreign or damaged is refused."""
 
 import copy
-import json
 import pickle
 import shutil
 
@@ -23,13 +22,6 @@ from pixelsail_mm.models.experts.feature_shards import (
     ShardStore,
     ShardWriter,
 )
-from pixelsail_mm.models.experts.fingerprint import (
-    differences,
-    file_sha256s,
-    tensors_sha256,
-    weights_sha256,
-)
-from pixelsail_mm.models.experts.image_names import image_name
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
@@ -291,77 +283,6 @@ class TestCachedExpert:
         with pytest.raises(ConfigError, match=says):
             ShardWriter(root, ShardHeader(fingerprint, dtype))
         assert {path.name: path.read_bytes() for path in root.iterdir()} == before
-
-
-class TestImageNames:
-
-    def test_one_root(self):
-        assert image_name('data/coco/1.jpg', 'data') == 'coco/1.jpg'
-        assert image_name('data/coco/../sam/1.jpg', 'data/') == 'sam/1.jpg'
-
-    def test_of_several_the_innermost_counts(self):
-        roots = {'all': '/d', 'coco': '/d/sets/coco'}
-        assert image_name('/d/sets/coco/a/1.jpg', roots) == 'coco/a/1.jpg'
-        assert image_name('/d/x/1.jpg', roots) == 'all/x/1.jpg'
-
-    def test_outside_is_refused(self):
-        with pytest.raises(ConfigError, match='outside of image_root'):
-            image_name('/elsewhere/1.jpg', {'a': '/d', 'b': '/e'})
-
-
-class TestFingerprint:
-
-    @pytest.fixture
-    def memory(self, own_cache_home):
-        return own_cache_home / 'pixelsail_mm/weights_sha256.json'
-
-    def test_a_file_has_its_own_sum_and_is_hashed_once(self, tmp_path, memory):
-        file = tmp_path / 'w.onnx'
-        file.write_bytes(b'abc')
-        known = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
-        assert weights_sha256(file) == known
-        # What is remembered is taken while size and time stay, and only then.
-        content = json.loads(memory.read_text())
-        content[str(file.resolve())][2] = 'remembered'
-        memory.write_text(json.dumps(content))
-        assert file_sha256s([file]) == ['remembered']
-        file.write_bytes(b'abcd')
-        assert weights_sha256(file) not in ('remembered', known)
-
-    def test_folders(self, tmp_path):
-        folder = tmp_path / 'model'
-        folder.mkdir()
-        assert weights_sha256(folder) is None
-        (folder / 'pytorch_model.bin').write_bytes(b'not what is loaded')
-        (folder / 'model.safetensors').write_bytes(b'abc')
-        assert weights_sha256(folder).startswith('ba7816bf')
-        (folder / 'model.safetensors').unlink()
-        for i in (1, 2):
-            (folder / f'model-0000{i}-of-00002.safetensors').write_bytes(b'%d' % i)
-        both = weights_sha256(folder)
-        (folder / 'model-00002-of-00002.safetensors').write_bytes(b'3')
-        assert weights_sha256(folder) != both
-
-    def test_weights_that_are_not_here(self):
-        assert weights_sha256('nobody/nothing-of-this-name') is None
-        assert weights_sha256('/no/such/folder') is None
-
-    def test_damaged_memory_costs_only_time(self, tmp_path, memory):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text('{"')
-        (tmp_path / 'w').write_bytes(b'abc')
-        assert weights_sha256(tmp_path / 'w').startswith('ba7816bf')
-
-    def test_tensors(self):
-        state = dict(a=torch.ones(2), b=torch.zeros(3))
-        assert tensors_sha256(state) == tensors_sha256(dict(reversed(state.items())))
-        assert tensors_sha256(state) != tensors_sha256(dict(state, a=torch.tensor([1.0, 2.0])))
-
-    def test_differences_name_the_entry(self):
-        found = dict(expert='A', preprocessing=dict(size=8, mean=[0]))
-        assert list(differences(found, dict(expert=None, preprocessing=dict(size=8)))) == []
-        assert list(differences(found, dict(preprocessing=dict(mean=[1])))) == [
-            'preprocessing.mean is [0] instead of [1]']
 
 
 class TestTrainingFromTheCache:

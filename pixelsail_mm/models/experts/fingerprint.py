@@ -12,6 +12,7 @@ from typing import Any, Iterable, Iterator, Mapping
 
 from torch import Tensor
 
+from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 
@@ -145,20 +146,12 @@ def file_sha256s(files: Iterable[Path]) -> list[str]:
         path, state = str(file.resolve()), file.stat()
         entry = known.get(path)
         if not isinstance(entry, list) or entry[:2] != [state.st_size, state.st_mtime_ns]:
-            known[path] = entry = [state.st_size, state.st_mtime_ns, _sha256(file)]
+            known[path] = entry = [state.st_size, state.st_mtime_ns, sha256_of(file)]
             new = True
         sums.append(entry[2])
     if new:
         _remember(memory, known)
     return sums
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, 'rb') as content:
-        while block := content.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _remembered(memory: Path) -> dict[str, list]:

@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from PIL import Image
 from torch import Tensor
 
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.fingerprint import plain
 from pixelsail_mm.models.experts.images import original_image
@@ -106,7 +106,7 @@ class OnnxExpert(VisionExpert):
             self._session = ort.InferenceSession(model, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ConfigError(f'distill.expert.model: onnxruntime cannot run {self.file} '
-                              f'({_first_line(error)}); get it again, with the files of its '
+                              f'({first_line(error)}); get it again, with the files of its '
                               'weights if it has some') from error
         self._input = self._only_input()
 
@@ -203,7 +203,7 @@ class OnnxExpert(VisionExpert):
             [array] = self._session.run(None, {self._input.name: batch})
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ConfigError(f'distill.expert: {self.file} fails on an input of {height}x{width} '
-                              f'({_first_line(error)}); set size or multiple to what it was made '
+                              f'({first_line(error)}); set size or multiple to what it was made '
                               'for') from error
         dense = torch.from_numpy(self._dense(array, height, width)).float()
         rows, columns = (max(1, round(side * share / whole)) for side, share, whole in zip(
@@ -249,7 +249,3 @@ class OnnxExpert(VisionExpert):
                 f'{self.output} has {array.shape[1]} tokens')
         tokens = array[0, self.prefix_tokens:]
         return np.ascontiguousarray(tokens.T.reshape(-1, rows, columns))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split('\n')[0][:300]

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.fingerprint import plain, tensors_sha256, weights_sha256
 from pixelsail_mm.models.experts.images import original_image
@@ -74,12 +74,12 @@ class TransformersExpert(VisionExpert):
         except OSError as error:
             raise FileNotFoundError(
                 f'distill.expert.model: {model!r} could not be loaded '
-                f'({_first_line(error)}). Give a folder with config.json, weights and '
+                f'({first_line(error)}). Give a folder with config.json, weights and '
                 'preprocessor_config.json, or a hub name when a network is available') from error
         except _WRONG_WEIGHTS as error:
             raise ConfigError(
                 f'distill.expert.model: {model!r} does not hold weights for '
-                f'{type(self).__name__}, or damaged ones ({_first_line(error)}); get them again, '
+                f'{type(self).__name__}, or damaged ones ({first_line(error)}); get them again, '
                 'or give those of this architecture') from error
         absent = sorted(name for name, _ in loaded.named_parameters()
                         if name in report['missing_keys'] and name.startswith(self.used_weights))
@@ -174,9 +174,6 @@ class TransformersExpert(VisionExpert):
     def _feature(self, pixel_values: Tensor) -> Tensor:
         raise NotImplementedError(f'{type(self).__name__} must implement _feature')
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split('\n')[0][:300]
 
 
 @MODELS.register_module()
