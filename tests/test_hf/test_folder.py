@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_lora_is_to_be_merged_first(training, tmp_path):
 
 
 def test_settings_of_lora_training_are_left_out(training, tmp_path):
-    cfg = training.cfg.copy()
+    cfg = deepcopy(training.cfg)
     cfg.model.backbone.lora = dict(r=4)
     folder = export_hf(cfg, training.checkpoint, tmp_path / 'hf')
     assert 'lora' not in (folder / 'config.json').read_text()
@@ -161,7 +162,7 @@ def test_incomplete_checkpoint(training, tmp_path):
 
 
 def test_training_pipeline(training, tmp_path):
-    cfg = training.cfg.copy()
+    cfg = deepcopy(training.cfg)
     cfg.test_pipeline[4].generation = False
     with pytest.raises(ConfigError, match='generation=True'):
         export_hf(cfg, training.checkpoint, tmp_path / 'hf')
