@@ -4,6 +4,8 @@ Inference that drifts from training costs accuracy silently, so the whole path i
 pipelines, batching with padding on either side, the cache, positions and the masks.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,20 @@ def test_greedy_ids_are_the_argmax_of_one_pass(model, tokenizer):
         steps[:, image_tokens(model)] = -torch.inf
         chosen = steps.gather(1, sample.pred_token_ids[:, None])[:, 0]
         torch.testing.assert_close(chosen, steps.max(1).values, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_answers_with_and_without_masks(model, tokenizer, dtype):
+    """The scores are float32 in both cases, as PixelDataSample demands."""
+    half = copy.deepcopy(model)
+    for part in (half.backbone, half.prompt_injector, half.neck, half.mask_head):
+        part.to(dtype)
+    packed, _ = prompt_of(model, tokenizer, 0)
+    for bias, count in ((-20.0, 0), (20.0, 3)):
+        sample, = predict(half, [packed], max_new_tokens=3,
+                          sequence_bias=[[[model.tokens.seg], bias]])
+        assert len(sample.pred_masks) == len(sample.pred_scores) == count
+        assert sample.pred_scores.dtype == torch.float32
 
 
 def test_masks_of_a_free_answer_equal_one_pass(model, tokenizer):

@@ -137,11 +137,12 @@ class SegTokenMaskHead(BaseModule):
             ori_shape: ``(H,W)`` in pixels.
 
         Returns:
-            Boolean masks ``(n,H,W)``, and scores ``(n,)``: the mean probability inside each mask
-            (0 for an empty one).
+            Boolean masks ``(n,H,W)``, and scores ``(n,)``, float32 whatever the logits are: the mean
+            probability inside each mask (0 for an empty one).
         """
         if len(logits) == 0:
-            return logits.new_zeros((0, *ori_shape), dtype=torch.bool), logits.new_zeros(0)
+            return (logits.new_zeros((0, *ori_shape), dtype=torch.bool),
+                    logits.new_zeros(0, dtype=torch.float32))
         probabilities = F.interpolate(logits[None].float(), size=tuple(ori_shape), mode='bilinear',
                                       align_corners=False)[0].sigmoid()
         masks = probabilities > self.threshold
