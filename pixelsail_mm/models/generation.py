@@ -77,7 +77,7 @@ def _write_prediction(model: PixelSAIL, sample, ids: Tensor, states: Tensor,
         sample.pred_masks = torch.zeros((0, *(ori_shape or (0, 0))), dtype=torch.bool)
         sample.pred_scores = torch.zeros(0)
         return
-    segs = model.mask_head.project_segs(states[ids == model.tokens.seg])
+    segs = model.seg_embeddings(states[ids == model.tokens.seg])
     logits = model.mask_head.mask_logits(segs, feature)
     sample.pred_masks, sample.pred_scores = model.mask_head.predict(logits, ori_shape)
 

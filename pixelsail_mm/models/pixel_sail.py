@@ -127,7 +127,8 @@ class PixelSAIL(BaseModel):
             rows = _patch_rows(inputs)
             tokens = tokens.flatten(0, 1).index_add(
                 0, rows, patches.to(tokens.dtype)).view_as(tokens)
-        return self.prompt_injector(tokens, patches, prompts, inputs)
+        read = (_as_weights_of(self.prompt_injector, part) for part in (tokens, patches, prompts))
+        return self.prompt_injector(*read, inputs).to(tokens.dtype)
 
     def encode(self, inputs: dict) -> Tensor:
         """States ``(B,L,C)`` after the final norm."""
@@ -149,8 +150,14 @@ class PixelSAIL(BaseModel):
         present = [feature for feature in maps if feature is not None]
         if not present:
             return list(maps)
-        features = iter(self.mask_head.project_images(self.neck(present)))
+        upsampled = self.neck([_as_weights_of(self.neck, feature) for feature in present])
+        features = iter(self.mask_head.project_images(
+            [_as_weights_of(self.mask_head, feature) for feature in upsampled]))
         return [None if feature is None else next(features) for feature in maps]
+
+    def seg_embeddings(self, states: Tensor) -> Tensor:
+        """Queries ``(n,S)`` of the mask head from states ``(n,C)`` of ``[SEG]`` tokens."""
+        return self.mask_head.project_segs(_as_weights_of(self.mask_head, states))
 
     def tensor(self, inputs: dict) -> dict[str, Any]:
         """Raw outputs of one pass.
@@ -163,7 +170,7 @@ class PixelSAIL(BaseModel):
         states = self.encode(inputs)
         features = self.image_features(self.patch_maps(states, inputs))
         is_seg = inputs['input_ids'] == self.tokens.seg
-        segs = self.mask_head.project_segs(states[is_seg])
+        segs = self.seg_embeddings(states[is_seg])
         masks = [None if feature is None else self.mask_head.mask_logits(seg, feature)
                  for seg, feature in zip(segs.split(is_seg.sum(1).tolist()), features)]
         return dict(logits=self.backbone.logits(states), last_hidden_state=states,
@@ -177,7 +184,7 @@ class PixelSAIL(BaseModel):
         wants_features = any(loss.feature == 'neck' for loss in self.distill)
         used = [feature if wants_features or target is not None else None
                 for feature, target in zip(maps, targets)]
-        anchor = states.new_zeros(())
+        anchor = states.new_zeros((), dtype=torch.float32)
         if all(feature is None for feature in used):
             dummy = (states[:1, :1] * 0.0).detach()
             features = [None] * len(used)
@@ -186,10 +193,10 @@ class PixelSAIL(BaseModel):
             features = self.image_features(used)
         seg_states = states[is_seg]
         if len(seg_states) == 0:
-            anchor = anchor + 0.0 * self.mask_head.project_segs(states[:1, 0]).sum()
+            anchor = anchor + 0.0 * self.seg_embeddings(states[:1, 0]).sum()
             segs = []
         else:
-            segs = self.mask_head.project_segs(seg_states).split(is_seg.sum(1).tolist())
+            segs = self.seg_embeddings(seg_states).split(is_seg.sum(1).tolist())
         kept = [i for i, target in enumerate(targets) if target is not None]
         losses = self.mask_head.loss(
             [self.mask_head.mask_logits(segs[i], features[i]) for i in kept],
@@ -208,7 +215,8 @@ class PixelSAIL(BaseModel):
         labelled = targets != -100
         if not labelled.any():
             # Mean of nothing would be NaN and spread to every loss, as in the release.
-            return 0.0 * self.backbone.logits(states[:, :1]).sum().float()
+            # Summed in float32: a vocabulary overflows float16, and 0 * inf is NaN too.
+            return 0.0 * self.backbone.logits(states[:, :1]).float().sum()
         logits = self.backbone.logits(states[:, :-1][labelled])
         losses = F.cross_entropy(logits.float(), targets[labelled], reduction='none')
         if self.lm_loss_weight_text_only != 1.0:
@@ -256,6 +264,17 @@ class PixelSAIL(BaseModel):
 def _patch_rows(inputs: dict) -> Tensor:
     """Flat indices ``(N,)`` into ``(B*L)`` of the patches, in order of ``vision_patches``."""
     return torch.nonzero(inputs['vision_patch_indices'].flatten() >= 0).squeeze(1)
+
+
+def _as_weights_of(part: nn.Module, value: Tensor) -> Tensor:
+    """``value`` in the precision of the part that reads it, e.g. behind a bfloat16 backbone.
+
+    Autocast does this by itself and better; evaluation runs without it.
+    """
+    weight = next(part.parameters(), None)
+    if weight is None or torch.is_autocast_enabled(value.device.type):
+        return value
+    return value.to(weight.dtype)
 
 
 def _build(cfg: dict, **defaults) -> nn.Module:

@@ -82,6 +82,50 @@ def test_every_parameter_gets_a_gradient(tokenizer, pick, parts):
     assert not missing
 
 
+PRECISIONS = {
+    'bfloat16': dict(whole=torch.bfloat16), 'float16': dict(whole=torch.float16),
+    'autocast': dict(autocast=True),
+    # As in pixelsail_0.5b.py without DeepSpeed: training, then evaluation without autocast.
+    'backbone and autocast': dict(backbone=torch.bfloat16, autocast=True),
+    'backbone': dict(backbone=torch.bfloat16)}
+
+
+@pytest.mark.parametrize('precision', PRECISIONS.values(), ids=PRECISIONS)
+@pytest.mark.parametrize('parts', [
+    dict(mask_head=dict(type='SegTokenMaskHead', embed_channels=8, num_points=24)),
+    dict(prompt_injector=dict(type='PooledPromptInjector'),
+         neck=dict(type='BilinearUpsampler'))], ids=['learned', 'plain'])
+def test_half_precision(tokenizer, parts, precision):
+    """Losses and masks are those of float32 but for rounding, gradients are finite."""
+    def build():
+        torch.manual_seed(0)
+        return MODELS.build(config(tokenizer, **parts)).train()
+
+    model, exact = build(), build()
+    dtypes = dict.fromkeys(('backbone', 'prompt_injector', 'neck', 'mask_head'),
+                           precision.get('whole')) | precision
+    for name, dtype in dtypes.items():
+        if isinstance(dtype, torch.dtype) and name != 'whole':
+            getattr(model, name).to(dtype)
+    samples = mixed(model.tokens)
+    for batch in ([samples[1]], [samples[2]], samples):
+        torch.manual_seed(1)
+        expected = _losses(exact, batch)
+        torch.manual_seed(1)
+        with torch.autocast('cpu', torch.bfloat16, enabled='autocast' in precision):
+            losses = _losses(model, batch)
+        for name, loss in losses.items():
+            assert loss.dtype == torch.float32
+            assert loss.item() == pytest.approx(expected[name].item(), rel=0.02, abs=1e-6)
+        sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    data = model.data_preprocessor(collate(samples))
+    with torch.autocast('cpu', torch.bfloat16, enabled='autocast' in precision):
+        answers = model.eval().predict(**data, max_new_tokens=2,
+                                       sequence_bias=[[[model.tokens.seg], 50.0]])
+    assert [len(answer.pred_masks) for answer in answers] == [4, 0, 2, 3]
+
+
 def test_modules_are_called_equally_often_whatever_the_batch(model):
     """ZeRO-3 gathers at each module call: counts must not depend on the samples."""
     counts = {}
