@@ -71,6 +71,18 @@ def test_resume_with_accumulation_is_exact(config, tmp_path):
         assert torch.equal(resumed.model.state_dict()[key], value)
 
 
+def test_small_steps_of_half_precision_weights_are_not_lost(config, tmp_path):
+    """With the learning rate of the paper half of bfloat16 weights would never move."""
+    options = {'optim_wrapper.optimizer.lr': 4e-5, 'optim_wrapper.optimizer.weight_decay': 0.0,
+               'model.dtype': 'bfloat16', 'param_scheduler': '[]', 'train_cfg.max_iters': 2,
+               'default_hooks.checkpoint.interval': 1}
+    runner = build_runner(config(**options))
+    runner.train()
+    first, second = (load_state(tmp_path / f'iter_{step}.pth')['state_dict'] for step in (1, 2))
+    moved = (first['layer.weight'] - second['layer.weight']).abs()
+    assert (moved > 0).float().mean() > 0.99 and moved.max() < 1e-4
+
+
 def test_resumed_run_with_another_order_is_refused(config):
     build_runner(config(**{'train_cfg.max_iters': 2})).train()
     cfg = config(**{'train_dataloader.batch_size': 2})

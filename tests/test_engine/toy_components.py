@@ -52,7 +52,7 @@ class ToyPreprocessor(BaseDataPreprocessor):
 class ToyModel(BaseModel):
     """Embedding, dropout, layer, tied head; the prediction is the sum of the first logits."""
 
-    def __init__(self, width=16, dropout=0.1):
+    def __init__(self, width=16, dropout=0.1, dtype='float32'):
         super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
         self.embed = nn.Embedding(VOCAB, width)
         self.layer = nn.Linear(width, width)
@@ -60,6 +60,7 @@ class ToyModel(BaseModel):
         self.head.weight = self.embed.weight
         self.distill = nn.ModuleList([nn.Linear(width, 1)])
         self.drop = nn.Dropout(dropout)
+        self.to(getattr(torch, dtype))
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         states = torch.tanh(self.layer(self.drop(self.embed(inputs))))

@@ -1,18 +1,32 @@
 """One device, or one model copy per process."""
 
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
+import torch
 from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
 
 from pixelsail_mm.engine.checkpoint import apply_weights, load_state
 from pixelsail_mm.engine.strategies.common import StrategyMixin, unwrap
 from pixelsail_mm.registry import STRATEGIES
 
 
-class _SafeResume(StrategyMixin):
-    """MMEngine's resume, with a reader that runs no code and with no key left unfilled."""
+class _TorchStrategy(StrategyMixin):
+    """Resume with a reader that runs no code; weights that train are in float32."""
+
+    def prepare(self, model: Union[nn.Module, dict], **kwargs):
+        """Build and wrap model and optimizer; see MMEngine's ``BaseStrategy.prepare``."""
+        self._trains = kwargs.get('optim_wrapper') is not None
+        return super().prepare(model, **kwargs)
+
+    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+        model = super()._init_model_weights(model)
+        if self._trains:
+            _train_in_float32(model)
+        return model
 
     def load_checkpoint(self, filename: str, *, callback: Optional[Callable] = None,
                         **kwargs) -> dict:
@@ -38,17 +52,31 @@ class _SafeResume(StrategyMixin):
         return self.gathered_state_dict()
 
 
+def _train_in_float32(model: nn.Module) -> None:
+    """Keep what trains in float32, as autocast expects; frozen weights stay as they are.
+
+    A step of 4e-5 on a weight of 0.02 is less than half the distance of two bfloat16 numbers there
+    and would be rounded away. DeepSpeed keeps float32 copies of its own.
+    """
+    short = [weight for weight in model.parameters()
+             if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16)]
+    for weight in short:
+        weight.data = weight.data.float()
+    if short:
+        print_log(f'{len(short)} half-precision weights that train are kept in float32 (their '
+                  'small steps would be rounded away)', logger='current')
+
+
 @STRATEGIES.register_module()
-class PixelSingleDeviceStrategy(_SafeResume, SingleDeviceStrategy):
+class PixelSingleDeviceStrategy(_TorchStrategy, SingleDeviceStrategy):
     """Train or test on the CPU or on one GPU; arguments: see :class:`StrategyMixin`."""
 
 
 @STRATEGIES.register_module()
-class PixelDDPStrategy(_SafeResume, DDPStrategy):
+class PixelDDPStrategy(_TorchStrategy, DDPStrategy):
     """Data parallel over processes, on GPUs or CPUs; arguments: see :class:`StrategyMixin`."""
 
     def _wrap_model(self, model):
-        import torch
         if torch.cuda.is_available() or is_model_wrapper(model):
             return super()._wrap_model(model)
         wrapper = self.model_wrapper or dict(type='MMDistributedDataParallel',
