@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -21,6 +22,7 @@ from mmengine.utils import import_modules_from_strings
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.image_list import training_images
+from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert
 from pixelsail_mm.models.experts.feature_shards import (
@@ -58,7 +60,7 @@ class Job:
         image_root: What images are named relative to, see :func:`image_name`.
         dtype: One of :data:`~.feature_shards.DTYPES`.
         device: ``'cpu'``, ``'cuda:N'`` or ``'cuda'`` (worker processes take the GPUs in turn).
-        custom_imports: The config's entry of this name, for the user's own experts.
+        custom_imports: Entries of this name in the configs, for the user's own experts.
     """
 
     expert: dict[str, Any]
@@ -66,7 +68,7 @@ class Job:
     image_root: Roots
     dtype: str = 'float16'
     device: str = 'cpu'
-    custom_imports: dict[str, Any] = field(default_factory=dict)
+    custom_imports: Sequence[Mapping[str, Any]] = ()
 
     def load(self, number: int = 0) -> tuple[VisionExpert, ShardWriter]:
         """Build the expert on the device of worker ``number`` and open the cache for writing.
@@ -74,8 +76,8 @@ class Job:
         Raises:
             ConfigError: The cache holds features of another kind.
         """
-        if self.custom_imports:
-            import_modules_from_strings(**self.custom_imports)
+        for imports in self.custom_imports:
+            import_modules_from_strings(**imports)
         device = self.device
         if device == 'cuda':
             number += int(os.environ.get('LOCAL_RANK', 0))
@@ -126,8 +128,7 @@ def choose_expert(cfg: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: There is none or several.
     """
-    if wanted is not None and wanted.endswith(_CONFIG_SUFFIXES):
-        from pixelsail_mm.engine.launch import read_config
+    if _is_file(wanted):
         expert = read_config(wanted).get('expert')
         if not isinstance(expert, Mapping):
             raise ConfigError(f"{wanted}: must set expert = dict(type='SAM2Expert', ...)")
@@ -144,6 +145,21 @@ def choose_expert(cfg: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
     return dict(cfg['model']['distill'][fitting[0]]['expert'])
 
 
+def _is_file(wanted: str | None) -> bool:
+    return wanted is not None and wanted.endswith(_CONFIG_SUFFIXES)
+
+
+def _choose_device(device: str) -> str:
+    if device == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    known = re.fullmatch(r'cpu|cuda(?::(\d+))?', device)
+    gpus = torch.cuda.device_count()
+    if not known or (device != 'cpu' and int(known[1] or 0) >= gpus):
+        raise ConfigError(f'--device {device}: use cpu, cuda or cuda:N; PyTorch sees {gpus} GPUs '
+                          'here')
+    return device
+
+
 def make_job(cfg: Mapping[str, Any], expert: str | None = None, out: str | None = None,
              image_root: Roots | None = None, dtype: str = 'float16',
              device: str = 'auto') -> Job:
@@ -158,7 +174,7 @@ def make_job(cfg: Mapping[str, Any], expert: str | None = None, out: str | None 
         device: See :class:`Job`; ``'auto'`` takes the GPUs if there are any.
 
     Raises:
-        ConfigError: Something is missing.
+        ConfigError: Something is missing, or the device is not there.
     """
     chosen = choose_expert(cfg, expert)
     if chosen['type'] == 'CachedExpert':
@@ -172,10 +188,9 @@ def make_job(cfg: Mapping[str, Any], expert: str | None = None, out: str | None 
             raise ConfigError(f'{option} is missing; give it, or let the config have '
                               "expert=dict(type='CachedExpert', root=..., image_root=..., "
                               'of=dict(...))')
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return Job(dict(chosen), str(out), image_root, dtype, device,
-               dict(cfg.get('custom_imports') or {}))
+    configs = [cfg, read_config(expert)] if _is_file(expert) else [cfg]
+    imports = [dict(config['custom_imports']) for config in configs if config.get('custom_imports')]
+    return Job(dict(chosen), str(out), image_root, dtype, _choose_device(device), imports)
 
 
 def list_images(cfg: Mapping[str, Any], image_root: Roots, part: tuple[int, int] = (0, 1)
@@ -225,11 +240,12 @@ def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
 
 def _without_features(job: Job, images: Sequence[Image]) -> list[Image]:
     """Images that are not in the cache or have changed since; refuses a foreign cache early."""
+    # First of all, since it refuses wrong arguments: from a worker they would come as a traceback.
+    expected = dict(expert_fingerprint(job.expert), dtype=job.dtype)
     root = Path(job.out)
     header = read_index(root) if root.is_dir() else None
     if header is None:
         return list(images)
-    expected = dict(expert_fingerprint(job.expert), dtype=job.dtype)
     if wrong := list(differences(header, expected)):
         raise ConfigError(f'{job.out}: this cache holds features of another kind, to which none '
                           f'can be added: {"; ".join(wrong)}; give another --out, or delete it')
@@ -340,7 +356,9 @@ def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iter
 
 def _start_worker(job: Job, numbers: Any, threads: int) -> None:
     _Worker.job, _Worker.number = job, numbers.get()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    # Ctrl-C reaches parent and workers. The parent reports it; workers, which may be killed at any
+    # moment, end at once instead of computing what they were given.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(threads)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

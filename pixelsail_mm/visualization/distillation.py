@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -35,7 +36,8 @@ class Comparison:
         loss: Name of the loss.
         feature: ``'neck'`` or ``'backbone'``.
         image: uint8 ``(H,W,3)``.
-        name: Stem of the image's file, or the id of its sample.
+        name: Stem of the image's file, or the id of its sample; with a number behind it where
+            several images have one.
         ours: Projected features ``(h,w,C)`` float32.
         theirs: The expert's, resized to ours.
     """
@@ -206,6 +208,17 @@ def _enlarged(picture: np.ndarray, image: np.ndarray) -> Image.Image:
     return Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
 
 
+def _numbered(rows: Sequence[Comparison]) -> list[Comparison]:
+    """The same rows with a name of its own for each: folders may hold images of one name."""
+    seen: Counter = Counter()
+    named = []
+    for row in rows:
+        seen[row.name] += 1
+        number = seen[row.name]
+        named.append(replace(row, name=f'{row.name}_{number}') if number > 1 else row)
+    return named
+
+
 def visualize_distillation(cfg: Config, checkpoint: str, out: str | Path, images: int = 4,
                            split: str = 'test') -> dict[str, dict[str, dict[str, float]]]:
     """Write ``LOSS.png`` (all images) and ``LOSS/IMAGE.png`` for every distillation loss.
@@ -229,7 +242,7 @@ def visualize_distillation(cfg: Config, checkpoint: str, out: str | Path, images
     if not found:
         raise ConfigError(f'`{split}_dataloader` has no sample with an image')
     folder, scores = Path(out), {}
-    for rows in zip(*found):
+    for rows in map(_numbered, zip(*found)):
         colours = SharedColours([row.theirs for row in rows])
         (folder / rows[0].loss).mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw(rows, colours)).save(folder / f'{rows[0].loss}.png')

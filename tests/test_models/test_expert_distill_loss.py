@@ -160,6 +160,8 @@ def test_channel_weights_scale_the_squared_errors():
 
 
 @pytest.mark.parametrize('options', [dict(channel_weights=[1.0]),
+                                     dict(channel_weights=[1.0, -1.0]),
+                                     dict(channel_weights=[1.0, float('nan')]),
                                      dict(channel_weights=[1.0, 1.0], distance='cosine')])
 def test_channel_weights_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError, match='channel_weights'):

@@ -1,6 +1,7 @@
 """What identifies an expert, its weights and the images it has seen."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,19 +10,11 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.fingerprint import (
     differences,
     file_sha256s,
+    settings_sha256,
     tensors_sha256,
     weights_sha256,
 )
 from pixelsail_mm.models.experts.image_names import image_name
-
-
-@pytest.fixture(autouse=True, scope='module')
-def own_cache_home(tmp_path_factory):
-    """Sums of weight files are not to be remembered in the home of who runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp('home')
-        patch.setenv('XDG_CACHE_HOME', str(home))
-        yield home
 
 
 class TestImageNames:
@@ -53,11 +46,20 @@ class TestFingerprint:
         assert weights_sha256(file) == known
         # What is remembered is taken while size and time stay, and only then.
         content = json.loads(memory.read_text())
-        content[str(file.resolve())][2] = 'remembered'
+        content[str(file.resolve())][-1] = 'remembered'
         memory.write_text(json.dumps(content))
         assert file_sha256s([file]) == ['remembered']
         file.write_bytes(b'abcd')
         assert weights_sha256(file) not in ('remembered', known)
+
+    def test_other_weights_with_the_old_time_are_hashed_again(self, tmp_path):
+        """As ``rsync -t``, ``cp -p`` or an archive of normalised times leave them."""
+        file = tmp_path / 'w.onnx'
+        file.write_bytes(b'abc')
+        state, old = file.stat(), weights_sha256(file)
+        file.write_bytes(b'abd')
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert weights_sha256(file) != old
 
     def test_folders(self, tmp_path):
         folder = tmp_path / 'model'
@@ -72,6 +74,22 @@ class TestFingerprint:
         both = weights_sha256(folder)
         (folder / 'model-00002-of-00002.safetensors').write_bytes(b'3')
         assert weights_sha256(folder) != both
+
+    def test_settings_of_a_folder(self, tmp_path):
+        """What the model does counts, what the file says about itself does not."""
+        def told(**settings):
+            (tmp_path / 'config.json').write_text(json.dumps(settings))
+            return settings_sha256(tmp_path)
+
+        first = told(heads=2, vision=dict(window=[8, 4]), transformers_version='4.56.0')
+        assert first == told(vision=dict(window=[8, 4], torch_dtype='float32'), heads=2,
+                             transformers_version='4.57.6', architectures=['A'])
+        assert first != told(heads=2, vision=dict(window=[8, 8]))
+        (tmp_path / 'config.json').unlink()
+        assert settings_sha256(tmp_path) is None
+        (tmp_path / 'config.json').write_text('{"')
+        assert settings_sha256(tmp_path) is None
+        assert settings_sha256(dict(heads=2)) != settings_sha256(dict(heads=1))
 
     def test_weights_that_are_not_here(self):
         assert weights_sha256('nobody/nothing-of-this-name') is None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import CachedExpert, Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
@@ -122,6 +123,13 @@ def test_expert_follows_the_features_to_the_gpu(build):
     value = loss([torch.randn(4, 4, 3, device='cuda')], [sample()])
     assert value.device.type == 'cuda' and value.isfinite()
     assert next(loss.expert.model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('size, shape', [((1, 1400), (32, 8, 336)), ((3000, 2), (32, 336, 8)),
+                                         ((1, 1), (32, 16, 16))])
+def test_mask2former_of_the_thinnest_images(mask2former, size, shape):
+    """Above 1333:1 transformers would ask for a side of zero pixels."""
+    assert mask2former([sample(*size)])[0].shape == shape
 
 
 def test_three_pixels_high_is_not_taken_for_channels(mask2former):
@@ -278,6 +286,26 @@ class TestDamagedCache:
         (tmp_path / 'a.npz').write_bytes(content[:len(content) // 2])
         with pytest.raises(ValueError, match='a.npz'):
             expert([image])
+
+    @pytest.mark.parametrize('suffix', ['.npz', '.npy', '.safetensors'])
+    def test_a_wrong_byte_anywhere(self, image, suffix, tmp_path):
+        """The libraries know a dozen errors for damaged files; a user sees one that names it."""
+        file = tmp_path / f'a{suffix}'
+        feature = np.random.default_rng(0).normal(size=(2, 3, 4))
+        if suffix == '.npz':
+            np.savez_compressed(file, feature=feature)
+        else:
+            _write(file, feature)
+        content, refused = file.read_bytes(), 0
+        expert = CachedExpert(str(tmp_path), str(tmp_path), suffix=suffix)
+        for place, byte in enumerate(content):
+            file.write_bytes(content[:place] + bytes([byte ^ 0xFF]) + content[place + 1:])
+            try:
+                expert([image])
+            except ConfigError as error:
+                assert file.name in str(error)
+                refused += 1
+        assert refused > 10
 
     @pytest.mark.parametrize('feature', [np.zeros((1, 2, 3, 3)), np.full((2, 3, 3), np.nan)])
     def test_wrong_shape_or_values(self, expert, image, tmp_path, feature):

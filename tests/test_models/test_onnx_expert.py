@@ -311,6 +311,15 @@ def test_fingerprint_says_what_the_features_depend_on(tmp_path):
     assert told == found
 
 
+def test_weights_that_are_only_partly_here_are_not_compared(tmp_path):
+    """A training from a cache goes on when the big file beside the model was left elsewhere."""
+    path = pooling(tmp_path / 'a.onnx', save_as_external_data=True, location='a.data',
+                   size_threshold=0)
+    assert OnnxExpert.fingerprint_of(model=path, output='out')['weights_sha256']
+    (tmp_path / 'a.data').unlink()
+    assert OnnxExpert.fingerprint_of(model=path, output='out')['weights_sha256'] is None
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not ISNET.is_file(), reason=f'{ISNET} is not there: python '
                     'tools/misc/download.py isnet')

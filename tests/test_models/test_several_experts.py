@@ -7,6 +7,7 @@ import torch
 
 from pixelsail_mm.models.experts import Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.registry import MODELS
+from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
 from pixelsail_mm.testing.tiny_models import (
     byte_tokenizer,
@@ -130,8 +131,23 @@ class TestFolders:
         other = expert(settings, size=size).fingerprint()
         torch.manual_seed(1)
         assert expert(settings, size=size).fingerprint() == other
-        assert {key: value for key, value in other.items() if key != 'weights_sha256'} == {
-            key: value for key, value in found.items() if key != 'weights_sha256'}
+        assert other['preprocessing'] == found['preprocessing']
+        assert other['feature']['map'] == found['feature']['map']
+
+    def test_settings_of_the_architecture_are_in_the_fingerprint(self, expert, settings, size,
+                                                                 folder):
+        """The same weights behind another activation give other features."""
+        one = PixelDataSample(metainfo=dict(sample_id='s'))
+        one.image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+        before = expert(str(folder), size=size)
+        found = before.fingerprint()
+        config = json.loads((folder / 'config.json').read_text())
+        config.get('vision_config', config)['backbone_config']['hidden_act'] = 'relu'
+        (folder / 'config.json').write_text(json.dumps(config))
+        after = expert(str(folder), size=size)
+        assert not torch.allclose(before([one])[0], after([one])[0])
+        other = after.fingerprint()
+        assert found['weights_sha256'] == other['weights_sha256'] and found != other
 
     def test_half_precision_files_are_run_in_float32(self, expert, settings, size, folder):
         from safetensors.torch import load_file, save_file

@@ -126,6 +126,20 @@ class TestExpert:
         with pytest.raises(ConfigError, match='mine.py: must set expert'):
             choose_expert(cfg, str(file))
 
+    def test_imports_of_the_file_reach_the_workers(self, cfg, tmp_path):
+        cfg['custom_imports'] = dict(imports=['pixelsail_mm.errors'])
+        file = tmp_path / 'mine.py'
+        file.write_text("expert = dict(type='Mine')\n"
+                        "custom_imports = dict(imports=['pixelsail_mm.registry'])")
+        job = make_job(cfg, str(file), 'out', 'data', device='cpu')
+        assert [entry['imports'] for entry in job.custom_imports] == [
+            ['pixelsail_mm.errors'], ['pixelsail_mm.registry']]
+
+    @pytest.mark.parametrize('device', ['gpu', 'cuda:99', 'meta'])
+    def test_a_device_that_is_not_there_is_named(self, cfg, device):
+        with pytest.raises(ConfigError, match=f'--device {device}: '):
+            make_job(cfg, 'sam2', device=device)
+
     def test_a_cached_expert_says_all(self, cfg):
         job = make_job(cfg, 'sam2', device='cpu')
         assert (job.expert, job.out) == (dict(type='SAM2Expert'), 'somewhere')
@@ -176,6 +190,13 @@ class TestFeatures:
         with pytest.raises(ConfigError, match='another kind'):
             cache_features(Job(**{**vars(job), **change}), images)
 
+    def test_wrong_arguments_are_named_before_processes_start(self, job, images):
+        """Out of a worker they would come as a traceback."""
+        wrong = Job(dict(job.expert, sise=8), job.out, job.image_root)
+        with pytest.raises(ConfigError, match="ToyExpert: .*'sise'"):
+            cache_features(wrong, images, workers=2)
+        assert not Path(job.out).exists()
+
     def test_a_full_disk_is_foreseen(self, job, images, monkeypatch):
         """The disk's free space is the one thing that is pretended here."""
         said = []
@@ -188,18 +209,48 @@ class TestFeatures:
         assert len(said) == 1 and 'more are needed for 40 images' in said[0]
 
 
-@pytest.mark.slow
-def test_a_killed_run_is_continued(config, toy, tmp_path, repo_root):
-    """Two processes; the parent is killed, its workers end, and a second run adds the rest."""
+@pytest.fixture
+def tool(config, toy, tmp_path, repo_root):
+    """Command that runs the tool on the config, and how."""
     path = tmp_path / 'config.py'
-    path.write_text(config.pretty_text)
-    environment = dict(os.environ, PYTHONPATH=f'{repo_root}{os.pathsep}{HERE}', OMP_NUM_THREADS='1')
-    command = [sys.executable, 'tools/dataset_converters/cache_expert_features.py', str(path),
-               '--expert', 'toy', '--device', 'cpu']
 
+    def prepare():
+        path.write_text(config.pretty_text)
+        command = [sys.executable, 'tools/dataset_converters/cache_expert_features.py', str(path),
+                   '--expert', 'toy', '--device', 'cpu']
+        return command, dict(cwd=repo_root, env=dict(
+            os.environ, PYTHONPATH=f'{repo_root}{os.pathsep}{HERE}', OMP_NUM_THREADS='1'))
+
+    return prepare
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_at_once(tool, config, tmp_path):
+    """They do not finish the images that they were given, which may take minutes."""
+    config.model.distill[0].expert.of.seconds = 1000
+    command, how = tool()
+    run = subprocess.Popen([*command, '--workers', '2'], **how, stderr=subprocess.PIPE, text=True,
+                           start_new_session=True)
+    end = time.monotonic() + 240
+    while not (tmp_path / 'cache/index.json').exists():  # a worker begins
+        assert run.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    try:
+        os.killpg(run.pid, signal.SIGINT)
+        _, said = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 130 and 'interrupted' in said
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_continued(tool, config, tmp_path):
+    """Two processes; the parent is killed, its workers end, and a second run adds the rest."""
+    command, how = tool()
     cache = tmp_path / 'cache'
-    first = subprocess.Popen([*command, '--workers', '2'], cwd=repo_root, env=environment,
-                             stderr=subprocess.DEVNULL)
+    first = subprocess.Popen([*command, '--workers', '2'], **how, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 240
     while sum(file.stat().st_size for file in cache.glob('*.idx')) < 5 * 64:
         assert first.poll() is None and time.monotonic() < end
@@ -214,8 +265,7 @@ def test_a_killed_run_is_continued(config, toy, tmp_path, repo_root):
     with open(cache / 'features-00000.idx', 'ab') as index:
         index.write(b'torn record')
 
-    second = subprocess.run(command, cwd=repo_root, env=environment, text=True,
-                            capture_output=True, timeout=240)
+    second = subprocess.run(command, **how, text=True, capture_output=True, timeout=240)
     assert second.returncode == 0, second.stderr
     written, found = map(int, re.search(r'(\d+) written .*?(\d+) there', second.stdout).groups())
     assert (found, written) == (kept, 39 - kept)

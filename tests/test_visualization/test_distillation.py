@@ -84,11 +84,13 @@ class TestPictures:
                     dict(type='ResizeToGrid', patch_size=8, max_size=32),
                     dict(type='BuildConversation', tokenizer=str(tmp_path / 'tok'),
                          generation=True), dict(type='PackPixelInputs')]
-        for name, size in (('wide', (48, 32)), ('tall', (20, 60))):
+        (tmp_path / 'other').mkdir()
+        for name, size in (('wide', (48, 32)), ('tall', (20, 60)), ('other/wide', (30, 30))):
             pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / f'{name}.png')
         (tmp_path / 'test.json').write_text(json.dumps(
-            [dict(image=f'{name}.png', caption='x') for name in ('wide', 'wide', 'tall')]))
+            [dict(image=f'{name}.png', caption='x')
+             for name in ('wide', 'wide', 'tall', 'other/wide')]))
         data = dict(type='ImageCaptionDataset', data_root=str(tmp_path), ann_file='test.json',
                     test_mode=True, pipeline=pipeline)
         state = MODELS.build(model).state_dict()
@@ -102,9 +104,11 @@ class TestPictures:
         scores = visualize_distillation(cfg, str(folder / 'iter_1.safetensors'), folder / 'out')
         files = sorted(path.relative_to(folder / 'out').as_posix()
                        for path in (folder / 'out').rglob('*.png'))
-        assert files == ['coarse.png', 'coarse/tall.png', 'coarse/wide.png', 'fine.png',
-                         'fine/tall.png', 'fine/wide.png']
-        assert set(scores) == {'fine', 'coarse'} and set(scores['fine']) == {'wide', 'tall'}
+        # Two images have one name; none takes the other's place.
+        names = ['tall', 'wide', 'wide_2']
+        assert files == ['coarse.png', *(f'coarse/{name}.png' for name in names), 'fine.png',
+                         *(f'fine/{name}.png' for name in names)]
+        assert set(scores) == {'fine', 'coarse'} and set(scores['fine']) == set(names)
         both, one = (np.asarray(Image.open(folder / 'out' / name))
                      for name in ('fine.png', 'fine/wide.png'))
         assert both.shape[0] > one.shape[0] and both.shape[1] == one.shape[1]

@@ -30,8 +30,8 @@ class VisionExpert(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """All that the feature maps of an image depend on, for caches of them.
 
-        Two experts with equal fingerprints give equal maps; paths, devices and the name of a
-        folder are no part of it.
+        Two experts with equal fingerprints give equal maps up to rounding; paths, devices and the
+        name of a folder are no part of it.
 
         Returns:
             JSON-able dict with exactly these keys:

@@ -87,7 +87,7 @@ class CachedExpert(VisionExpert):
         self.store = self._open_store(suffix)
 
     def _open_store(self, suffix: str) -> FileStore | ShardStore:
-        if not is_sharded(self.root):
+        if not is_sharded(self.root, self.header):
             return FileStore(self.root, suffix)
         if self.key != 'img_path':
             raise ConfigError(f'distill.expert.key={self.key!r}: the cache {self.root} knows '
@@ -100,9 +100,9 @@ class CachedExpert(VisionExpert):
             expected = {**expert_fingerprint(of), **expected}
             if unknown := list(untold(self.header, expected)):
                 MMLogger.get_current_instance().warning(
-                    f'{self.root}: {", ".join(unknown)} of {of["type"]} cannot be told on this '
-                    'machine (its files are not here, or it has random weights), so the cache is '
-                    'only checked for the rest')
+                    f'{self.root}: {", ".join(unknown)} of {of["type"]} cannot be told from its '
+                    'config alone (files are not on this machine, weights are random, or a size '
+                    'is the model\'s own), so the cache is only checked for the rest')
         if not expected:
             if is_sharded(self.root):
                 MMLogger.get_current_instance().warning(

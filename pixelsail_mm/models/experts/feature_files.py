@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os.path as osp
 import zipfile
+import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -12,6 +14,11 @@ from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.structures import PixelDataSample
+
+# What numpy and zipfile raise for damaged files; a wrong byte may claim an encrypted zip or one of
+# a later version (RuntimeError, NotImplementedError) or break the header of an array (TokenError).
+_DAMAGE = (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError,
+           TokenError)
 
 
 class FileStore:
@@ -59,7 +66,7 @@ class FileStore:
         """
         try:
             return _dequantise(*_READERS[self.suffix](file))
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise ConfigError(
                 f'{file}: not a usable feature file ({error}); write it again with the array '
                 '"feature" of shape (C,h,w), without pickled objects') from error

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +122,15 @@ class ShardHeader:
         """
         root.mkdir(parents=True, exist_ok=True)
         if read_index(root) is None:
-            with tempfile.NamedTemporaryFile('w', dir=root, suffix='.tmp', delete=False) as file:
-                json.dump(self.content, file, indent=2)
+            # Not tempfile's: its files can be read by their owner only, and so could the index.
+            file = root / f'{INDEX}.{uuid.uuid4().hex}'
             try:
-                os.link(file.name, root / INDEX)  # unlike a rename, refuses to replace
+                file.write_text(json.dumps(self.content, indent=2))
+                os.link(file, root / INDEX)  # unlike a rename, refuses to replace
             except FileExistsError:  # another process was faster
                 pass
             finally:
-                os.unlink(file.name)
+                file.unlink(missing_ok=True)
         found = read_index(root)
         wrong = [f'{key} is {found.get(key)!r} instead of {self.content.get(key)!r}'
                  for key in {**self.content, **found} if found.get(key) != self.content.get(key)]
@@ -160,9 +161,9 @@ def read_index(root: Path) -> dict[str, Any] | None:
     return content
 
 
-def is_sharded(root: Path) -> bool:
-    """Whether a folder holds shards; what else it holds, if anything, is files of one's own."""
-    return any(root.glob('features-[0-9]*.idx'))
+def is_sharded(root: Path, header: Mapping[str, Any] | None = None) -> bool:
+    """Whether a folder holds shards, or is to, as its ``index.json`` (``header``) says."""
+    return (header or {}).get('format') == FORMAT or any(root.glob('features-[0-9]*.idx'))
 
 
 class ShardWriter:
@@ -195,7 +196,7 @@ class ShardWriter:
             image: State of the image file when it was read.
 
         Raises:
-            ConfigError: The map holds NaN or infinity, or numbers beyond the dtype.
+            ConfigError: It is no map, holds NaN or infinity, or numbers beyond the dtype.
         """
         data = self._stored(name, feature).numpy()
         index, shard = self._open_shard()
@@ -216,9 +217,12 @@ class ShardWriter:
 
     def _stored(self, name: str, feature: Tensor) -> Tensor:
         """Convert to the dtype of the cache: ``(C,h,w)``, for bfloat16 its bits."""
-        if feature.ndim != 3 or not feature.is_floating_point():
-            raise ConfigError(f'{name}: the expert gives {feature.dtype} {tuple(feature.shape)}; a '
-                              'feature map is (C,h,w) and floating point')
+        if not (torch.is_tensor(feature) and feature.ndim == 3 and feature.numel()
+                and feature.is_floating_point()):
+            kind = getattr(feature, 'dtype', type(feature).__name__)
+            shape = (*getattr(feature, 'shape', ()),)
+            raise ConfigError(f'{name}: the expert gives {kind} {shape}; a feature map is a '
+                              'floating point tensor (C,h,w) that is not empty')
         # Converted before it leaves the GPU: half the transfer.
         narrow = feature.detach().to(getattr(torch, self.dtype)).cpu().contiguous()
         if not narrow.isfinite().all():
@@ -270,7 +274,9 @@ def _index_files(root: Path) -> list[Path]:
 class ShardStore:
     """Read a cache: 64 bytes per image are read when it is opened, maps when they are asked for.
 
-    Maps come from memory-mapped files, which processes share, whether forked or spawned.
+    Maps come from memory-mapped files, whose pages processes share; mapped only while they are
+    read, since a mapping keeps its file open (often 1024 per process) and reading one whose file
+    was cut meanwhile kills the process (SIGBUS).
 
     Args:
         root: Folder of the cache.
@@ -287,7 +293,6 @@ class ShardStore:
             raise ConfigError(f'{self.root / INDEX}: format {self.header.get("format")!r} with '
                               f'dtype {self._dtype!r} is not one that this version reads; delete '
                               f'the folder and {_REMEDY}')
-        self._maps: dict[str, np.ndarray] = {}
         self._load_records()
 
     def _load_records(self) -> None:
@@ -356,11 +361,11 @@ class ShardStore:
         Raises:
             ConfigError: What is there is not what was written.
         """
-        if entry.shard not in self._maps:
-            self._maps[entry.shard] = np.memmap(entry.shard, np.uint8, 'r')
-        size = int(np.prod(entry.shape)) * self._itemsize
-        label = entry.name.encode()
-        data = self._maps[entry.shard][entry.offset:entry.offset + size + len(label)]
+        size, label = int(np.prod(entry.shape)) * self._itemsize, entry.name.encode()
+        try:
+            data = np.memmap(entry.shard, np.uint8, 'r', entry.offset, size + len(label))
+        except ValueError:  # the file ends before
+            data = np.empty(0, np.uint8)
         if zlib.crc32(data) != entry.crc or data[size:].tobytes() != label:
             raise ConfigError(f'{entry.shard}: the features of {entry.name} are damaged; delete '
                               f'this file and its .idx, and {_REMEDY}')
@@ -378,10 +383,6 @@ class ShardStore:
             with open(self._shards[self._shard_of[place]], 'rb') as shard:
                 shard.seek(start)
                 yield shard.read(int(record['name_bytes'])).decode()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps out: copies (of a model, or for a spawned process) open their own."""
-        return {**vars(self), '_maps': {}}
 
 
 def _read_records(path: Path) -> np.ndarray:

@@ -17,6 +17,8 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 
 #: What Hugging Face folders call their weights, in the order in which transformers prefers them.
+# Entries of a config.json that say nothing about what the model computes.
+_REMARKS = {'_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version'}
 _WEIGHTS = ('model.safetensors', 'model-*-of-*.safetensors', 'pytorch_model.bin',
             'pytorch_model-*-of-*.bin')
 
@@ -112,10 +114,42 @@ def weights_sha256(model: str | os.PathLike) -> str | None:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def settings_sha256(model: str | os.PathLike | Mapping[str, Any]) -> str | None:
+    """Hash the settings of an architecture: with others the same weights may give other features.
+
+    Args:
+        model: A Hugging Face folder, the hub name of one that was downloaded, or settings.
+
+    Returns:
+        SHA-256 of the settings as JSON with sorted keys, without remarks such as the version of
+        transformers. None if there are none on this machine.
+    """
+    settings = model
+    if not isinstance(model, Mapping):
+        folder = _folder(Path(model), str(model))
+        try:
+            settings = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        except (TypeError, OSError, ValueError):  # no folder; no such file; not JSON
+            return None
+    return hashlib.sha256(json.dumps(_without_remarks(settings), sort_keys=True)
+                          .encode()).hexdigest()
+
+
+def _without_remarks(settings: Any) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: _without_remarks(value) for key, value in settings.items()
+            if key not in _REMARKS}
+
+
+def _folder(path: Path, name: str) -> Path | None:
+    return path if path.is_dir() else _downloaded(name)
+
+
 def _weight_files(path: Path, name: str) -> list[Path]:
     if path.is_file():
         return [path]
-    folder = path if path.is_dir() else _downloaded(name)
+    folder = _folder(path, name)
     if folder is None:
         return []
     found = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)
@@ -132,7 +166,7 @@ def _downloaded(name: str) -> Path | None:
 
 
 def file_sha256s(files: Iterable[Path]) -> list[str]:
-    """SHA-256 of files, remembered by path, size and time of change.
+    """SHA-256 of files, remembered by path, size and times of change.
 
     Weights of several GB take seconds to hash, once per machine instead of at each start of each
     process. What is remembered lies in ``$XDG_CACHE_HOME/pixelsail_mm`` (``~/.cache``); where that
@@ -143,12 +177,14 @@ def file_sha256s(files: Iterable[Path]) -> list[str]:
     known = _remembered(memory)
     sums, new = [], False
     for file in files:
-        path, state = str(file.resolve()), file.stat()
+        path, stat = str(file.resolve()), file.stat()
+        # Copies and archives may set the time of the content, but none sets that of the inode.
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         entry = known.get(path)
-        if not isinstance(entry, list) or entry[:2] != [state.st_size, state.st_mtime_ns]:
-            known[path] = entry = [state.st_size, state.st_mtime_ns, sha256_of(file)]
+        if not isinstance(entry, list) or entry[:-1] != state:
+            known[path] = entry = [*state, sha256_of(file)]
             new = True
-        sums.append(entry[2])
+        sums.append(entry[-1])
     if new:
         _remember(memory, known)
     return sums

@@ -64,7 +64,7 @@ def subgraph(file: Path, output: str) -> bytes:
 
 
 def weights_sha256(file: Path) -> str | None:
-    """SHA-256 of a model and of the files of its external weights; None if it is not here.
+    """SHA-256 of a model and of the files of its external weights; None if one is not here.
 
     Of several files it is that of their checksums one after the other, the model's first.
     """
@@ -72,7 +72,10 @@ def weights_sha256(file: Path) -> str | None:
         return None
     names = {entry.value for weight in _read(file).graph.initializer
              for entry in weight.external_data if entry.key == 'location'}
-    sums = file_sha256s([file, *(file.parent / name for name in sorted(names))])
+    files = [file, *(file.parent / name for name in sorted(names))]
+    if not all(path.is_file() for path in files):
+        return None
+    sums = file_sha256s(files)
     return sums[0] if len(sums) == 1 else hashlib.sha256(''.join(sums).encode()).hexdigest()
 
 

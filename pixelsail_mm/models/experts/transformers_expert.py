@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
-from pixelsail_mm.models.experts.fingerprint import plain, tensors_sha256, weights_sha256
+from pixelsail_mm.models.experts.fingerprint import (
+    plain,
+    settings_sha256,
+    tensors_sha256,
+    weights_sha256,
+)
 from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -23,8 +28,9 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 _WRONG_WEIGHTS = (SafetensorError, RuntimeError, UnpicklingError, ValueError, TypeError, KeyError,
                   AttributeError)
 # Settings of an image processor that its pixels depend on.
-_PREPROCESSING = ('do_resize', 'size', 'size_divisor', 'resample', 'do_rescale', 'rescale_factor',
-                  'do_normalize', 'image_mean', 'image_std')
+_PREPROCESSING = ('do_resize', 'size', 'size_divisor', 'resample', 'do_center_crop', 'crop_size',
+                  'do_pad', 'pad_size', 'do_rescale', 'rescale_factor', 'do_normalize',
+                  'image_mean', 'image_std')
 
 
 class TransformersExpert(VisionExpert):
@@ -99,8 +105,8 @@ class TransformersExpert(VisionExpert):
 
     def fingerprint(self) -> dict[str, Any]:
         """See :meth:`VisionExpert.fingerprint`."""
-        return self._fingerprint(self._weights or weights_sha256(self.source), self.processor,
-                                 str(self.dtype).removeprefix('torch.'))
+        return self._fingerprint(self.source, self._weights or weights_sha256(self.source),
+                                 self.processor, str(self.dtype).removeprefix('torch.'))
 
     @classmethod
     def fingerprint_of(cls, **settings: Any) -> dict[str, Any]:
@@ -110,22 +116,24 @@ class TransformersExpert(VisionExpert):
         model = bound.arguments['model']
         options = cls._processor_options(bound.arguments)
         if isinstance(model, Mapping):
-            return cls._fingerprint(None, cls._processor_class()(**options),
+            return cls._fingerprint(model, None, cls._processor_class()(**options),
                                     bound.arguments['dtype'])
         try:
             processor = cls._processor_class().from_pretrained(model, local_files_only=True,
                                                                **options)
         except OSError:
             processor = None
-        return cls._fingerprint(weights_sha256(model), processor, bound.arguments['dtype'])
+        return cls._fingerprint(model, weights_sha256(model), processor, bound.arguments['dtype'])
 
     @classmethod
-    def _fingerprint(cls, weights: str | None, processor: Any, dtype: str) -> dict[str, Any]:
+    def _fingerprint(cls, model: str | Mapping[str, Any], weights: str | None, processor: Any,
+                     dtype: str) -> dict[str, Any]:
         settings = dict.fromkeys(_PREPROCESSING)
         if processor is not None:
             known = processor.to_dict()
             settings.update({key: known.get(key) for key in _PREPROCESSING})
-        return plain(dict(expert=cls.__name__, weights_sha256=weights, feature=cls.feature,
+        feature = dict(map=cls.feature, settings_sha256=settings_sha256(model))
+        return plain(dict(expert=cls.__name__, weights_sha256=weights, feature=feature,
                           preprocessing=settings | dict(dtype=dtype)))
 
     @torch.no_grad()
@@ -175,7 +183,6 @@ class TransformersExpert(VisionExpert):
         raise NotImplementedError(f'{type(self).__name__} must implement _feature')
 
 
-
 @MODELS.register_module()
 class Mask2FormerExpert(TransformersExpert):
     """Mask2Former's pixel-decoder map (256 channels), image resized to ``size``.
@@ -223,6 +230,15 @@ class Mask2FormerExpert(TransformersExpert):
     def _feature(self, pixel_values: Tensor) -> Tensor:
         # Only the pixel level is needed; the transformer decoder behind it is left out.
         return self.model.model.pixel_level_module(pixel_values).decoder_last_hidden_state
+
+    def _image_options(self, height: int, width: int) -> dict:
+        """The processor's own size, but for images so thin that a side of it would be zero."""
+        longest = self.processor.size['longest_edge']
+        if max(height, width) <= longest * min(height, width):
+            return {}
+        # Both are rounded up to `size_divisor`.
+        return dict(size=dict(height=longest if height > width else 1,
+                              width=longest if width > height else 1))
 
 
 @MODELS.register_module()

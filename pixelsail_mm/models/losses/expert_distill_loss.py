@@ -86,13 +86,17 @@ class ExpertDistillLoss(nn.Module):
             weights: One factor >= 0 for each channel; None weighs all alike.
 
         Raises:
-            ConfigError: Another number of weights, or another distance than ``'mse'``.
+            ConfigError: Another number of weights, one below 0, or another distance than
+                ``'mse'``.
         """
         if weights is not None and (self.distance != 'mse'
                                     or len(weights) != self.expert_channels):
             raise ConfigError(f'distill.channel_weights: {len(weights)} weights for '
                               f'{self.expert_channels} channels and distance={self.distance!r}; '
                               "give one for each channel, with distance='mse'")
+        # Their roots would be NaN, and so would the loss.
+        if weights is not None and not all(weight >= 0 for weight in weights):
+            raise ConfigError(f'distill.channel_weights={list(weights)}: give numbers >= 0')
         self.channel_scales = None if weights is None else torch.tensor(
             weights, dtype=torch.float32, device=self.proj.weight.device).sqrt()
 
