@@ -5,6 +5,8 @@
 #   python tools/model_converters/eve_to_mm.py EVE_FOLDER eve.safetensors \
 #       --tokenizer Qwen/Qwen2.5-7B
 # and add --cfg-options load_from=eve.safetensors.
+# As in the release nothing is distilled; the mix of data is that of pixelsail_0.5b.py, while the
+# release's had neither gRefCOCO nor the classes of COCO as visual prompts.
 _base_ = './pixelsail_0.5b.py'
 
 tokenizer = 'Qwen/Qwen2.5-7B'
@@ -22,7 +24,8 @@ model = dict(
     backbone=dict(type='EVETransformer', llm='Qwen/Qwen2.5-7B', patch_size=patch_size),
     prompt_injector=dict(project=False),
     # Stride 2 of 32: four blocks. The width of 3584 > 1024 passes the pre-projector first.
-    mask_head=dict(embed_channels=256))
+    mask_head=dict(embed_channels=256),
+    distill=[])
 
 resize = dict(type='ResizeToGrid', patch_size=patch_size, max_size=max_size, rule='area',
               interpolation='bicubic')

@@ -6,7 +6,12 @@
 _base_ = './sail_0.5b_stage2.py'
 
 train_pipeline = _base_.train_pipeline
-train_pipeline[3] = dict(type='ResizeToGrid', patch_size=_base_.patch_size, max_size=1024)
+test_pipeline = _base_.test_pipeline
+for pipeline in (train_pipeline, test_pipeline):
+    pipeline[3] = dict(type='ResizeToGrid', patch_size=_base_.patch_size, max_size=1024)
+    # A picture of 1024x1024 has 4,098 tokens.
+    pipeline[4].max_length = 5120
+del pipeline
 train_dataloader = dict(
     batch_size=2,
     sampler=dict(per_device_batch_size=2),

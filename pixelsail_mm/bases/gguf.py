@@ -17,10 +17,15 @@ import torch
 
 from pixelsail_mm.bases.tokenizers import byte_level_tokenizer
 from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.errors import CheckpointError, first_line
 
 _MAGIC = b'GGUF'
-# Of GGUF's kinds of tokens: 3 is a control token, 4 one that users defined.
-_SPECIAL_KINDS = (3, 4)
+# Of GGUF's kinds of tokens, those that are never cut: control tokens, which text for readers leaves
+# out, and tokens that users defined, which it keeps.
+_CONTROL, _USER_DEFINED = 3, 4
+_TABLES = ('tokens', 'token_type', 'merges')
+# What transformers and torch end in when a file does not hold what its architecture needs.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, AssertionError)
 
 
 def gguf_to_hf(source: str | os.PathLike, folder: str | os.PathLike,
@@ -40,7 +45,8 @@ def gguf_to_hf(source: str | os.PathLike, folder: str | os.PathLike,
     Raises:
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: The package ``gguf`` is not installed.
-        ValueError: The file is damaged, or its tokenizer is of a kind not known here.
+        CheckpointError: The file is damaged or only a part of a model, its architecture is not one
+            that transformers reads, or its tokenizer is of a kind not known here.
     """
     path = Path(source).expanduser().absolute()
     facts = _read_facts(path)
@@ -67,7 +73,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
                                 'the models that can be fetched')
     with open(path, 'rb') as file:
         if file.read(4) != _MAGIC:
-            raise ValueError(f'{path}: not a GGUF file; give one that ends in .gguf')
+            raise CheckpointError(path, 'not a GGUF file', 'give one that ends in .gguf')
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
@@ -77,37 +83,59 @@ def _read_facts(path: Path) -> dict[str, Any]:
     try:
         return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
     except (ValueError, IndexError, KeyError, OSError, struct.error) as error:
-        raise ValueError(f'{path}: damaged GGUF file ({error}); get it again') from error
+        raise CheckpointError(path, f'damaged GGUF file ({first_line(error)})',
+                              'get it again') from error
 
 
 def _tokenizer(path: Path, facts: dict[str, Any]):
+    from transformers import AddedToken
     kind = facts.get('tokenizer.ggml.model')
     if kind != 'gpt2':
-        raise ValueError(f'{path}: its tokenizer is of the kind {kind!r}; only byte-level BPE '
-                         "('gpt2') can be rebuilt, give the model's tokenizer.json instead")
-    tokens = facts['tokenizer.ggml.tokens']
-    kinds = facts['tokenizer.ggml.token_type']
-    special = [token for token, kind in zip(tokens, kinds) if kind in _SPECIAL_KINDS]
+        raise CheckpointError(path, f'its tokenizer is of the kind {kind!r}', 'only byte-level BPE '
+                              "('gpt2') can be rebuilt, give the model's tokenizer.json instead")
+    missing = [table for table in _TABLES if f'tokenizer.ggml.{table}' not in facts]
+    if missing:
+        raise CheckpointError(path, f'its tokenizer has no {" and no ".join(missing)}',
+                              'get the tokenizer of this model as tokenizer.json')
+    tokens, kinds, merges = (facts[f'tokenizer.ggml.{table}'] for table in _TABLES)
 
     def named(key: str) -> str | None:
         number = facts.get(f'tokenizer.ggml.{key}_token_id')
+        if number is not None and number >= len(tokens):
+            raise CheckpointError(path, f'its {key} token has the id {number}, but there are '
+                                  f'{len(tokens):,} tokens', 'get it again')
         return None if number is None else tokens[number]
 
+    names = {f'{ours}_token': named(theirs) for ours, theirs in (
+        ('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'), ('unk', 'unknown'))}
     try:
-        return byte_level_tokenizer(
+        tokenizer = byte_level_tokenizer(
             {token: number for number, token in enumerate(tokens)},
-            [tuple(pair.split(' ')) for pair in facts['tokenizer.ggml.merges']],
-            facts.get('tokenizer.ggml.pre', 'gpt-2'), special, bos_token=named('bos'),
-            eos_token=named('eos'), pad_token=named('padding'), unk_token=named('unknown'),
-            chat_template=facts.get('tokenizer.chat_template'))
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+            [tuple(pair.split(' ')) for pair in merges],
+            facts.get('tokenizer.ggml.pre', 'gpt-2'),
+            [token for token, kind in zip(tokens, kinds) if kind == _CONTROL],
+            chat_template=facts.get('tokenizer.chat_template'), **names)
+    except Exception as error:  # what the package tokenizers raises has no narrower type
+        raise CheckpointError(path, f'its tokenizer cannot be rebuilt ({first_line(error)})',
+                              'get the tokenizer of this model as tokenizer.json') from error
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in zip(tokens, kinds)
+                          if kind == _USER_DEFINED])
+    return tokenizer
 
 
 def _model(path: Path, dtype: torch.dtype) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
     try:
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ValueError(f'{path}: its weights cannot be read ({str(error).splitlines()[0]}); get '
-                         'it again, or a model of another architecture') from error
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True)
+    except _UNREADABLE as error:
+        raise CheckpointError(path, f'its weights cannot be read ({first_line(error)})', 'get it '
+                              'again, or a model of another architecture') from error
+    missing = sorted(report['missing_keys'])
+    if missing:
+        # transformers would draw them at random.
+        raise CheckpointError(path, f'it lacks {len(missing)} weights of {model.config.model_type} '
+                              f'({", ".join(missing[:3])}, ...)', 'get the whole model in one '
+                              'file: parts (-00001-of-0000N) are joined by `llama-gguf-split '
+                              '--merge`')
+    return model

@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 from typing import Mapping, Sequence
 
+from pixelsail_mm.errors import CheckpointError, first_line
 from pixelsail_mm.tokenization import END_OF_TEXT
 
 #: How Qwen (and GPT-4's family before it) cuts text before merging bytes: contractions, words with
 #: the sign before them, single digits, punctuation, line ends, blanks.
 QWEN_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
                 r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
+#: Tokens of Qwen's vocabulary that are made by merging bytes.
+QWEN_RANKS = 151_643
 #: Qwen2.5's own added tokens, in the order of their ids (151,643 and following), as far as text
 #: chat needs them; :func:`~pixelsail_mm.tokenization.build_tokenizer` adds those of Pixel-SAIL.
 QWEN_SPECIAL_TOKENS = (END_OF_TEXT, '<|im_start|>', '<|im_end|>')
@@ -28,8 +31,8 @@ def _splitters(kind: str) -> list:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     if kind == 'gpt-2':
         return [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    raise ValueError(f'text is cut in the way {kind!r}, which is not known here (known: qwen2, '
-                     'smollm, gpt-2); get the tokenizer of this model as tokenizer.json')
+    raise ValueError(f'text is cut in the way {kind!r}, which is not known here; known: qwen2, '
+                     'smollm, gpt-2')
 
 
 def byte_level_tokenizer(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]],
@@ -77,7 +80,7 @@ def qwen_tokenizer(ranks: str | os.PathLike):
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not such a file.
+        CheckpointError: It is not such a file, or not all of it.
     """
     from transformers.convert_slow_tokenizer import TikTokenConverter
     path = Path(ranks)
@@ -88,6 +91,11 @@ def qwen_tokenizer(ranks: str | os.PathLike):
         vocabulary, merges = TikTokenConverter(
             vocab_file=str(path)).extract_vocab_merges_from_model(str(path))
     except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f'{path}: not a tiktoken vocabulary ({error}); get it again') from error
+        raise CheckpointError(path, f'not a tiktoken vocabulary ({first_line(error)})',
+                              'get it again') from error
+    if sorted(vocabulary.values()) != list(range(QWEN_RANKS)):
+        # The ids of the special tokens follow: a shorter file would move them.
+        raise CheckpointError(path, f'it has {len(vocabulary):,} tokens, Qwen has {QWEN_RANKS:,} '
+                              'numbered one by one', 'get it again')
     return byte_level_tokenizer(vocabulary, merges, 'qwen2', QWEN_SPECIAL_TOKENS,
                                 eos_token=QWEN_SPECIAL_TOKENS[-1], pad_token=END_OF_TEXT)

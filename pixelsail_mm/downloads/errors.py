@@ -13,6 +13,10 @@ class OfflineError(DownloadError):
     """No package index, registry or hub could be reached at all."""
 
 
+class StorageError(DownloadError):
+    """What arrives cannot be written here: a full disk, no permission, a folder in the way."""
+
+
 class NotPublishedError(DownloadError):
     """What was asked for exists nowhere; says so and what to start from instead."""
 

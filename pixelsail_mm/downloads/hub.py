@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import json
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
 from .archives import sha256_of
@@ -64,9 +64,11 @@ def download_repository(repo: str, folder: Path, revision: str = 'main',
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What :func:`download_repository` fetched into a folder; None if it did not."""
-    path = folder / _RECORD
-    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+    """What :func:`download_repository` fetched into a folder; None if it did not (to the end)."""
+    try:
+        return json.loads((folder / _RECORD).read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def wrong_files(folder: Path, record: dict[str, Any]) -> list[str]:
@@ -91,6 +93,10 @@ def _wanted(repo: str, siblings: Sequence[Any], patterns: Sequence[str]) -> dict
     files = {}
     for sibling in siblings:
         if any(fnmatch.fnmatch(sibling.rfilename, pattern) for pattern in patterns):
+            name = PurePosixPath(sibling.rfilename.replace('\\', '/'))
+            if name.is_absolute() or '..' in name.parts:
+                raise ArchiveError(repo, f'its file {sibling.rfilename!r} leads out of the '
+                                   'repository; nothing was fetched. Take another mirror')
             sums = dict(sha256=sibling.lfs.sha256) if sibling.lfs else dict(blob=sibling.blob_id)
             files[sibling.rfilename] = dict(size=sibling.size, **sums)
     if not any(name.endswith('.safetensors') for name in files):

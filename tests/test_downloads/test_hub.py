@@ -93,6 +93,20 @@ def test_a_file_that_is_not_what_the_hub_lists_is_removed(hub, server, tmp_path)
     hub(tmp_path)
 
 
+@pytest.mark.parametrize('name', ['../evil.json', '/evil.json', 'a/../../evil.json'])
+def test_names_that_lead_out_of_the_folder_are_refused(hub, server, tmp_path, name):
+    server.repo[name] = b'{}'
+    with pytest.raises(ArchiveError, match='evil.json. leads out of the repository'):
+        hub(tmp_path / 'r')
+    assert not list(tmp_path.rglob('*evil*'))
+
+
+def test_a_record_cut_short_is_none(hub, tmp_path):
+    hub(tmp_path)
+    (tmp_path / 'download.json').write_text('{"repo": ')
+    assert read_record(tmp_path) is None
+
+
 def test_pickles_only(hub, server, tmp_path):
     del server.repo['model.safetensors']
     with pytest.raises(DownloadError, match=r"no safetensors, only \['pytorch_model.bin'\]"):

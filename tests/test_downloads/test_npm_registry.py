@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pixelsail_mm.downloads import DownloadError, OfflineError, npm_registry
+from pixelsail_mm.downloads import DownloadError, OfflineError, StorageError, npm_registry
 
 
 @pytest.fixture
@@ -13,7 +13,8 @@ def fetch(server, tmp_path, monkeypatch):
     dist = dict(tarball='https://registry.example/@a/b/-/b-1.0.tgz')
     server.files.update({
         '/npm/@a%2Fb': json.dumps(dict(versions={'1.0': dict(dist=dist)})).encode(),
-        '/npm/@a/b/-/b-1.0.tgz': b'archive', '/odd/@a%2Fb': b'<html>'})
+        '/npm/@a/b/-/b-1.0.tgz': b'archive', '/odd/@a%2Fb': b'<html>',
+        '/bare/@a%2Fb': b'{"versions": {"1.0": {}}}'})
 
     def fetch(version='1.0', **settings):
         monkeypatch.setattr(npm_registry, 'npm_settings', lambda: settings)
@@ -33,6 +34,7 @@ def test_a_scope_can_have_its_own_registry(server, fetch):
 
 @pytest.mark.parametrize(('path', 'version', 'reason'), [
     ('npm', '2.0', 'it has no version 2.0'), ('odd', '1.0', 'no listing of a package'),
+    ('bare', '1.0', 'no listing of a package'),
     ('gone', '1.0', '404')])
 def test_a_registry_without_it(server, fetch, path, version, reason):
     with pytest.raises(DownloadError, match=rf'{reason}.*npm pack @a/b@{version}.*--archive') as e:
@@ -43,6 +45,12 @@ def test_a_registry_without_it(server, fetch, path, version, reason):
 def test_offline(fetch):
     with pytest.raises(OfflineError, match=r'127.0.0.1:1 \(.*refused.*--archive'):
         fetch(registry='http://me:secret@127.0.0.1:1')
+
+
+def test_a_full_disk_is_not_taken_for_the_network(server, fetch, tmp_path):
+    (tmp_path / 'b.tgz.part').mkdir()
+    with pytest.raises(StorageError, match='b.tgz.part cannot be written'):
+        fetch(registry=f'{server.url}/npm')
 
 
 def test_settings_without_npm(tmp_path, monkeypatch):

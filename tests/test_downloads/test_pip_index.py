@@ -9,7 +9,13 @@ from functools import partial
 
 import pytest
 
-from pixelsail_mm.downloads import DownloadError, OfflineError, pip_index, transfer
+from pixelsail_mm.downloads import (
+    DownloadError,
+    OfflineError,
+    StorageError,
+    pip_index,
+    transfer,
+)
 
 NAME = 'labelme-6.3.1.tar.gz'
 HTML = (f'<!DOCTYPE html><html><body><a href="../../files/other-1.0.tar.gz">other</a>'
@@ -26,8 +32,10 @@ class Index(http.server.SimpleHTTPRequestHandler):
                 self.send_error(401)
                 return
             self.path = self.path.removeprefix('/private')
-        if self.path == '/json/labelme/' and 'json' in self.headers['Accept']:
-            content = json.dumps(dict(files=[dict(filename=NAME, url=f'/files/{NAME}')])).encode()
+        answers = {'/json/labelme/': dict(files=[dict(filename=NAME, url=f'/files/{NAME}')]),
+                   '/odd/labelme/': dict(message='log in first')}
+        if self.path in answers and 'json' in self.headers['Accept']:
+            content = json.dumps(answers[self.path]).encode()
             self.send_response(200)
             self.send_header('Content-Type', 'application/vnd.pypi.simple.v1+json')
             self.end_headers()
@@ -102,6 +110,17 @@ def test_a_missing_file_is_another_error_than_no_network(index, fetch):
         with pytest.raises(DownloadError, match=reason) as caught:
             fetch(f'{index}/{path}')
         assert not isinstance(caught.value, OfflineError)
+
+
+def test_an_answer_that_is_no_listing(index, fetch, tmp_path):
+    with pytest.raises(DownloadError, match='no listing of a package'):
+        fetch(f'{index}/odd')
+
+
+def test_another_index_does_not_help_against_a_full_disk(index, fetch, tmp_path):
+    (tmp_path / f'{NAME}.part').mkdir()
+    with pytest.raises(StorageError, match='cannot be written'):
+        fetch(f'{index}/simple', f'{index}/simple')
 
 
 def test_passwords_are_not_shown(index, fetch):

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from mmengine import Config
 from mmengine.hooks import Hook
 
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
+from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer
 
 LLM = 'backbone.llm.'
@@ -58,6 +60,18 @@ class Snapshot(Hook):
 def moved(before, after):
     """Names of the weights that training changed."""
     return {key for key, value in after.items() if not torch.equal(value, before[key])}
+
+
+@pytest.mark.parametrize('stage', [1, 2, 3])
+def test_the_largest_pictures_fit_and_are_as_large_for_answers(repo_root, stage):
+    cfg = Config.fromfile(repo_root / f'configs/sail/sail_0.5b_stage{stage}.py')
+    grids = []
+    for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.test_pipeline):
+        stages = {one.type: one for one in pipeline}
+        rows, columns = TRANSFORMS.build(stages['ResizeToGrid']).grid(2000, 2000)
+        assert rows * columns + 500 < stages['BuildConversation'].max_length
+        grids.append((rows, columns))
+    assert grids == [(32, 32) if stage < 3 else (64, 64)] * 2
 
 
 def test_stages_follow_each_other(places, monkeypatch, repo_root):

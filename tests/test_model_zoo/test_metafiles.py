@@ -118,8 +118,18 @@ def test_values_of_a_result_file(tmp_path):
                                                   'Key': 'a/accuracy'}]}, tmp_path)
     assert [row['Metrics'] for row in rows] == [{'cIoU': 71.49}, {'accuracy': 0.485}]
     rest = {**value, 'Metric': 'cIoU', 'Key': 'x'}
-    with pytest.raises(ConfigError, match='gone.json: no such result file'):
-        results({'File': 'gone.json', 'Values': [rest]}, tmp_path)
+    (tmp_path / 'cut.json').write_text('{"metrics": {')
+    for where, message in (
+            ({'File': 'gone.json'}, 'gone.json: no such result file'),
+            ({'File': 'cut.json'}, 'cut.json: not valid JSON'),
+            ({'File': 'r.json'}, 'r.json: has no metric x'), ({}, 'names x, but no `File`')):
+        with pytest.raises(ConfigError, match=message):
+            results({**where, 'Values': [rest]}, tmp_path)
+
+
+def test_an_entry_without_a_name_is_refused():
+    with pytest.raises(ConfigError, match='entry of a.py in its metafile lacks Name, In Coll'):
+        refresh({'Config': 'a.py'}, ROOT)
 
 
 def test_a_new_config_gets_an_entry(tmp_path, monkeypatch):

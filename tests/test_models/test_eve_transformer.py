@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.eve_modules import ConvPatchEmbedding, RoutedModule
 from pixelsail_mm.registry import MODELS, TRANSFORMS
 from pixelsail_mm.testing.tiny_models import (
@@ -302,7 +303,8 @@ def test_upsampler_depth_at_stride_32():
 
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(patch_size=7), 'must be even'), (dict(patch_positions=2.0), 'patch_positions'),
-    (dict(llm=dict(TINY_LLM, model_type='phi3')), 'self_attn.q_proj')])
+    (dict(llm=dict(TINY_LLM, model_type='phi3')), 'self_attn.q_proj'),
+    (dict(patch_chanels=8), 'EVETransformer has no patch_chanels')])
 def test_bad_settings_are_named(tokenizer, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build(tokenizer, **options)

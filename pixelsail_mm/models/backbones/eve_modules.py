@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 
 # What has a visual twin in each decoder layer: EVEv2's "layernorm-self_attn-mlp".
@@ -25,15 +26,15 @@ class ConvPatchEmbedding(nn.Module):
         dtype: Of the weights.
 
     Raises:
-        ValueError: ``patch_size`` is odd.
+        ConfigError: ``patch_size`` is odd.
     """
 
     def __init__(self, patch_size: int, channels: int, hidden_size: int,
                  dtype: torch.dtype) -> None:
         super().__init__()
         if patch_size % 2:
-            raise ValueError(f'backbone.patch_size={patch_size}: must be even, the second '
-                             'convolution of the patch embedding joins 2x2 quarters of a patch')
+            raise ConfigError(f'backbone.patch_size={patch_size}: must be even, the second '
+                              'convolution of the patch embedding joins 2x2 quarters of a patch')
         half = patch_size // 2
         self.patch_size = patch_size
         self.quarters = nn.Conv2d(3, channels, half, stride=half, dtype=dtype)
@@ -121,7 +122,7 @@ def add_visual_twins(layers: nn.ModuleList) -> None:
             with ``layout=...``.
 
     Raises:
-        ValueError: A layer lacks one of these submodules.
+        ConfigError: A layer lacks one of these submodules.
     """
     routing = TokenRouting()
     for layer in layers:
@@ -131,7 +132,7 @@ def add_visual_twins(layers: nn.ModuleList) -> None:
                 owner = layer.get_submodule(parent)
                 module = getattr(owner, name)
             except AttributeError as error:
-                raise ValueError(f'backbone.llm: {type(layer).__name__} has no {path}; EVE needs '
-                                 'a decoder such as Qwen2, Llama or Mistral') from error
+                raise ConfigError(f'backbone.llm: {type(layer).__name__} has no {path}; EVE needs '
+                                  'a decoder such as Qwen2, Llama or Mistral') from error
             setattr(owner, name, RoutedModule(module, routing))
         layer.register_forward_pre_hook(routing.enter_layer, with_kwargs=True)

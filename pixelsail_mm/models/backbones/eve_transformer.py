@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, Mapping, Sequence
 
 from torch import Tensor
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.eve_modules import ConvPatchEmbedding, add_visual_twins
 from pixelsail_mm.models.backbones.single_transformer import SingleTransformer
 from pixelsail_mm.registry import MODELS
+
+# Options of SingleTransformer that a linear patch embedding has.
+_LINEAR_ONLY = {'patch_embed_gain', 'patch_positions'}
 
 
 @MODELS.register_module()
@@ -39,17 +44,18 @@ class EVETransformer(SingleTransformer):
 
     Raises:
         FileNotFoundError: The pre-trained weights are not there.
-        ValueError: Unknown or unsuitable family, an odd ``patch_size``, or an option that only a
-            linear patch embedding has.
+        ConfigError: A family without these parts, an odd ``patch_size``, an option that is not
+            known or that only a linear patch embedding has.
     """
 
     image_layout = 'rows'
 
     def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 32,
                  patch_channels: int = 1024, **options) -> None:
-        unsuitable = {'patch_embed_gain', 'patch_positions'} & options.keys()
-        if unsuitable:
-            raise ValueError(f'backbone: EVETransformer has no {sorted(unsuitable)}; remove them')
+        known = signature(SingleTransformer).parameters.keys() - _LINEAR_ONLY
+        if options.keys() - known:
+            raise ConfigError('backbone: EVETransformer has no '
+                              f'{", ".join(sorted(options.keys() - known))}; remove or correct it')
         super().__init__(llm, patch_size, **options)
         self.patch_embed = ConvPatchEmbedding(patch_size, patch_channels, self.hidden_size,
                                               self.llm.dtype)
