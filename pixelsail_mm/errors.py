@@ -21,6 +21,10 @@ class CheckpointError(ValueError):
         super().__init__(f'{path}: {reason}; {remedy}')
         self.path, self.reason, self.remedy = str(path), reason, remedy
 
+    def __reduce__(self):
+        """Rebuild from the three fields, so that it crosses worker process borders."""
+        return type(self), (self.path, self.reason, self.remedy)
+
 
 def first_line(error: BaseException) -> str:
     """Cut another library's message to the line that says what is wrong.

@@ -16,7 +16,11 @@ from typing import Any
 import torch
 
 from pixelsail_mm.bases.tokenizers import byte_level_tokenizer
-from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.checkpoint_files import (
+    BASE_FILES,
+    check_replaceable,
+    replace_when_complete,
+)
 from pixelsail_mm.errors import CheckpointError, first_line
 
 _MAGIC = b'GGUF'
@@ -32,7 +36,7 @@ def gguf_to_hf(source: str | os.PathLike, folder: str | os.PathLike,
                dtype: str = 'float32') -> dict[str, Any]:
     """Write config, safetensors and tokenizer of a GGUF model.
 
-    An existing folder stays as it is until the new one is complete.
+    An earlier result in the folder stays as it is until the new one is complete.
 
     Args:
         source: The ``.gguf`` file.
@@ -45,10 +49,12 @@ def gguf_to_hf(source: str | os.PathLike, folder: str | os.PathLike,
     Raises:
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: The package ``gguf`` is not installed.
+        ConfigError: The folder has other things in it.
         CheckpointError: The file is damaged or only a part of a model, its architecture is not one
             that transformers reads, or its tokenizer is of a kind not known here.
     """
     path = Path(source).expanduser().absolute()
+    check_replaceable(folder, BASE_FILES)
     facts = _read_facts(path)
     tokenizer = _tokenizer(path, facts)
     model = _model(path, getattr(torch, dtype))

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.load_report import LoadReport
+from pixelsail_mm.engine.load_report import LoadReport, shortened
 from pixelsail_mm.engine.loading import TRAINING_ONLY_PREFIXES, apply_weights
 from pixelsail_mm.engine.safe_pickle import (
     one_line,
@@ -30,6 +32,8 @@ from pixelsail_mm.errors import CheckpointError
 
 __all__ = ['TRAINING_ONLY_PREFIXES', 'LoadReport', 'apply_weights', 'load_state', 'load_weights',
            'one_line', 'open_state', 'save_weights', 'trusted_types', 'weights_only_loading']
+
+_NUMBERED_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\..+)')
 
 
 def open_state(path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = True
@@ -58,7 +62,20 @@ def open_state(path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = 
         state, metadata = read_safetensors(path, map_location)
         return dict(state_dict=state, meta=metadata)
     content = read_pickle(path, map_location, mmap)
-    return content if 'state_dict' in content else dict(state_dict=content)
+    content = content if 'state_dict' in content else dict(state_dict=content)
+    _check_weights(path, content['state_dict'])
+    return content
+
+
+def _check_weights(path: Path, state: Any) -> None:
+    """Refuse a pickle of something else, such as weights under another key than ``state_dict``."""
+    remedy = 'save dict(state_dict=model.state_dict()) instead'
+    if not isinstance(state, dict):
+        raise CheckpointError(path, f'its state_dict is a {type(state).__name__}', remedy)
+    for key, value in state.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise CheckpointError(path, f'{key!r} in it is a {type(value).__name__}, where names '
+                                  'of weights with their tensors are expected', remedy)
 
 
 def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
@@ -69,15 +86,22 @@ def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
         if shards:
             break
     else:
+        inside = sorted(str(folder) for folder in path.iterdir()
+                        if folder.is_dir() and is_zero_folder(folder))
         raise CheckpointError(
             path, 'a folder with neither DeepSpeed nor safetensors nor pytorch_model*.bin files in '
-            'it', 'pass a .pth or .safetensors file')
+            'it', f'pass {shortened(inside, 3) or "a .pth or .safetensors file"}')
     state: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
         opened = open_state(shard, map_location, mmap)
+        twice = sorted(state.keys() & opened['state_dict'].keys())
+        if twice:
+            raise CheckpointError(path, f'{twice[0]} is in {shard.name} and in another file of the '
+                                  'folder', 'pass the one file that is meant')
         state.update(opened['state_dict'])
-        metadata.update(opened.get('meta') or {})
+        if suffix == '.safetensors':
+            metadata.update(opened['meta'])
     if any(key.startswith('model.backbone.') for key in state):
         # Written for Hugging Face, where the architecture is a part of the model.
         state = {key.removeprefix('model.'): value for key, value in state.items()}
@@ -88,16 +112,28 @@ def _shards(folder: Path, suffix: str, pattern: str) -> list[Path]:
     """Files of a folder of weights: those its index lists, or all of one kind."""
     present = sorted(folder.glob(pattern))
     listed = {name for index in folder.glob(f'*{suffix}.index.json') for name in _listed(index)}
+    remedy = 'copy or download the missing files'
     absent = listed - {file.name for file in present}
     if absent:
         raise CheckpointError(folder, f'its index lists {", ".join(sorted(absent))}, which are not '
-                              'there', 'copy or download the missing files')
-    return [file for file in present if not listed or file.name in listed]
+                              'there', remedy)
+    if listed:
+        return [file for file in present if file.name in listed]
+    series = Counter(found.groups() for file in present
+                     if (found := _NUMBERED_SHARD.fullmatch(file.name)))
+    for (stem, total, _), count in series.items():
+        if count != int(total):
+            raise CheckpointError(folder, f'{count} of the files {stem}-*-of-{total} are there',
+                                  remedy)
+    return present
 
 
-def _listed(index: Path) -> list[str]:
+def _listed(index: Path) -> set[str]:
     try:
-        return list(json.loads(index.read_text())['weight_map'].values())
+        names = set(json.loads(index.read_text())['weight_map'].values())
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError('a name that is no text')
+        return names
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(index, f'not a readable list of shards ({error})',
                               'copy or download it again') from error
@@ -154,8 +190,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike,
             architecture is another. The model is unchanged then.
     """
     content = open_state(path)
-    meta = content.get('meta')
-    vocabulary = stored_vocabulary(Path(path).expanduser(), meta if isinstance(meta, dict) else {})
+    vocabulary = stored_vocabulary(Path(path).expanduser(), content.get('meta'))
     return apply_weights(model, content['state_dict'], str(path), required_prefixes,
                          vocabulary=vocabulary, by_token=True)
 

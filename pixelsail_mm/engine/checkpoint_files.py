@@ -1,16 +1,17 @@
 """Checkpoint files on disk: written whole or not at all, and found again for resuming."""
 
 import contextlib
+import fnmatch
 import os
 import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Iterator, List, Optional, Union
+from typing import Iterator, List, Optional, Sequence, Union
 
 from mmengine.logging import print_log
 
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 POINTER = 'last_checkpoint'
 UNFINISHED_SUFFIX = '.unfinished'
@@ -26,17 +27,47 @@ def _flush_to_disk(path: Path) -> None:
 def remove(path: Union[str, Path]) -> None:
     """Remove a checkpoint file or a DeepSpeed checkpoint folder, if it is there."""
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
+#: Files of a decoder and its tokenizer, whatever kind, as Transformers writes them; patterns.
+BASE_FILES = ('config.json', 'generation_config.json', 'model*.safetensors',
+              'model.safetensors.index.json', 'chat_template.jinja', 'tokenizer.json',
+              'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
+              'vocab.json', 'merges.txt', 'tokenizer.model')
+
+
+def check_replaceable(folder: Union[str, Path], ours: Sequence[str]) -> None:
+    """Refuse to write to a folder that has more in it than an earlier result.
+
+    A folder is replaced as a whole; a user who names a training's work directory would lose it.
+
+    Args:
+        folder: Folder that shall be written; it need not exist.
+        ours: Names of what will be in it, patterns as in a shell.
+
+    Raises:
+        ConfigError: Something else is in it, or it is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f'{folder} is a file; name a folder')
+    foreign = sorted(entry.name for entry in folder.glob('*')
+                     if not any(fnmatch.fnmatch(entry.name, pattern) for pattern in ours))
+    if foreign:
+        raise ConfigError(f'{folder} is replaced as a whole, and {foreign[0]} in it would be lost '
+                          f'({len(foreign)} such entries); name a new folder')
+
+
 def publish(unfinished: Union[str, Path], path: Union[str, Path]) -> None:
-    """Give a completely written file or folder its final name in one step.
+    """Give a completely written file or folder its final name.
 
     A process killed before this point leaves the earlier checkpoint untouched and at most a
-    ``*.unfinished`` entry behind, which the next save of the same name overwrites.
+    ``*.unfinished`` entry behind, which the next save of the same name overwrites. A file is
+    replaced in one step, a folder in two: between them the earlier one is ``*.outdated``.
 
     Args:
         unfinished: The complete file or folder under its temporary name, on the same disk.
@@ -64,7 +95,8 @@ def replace_when_complete(path: Union[str, Path]) -> Iterator[str]:
     Yields:
         str: The temporary path beside it.
     """
-    unfinished = str(path) + UNFINISHED_SUFFIX
+    # A path that ends in a slash would put the temporary folder into the final one.
+    unfinished = str(Path(path)) + UNFINISHED_SUFFIX
     remove(unfinished)
     try:
         yield unfinished
@@ -115,10 +147,12 @@ def _step(path: Path) -> int:
 
 def _candidates(work_dir: Path) -> List[Path]:
     found = [path for pattern in ('iter_*.pth', 'epoch_*.pth') for path in work_dir.glob(pattern)]
-    found.sort(key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+    found.sort(key=lambda path: (_step(path), path.lstat().st_mtime), reverse=True)
     pointer = work_dir / POINTER
-    if pointer.is_file():
-        named = work_dir / Path(pointer.read_text().strip()).name
+    # Bytes that are no text name no file; the others are tried then.
+    name = Path(pointer.read_text(errors='replace').strip()).name if pointer.is_file() else ''
+    if name:
+        named = work_dir / name
         found = [named] + [path for path in found if path != named]
     return found
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import load_state, open_state
-from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.safetensors_files import DTYPES, write_folder, write_safetensors
+from pixelsail_mm.engine.checkpoint_files import check_replaceable, replace_when_complete
+from pixelsail_mm.engine.safetensors_files import (
+    DTYPES,
+    INDEX_NAME,
+    write_folder,
+    write_safetensors,
+)
 from pixelsail_mm.engine.vocabulary import stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor, is_zero_folder, read_zero_folder
 from pixelsail_mm.errors import CheckpointError, ConfigError
@@ -36,17 +41,17 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     Raises:
         CheckpointError: The source is missing, truncated or holds code.
         UnknownKeysError: A weight belongs to neither side.
-        ValueError: Unknown suffix of the target.
+        ConfigError: Unknown suffix of the target.
     """
     target = Path(target)
     if target.suffix not in ('.safetensors', '.pth'):
-        raise ValueError(f'{target}: the suffix must be .safetensors or .pth')
+        raise ConfigError(f'{target}: the suffix must be .safetensors or .pth')
     content = open_state(source) if target.suffix == '.safetensors' else load_state(source)
     renamed = rename(content['state_dict'])
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == '.safetensors':
         # Other programs read the file by name: tied embeddings are written under both.
-        write_safetensors(renamed, target, _about_tokens(source, content.get('meta') or {}),
+        write_safetensors(renamed, target, about_tokens(source, content.get('meta')),
                           tied_once=False)
     else:
         with replace_when_complete(target) as unfinished:
@@ -54,8 +59,13 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     return summary(renamed)
 
 
-def _about_tokens(source: str | os.PathLike, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Header entry with the tokens of a checkpoint, empty where they are unknown."""
+def about_tokens(source: str | os.PathLike, metadata: Any) -> dict[str, str]:
+    """Header entry with the tokens of a checkpoint, empty where they are unknown.
+
+    Args:
+        source: File or folder of weights.
+        metadata: See :func:`~pixelsail_mm.engine.vocabulary.stored_vocabulary`.
+    """
     vocabulary = stored_vocabulary(Path(source).expanduser(), metadata)
     return {} if vocabulary is None else vocabulary.metadata()
 
@@ -80,9 +90,10 @@ def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
 
     Raises:
         CheckpointError: ``folder`` is not a whole DeepSpeed checkpoint.
-        ConfigError: Unknown ``dtype``, or the target does not fit ``max_shard_size``.
+        ConfigError: Unknown ``dtype``, the target does not fit ``max_shard_size``, or is a folder
+            with other things in it.
     """
-    folder, target = Path(folder), Path(target)
+    folder, target = Path(folder).expanduser(), Path(target)
     if dtype not in (None, *DTYPES):
         raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
     if (target.suffix == '.safetensors') == (max_shard_size is not None):
@@ -91,7 +102,9 @@ def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
     if not folder.is_dir() or not is_zero_folder(folder):
         raise CheckpointError(folder, 'not a DeepSpeed checkpoint folder',
                               'give the folder that holds *_model_states.pt')
-    weights, metadata = read_zero_folder(folder), _about_tokens(folder, {})
+    if max_shard_size is not None:
+        check_replaceable(target, ('model*.safetensors', INDEX_NAME))
+    weights, metadata = read_zero_folder(folder), about_tokens(folder, {})
     kind = dtype and getattr(torch, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     if max_shard_size is None:

@@ -15,7 +15,8 @@ class LoadReport:
         loaded: Model keys that got their value from the checkpoint.
         missing: Model keys the checkpoint does not hold.
         unexpected: Checkpoint keys the model does not have (skipped).
-        reshaped: (key, shape in the checkpoint, shape in the model) of the same size, loaded.
+        reshaped: (key, shape in the checkpoint, shape in the model) of the same values in the same
+            order, loaded.
         resized: Vocabulary tables of which rows were taken one by one, because the checkpoint has
             other tokens than the model: (key, shape in the checkpoint, shape in the model, what
             became of the rows). They count as loaded.

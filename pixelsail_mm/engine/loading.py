@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Mapping, Sequence
+from itertools import accumulate
+from math import prod
+from operator import mul
+from typing import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +24,10 @@ from pixelsail_mm.errors import CheckpointError
 
 #: Modules that only training uses; a checkpoint without them is complete for prediction.
 TRAINING_ONLY_PREFIXES = ('distill.', )
-_LORA = '.lora_'
+#: Trained parts that only a model of the same settings has a place for -> marks in their names.
+_SEPARATE = {'LoRA layers': ('.lora_', ),
+             'separate rows of new tokens': ('.new_rows', ),
+             '4-bit weights': ('.weight.absmax', '.weight.quant_', '.weight.nested_')}
 _MERGE = 'merge it first, with the config it was trained with: tools/model_converters/merge_lora.py'
 State = dict[str, 'Tensor | ZeroTensor']
 
@@ -46,13 +52,14 @@ def apply_weights(model: nn.Module, state: Mapping[str, Tensor | ZeroTensor], so
     state = {key.removeprefix('module.'): value for key, value in state.items()}
     own = model.state_dict(keep_vars=True)
     report = LoadReport(source=str(source))
+    separate = _separate_parts(state, own, report.source)
     if by_token:
         state = _by_token(model, state, own, vocabulary, report)
     for name, module in model.named_modules():
         if hasattr(module, 'adapt_state'):
             state = module.adapt_state(state, f'{name}.' if name else '')
     usable = _match(state, own, report)
-    _check(report, required_prefixes, state, own)
+    _check(report, required_prefixes, state, own, separate)
     _check_ties(usable, own, str(source))
     _copy(model, usable, own)
     return report
@@ -97,7 +104,7 @@ def _match(state: State, own: State, report: LoadReport) -> State:
         old, new = tuple(value.shape), tuple(own[key].shape)
         if old == new:
             usable[key] = value
-        elif value.numel() == own[key].numel():
+        elif _same_order(old, new):
             report.reshaped.append((key, old, new))
             usable[key] = value if isinstance(value, ZeroTensor) else value.reshape(new)
         else:
@@ -111,6 +118,15 @@ def _match(state: State, own: State, report: LoadReport) -> State:
     return usable
 
 
+def _same_order(old: Sequence[int], new: Sequence[int]) -> bool:
+    """Whether one shape is the other with neighbouring dimensions joined.
+
+    Equal sizes alone say nothing: (16, 32) read as (32, 16) would be a matrix of shuffled values.
+    """
+    ends = [{1, *accumulate(shape, mul)} for shape in (old, new)]
+    return prod(old) == prod(new) and (ends[0] <= ends[1] or ends[1] <= ends[0])
+
+
 def _shared_names(own: State) -> dict[str, list[str]]:
     """Map each key to all keys of the same tensor (tied weights)."""
     groups: dict[int, list[str]] = {}
@@ -119,12 +135,36 @@ def _shared_names(own: State) -> dict[str, list[str]]:
     return {key: names for names in groups.values() for key in names}
 
 
-def _check(report: LoadReport, required_prefixes: Sequence[str] | None, state: State, own: State
-           ) -> None:
-    """Refuse another architecture, and gaps in what the task uses."""
+def _holds(keys: Iterable[str], kind: str) -> list[str]:
+    """Those of some names that belong to separate parts of a kind."""
+    return [key for key in keys if any(mark in key for mark in _SEPARATE[kind])]
+
+
+def _separate_parts(state: State, own: State, source: str) -> list[str]:
+    """Kinds of separate parts that a checkpoint holds; the model must have them, too."""
+    kinds = [kind for kind in _SEPARATE if _holds(state, kind)]
+    for kind in kinds:
+        if not _holds(own, kind):
+            raise CheckpointError(source, f'holds {kind}, which the model has not', _MERGE)
+    return kinds
+
+
+def _check_separate_parts(report: LoadReport, kinds: Sequence[str]) -> None:
+    """Refuse adapters of other settings, even if nothing is required: what they learned is lost."""
+    unlike = {key: f'has shape {old}, not {new}' for key, old, new in report.mismatched}
+    unlike |= dict.fromkeys(report.missing, 'is missing')
+    unlike |= dict.fromkeys(report.unexpected, 'is not in the model')
+    for kind in kinds:
+        for key in _holds(unlike, kind):
+            raise CheckpointError(report.source, f'its {kind} are not those of the model (e.g. '
+                                  f'{key} {unlike[key]})', 'use the model.backbone it was trained '
+                                  f'with, or {_MERGE}')
+
+
+def _check(report: LoadReport, required_prefixes: Sequence[str] | None, state: State, own: State,
+           separate: Sequence[str]) -> None:
+    """Refuse another architecture, adapters of other settings, and gaps in what the task uses."""
     needed = _needed(required_prefixes)
-    if any(_LORA in key for key in state) and not any(_LORA in key for key in own):
-        raise CheckpointError(report.source, 'holds LoRA weights, which the model has not', _MERGE)
     unlike = ''
     if not required_prefixes:
         unlike = differences({key: value.shape for key, value in state.items()},
@@ -132,23 +172,24 @@ def _check(report: LoadReport, required_prefixes: Sequence[str] | None, state: S
     if unlike:
         raise CheckpointError(report.source, f'is of another architecture: {unlike}',
                               'use the config this checkpoint was trained with')
-    if not report.loaded and own:
-        raise CheckpointError(
-            report.source, f'no key matches any of the {len(own)} of the model; it has '
-            f'{shortened(list(state), 3) or "none at all"}', _origin_of(state))
+    _check_separate_parts(report, separate)
     sizes = [f'{key} (file {old}, model {new})' for key, old, new in report.mismatched
              if needed(key)]
     if sizes:
         raise CheckpointError(
             report.source, f'{len(sizes)} tensors have other sizes than the model, e.g. {sizes[0]}',
             'use the config this checkpoint was trained with (widths, layers, tokenizer)')
+    if not report.loaded and own:
+        raise CheckpointError(
+            report.source, f'no key matches any of the {len(own)} of the model; it has '
+            f'{shortened(list(state), 3) or "none at all"}', _origin_of(state))
     missing = [key for key in report.missing if needed(key)]
     if missing:
         raise CheckpointError(
             report.source, f'{len(missing)} weights that this task uses are missing: '
             f'{shortened(missing, 5)}{_whole_modules(missing, own)}',
             'use the config of this checkpoint, or a checkpoint that has these modules'
-            + _hint_about_head(missing))
+            + _hint(missing, separate))
 
 
 def _needed(required_prefixes: Sequence[str] | None) -> Callable[[str], bool]:
@@ -164,7 +205,10 @@ def _whole_modules(missing: list[str], own: State) -> str:
     return f' (nothing of {", ".join(whole)} is in it)' if whole else ''
 
 
-def _hint_about_head(missing: list[str]) -> str:
+def _hint(missing: list[str], separate: Sequence[str]) -> str:
+    if _holds(missing, 'LoRA layers') and not separate:
+        return ('; it has no LoRA layers: test it with --cfg-options model.backbone.lora=None '
+                'model.backbone.quantization=None, or start a training from it with load_from')
     if any(key.endswith('lm_head.weight') for key in missing):
         return ('; if its output head is its embedding, set tie_word_embeddings=True in '
                 'model.backbone.llm')

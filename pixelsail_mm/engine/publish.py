@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Hashable
 
 import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, load_state, save_weights
-from pixelsail_mm.engine.checkpoint_files import replace_when_complete
-from pixelsail_mm.engine.safetensors_files import DTYPES
+from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, open_state, save_weights
+from pixelsail_mm.engine.checkpoint_files import check_replaceable, replace_when_complete
+from pixelsail_mm.engine.convert import about_tokens
+from pixelsail_mm.engine.safetensors_files import DTYPES, identity_of
+from pixelsail_mm.engine.zero_checkpoint import ZeroTensor
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.tokenization import build_tokenizer
@@ -48,18 +50,22 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
         The folder.
 
     Raises:
-        ConfigError: The config lacks ``model`` or ``test_pipeline``, or ``dtype`` is unknown.
+        ConfigError: The config lacks ``model`` or ``test_pipeline``, ``dtype`` is unknown, or the
+            folder has other things in it.
         CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
     """
     check_publishable(cfg, dtype)
-    state = published_weights(checkpoint, dtype)
     target = Path(folder)
+    check_replaceable(target, ('config.py', 'model.safetensors', _TOKENIZER))
+    state = published_weights(checkpoint, dtype)
+    # Rows belong to the tokens they were trained with, whatever tokenizer the config names.
+    tokens = about_tokens(checkpoint, open_state(checkpoint).get('meta'))
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(target) as unfinished:
         Path(unfinished).mkdir()
         build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
         _portable_config(cfg).dump(f'{unfinished}/config.py')
-        save_weights(state, f'{unfinished}/model.safetensors')
+        save_weights(state, f'{unfinished}/model.safetensors', tokens)
     return target
 
 
@@ -84,6 +90,8 @@ def check_publishable(cfg: Config, dtype: str | None) -> None:
 def published_weights(checkpoint: str | os.PathLike, dtype: str | None) -> dict[str, Tensor]:
     """Read the weights that prediction uses, in the wanted precision; tied ones stay tied.
 
+    Those that keep their precision stay mapped to their file where it can be mapped.
+
     Args:
         checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
         dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
@@ -91,21 +99,22 @@ def published_weights(checkpoint: str | os.PathLike, dtype: str | None) -> dict[
     Raises:
         CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
     """
-    state = load_state(checkpoint)['state_dict']
+    state = open_state(checkpoint)['state_dict']
     separate = next((key for key in state if any(mark in key for mark in _UNMERGED)), None)
     if separate is not None:
         raise CheckpointError(checkpoint, f'holds LoRA or 4-bit layers of a training ({separate})',
                               'merge them first: tools/model_converters/merge_lora.py')
-    converted: dict[tuple, Tensor] = {}
+    converted: dict[Hashable, Tensor] = {}
     result = {}
     for key, value in state.items():
         if key.startswith(TRAINING_ONLY_PREFIXES):
             continue
-        if dtype is not None and value.is_floating_point():
-            # A view can begin where another tensor does, so the address alone names nothing.
-            identity = (value.data_ptr(), value.shape, value.stride())
-            value = converted.setdefault(identity, value.to(getattr(torch, dtype)))
-        result[key] = value
+        identity = identity_of(value)
+        if identity not in converted:
+            whole = value.read() if isinstance(value, ZeroTensor) else value
+            changes = dtype is not None and whole.is_floating_point()
+            converted[identity] = whole.to(getattr(torch, dtype)) if changes else whole
+        result[key] = converted[identity]
     return result
 
 

@@ -15,9 +15,18 @@ import torch
 
 from pixelsail_mm.errors import CheckpointError
 
-_NUMPY_KINDS = ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')
-_REFUSED = re.compile(r'(?im)(unsupported (?:global|class)\b.*?|attribute \S+ of .*? not allowed)'
+# Numbers only: an array of objects can be made of bytes, which NumPy takes for addresses.
+_NUMPY_KINDS = ('bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64',
+                'float16', 'float32', 'float64')
+_DTYPES = {np.dtype(kind).str[1:]: np.dtype(kind) for kind in _NUMPY_KINDS}
+# What a file gets for numpy.ndarray. It may fill an array, but not call the type.
+_ARRAY = 'an array'
+# No name in a pickle can hold a line break.
+_UNREACHABLE = '{}\n'
+_REFUSED = re.compile(r'(?im)(unsupported (?:global|class)\b.*?|can only build .*|'
+                      r'(?:attribute|array) .*? not allowed|trying to (?:call|create) .*)'
                       r'(?= was not|\. |$)')
+_FORCE, _FORCE_NOT = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _HISTORY_METHODS = ('min', 'max', 'current', 'mean')
 
 
@@ -29,23 +38,41 @@ def _history_method(owner: type, name: str):
     return getattr(HistoryBuffer, name)
 
 
+def _empty_array(kind: Any, *args) -> np.ndarray:
+    """Stand in for NumPy's ``_reconstruct``: an empty array, which the file fills."""
+    if kind != _ARRAY:
+        raise pickle.UnpicklingError(f'array type {kind!r} is not allowed')
+    return np.ndarray(0, np.int8)
+
+
+def _dtype_of_numbers(name: Any, *args) -> np.dtype:
+    """Stand in for ``numpy.dtype``: NumPy's own objects for numbers, which nothing can change."""
+    if name not in _DTYPES:
+        raise pickle.UnpicklingError(f'array of {name!r} is not allowed')
+    return _DTYPES[name]
+
+
 def trusted_types() -> list:
     """List what a checkpoint may hold besides tensors and plain Python containers.
 
     MMEngine keeps its log history as numpy arrays in ``HistoryBuffer`` objects, whose pickle also
-    names four of its own methods through ``getattr``. None of them runs anything when rebuilt.
+    names four of its own methods through ``getattr``. None of them runs anything when rebuilt. Of
+    NumPy a file gets arrays and scalars of numbers: PyTorch lets a file call whatever it can name,
+    and ``numpy.ndarray`` would make objects of any bytes, ``numpy.dtype`` the types for it.
 
     Returns:
         list: Types, or (object, dotted name) pairs, as ``torch.serialization.safe_globals`` takes.
     """
     from mmengine.logging import HistoryBuffer
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    trusted = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, HistoryBuffer,
-               (_history_method, 'builtins.getattr')]
-    trusted += [(function, f'numpy.core.multiarray.{function.__name__}')
-                for function in (multiarray._reconstruct, multiarray.scalar)]
-    trusted += [type(np.dtype(kind)) for kind in _NUMPY_KINDS]
-    return trusted
+    # Pickles before protocol 3 make empty bytes, which an empty array has, by calling the type.
+    trusted = [bytes, HistoryBuffer, (_history_method, 'builtins.getattr'),
+               (_ARRAY, 'numpy.ndarray'), (_dtype_of_numbers, 'numpy.dtype')]
+    for core in ('numpy.core', 'numpy._core'):
+        trusted += [(_empty_array, f'{core}.multiarray._reconstruct'),
+                    (multiarray.scalar, f'{core}.multiarray.scalar')]
+    return trusted + [(kind, _UNREACHABLE.format(kind.__name__))
+                      for kind in (np.ndarray, *map(type, _DTYPES.values()))]
 
 
 def _trusted_deepspeed_types() -> list:
@@ -61,24 +88,22 @@ def weights_only_loading(deepspeed: bool = False, more: Sequence[Any] = ()) -> I
     """Force ``weights_only=True`` on every ``torch.load`` inside, also in other libraries' code.
 
     DeepSpeed asks for ``weights_only=False`` explicitly; PyTorch's
-    ``TORCH_FORCE_WEIGHTS_ONLY_LOAD`` overrules that.
+    ``TORCH_FORCE_WEIGHTS_ONLY_LOAD`` overrules that. Its opposite, which many set for the sake of
+    other libraries, does not count inside: PyTorch refuses every file when it finds both.
 
     Args:
         deepspeed: Also trust DeepSpeed's own types (imports DeepSpeed).
         more: Further entries for :func:`trusted_types`.
     """
-    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(name)
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
     trusted = trusted_types() + (_trusted_deepspeed_types() if deepspeed else []) + list(more)
-    os.environ[name] = '1'
+    os.environ[_FORCE] = '1'
     try:
         with torch.serialization.safe_globals(trusted):
             yield
     finally:
-        if before is None:
-            os.environ.pop(name)
-        else:
-            os.environ[name] = before
+        del os.environ[_FORCE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _refusal(error: BaseException) -> str | None:
@@ -90,10 +115,32 @@ def _refusal(error: BaseException) -> str | None:
 def one_line(error: BaseException) -> str:
     """Cut an error's text to the line that says what is wrong.
 
+    PyTorch's advice to load with ``weights_only=False`` is not passed on.
+
     Args:
         error: Any error.
     """
-    return _refusal(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
+    if len(said) > 1 and said[0].endswith(':'):  # a heading, as PyTorch's of unfitting weights
+        said[0] += f' {said[1].strip()}'
+    return _refusal(error) or (said or [type(error).__name__])[0].partition(' In PyTorch 2.6')[0]
+
+
+def can_be_mapped(path: Path) -> bool:
+    """Whether a file's tensors lie in it as they are in memory.
+
+    They do in PyTorch's zip format since 1.6, which does not compress. A file packed again by
+    another program may be compressed; PyTorch unpacks that when it reads it, but maps the packed
+    bytes as if they were values.
+
+    Args:
+        path: A file of ``torch.save``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def read_pickle(path: Path, map_location: str = 'cpu', mmap: bool = False,
@@ -103,8 +150,7 @@ def read_pickle(path: Path, map_location: str = 'cpu', mmap: bool = False,
     Args:
         path: The file.
         map_location: Device of the tensors; ``'meta'`` gives shapes and file offsets alone.
-        mmap: Map the tensors instead of reading them, where the file's format allows it (PyTorch's
-            zip format since 1.6).
+        mmap: Map the tensors instead of reading them, where :func:`can_be_mapped` allows it.
         more: Further entries for :func:`trusted_types`.
 
     Raises:
@@ -113,7 +159,7 @@ def read_pickle(path: Path, map_location: str = 'cpu', mmap: bool = False,
     try:
         with weights_only_loading(more=more):
             content = torch.load(path, map_location=map_location,
-                                 mmap=mmap and zipfile.is_zipfile(path))
+                                 mmap=mmap and can_be_mapped(path))
     except Exception as error:  # damaged bytes can make the unpickler raise anything
         refused = _refusal(error)
         if refused:

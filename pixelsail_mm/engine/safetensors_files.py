@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Hashable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, T
         Name -> Tensor (aliases share theirs), and the header's text entries.
 
     Raises:
-        CheckpointError: The file is not whole.
+        CheckpointError: The file is not whole, or its list of aliases is not one of ours.
     """
     from safetensors import SafetensorError, safe_open
     try:
@@ -45,9 +45,14 @@ def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, T
     except SafetensorError as error:
         raise CheckpointError(path, f'not a readable safetensors file ({error})',
                               'copy or download it again; it may be truncated') from error
-    for alias, key in json.loads(metadata.get(ALIASES, '{}')).items():
-        state[alias] = state[key]
-    return state, metadata
+    try:
+        aliases = {alias: state[key]
+                   for alias, key in json.loads(metadata.get(ALIASES, '{}')).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(path, f'its list of names that share a tensor, the entry {ALIASES!r} '
+                              f'of the header, is damaged ({type(error).__name__}: {error})',
+                              'copy or download it again') from error
+    return state | aliases, metadata
 
 
 def write_safetensors(state: Mapping[str, Tensor | ZeroTensor], path: str | os.PathLike,
@@ -65,6 +70,9 @@ def write_safetensors(state: Mapping[str, Tensor | ZeroTensor], path: str | os.P
         dtype: Precision of floating-point weights; None keeps each one's.
         tied_once: Write tied tensors once, with their other names in the header, which only
             :func:`read_safetensors` understands; otherwise under every name.
+
+    Raises:
+        CheckpointError: A tensor is of a type that the format, or this function, does not know.
     """
     stored, aliases = _without_aliases(state) if tied_once else (dict(state), {})
     # Wide types first, so that every tensor starts at a multiple of its item size.
@@ -75,6 +83,9 @@ def write_safetensors(state: Mapping[str, Tensor | ZeroTensor], path: str | os.P
     end = 0
     for name in order:
         kind = _target(stored[name], dtype)
+        if kind not in _NAMES:
+            raise CheckpointError(path, f'cannot hold {name}, which is {kind}',
+                                  'convert that weight first')
         start, end = end, end + stored[name].numel() * kind.itemsize
         entries[name] = dict(dtype=_NAMES[kind], shape=list(stored[name].shape),
                              data_offsets=[start, end])
@@ -134,7 +145,7 @@ def _without_aliases(state: Mapping[str, Tensor | ZeroTensor]
     first: dict = {}
     stored, aliases = {}, {}
     for key, value in state.items():
-        identity = _identity(value, key)
+        identity = identity_of(value) if value.numel() else key
         if identity in first:
             aliases[key] = first[identity]
         else:
@@ -143,11 +154,16 @@ def _without_aliases(state: Mapping[str, Tensor | ZeroTensor]
     return stored, aliases
 
 
-def _identity(value: Tensor | ZeroTensor, key: str):
+def identity_of(value: Tensor | ZeroTensor) -> Hashable:
+    """What weights have in common that are one under several names.
+
+    Args:
+        value: A weight that is not empty, and stays alive while identities are compared.
+    """
     if isinstance(value, ZeroTensor):
         return id(value)
     # A view can begin where another tensor does, so the address alone names nothing.
-    return (value.data_ptr(), value.shape, value.stride()) if value.numel() else key
+    return value.data_ptr(), value.shape, value.stride()
 
 
 def _target(value: Tensor | ZeroTensor, dtype: torch.dtype | None) -> torch.dtype:

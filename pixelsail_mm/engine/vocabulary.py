@@ -6,8 +6,8 @@ tables can be longer than the tokenizer (Qwen2.5: 151,936 rows for 151,665 token
 moved by the names of the tokens, where the checkpoint's are known:
 
 1. from the header of a safetensors file (:func:`vocabulary_metadata`, written by every export);
-2. from ``tokenizer.json``, in the checkpoint's folder, in ``tokenizer/`` beside the checkpoint, or
-   in either place one folder up.
+2. from ``tokenizer/tokenizer.json`` or ``tokenizer.json``: of a file in the folder it lies in, of a
+   folder in itself or one folder up.
 
 Ordinary tokens (those of the tokenizer's own model) must be the same on both sides. Where nothing
 is known, tables of equal length are taken as they are, tables that are padded are cut or filled up,
@@ -87,27 +87,38 @@ def vocabulary_metadata(tokenizer: Any) -> dict[str, str]:
     return Vocabulary.of_tokenizer(tokenizer).metadata()
 
 
-def stored_vocabulary(path: Path, metadata: Mapping[str, Any]) -> Vocabulary | None:
+def stored_vocabulary(path: Path, metadata: Any) -> Vocabulary | None:
     """Find out which tokens a checkpoint was trained with.
 
     Args:
         path: File or folder of weights.
-        metadata: Header of the file.
+        metadata: Header of a safetensors file, or whatever else a checkpoint keeps as ``meta``.
 
     Returns:
         None where neither header nor folder tells.
 
     Raises:
-        CheckpointError: A ``tokenizer.json`` is there and unreadable.
+        CheckpointError: Header or ``tokenizer.json`` are there and unreadable.
     """
-    recorded = metadata.get(METADATA_KEY)
+    recorded = metadata.get(METADATA_KEY) if isinstance(metadata, Mapping) else None
     if isinstance(recorded, str):
-        return Vocabulary(**json.loads(recorded))
+        return _from_header(path, recorded)
     for folder in ([path] if path.is_dir() else []) + [path.parent]:
         for file in (folder / 'tokenizer' / 'tokenizer.json', folder / 'tokenizer.json'):
             if file.is_file():
                 return _read_tokenizer(file)
     return None
+
+
+def _from_header(path: Path, recorded: str) -> Vocabulary:
+    try:
+        entry = json.loads(recorded)
+        return Vocabulary(int(entry['size']), {token: int(index) for token, index in
+                                               entry['added'].items()}, str(entry['ordinary']))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(path, f'its list of tokens, the entry {METADATA_KEY!r} of the header,'
+                              f' is damaged ({type(error).__name__}: {error})',
+                              'copy or download it again') from error
 
 
 def _read_tokenizer(file: Path) -> Vocabulary:

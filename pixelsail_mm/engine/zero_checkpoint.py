@@ -28,7 +28,7 @@ from typing import Container, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from pixelsail_mm.engine.safe_pickle import read_pickle
+from pixelsail_mm.engine.safe_pickle import can_be_mapped, read_pickle
 from pixelsail_mm.errors import CheckpointError
 
 #: Values read at once: 16 MiB of float32.
@@ -169,22 +169,24 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
     optims = [_Shard(path) for path in _numbered(folder, '*_optim_states.pt')]
     if not states:
         raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
-    if int(states[0].content.get('mp_world_size') or 1) > 1:
+    first = states[0].content
+    if first.get('mp_world_size') not in (None, 1):
         raise CheckpointError(folder, 'the model was cut by tensor parallelism',
                               'save it without, or merge it with the tool that cut it')
-    if states[0].content.get('param_shapes') is None:
-        return {name: states[0].whole(value) for name, value in
-                states[0].content['module'].items() if isinstance(value, Tensor)}
-    stage = _check_complete(folder, states, optims)
     try:
+        if first.get('param_shapes') is None:
+            return {name: states[0].whole(value) for name, value in first['module'].items()
+                    if isinstance(value, Tensor)}
+        stage = _check_complete(folder, states, optims)
         masters = (_joined_groups if stage < 3 else _joined_parameters)(folder, states, optims)
-        aliases = states[0].content['shared_params']
+        aliases = first['shared_params']
         weights = masters | _untrained(states, stage, {*masters, *aliases})
+        return weights | {alias: weights[name] for alias, name in aliases.items()
+                          if name in weights}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckpointError(folder, 'not laid out as DeepSpeed 0.14 to 0.18 writes it '
                               f'({type(error).__name__}: {error})',
                               "convert it with DeepSpeed's own zero_to_fp32.py") from error
-    return weights | {alias: weights[name] for alias, name in aliases.items() if name in weights}
 
 
 class _Shard:
@@ -193,10 +195,11 @@ class _Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.content = read_pickle(path, map_location='meta', more=_STAND_INS)
+        self._in_place = can_be_mapped(path)
 
     def piece(self, tensor: Tensor) -> Piece:
         start = tensor.untyped_storage()._checkpoint_offset
-        if start is None or not tensor.is_contiguous():
+        if start is None or not tensor.is_contiguous() or not self._in_place:
             raise CheckpointError(self.path, 'holds a tensor that cannot be read in place',
                                   "convert it with DeepSpeed's own zero_to_fp32.py")
         offset = start + tensor.storage_offset() * tensor.dtype.itemsize
@@ -223,12 +226,13 @@ def _check_complete(folder: Path, states: list[_Shard], optims: list[_Shard]) ->
                               'weights, are not there', _REMEDY)
     try:
         first = optims[0].optimizer
-        stage, count = int(first['zero_stage']), first['partition_count']
-    except (KeyError, TypeError) as error:
+        # Stage 1 with bfloat16 weights and float32 gradients does not name itself.
+        stage, count = int(first.get('zero_stage', 1)), first['partition_count']
+        counts = set(count) if isinstance(count, (list, tuple)) else {count}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(optims[0].path, 'not the state of a ZeRO optimizer', _REMEDY
                               ) from error
-    counts = set(count) if isinstance(count, (list, tuple)) else {count}
-    if len(counts) > 1:
+    if len(counts) != 1:
         raise CheckpointError(folder, f'its groups were cut into {sorted(counts)} parts (expert '
                               'parallelism)', 'merge it with the tool that cut it')
     processes = counts.pop()

@@ -8,7 +8,7 @@ import torch
 
 from pixelsail_mm.bases import gguf_to_hf
 from pixelsail_mm.engine.cli import run_command
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 from pixelsail_mm.tokenization import build_tokenizer
@@ -183,6 +183,13 @@ def test_another_architecture_than_the_weights_have_is_refused(tmp_path, family,
     path = write(tmp_path / 'other.gguf', tiny_llama(), family)
     with pytest.raises(CheckpointError, match=message):
         gguf_to_hf(path, tmp_path / 'base')
+
+
+def test_other_things_in_the_folder_are_kept(converted, tmp_path):
+    (tmp_path / 'notes.txt').write_text('mine')
+    with pytest.raises(ConfigError, match='notes.txt in it would be lost'):
+        gguf_to_hf(converted[1].parents[1] / 'tiny.gguf', tmp_path)
+    assert (tmp_path / 'notes.txt').is_file()
 
 
 def test_user_errors_are_messages(tmp_path, capsys):

@@ -1,14 +1,17 @@
+import os
+
 import pytest
 import torch
 
 from pixelsail_mm.engine.checkpoint_files import (
+    check_replaceable,
     find_resumable,
     publish,
     replace_when_complete,
     verify_checkpoint,
     write_pointer,
 )
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 
 
 def save(path, value=1):
@@ -39,6 +42,47 @@ def test_folder_replaces_folder(tmp_path):
     publish(new, old)
     assert (old / 'x').read_text() == 'new'
     assert [entry.name for entry in tmp_path.iterdir()] == ['iter_2.pth']
+
+
+@pytest.mark.parametrize('form', ['{}/out/', '{}/link'])
+def test_folder_by_another_name_is_replaced(tmp_path, form):
+    """A slash at the end; a link, whose folder stays as it is."""
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'real' / 'x').write_text('old')
+    (tmp_path / 'link').symlink_to(tmp_path / 'real')
+    for text in ('first', 'second'):
+        with replace_when_complete(form.format(tmp_path)) as unfinished:
+            os.makedirs(unfinished)
+            with open(f'{unfinished}/x', 'w') as file:
+                file.write(text)
+    assert (tmp_path / form.format(tmp_path) / 'x').read_text() == 'second'
+    assert (tmp_path / 'real' / 'x').read_text() == 'old'
+    assert {entry.name for entry in tmp_path.iterdir()} <= {'out', 'link', 'real'}
+
+
+def test_folder_with_more_than_a_result_is_not_replaced(tmp_path):
+    check_replaceable(tmp_path / 'absent', ['*.safetensors'])
+    check_replaceable(tmp_path, ['*.safetensors'])
+    (tmp_path / 'a.safetensors').write_text('')
+    check_replaceable(tmp_path, ['*.safetensors'])
+    save(tmp_path / 'iter_2.pth')
+    with pytest.raises(ConfigError, match='iter_2.pth in it would be lost'):
+        check_replaceable(tmp_path, ['*.safetensors'])
+    with pytest.raises(ConfigError, match='is a file'):
+        check_replaceable(tmp_path / 'iter_2.pth', ['*'])
+
+
+def test_link_to_nothing_is_passed_over(tmp_path):
+    save(tmp_path / 'iter_2.pth')
+    (tmp_path / 'iter_9.pth').symlink_to(tmp_path / 'gone.pth')
+    assert find_resumable(tmp_path) == str(tmp_path / 'iter_2.pth')
+
+
+@pytest.mark.parametrize('content', [b'', b'\xff\xfe\x00'])
+def test_damaged_pointer_is_passed_over(tmp_path, content):
+    save(tmp_path / 'iter_2.pth')
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert find_resumable(tmp_path) == str(tmp_path / 'iter_2.pth')
 
 
 def test_pointer_decides(tmp_path):

@@ -7,9 +7,11 @@ from mmengine.config import Config
 
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
-from pixelsail_mm.engine.publish import publish_model
+from pixelsail_mm.engine.publish import publish_model, published_weights
+from pixelsail_mm.engine.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
+from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail, tokenizer_with
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 
 
@@ -51,6 +53,32 @@ def test_folder_works_elsewhere_and_without_the_training_files(trained, tmp_path
     assert str(tmp_path) not in (moved / 'config.py').read_text()
     assert init_model(moved, device='cpu').load_report is not None
     assert answer(moved)['masks'].shape[1:] == (30, 45)
+
+
+def test_rows_stay_with_the_tokens_they_were_trained_with(trained, tmp_path):
+    """The config names a tokenizer of as many tokens in another order."""
+    cfg, checkpoint = trained
+    source = tiny_pixel_sail(True, new_tokens=('<ship>', '<crane>'))
+    save_weights(source.state_dict(), checkpoint, vocabulary_metadata(source.tokenizer))
+    tokenizer_with(('<crane>', '<ship>')).save_pretrained(cfg.model.tokenizer)
+    model = init_model(publish_model(cfg, checkpoint, tmp_path / 'model'), device='cpu')
+    rows = [m.backbone.llm.get_input_embeddings().weight[m.tokenizer.convert_tokens_to_ids(token)]
+            for token in ('<crane>', '<ship>') for m in (source, model)]
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[2], rows[3])
+
+
+def test_work_directory_is_not_replaced(trained, tmp_path):
+    cfg, checkpoint = trained
+    with pytest.raises(ConfigError, match='tok in it would be lost .*name a new folder'):
+        publish_model(cfg, checkpoint, checkpoint.parent)
+    assert checkpoint.is_file()
+
+
+def test_tied_weights_are_converted_once(trained):
+    _, checkpoint = trained
+    state = published_weights(checkpoint, 'float16')
+    embedding = state['backbone.llm.model.embed_tokens.weight']
+    assert state['backbone.llm.lm_head.weight'] is embedding and embedding.dtype == torch.float16
 
 
 def test_half_precision_halves_the_file_and_hardly_changes_the_masks(trained, tmp_path):

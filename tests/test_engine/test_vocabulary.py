@@ -103,6 +103,15 @@ def test_header_and_tokenizer_file_say_the_same(tmp_path):
     assert stored_vocabulary(tmp_path.parent / 'elsewhere' / 'a.pth', {}) is None
 
 
+@pytest.mark.parametrize('entry', ['{', '[1]', '{"size": 3}',
+                                   '{"size": "x", "added": {}, "ordinary": "x"}',
+                                   '{"size": 3, "added": ["<p>"], "ordinary": "x"}'])
+def test_damaged_list_of_tokens_is_named(tmp_path, entry):
+    with pytest.raises(CheckpointError, match="a.safetensors: .*entry 'vocabulary'.* is damaged"):
+        stored_vocabulary(tmp_path / 'a.safetensors', dict(vocabulary=entry))
+    assert stored_vocabulary(tmp_path / 'a.pth', 'a note, as somebody kept it in meta') is None
+
+
 def test_unreadable_tokenizer_is_named(tmp_path):
     (tmp_path / 'tokenizer.json').write_text('{')
     with pytest.raises(CheckpointError, match='tokenizer.json: not a readable tokenizer'):

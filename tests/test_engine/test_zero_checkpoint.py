@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -186,6 +187,80 @@ def test_without_zero_the_module_is_read(tmp_path):
                tmp_path / 'mp_rank_00_model_states.pt')
     state = open_state(tmp_path)['state_dict']
     assert torch.equal(state['b'].read(), torch.arange(3))
+
+
+def write_stage1(folder, *shapes, **optimizer):
+    """Two processes' parts of one group of weights, 0, 1, 2, ... in order."""
+    sizes = {f'w{number}': torch.Size(shape) for number, shape in enumerate(shapes)}
+    total = sum(size.numel() for size in sizes.values())
+    values = torch.arange(total + -total % 4, dtype=torch.float32)
+    torch.save(dict(module=dict(buffer=torch.ones(2)), param_shapes=[sizes],
+                    shared_params=dict(tied='w0')), folder / 'mp_rank_00_model_states.pt')
+    for rank, part in enumerate(values.chunk(2)):
+        torch.save(dict(optimizer_state_dict=dict(
+            partition_count=[2], single_partition_of_fp32_groups=[part.clone()], **optimizer)),
+            folder / f'bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt')
+
+
+@pytest.mark.parametrize('optimizer', [dict(zero_stage=1), {}], ids=['named', 'bfloat16'])
+def test_stage_1_by_hand(tmp_path, optimizer):
+    """DeepSpeed's own optimizer for bfloat16 with float32 gradients does not name its stage."""
+    write_stage1(tmp_path, (2, 3), (1, ), **optimizer)
+    state = load_state(tmp_path)['state_dict']
+    assert state['w0'].tolist() == [[0, 1, 2], [3, 4, 5]] and state['w1'].tolist() == [6]
+    assert state['tied'] is state['w0'] and state['buffer'].tolist() == [1, 1]
+
+
+def test_compressed_part_is_refused(tmp_path):
+    """What lies in it are not values."""
+    from tests.test_engine.test_checkpoint import repack
+    write_stage1(tmp_path, (2, 3), zero_stage=1)
+    part = next(tmp_path.glob('*rank_1_*'))
+    part.rename(tmp_path / 'plain')
+    repack(tmp_path / 'plain', part, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match='rank_1_.*cannot be read in place'):
+        load_state(tmp_path)
+
+
+def test_folder_around_it_names_it(tmp_path):
+    """As DeepSpeed leaves it, with a file `latest`."""
+    folder = tmp_path / 'global_step7'
+    folder.mkdir()
+    (tmp_path / 'latest').write_text('global_step9')
+    write_stage1(folder, (2, 3), zero_stage=1)
+    with pytest.raises(CheckpointError, match='a folder with neither .*pass .*global_step7$'):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize('content', [dict(a=1), dict(module=None), dict(module=3),
+                                     dict(module={}, param_shapes=[dict(a=(2, ))])], ids=str)
+def test_other_layouts_are_refused(tmp_path, content):
+    write_stage1(tmp_path, (2, ), zero_stage=1)
+    torch.save(content, tmp_path / 'mp_rank_00_model_states.pt')
+    with pytest.raises(CheckpointError, match='not laid out as DeepSpeed 0.14'):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize('optimizer', [
+    None, {}, dict(zero_stage='x', partition_count=1), dict(partition_count=[[1]])], ids=str)
+def test_other_optimizers_are_refused(tmp_path, optimizer):
+    write_stage1(tmp_path, (2, ), zero_stage=1)
+    for part in tmp_path.glob('*optim_states.pt'):
+        torch.save(dict(optimizer_state_dict=optimizer), part)
+    with pytest.raises(CheckpointError, match='not the state of a ZeRO optimizer'):
+        load_state(tmp_path)
+
+
+def test_shards_do_not_replace_the_checkpoint(tmp_path):
+    work = tmp_path / 'run'
+    (work / 'iter_7.pth').mkdir(parents=True)
+    write_stage1(work / 'iter_7.pth', (2, 3), zero_stage=1)
+    for target in (work, work / 'iter_7.pth'):
+        with pytest.raises(ConfigError, match='in it would be lost'):
+            zero_to_safetensors(work / 'iter_7.pth', target, max_shard_size='1GB')
+    for size in ('16KB', '1GB'):  # the second replaces the first
+        zero_to_safetensors(work / 'iter_7.pth', work / 'out', max_shard_size=size)
+    assert set(load_state(work / 'out')['state_dict']) == {'w0', 'tied', 'buffer'}
 
 
 def test_tensor_parallel_model_is_refused(tmp_path):

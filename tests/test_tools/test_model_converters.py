@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.convert import convert_checkpoint
 from pixelsail_mm.engine.errors import explain
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.models.official_keys import UnknownKeysError, mm_to_official, official_to_mm
 
 
@@ -34,6 +34,7 @@ def test_round_trip_is_bit_for_bit(parity_dir, tmp_path, name, suffix):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_commands(repo_root, parity_dir, tmp_path):
     """Both tools as a user runs them."""
     source = f'{parity_dir}/weights.safetensors'
@@ -59,8 +60,9 @@ def test_unknown_names_are_listed(tmp_path):
 def test_user_errors_are_one_message(tmp_path):
     explained = explain(UnknownKeysError(['vision_tower.weight']))
     assert explained and 'vision_tower.weight' in explained
-    with pytest.raises(ValueError, match='suffix'):
+    with pytest.raises(ConfigError, match='suffix') as error:
         convert_checkpoint(tmp_path / 'a.pth', tmp_path / 'b.txt', official_to_mm)
+    assert explain(error.value)
 
 
 def test_truncated_source_leaves_the_target_alone(parity_dir, tmp_path):
@@ -112,6 +114,7 @@ def test_distillation_heads_are_not_exported():
     assert list(mm_to_official(state)) == ['single_transformer.model.vp_embed.weight']
 
 
+@pytest.mark.slow
 def test_zero_command(repo_root, tmp_path):
     """Shards of a DeepSpeed folder as a user puts them together; a wrong folder is one message."""
     from pixelsail_mm.testing.checkpoint_benchmark import write_zero3

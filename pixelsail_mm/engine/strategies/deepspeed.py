@@ -195,8 +195,8 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
                 pickle.UnpicklingError) as error:
             raise CheckpointError(
                 filename, f'cannot be resumed here ({one_line(error)})',
-                'use the ZeRO stage and number of processes it was saved with, or an earlier '
-                'checkpoint') from error
+                'use the config, the ZeRO stage and the number of processes it was saved with, or '
+                'an earlier checkpoint') from error
         self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
                                                    self.dispatch_kwargs['max_iters'])
         return checkpoint

@@ -137,7 +137,7 @@ class SegTokenMaskHead(BaseModule):
             ori_shape: ``(H,W)`` in pixels.
 
         Returns:
-            Boolean masks ``(n,H,W)``, and scores ``(n,)``, float32 whatever the logits are: the mean
+            Boolean masks ``(n,H,W)``, and float32 scores ``(n,)`` whatever the logits are: the mean
             probability inside each mask (0 for an empty one).
         """
         if len(logits) == 0:
