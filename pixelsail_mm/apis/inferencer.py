@@ -34,7 +34,8 @@ class PixelSAILInferencer(BaseInferencer):
         show_progress: Show a progress bar over batches.
 
     Raises:
-        ConfigError: The config has no inference pipeline, or one made for training.
+        ConfigError: The config has no inference pipeline, or one made for training; or the model
+            given has no ``cfg``.
 
     Example:
         >>> ask = PixelSAILInferencer('demo/checkpoints/pixelsail_tiny_grounding')  # doctest: +SKIP
@@ -53,6 +54,9 @@ class PixelSAILInferencer(BaseInferencer):
             if weights is not None:
                 raise ConfigError('weights are only loaded when the model is built here; pass a '
                                   'config with them, or the finished model alone')
+            if getattr(model, 'cfg', None) is None:
+                raise ConfigError(f'{type(model).__name__} has no `cfg` to take the pipeline from; '
+                                  'pass a model that init_model made, or a config or folder')
             self._built = (model if device is None else model.to(device)).eval()
         else:
             self._built = init_model(model, weights, device)
@@ -94,13 +98,15 @@ class PixelSAILInferencer(BaseInferencer):
 
         Raises:
             BadSampleError: An input is unusable; names input, key and remedy.
+            ValueError: Lists of different lengths, or a number below 1.
         """
         several = any(isinstance(value, (list, tuple)) for value in (image, text))
         columns = make_columns(several, ('image', 'text'), image=image, text=text, prompts=prompts,
                                history=history, answer_prefix=answer_prefix)
         records = [make_record(f'input {i}', *values) for i, values in enumerate(zip(*columns))]
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ValueError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        for key, value in dict(max_new_tokens=max_new_tokens, batch_size=batch_size).items():
+            if value is not None and value < 1:
+                raise ValueError(f'{key} must be at least 1, got {value}')
         results = super().__call__(records, batch_size=batch_size, max_new_tokens=max_new_tokens,
                                    return_visualization=return_visualization)
         for record, result in zip(records, results):

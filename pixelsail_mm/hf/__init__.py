@@ -1,10 +1,17 @@
 """Pixel-SAIL for Hugging Face Transformers; importing it registers the Auto classes.
 
-``AutoConfig``, ``AutoModelForCausalLM``, ``AutoImageProcessor`` and ``AutoProcessor`` then open the
-folders that ``tools/model_converters/export_hf.py`` writes, without ``trust_remote_code``.
+``AutoConfig``, ``AutoModelForCausalLM``, ``AutoModelForImageTextToText``, ``AutoImageProcessor``
+and ``AutoProcessor`` then open the folders that ``tools/model_converters/export_hf.py`` writes,
+without ``trust_remote_code``.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 
 from pixelsail_mm.hf.configuration import PixelSAILConfig
 from pixelsail_mm.hf.modeling import PixelSAILForCausalLM, PixelSAILGenerateOutput
@@ -12,6 +19,7 @@ from pixelsail_mm.hf.processing import PixelSAILImageProcessor, PixelSAILProcess
 
 AutoConfig.register(PixelSAILConfig.model_type, PixelSAILConfig)
 AutoModelForCausalLM.register(PixelSAILConfig, PixelSAILForCausalLM)
+AutoModelForImageTextToText.register(PixelSAILConfig, PixelSAILForCausalLM)
 AutoImageProcessor.register(PixelSAILConfig, slow_image_processor_class=PixelSAILImageProcessor)
 AutoProcessor.register(PixelSAILConfig, PixelSAILProcessor)
 

@@ -61,7 +61,7 @@ class ChatFormat:
         Raises:
             ValueError: The last answer is finished.
         """
-        if not (self.head or self.suffix in text or text.endswith(self.tail)):
+        if not self.tail or not (self.head or self.suffix in text or text.endswith(self.tail)):
             # Without an opening only the end tells a rendered question from a plain one.
             return [], text, ''
         turns: list[tuple[str, str]] = []
@@ -76,6 +76,9 @@ class ChatFormat:
             if not rest.startswith(start) or not found:
                 return [], text, ''
             answer, closed, rest = behind.partition(self.suffix)
+            if not closed and answer.endswith(tail):
+                # A short tail, such as a line break, may stand in the question too.
+                question, answer = f'{question}{found}{answer.removesuffix(tail)}', ''
             turns.append((question, answer))
         return turns[:-1], *turns[-1]
 

@@ -9,6 +9,7 @@ from mmengine.registry import Registry
 from transformers import AutoConfig, PretrainedConfig
 
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.registry import MODELS, TRANSFORMS
 
 
 class PixelSAILConfig(PretrainedConfig):
@@ -23,7 +24,7 @@ class PixelSAILConfig(PretrainedConfig):
         **kwargs: See ``PretrainedConfig``; ``eos_token_id`` and ``pad_token_id`` are needed.
 
     Raises:
-        ConfigError: One of the first three is missing.
+        ConfigError: One of the first three is missing or cannot be what it should be.
     """
 
     model_type = 'pixelsail'
@@ -36,10 +37,12 @@ class PixelSAILConfig(PretrainedConfig):
                  special_tokens: Mapping[str, int] | None = None, **kwargs) -> None:
         parts = dict(text_config=text_config, model=model, special_tokens=special_tokens)
         for key, value in parts.items():
-            if not value:
-                raise ConfigError(f'config.json: key {key!r} is missing; write the folder with '
-                                  'tools/model_converters/export_hf.py')
+            _require(value, key, (Mapping, PretrainedConfig))
+        _require(model.get('type'), 'model.type', str)
+        _require(model.get('backbone'), 'model.backbone', Mapping)
+        _require(model['backbone'].get('type'), 'model.backbone.type', str)
         if isinstance(text_config, Mapping):
+            _require(text_config.get('model_type'), 'text_config.model_type', str)
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = text_config
         self.model = dict(model)
@@ -56,13 +59,36 @@ class PixelSAILConfig(PretrainedConfig):
         Raises:
             ConfigError: See :func:`check_types`.
         """
-        from pixelsail_mm.registry import MODELS
         source = f'config.json of {self.name_or_path or "the model"}'
         settings = copy.deepcopy(self.model)
         check_types(settings, MODELS, source)
         settings['backbone'].update(llm=self.text_config.to_diff_dict(),
                                     vocab_size=self.text_config.vocab_size)
         return dict(settings, tokenizer=tokenizer, distill=[])
+
+
+def _require(value: Any, key: str, kinds: type | tuple[type, ...]) -> None:
+    if not value or not isinstance(value, kinds):
+        raise ConfigError(f'config.json: key {key!r} is missing or of the wrong type; write the '
+                          'folder with tools/model_converters/export_hf.py')
+
+
+def check_stages(stages: Any, source: str) -> list[dict[str, Any]]:
+    """Configs of transforms from a data file, after a check that they can be built.
+
+    Args:
+        stages: What the file holds as ``transforms``.
+        source: The file, for messages.
+
+    Raises:
+        ConfigError: They are no configs of transforms; also see :func:`check_types`.
+    """
+    if not isinstance(stages, (list, tuple)) or not stages or not all(
+            isinstance(stage, Mapping) and 'type' in stage for stage in stages):
+        raise ConfigError(f"{source}: key 'transforms' is missing or no list of objects with a "
+                          "'type'; write the folder with tools/model_converters/export_hf.py")
+    check_types(stages, TRANSFORMS, source)
+    return [dict(stage) for stage in stages]
 
 
 def check_types(node: Any, registry: Registry, source: str) -> None:

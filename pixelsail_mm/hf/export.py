@@ -13,11 +13,22 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
 from pixelsail_mm.datasets.templates import resolve_prompt_template
-from pixelsail_mm.engine.checkpoint import apply_weights
-from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.checkpoint import apply_weights, open_state
+from pixelsail_mm.engine.checkpoint_files import (
+    BASE_FILES,
+    check_replaceable,
+    replace_when_complete,
+)
 from pixelsail_mm.engine.publish import check_publishable, portable_model, published_weights
-from pixelsail_mm.errors import CheckpointError, ConfigError
+from pixelsail_mm.engine.vocabulary import (
+    Vocabulary,
+    VocabularyError,
+    plan_rows,
+    stored_vocabulary,
+)
+from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
 from pixelsail_mm.hf.configuration import PixelSAILConfig
+from pixelsail_mm.hf.folder import check_model_type
 from pixelsail_mm.hf.model_card import write_model_card
 from pixelsail_mm.hf.modeling import PixelSAILForCausalLM
 from pixelsail_mm.hf.processing import PixelSAILImageProcessor, PixelSAILProcessor
@@ -31,6 +42,7 @@ from pixelsail_mm.tokenization import (
 
 _CHAT_TOKENS = ('<|im_start|>', '<|im_end|>')
 _CONVERSATION = 'BuildConversation'
+_FILES = (*BASE_FILES, 'preprocessor_config.json', 'processor_config.json', 'README.md')
 
 
 def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
@@ -44,31 +56,46 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
         checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
         folder: Folder to write.
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``; None keeps what the checkpoint has.
-        max_shard_size: Largest size of a file of weights.
+        max_shard_size: Largest size of a file of weights, e.g. ``'500MB'``; a number counts bytes.
 
     Returns:
         The folder.
 
     Raises:
         ConfigError: The config lacks ``model`` or a pipeline for prediction, has a part that is
-            not registered, or ``dtype`` is unknown.
+            not registered, ``dtype`` or ``max_shard_size`` is unknown, or the folder has other
+            things in it.
         CheckpointError: The checkpoint cannot be read, is not merged, or does not fit the config.
     """
     check_publishable(cfg, dtype)
+    shard_size = _bytes(max_shard_size)
+    target = Path(folder).absolute()
+    check_replaceable(target, _FILES)
+    if (target / 'config.json').is_file():
+        check_model_type(target / 'config.json')
     processor = _processor(cfg)
     settings = portable_model(cfg)
     config = _config(settings, processor.tokenizer)
+    _check_tokens(checkpoint, processor.tokenizer, config.text_config.vocab_size)
     model = _with_weights(config, published_weights(checkpoint, dtype), checkpoint)
     model.generation_config = GenerationConfig(
         eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
         **settings['generation'])
-    target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(target) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=max_shard_size)
+        model.save_pretrained(unfinished, max_shard_size=shard_size)
         processor.save_pretrained(unfinished)
         write_model_card(model, Path(unfinished), name=target.name)
-    return target
+    return Path(folder)
+
+
+def _bytes(size: str | int) -> int:
+    """A size such as ``'500MB'`` as a number."""
+    from accelerate.utils import convert_file_size_to_int
+    try:
+        return convert_file_size_to_int(size)
+    except ValueError as error:
+        raise ConfigError(f'max_shard_size: {first_line(error)}') from error
 
 
 def _config(settings: dict[str, Any], tokenizer) -> PixelSAILConfig:
@@ -110,6 +137,21 @@ def _processor(cfg: Config) -> PixelSAILProcessor:
     return processor
 
 
+def _check_tokens(checkpoint: str | os.PathLike, tokenizer: Any, rows: int) -> None:
+    """Refuse a table of as many rows whose tokens have another order, where the order is known."""
+    stored = stored_vocabulary(Path(checkpoint).expanduser(), open_state(checkpoint).get('meta'))
+    if stored is None:
+        return
+    try:
+        plan = plan_rows(stored, rows, Vocabulary.of_tokenizer(tokenizer), rows)
+    except VocabularyError as error:
+        raise CheckpointError(checkpoint, error.reason, error.remedy) from error
+    if plan is not None:
+        raise CheckpointError(checkpoint, "was trained with other tokens than the config's "
+                              f'tokenizer has: {plan.summary}',
+                              'give the config and the tokenizer it was trained with')
+
+
 def _with_weights(config: PixelSAILConfig, state: dict[str, Tensor],
                   source: str | os.PathLike) -> PixelSAILForCausalLM:
     """The model, its parameters being the tensors of ``state`` themselves."""
@@ -119,11 +161,7 @@ def _with_weights(config: PixelSAILConfig, state: dict[str, Tensor],
     with warnings.catch_warnings():
         # Nothing is copied into a model without memory; the check is what counts.
         warnings.filterwarnings('ignore', message='.*copying from a non-meta parameter')
-        report = apply_weights(model.model, state, str(source))
-    if report.resized:
-        key, file, ours, _ = report.resized[0]
-        raise CheckpointError(source, f'{key} has {file[0]} rows, the tokenizer {ours[0]} tokens',
-                              'give the config it was trained with')
+        apply_weights(model.model, state, str(source))
     own = model.model.state_dict()
     model.model.load_state_dict(
         {key: value.reshape(own[key].shape) for key, value in state.items() if key in own},

@@ -9,11 +9,14 @@ from typing import Any
 from mmengine.config import Config
 from transformers import GenerationConfig
 
-from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.hf.configuration import PixelSAILConfig, check_types
-from pixelsail_mm.registry import SCOPE, TRANSFORMS
+from pixelsail_mm.errors import ConfigError, first_line
+from pixelsail_mm.hf.configuration import PixelSAILConfig, check_stages
+from pixelsail_mm.hf.generation import check_generation
+from pixelsail_mm.registry import SCOPE
 
-_NOT_SETTINGS = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'transformers_version')
+# Not for each call (there is one answer to each question), or given by the model.
+_NOT_SETTINGS = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'num_return_sequences',
+                 'return_dict_in_generate', 'transformers_version')
 _PROCESSOR_FILES = ('preprocessor_config.json', 'processor_config.json')
 
 
@@ -30,30 +33,53 @@ def read_folder(folder: Path) -> Config:
         ConfigError: The folder holds another model, lacks a file, or one cannot be read.
     """
     path = folder / 'config.json'
+    check_model_type(path)
+    try:
+        config = PixelSAILConfig.from_pretrained(folder)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f'{path}: {first_line(error)}') from error
+    model = config.model_settings(str(folder))
+    model['generation'] = _read_generation(folder / 'generation_config.json')
+    pipeline = []
+    for name in _PROCESSOR_FILES:
+        stages = check_stages(_read_json(folder / name).get('transforms'), str(folder / name))
+        pipeline += [_with_tokenizer(stage, folder) for stage in stages]
+    return Config(dict(default_scope=SCOPE, model=model, test_pipeline=pipeline),
+                  filename=str(path))
+
+
+def check_model_type(path: Path) -> None:
+    """Check that a ``config.json`` is one of a Pixel-SAIL.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: It is of another model or cannot be read.
+    """
     kind = _read_json(path).get('model_type')
     if kind != PixelSAILConfig.model_type:
         raise ConfigError(f'{path}: model_type is {kind!r}, not {PixelSAILConfig.model_type!r}; '
                           'this is no Pixel-SAIL (a base for one goes into model.backbone.llm)')
+
+
+def _read_generation(path: Path) -> dict[str, Any]:
+    """``model.generation`` of ``generation_config.json``, which may be absent.
+
+    Only settings that Transformers knows: it ignores others in this file, but ``generate`` takes
+    ``custom_generate`` and ``trust_remote_code`` as arguments and would run code.
+    """
+    if not path.is_file():
+        return {}
     try:
-        config = PixelSAILConfig.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f'{path}: {str(error).splitlines()[0]}') from error
-    model = config.model_settings(str(folder))
-    if (folder / 'generation_config.json').is_file():
-        generation = GenerationConfig.from_pretrained(folder).to_diff_dict()
-        model['generation'] = dict(do_sample=False) | {
-            key: value for key, value in generation.items()
-            if key not in _NOT_SETTINGS and not key.startswith('_')}
-    pipeline = []
-    for name in _PROCESSOR_FILES:
-        stages = _read_json(folder / name).get('transforms')
-        if not stages:
-            raise ConfigError(f'{folder / name}: key \'transforms\' is missing; write the folder '
-                              'with tools/model_converters/export_hf.py')
-        check_types(stages, TRANSFORMS, str(folder / name))
-        pipeline += [_with_tokenizer(stage, folder) for stage in stages]
-    return Config(dict(default_scope=SCOPE, model=model, test_pipeline=pipeline),
-                  filename=str(path))
+        settings = GenerationConfig.from_dict(_read_json(path))
+        check_generation(settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'{path}: {first_line(error)}') from error
+    known = vars(GenerationConfig())
+    return dict(do_sample=False) | {
+        key: value for key, value in settings.to_diff_dict().items()
+        if key in known and key not in _NOT_SETTINGS and not key.startswith('_')}
 
 
 def _with_tokenizer(stage: dict[str, Any], folder: Path) -> dict[str, Any]:

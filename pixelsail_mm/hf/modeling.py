@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
@@ -10,17 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, PreTrainedTokenizer
 from transformers.modeling_outputs import CausalLMOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
 from pixelsail_mm.hf.configuration import PixelSAILConfig
+from pixelsail_mm.hf.generation import check_generation
 from pixelsail_mm.models.generation import generate_answers
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
-
-#: What generation could return and ours does not keep.
-_NOT_RETURNED = ('output_scores', 'output_logits', 'output_attentions', 'output_hidden_states')
 
 
 @dataclass
@@ -68,15 +65,18 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             torch.set_default_dtype(dtype)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
-        if not next(self.model.parameters()).is_meta:
-            for module in self.model.modules():
-                module._is_hf_initialized = True
+        # Only `from_pretrained` builds without memory; it draws what the checkpoint then lacks.
+        drawn = not next(self.model.parameters()).is_meta
+        for module in self.model.modules():
+            module._is_hf_initialized = drawn
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw what a checkpoint lacks as PyTorch does."""
+        """Draw what a checkpoint lacks: as PyTorch does, or Transformers for its own modules."""
         if hasattr(module, 'reset_parameters'):
             module.reset_parameters()
+        else:
+            super()._init_weights(module)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings."""
@@ -94,11 +94,13 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         """Replace the output head."""
         self.model.backbone.llm.set_output_embeddings(value)
 
+    @can_return_tuple
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None,
                 pixel_values: Tensor | None = None, image_sizes: Tensor | None = None,
                 image_grids: Tensor | None = None, prompt_map: Tensor | None = None,
                 labels: Tensor | None = None, answer_mask: Tensor | None = None,
-                original_sizes: Tensor | None = None) -> CausalLMOutput:
+                original_sizes: Tensor | None = None,
+                num_items_in_batch: Tensor | int | None = None, **kwargs: Any) -> CausalLMOutput:
         """One pass over whole sequences; what the inputs are: :mod:`pixelsail_mm.hf.batching`.
 
         Args:
@@ -112,10 +114,20 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
                 all other tokens. Losses of masks belong to training with ``tools/train.py``.
             answer_mask: Taken because the processor gives it; only ``generate`` uses it.
             original_sizes: Likewise.
+            num_items_in_batch: Divisor of ``loss`` in place of the number of labels; ``Trainer``
+                gives that of all accumulated batches.
+            **kwargs: What PEFT and trainers pass to every decoder (``output_attentions``, ...),
+                None or False. ``return_dict=False`` gives a tuple.
 
         Returns:
             ``loss`` (with labels) and ``logits`` ``(B,L,V)``, zero on padding.
+
+        Raises:
+            TypeError: An argument is not supported; names it.
         """
+        unknown = [key for key, value in kwargs.items() if value is not None and value is not False]
+        if unknown:
+            raise TypeError(f'{type(self).__name__}.forward: {", ".join(unknown)} not supported')
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         targets = torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels
@@ -126,7 +138,8 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=inputs['labels'],
-                                      vocab_size=logits.shape[-1])
+                                      vocab_size=logits.shape[-1],
+                                      num_items_in_batch=num_items_in_batch)
         places = attention_mask.bool().to(logits.device)
         lengths = places.sum(1, keepdim=True)
         used = torch.arange(logits.shape[1], device=logits.device) < lengths
@@ -157,33 +170,31 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             prompt_map: See there.
             answer_mask: None without a forced beginning of the answer.
             original_sizes: Sizes of the masks; None for those of the resized images.
-            generation_config: ``self.generation_config`` by default.
+            generation_config: Settings; ``self.generation_config`` for those it does not set.
             **kwargs: Settings that overrule it (``max_new_tokens``, ``do_sample``,
                 ``return_dict_in_generate``, ...), and ``streamer``, ``logits_processor``,
-                ``stopping_criteria`` as for other models. Beam search is not supported.
+                ``stopping_criteria`` as for other models.
 
         Returns:
             ``(B,L+T)`` ids, or with ``return_dict_in_generate=True`` a
             :class:`PixelSAILGenerateOutput`, which has the masks.
 
         Raises:
-            ValueError: A setting is not supported; names it.
+            ValueError: See :func:`~pixelsail_mm.hf.generation.check_generation`.
         """
-        settings = copy.deepcopy(generation_config or self.generation_config)
-        extras = settings.update(**kwargs)
-        ignored = [key for key in _NOT_RETURNED if getattr(settings, key, None)]
-        if ignored:
-            raise ValueError(f'generate: {", ".join(ignored)} not supported; forward gives logits')
-        if settings.num_beams > 1:
-            raise ValueError('generate: num_beams > 1 is not supported; sampling is')
+        settings, extras = self._prepare_generation_config(generation_config, **kwargs)
+        check_generation(settings, extras.get('assistant_model'))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         forced = torch.zeros_like(input_ids) if answer_mask is None else answer_mask
         samples = unpad_samples(
             input_ids, attention_mask, torch.where(forced.bool(), input_ids, IGNORE_INDEX),
             pixel_values, image_sizes, image_grids, prompt_map)
-        sizes = image_sizes if original_sizes is None else original_sizes
-        sizes = [(0, 0)] * len(samples) if sizes is None else sizes.tolist()
+        if original_sizes is not None:
+            sizes = original_sizes.tolist()
+        else:
+            sizes = [(0, 0) if sample['image'] is None else sample['image'].shape[1:]
+                     for sample in samples]
         copies = range(settings.num_return_sequences)
         settings.num_return_sequences = 1
         batch = self._preprocess(
@@ -192,8 +203,7 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
              for _ in copies])
         extras['generation_config'] = settings
         if settings.eos_token_id is not None:
-            stops = settings.eos_token_id
-            extras['eos_token_id'] = list(stops) if isinstance(stops, (list, tuple)) else [stops]
+            extras['eos_token_id'] = torch.as_tensor(settings.eos_token_id).flatten().tolist()
         answers = generate_answers(self.model, batch['inputs'], batch['data_samples'], extras)
         sequences = self._sequences(input_ids.repeat_interleave(len(copies), dim=0),
                                     [answer.pred_token_ids for answer in answers])

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import ModelOutput
 
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_image_record, make_record
 from pixelsail_mm.datasets.transforms import BuildConversation
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IMAGE_KEYS, TEXT_KEYS, pad_images, pad_samples
 from pixelsail_mm.hf.chat import ChatFormat
-from pixelsail_mm.hf.configuration import check_types
+from pixelsail_mm.hf.configuration import check_stages
 from pixelsail_mm.registry import TRANSFORMS
 
 #: Arguments that processors usually take and that have one meaning here whatever their value.
@@ -29,11 +31,10 @@ def build_stages(transforms: Sequence[dict], **defaults: Any) -> list:
         **defaults: Settings of every transform that needs a tokenizer.
 
     Raises:
-        ConfigError: One of them is not registered.
+        ConfigError: See :func:`~pixelsail_mm.hf.configuration.check_stages`.
     """
-    check_types(transforms, TRANSFORMS, 'the processor')
     return [TRANSFORMS.build(stage | defaults if stage['type'] == 'BuildConversation' else stage)
-            for stage in transforms]
+            for stage in check_stages(transforms, 'the processor')]
 
 
 class PixelSAILImageProcessor(BaseImageProcessor):
@@ -50,7 +51,7 @@ class PixelSAILImageProcessor(BaseImageProcessor):
 
     def __init__(self, transforms: Sequence[dict] = (), **kwargs) -> None:
         super().__init__(**kwargs)
-        self.transforms = [dict(stage) for stage in transforms]
+        self.transforms = transforms
 
     def apply(self, record: dict) -> dict:
         """Run the stages on one canonical record."""
@@ -103,7 +104,7 @@ class PixelSAILProcessor(ProcessorMixin):
                  transforms: Sequence[dict] = (), chat_template: str | None = None) -> None:
         super().__init__(image_processor, tokenizer,
                          chat_template=chat_template or tokenizer.chat_template)
-        self.transforms = [dict(stage) for stage in transforms]
+        self.transforms = transforms
 
     @cached_property
     def _stages(self) -> list:
@@ -111,7 +112,11 @@ class PixelSAILProcessor(ProcessorMixin):
 
     @cached_property
     def _conversation(self) -> BuildConversation:
-        return next(stage for stage in self._stages if isinstance(stage, BuildConversation))
+        for stage in self._stages:
+            if isinstance(stage, BuildConversation) and stage.generation:
+                return stage
+        raise ConfigError('the processor has no BuildConversation with generation=True among its '
+                          'transforms; check processor_config.json')
 
     @cached_property
     def chat_format(self) -> ChatFormat:
@@ -155,15 +160,31 @@ class PixelSAILProcessor(ProcessorMixin):
         if unknown:
             raise TypeError(f'{type(self).__name__}: {", ".join(unknown)} not supported')
         several = isinstance(text, (list, tuple))
+        if several and not text:
+            raise ValueError('text: an empty list; give at least one question')
         if isinstance(images, (list, tuple)):
             # For one conversation Transformers' chat template wraps the image twice.
             images = [_only(image) for image in images] if several else _only(_only(images))
-        columns = make_columns(several, ('text', ), image=images, text=text,
-                               prompts=visual_prompts, history=history,
+        columns = make_columns(several, ('text', ), images=images, text=text,
+                               visual_prompts=visual_prompts, history=history,
                                answer_prefix=answer_prefix)
         return BatchFeature(pad_samples(
             [self._sample(f'input {i}', *values) for i, values in enumerate(zip(*columns))],
             self._conversation.tokens.pad))
+
+    def apply_chat_template(self, conversation: Sequence, chat_template: str | None = None,
+                            **kwargs: Any) -> Any:
+        """See ``ProcessorMixin.apply_chat_template``.
+
+        Raises:
+            ValueError: ``continue_final_message`` with a prompt template that has no text in front
+                of a question: where the last question ends could not be seen any more.
+        """
+        if kwargs.get('continue_final_message') and not self.chat_format.head:
+            raise ValueError('continue_final_message: the prompt template of this model has no text'
+                             ' in front of a question; pass the beginning of the answer to the '
+                             'processor as answer_prefix')
+        return super().apply_chat_template(conversation, chat_template, **kwargs)
 
     def _sample(self, name: str, image: ImageInput, text: str, prompts: Any,
                 history: Sequence | None, answer_prefix: str | None) -> dict:
@@ -178,13 +199,15 @@ class PixelSAILProcessor(ProcessorMixin):
             result = stage(result)
         return result
 
-    def post_process_answers(self, sequences: Tensor, inputs: BatchFeature) -> list[str]:
+    def post_process_answers(self, sequences: Tensor | ModelOutput,
+                             inputs: BatchFeature) -> list[str]:
         """Text of the answers, as ``PixelSAILInferencer`` gives it: ``[SEG]`` stays visible.
 
         Args:
             sequences: What ``generate`` returned (or its ``sequences``).
             inputs: What it was given.
         """
+        sequences = getattr(sequences, 'sequences', sequences)
         tokens, prompts = self._conversation.tokens, inputs['input_ids']
         unspoken = {tokens.eos, tokens.pad, self.tokenizer.convert_tokens_to_ids('<|im_end|>')}
         copies = len(sequences) // len(prompts)

@@ -102,8 +102,9 @@ def test_max_new_tokens(ask, shipped):
     ask_raw(picture(), TEXT, max_new_tokens=2)
     ask_raw(picture(), TEXT)
     assert lengths == [4, 2, 4]
-    with pytest.raises(ValueError, match='at least 1, got 0'):
-        ask(picture(), TEXT, max_new_tokens=0)
+    for key in ('max_new_tokens', 'batch_size'):
+        with pytest.raises(ValueError, match=f'{key} must be at least 1, got 0'):
+            ask(picture(), TEXT, **{key: 0})
 
 
 def test_turns_continue(ask):
@@ -164,6 +165,9 @@ def test_a_finished_model_is_used_as_it_is(shipped):
     assert ask.model is model and not model.training
     with pytest.raises(ConfigError, match='finished model alone'):
         PixelSAILInferencer(model, weights='x.pth')
+    del model.cfg
+    with pytest.raises(ConfigError, match='PixelSAIL has no `cfg`'):
+        PixelSAILInferencer(model)
 
 
 @pytest.mark.parametrize('change, message', [

@@ -6,13 +6,15 @@ from copy import deepcopy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.engine.checkpoint import load_state, save_weights
+from pixelsail_mm.engine.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.hf.export import export_hf
+from pixelsail_mm.testing.checkpoint_cases import NEW_TOKENS, tokenizer_with
 from pixelsail_mm.testing.tiny_models import TINY_LLM
 
 EXPORTED = {'config.json', 'generation_config.json', 'model.safetensors', 'tokenizer.json',
@@ -99,6 +101,58 @@ def test_incomplete_config(folder, key):
         init_model(folder, device='cpu')
 
 
+@pytest.mark.parametrize('key, spoil', [
+    ('model', lambda content: content.update(model=['a'])),
+    ('special_tokens', lambda content: content.update(special_tokens='[SEG]')),
+    ('text_config', lambda content: content.update(text_config=[1])),
+    ('text_config.model_type', lambda content: content['text_config'].pop('model_type')),
+    ('model.type', lambda content: content['model'].pop('type')),
+    ('model.backbone', lambda content: content['model'].update(backbone='SingleTransformer')),
+    ('model.backbone.type', lambda content: content['model']['backbone'].pop('type'))])
+def test_config_of_wrong_form(folder, key, spoil):
+    edit(folder / 'config.json', spoil)
+    for opened in (init_model, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(ConfigError, match=f"config.json: key '{key}' is missing or of"):
+            opened(folder)
+
+
+@pytest.mark.parametrize('text, message', [
+    ('{"num_beams": 3}', 'beam search is not supported'), ('[1]', 'holds a list'),
+    ('{"max_new_tokens": "four"}', 'int'), ('{', 'not valid JSON'),
+    ('{"cache_implementation": "static"}', "'static' is not supported")])
+def test_unusable_generation_settings(folder, text, message):
+    (folder / 'generation_config.json').write_text(text)
+    with pytest.raises(ConfigError, match=f'generation_config.json: .*{message}'):
+        init_model(folder, device='cpu')
+
+
+def test_one_answer_to_each_question(folder, image):
+    """Further answers to the first question would be taken for those to the second."""
+    expected = PixelSAILInferencer(folder, device='cpu')(image, ['What?', 'Who?'], batch_size=2)
+    edit(folder / 'generation_config.json', lambda content: content.update(
+        num_return_sequences=2, do_sample=True, top_k=1, return_dict_in_generate=True))
+    got = PixelSAILInferencer(folder, device='cpu')(image, ['What?', 'Who?'], batch_size=2)
+    assert [one['text'] for one in got] == [one['text'] for one in expected]
+
+
+@pytest.mark.parametrize('name', ['processor_config.json', 'preprocessor_config.json'])
+@pytest.mark.parametrize('stages', [None, 'LoadImage', ['LoadImage'], [dict(generation=True)],
+                                    dict(type='LoadImage')])
+def test_unusable_transforms(folder, name, stages):
+    edit(folder / name, lambda content: content.update(transforms=stages))
+    for opened in (lambda: init_model(folder, device='cpu'),
+                   lambda: AutoProcessor.from_pretrained(folder)(text='What?')):
+        with pytest.raises(ConfigError, match="'transforms' is missing or no list"):
+            opened()
+
+
+def test_processor_for_training(folder):
+    edit(folder / 'processor_config.json',
+         lambda content: content['transforms'][0].update(generation=False))
+    with pytest.raises(ConfigError, match='generation=True.*processor_config.json'):
+        AutoProcessor.from_pretrained(folder)(text='What?')
+
+
 def test_unknown_decoder(folder):
     edit(folder / 'config.json', lambda content: content['text_config'].update(model_type='new'))
     with pytest.raises(ConfigError, match='config.json: .*new'):
@@ -118,7 +172,6 @@ def test_code_in_a_config_does_not_run(folder, tmp_path, part):
 
 
 def test_code_in_a_processor_does_not_run(folder, tmp_path):
-    from transformers import AutoProcessor
     trap = dict(type='os.makedirs', name=str(tmp_path / 'ran'))
     edit(folder / 'preprocessor_config.json',
          lambda content: content['transforms'].insert(0, trap))
@@ -127,6 +180,22 @@ def test_code_in_a_processor_does_not_run(folder, tmp_path):
         with pytest.raises(ConfigError, match="type 'os.makedirs' is not a registered transform"):
             opened()
     assert not (tmp_path / 'ran').exists()
+
+
+def test_code_in_generation_settings_does_not_run(folder, tmp_path, image):
+    """`generate` takes both as arguments; Transformers does not read them from this file."""
+    (tmp_path / 'custom_generate').mkdir()
+    (tmp_path / 'custom_generate' / 'generate.py').write_text(
+        f'open({str(tmp_path / "ran")!r}, "w")\ndef generate(model, **kwargs): pass\n')
+    edit(folder / 'generation_config.json', lambda content: content.update(
+        custom_generate=str(tmp_path), trust_remote_code=True, chat_format='of a base'))
+    ask = PixelSAILInferencer(folder, device='cpu')
+    assert ask(image, 'What is it?')['masks'].ndim == 3
+    assert not (tmp_path / 'ran').exists()
+    (folder / 'generation_config.json').unlink()
+    edit(folder / 'config.json', lambda content: content['model'].update(
+        generation=dict(custom_generate=str(tmp_path))))
+    assert 'custom_generate' not in init_model(folder, device='cpu').generation
 
 
 def test_a_file_cannot_ask_for_remote_code(folder):
@@ -145,6 +214,18 @@ def test_lora_is_to_be_merged_first(training, tmp_path):
     assert not (tmp_path / 'hf').exists()
 
 
+def test_rows_of_other_tokens_are_refused(training, tmp_path):
+    """As many tokens in another order: every answer would be wrong without a word."""
+    state = load_state(training.checkpoint)['state_dict']
+    other = tokenizer_with(NEW_TOKENS[::-1])
+    save_weights(state, tmp_path / 'other.safetensors', vocabulary_metadata(other))
+    with pytest.raises(CheckpointError, match='other tokens .*2 moved .*give the config'):
+        export_hf(training.cfg, tmp_path / 'other.safetensors', tmp_path / 'hf')
+    ours = vocabulary_metadata(tokenizer_with())
+    save_weights(state, tmp_path / 'ours.safetensors', ours)
+    assert export_hf(training.cfg, tmp_path / 'ours.safetensors', tmp_path / 'hf').is_dir()
+
+
 def test_settings_of_lora_training_are_left_out(training, tmp_path):
     cfg = deepcopy(training.cfg)
     cfg.model.backbone.lora = dict(r=4)
@@ -159,6 +240,29 @@ def test_incomplete_checkpoint(training, tmp_path):
     with pytest.raises(CheckpointError, match='missing: neck.'):
         export_hf(training.cfg, tmp_path / 'part.safetensors', tmp_path / 'hf')
     assert list(tmp_path.iterdir()) == [tmp_path / 'part.safetensors']
+
+
+def test_only_an_export_is_replaced(training, tmp_path, monkeypatch):
+    folder = export_hf(training.cfg, training.checkpoint, tmp_path / 'hf')
+    assert export_hf(training.cfg, training.checkpoint, folder, 'float16') == folder
+    assert init_model(folder, device='cpu').load_report.missing == []
+    (folder / 'notes.txt').write_text('mine')
+    base, file = tmp_path / 'base', tmp_path / 'file'
+    base.mkdir()
+    (base / 'config.json').write_text(json.dumps(TINY_LLM))
+    file.write_text('mine')
+    monkeypatch.chdir(folder)
+    for target, message in ((folder, 'notes.txt in it would be lost'), ('.', 'notes.txt'),
+                            (base, "model_type is 'qwen2'"), (file, 'is a file')):
+        with pytest.raises(ConfigError, match=message):
+            export_hf(training.cfg, training.checkpoint, target)
+    assert (folder / 'notes.txt').exists() and (base / 'config.json').exists()
+
+
+@pytest.mark.parametrize('size', ['5Q', 'big', '12'])
+def test_unknown_size_of_shards(training, tmp_path, size):
+    with pytest.raises(ConfigError, match=f'max_shard_size: .*{size}'):
+        export_hf(training.cfg, training.checkpoint, tmp_path / 'hf', max_shard_size=size)
 
 
 def test_training_pipeline(training, tmp_path):

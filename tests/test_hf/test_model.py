@@ -1,13 +1,22 @@
 """An exported folder computes what the model did that it was made from."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TextStreamer
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    TextStreamer,
+)
 
 import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
@@ -75,8 +84,9 @@ def test_answers_and_masks_are_those_of_the_inferencer(exported, model, inputs, 
     before = PixelSAILInferencer(exported.cfg, exported.checkpoint, 'cpu')(**call)
     after = PixelSAILInferencer(exported.folder, device='cpu')(**call, batch_size=3)
     outputs = model.generate(**inputs, return_dict_in_generate=True)
-    texts = AutoProcessor.from_pretrained(exported.folder).post_process_answers(
-        outputs.sequences, inputs)
+    processor = AutoProcessor.from_pretrained(exported.folder)
+    texts = processor.post_process_answers(outputs.sequences, inputs)
+    assert processor.post_process_answers(outputs, inputs) == texts
     # The forced beginnings of the answers hold these numbers of [SEG].
     assert len(before[0]['masks']) >= 2 and len(before[1]['masks']) >= 1
     for row, (one, other) in enumerate(zip(before, after)):
@@ -141,7 +151,7 @@ def test_export_in_shards_is_opened_by_both(exported, original, tmp_path):
     batch = fixed_batch(original)
     expected = logits(original, batch)
     assert_logits_equal(expected, init_model(folder, device='cpu'), batch)
-    assert_logits_equal(expected, AutoModelForCausalLM.from_pretrained(folder).model, batch)
+    assert_logits_equal(expected, AutoModelForImageTextToText.from_pretrained(folder).model, batch)
 
 
 @pytest.mark.parametrize('device_map', ['cpu', 'auto'])
@@ -183,6 +193,40 @@ def test_generation_settings(exported, model, inputs):
     assert stopped.shape == (1, length + 1)
 
 
+def test_sizes_may_be_left_out(model, inputs):
+    """Masks then have the size of the resized image, which fills its row of the batch."""
+    one = {key: value[1:2] for key, value in inputs.items()}
+    height, width = one['image_sizes'][0].tolist()
+    one['pixel_values'] = one['pixel_values'][:, :, :height, :width]
+    expected = model.generate(**one, return_dict_in_generate=True)
+    for absent in ('original_sizes', 'prompt_map', 'image_grids', 'image_sizes'):
+        del one[absent]
+        outputs = model.generate(**one, return_dict_in_generate=True)
+        assert torch.equal(outputs.sequences, expected.sequences)
+        assert outputs.masks[0].shape == (len(expected.masks[0]), height, width)
+
+
+def test_answers_do_not_depend_on_the_cache(model, inputs):
+    expected = model.generate(**inputs, return_dict_in_generate=True, min_new_tokens=4)
+    outputs = model.generate(**inputs, return_dict_in_generate=True, min_new_tokens=4,
+                             use_cache=False)
+    assert torch.equal(outputs.sequences, expected.sequences)
+    for one, other in zip(outputs.masks, expected.masks):
+        assert torch.equal(one, other)
+
+
+def test_settings_given_as_an_object(exported, inputs):
+    """What the object leaves open comes from the folder, as for other models."""
+    model = AutoModelForCausalLM.from_pretrained(exported.folder).eval()
+    plain = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8)
+    model.generation_config.repetition_penalty = 50.0
+    expected = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8)
+    got = model.generate(**inputs, generation_config=GenerationConfig(
+        max_new_tokens=8, min_new_tokens=8))
+    assert torch.equal(got, expected) and not torch.equal(got, plain)
+    assert model.generation_config.max_new_tokens == 4
+
+
 def test_several_answers_per_question(model, inputs):
     torch.manual_seed(0)
     outputs = model.generate(**inputs, num_return_sequences=2, do_sample=True,
@@ -203,7 +247,12 @@ def test_streaming(exported, model, inputs, capsys):
 
 
 @pytest.mark.parametrize('option, message', [
-    (dict(num_beams=2), 'num_beams'), (dict(output_scores=True), 'output_scores')])
+    (dict(num_beams=2), 'num_beams'), (dict(output_scores=True), 'output_scores'),
+    (dict(prompt_lookup_num_tokens=2), 'assisted generation'),
+    (dict(penalty_alpha=0.6, top_k=4), 'contrastive search'),
+    (dict(cache_implementation='static'), "'static'"),
+    (dict(prefill_chunk_size=8), 'prefill_chunk_size'),
+    (dict(guidance_scale=2.0), 'guidance_scale')])
 def test_what_generation_does_not_do(model, inputs, option, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**inputs, **option)
@@ -216,6 +265,57 @@ def test_a_model_needs_its_config_only(exported, original):
     ours = {f'model.{key}': value.shape for key, value in original.state_dict().items()}
     assert {key: value.shape for key, value in model.state_dict().items()} == ours
     assert all(torch.isfinite(value).all() for value in model.parameters())
+
+
+def test_weights_that_a_folder_lacks_are_drawn(exported, tmp_path):
+    """Norms too, which have no `reset_parameters`."""
+    folder = shutil.copytree(exported.folder, tmp_path / 'hf')
+    state = load_file(folder / 'model.safetensors')
+    keys = [f'model.{key}' for key in ('backbone.llm.model.norm.weight',
+                                       'backbone.llm.model.layers.0.mlp.up_proj.weight',
+                                       'mask_head.seg_projector.0.weight')]
+    kept = {key: value for key, value in state.items() if key not in keys}
+    save_file(kept, folder / 'model.safetensors', metadata=dict(format='pt'))
+    drawn = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert (drawn[keys[0]] == 1).all()
+    for key in keys[1:]:
+        assert 0.1 < drawn[key].std() / state[key].std() < 10 and drawn[key].isfinite().all()
+    assert all(torch.equal(drawn[key], value) for key, value in kept.items())
+
+
+def test_adapters_of_peft(exported, inputs, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+    model = AutoModelForCausalLM.from_pretrained(exported.folder).eval()
+    expected = model.generate(**inputs)
+    labels = torch.where(inputs['attention_mask'] == 1, inputs['input_ids'], -100)
+    adapted = get_peft_model(model, LoraConfig(
+        r=2, target_modules=['q_proj', 'v_proj'], task_type='CAUSAL_LM'))
+    assert torch.equal(adapted.generate(**inputs), expected)
+    optimizer = torch.optim.SGD((p for p in adapted.parameters() if p.requires_grad), lr=10.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        adapted(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+    adapted.save_pretrained(tmp_path)
+    trained = adapted.eval()(**inputs).logits
+    with adapted.disable_adapter():
+        assert not torch.allclose(adapted(**inputs).logits, trained, atol=1e-2)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(exported.folder),
+                                      tmp_path).merge_and_unload().eval()
+    torch.testing.assert_close(again(**inputs).logits, trained, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+def test_what_trainers_pass_to_forward(model, inputs):
+    labels = torch.where(inputs['attention_mask'] == 1, inputs['input_ids'], -100)
+    output = model(**inputs, labels=labels)
+    loss, logits = model(**inputs, labels=labels, return_dict=False, output_attentions=None,
+                         use_cache=False)
+    assert torch.equal(loss, output.loss) and torch.equal(logits, output.logits)
+    count = (inputs['attention_mask'].sum(1) - 1).sum()
+    half = model(**inputs, labels=labels, num_items_in_batch=2 * count).loss
+    torch.testing.assert_close(half, output.loss / 2)
+    with pytest.raises(TypeError, match='forward: output_hidden_states, inputs_embeds not'):
+        model(**inputs, output_hidden_states=True, inputs_embeds=torch.zeros(1))
 
 
 def test_gradient_checkpointing(model, inputs):

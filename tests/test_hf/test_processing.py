@@ -77,6 +77,21 @@ def test_a_plain_question_stays_one(template, text):
 
 
 @pytest.mark.parametrize('template', TEMPLATES)
+@pytest.mark.parametrize('turns', [0, 1])
+def test_a_rendered_question_of_two_lines_stays_one(template, turns):
+    chat = ChatFormat(TEMPLATES[template], '<|endoftext|>')
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = chat.jinja()
+    text = tokenizer.apply_chat_template(messages(TURNS[:turns], 'Look.\nWhose?'), tokenize=False)
+    assert chat.parse(text) == (TURNS[:turns], 'Look.\nWhose?', '')
+
+
+def test_a_template_without_text_around_the_question():
+    chat = ChatFormat(dict(INSTRUCTION='{input}', SUFFIX='<|endoftext|>'), '<|endoftext|>')
+    assert chat.parse('Whose is it?') == ([], 'Whose is it?', '')
+
+
+@pytest.mark.parametrize('template', TEMPLATES)
 def test_a_finished_conversation_is_no_question(template):
     chat = ChatFormat(TEMPLATES[template], '<|endoftext|>')
     tokenizer = byte_tokenizer()
@@ -107,6 +122,20 @@ def test_every_way_of_asking_gives_the_same_batch(processor, image):
         assert batch.keys() == expected.keys()
         for key, value in expected.items():
             assert torch.equal(batch[key], value), key
+
+
+def test_a_forced_beginning_by_the_chat_template(processor, exported, image):
+    chat = messages([('Whose is it?', 'It is')],
+                    content=lambda text: [dict(type='text', text=text)])
+    call = dict(tokenize=True, return_dict=True, continue_final_message=True)
+    batch = processor.apply_chat_template(chat, **call)
+    expected = processor(text='Whose is it?', answer_prefix='It is')
+    assert all(torch.equal(batch[key], value) for key, value in expected.items())
+    bare = AutoProcessor.from_pretrained(exported.folder)
+    bare.transforms[0]['template'].update(TEMPLATES['bare'])
+    bare.chat_template = bare.chat_format.jinja()
+    with pytest.raises(ValueError, match='continue_final_message: .*answer_prefix'):
+        bare.apply_chat_template(chat, **call)
 
 
 def test_batch_layout(processor, questions):
@@ -150,7 +179,9 @@ def test_save_pretrained_round_trip(processor, questions, tmp_path):
     (dict(text='What?', max_pixels=3), TypeError, 'max_pixels not supported'),
     (dict(text='What?', return_tensors='np'), ValueError, "only 'pt'"),
     (dict(text='What?', images=['a.png', 'b.png']), ValueError, '2 images for one question'),
-    (dict(text=['What?', 'Who?'], images=[None]), ValueError, '2 entries, got 1'),
+    (dict(text=['What?', 'Who?'], images=[None]), ValueError, 'images: .* 2 entries, got 1'),
+    (dict(text=[], images=[]), ValueError, 'text: an empty list'),
+    (dict(text=['What?'], visual_prompts=3), ValueError, 'visual_prompts: 1 samples'),
     (dict(text='What is <Prompt3>?', visual_prompts=[[1, 1]]), BadSampleError, 'Prompt3')])
 def test_unusable_inputs_are_named(processor, call, error, message):
     with pytest.raises(error, match=message):

@@ -10,7 +10,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config the model was trained with, or a published folder')
     parser.add_argument('checkpoint', help='.safetensors, .pth or a DeepSpeed checkpoint folder')
-    parser.add_argument('folder', help='folder to write; one that is there is replaced')
+    parser.add_argument('folder', help='folder to write; an earlier export there is replaced')
     parser.add_argument('--dtype', help='float32, float16 or bfloat16; default: as trained')
     parser.add_argument('--max-shard-size', default='5GB',
                         help='largest size of a file of weights, e.g. 500MB (default: 5GB)')

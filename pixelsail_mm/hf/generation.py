@@ -1,0 +1,38 @@
+"""Which of Transformers' settings of generation work with image blocks and masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.generation import GenerationMode
+
+#: What generation could return and ours does not keep, and steps that pass by our attention mask.
+_NOT_SUPPORTED = ('output_scores', 'output_logits', 'output_attentions', 'output_hidden_states',
+                  'prefill_chunk_size', 'guidance_scale')
+_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+# Keys beyond those generated so far, as in a static cache, would be attended to.
+_CACHES = (None, 'dynamic', 'dynamic_full')
+
+
+def check_generation(settings: GenerationConfig, assistant: Any = None) -> None:
+    """Refuse what would be ignored or would give wrong answers.
+
+    Args:
+        settings: The settings.
+        assistant: Assistant model for assisted generation, which is refused as well.
+
+    Raises:
+        ValueError: A setting is not supported; names it.
+    """
+    used = [key for key in _NOT_SUPPORTED if getattr(settings, key)]
+    if used:
+        raise ValueError(f'generate: {", ".join(used)} not supported; forward gives logits')
+    mode = settings.get_generation_mode(assistant)
+    if mode not in _MODES:
+        raise ValueError(f'generate: {mode.value.replace("_", " ")} is not supported, greedy search'
+                         ' and sampling are; leave out num_beams, penalty_alpha, assistant_model, '
+                         'prompt_lookup_num_tokens and the like')
+    if settings.cache_implementation not in _CACHES:
+        raise ValueError(f'generate: cache_implementation={settings.cache_implementation!r} is not '
+                         'supported; leave it out')
