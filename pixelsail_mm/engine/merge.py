@@ -1,4 +1,4 @@
-"""From a checkpoint trained with LoRA to a plain one, or to an adapter for PEFT."""
+"""From a checkpoint with LoRA or separate new rows to a plain one, or to an adapter for PEFT."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor, nn
+from torch import nn
 
 from pixelsail_mm.engine.checkpoint import load_weights, open_state, save_weights
-from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.engine.checkpoint_files import check_replaceable, replace_when_complete
 from pixelsail_mm.engine.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS, SCOPE
 
-_ADAPTER_MARK = '.lora_'
+# Parts of names that a plain decoder does not have.
+_UNMERGED = ('.lora_', '.new_rows')
 _LLM = 'backbone.llm.'
+_ADAPTER_FILES = ('adapter_config.json', 'adapter_model.safetensors', 'README.md')
 
 
 def merge_lora(cfg: Config, checkpoint: str | os.PathLike, target: str | os.PathLike) -> int:
     """Add LoRA layers and rows of new tokens to the weights; write a plain checkpoint.
 
-    It fits the same config without ``model.backbone.lora`` and ``model.backbone.quantization``.
+    It fits the same config without ``lora``, ``quantization`` and ``new_token_rows`` in
+    ``model.backbone``.
     4-bit weights become floating point before anything is added to them, so the plain model
     computes what the trained one did. What only training uses (``distill.``) is left out.
 
@@ -36,13 +39,14 @@ def merge_lora(cfg: Config, checkpoint: str | os.PathLike, target: str | os.Path
         Number of weights written.
 
     Raises:
-        ConfigError: The config has no LoRA, or ``target`` another suffix.
-        CheckpointError: The checkpoint is unreadable, holds no LoRA weights, does not fit the
+        ConfigError: The config has neither LoRA nor new rows, or ``target`` another suffix.
+        CheckpointError: The checkpoint is unreadable, holds nothing to merge, does not fit the
             config, or sums to numbers that are not finite.
     """
     target = Path(target)
     if target.suffix != '.safetensors':
         raise ConfigError(f'{target}: the merged checkpoint is a .safetensors file')
+    _require(cfg, 'lora', 'new_token_rows')
     model = _trained_model(cfg, checkpoint)
     if cfg.model.backbone.get('quantization'):
         model = _in_floating_point(model, cfg)
@@ -73,21 +77,30 @@ def export_adapter(cfg: Config, checkpoint: str | os.PathLike,
         Number of weights written.
 
     Raises:
-        ConfigError: The config has no LoRA.
+        ConfigError: The config has no LoRA, or a decoder with visual weights; or the folder has
+            other things in it.
         CheckpointError: As in :func:`merge_lora`.
     """
+    from peft import get_peft_model_state_dict
+    _require(cfg, 'lora')
+    check_replaceable(folder, _ADAPTER_FILES)
+    if cfg.model.backbone.type == 'EVETransformer':
+        raise ConfigError('EVETransformer has visual weights, which no stock decoder has, so that '
+                          'PEFT has no place for their adapters; merge instead')
     llm = _trained_model(cfg, checkpoint).backbone.llm
     config = deepcopy(llm.peft_config['default'])
     config.base_model_name_or_path = llm.config.name_or_path or None
     config.inference_mode = True
-    state = _adapter_weights(llm)
-    embedding = llm.get_input_embeddings()
-    if hasattr(embedding, 'new_rows'):
-        tables = dict(embed_tokens=embedding, lm_head=llm.get_output_embeddings())
-        if llm.config.tie_word_embeddings:
-            del tables['lm_head']  # PEFT ties its rows by itself
+    state = {f'base_model.model.{name}': value for name, value in get_peft_model_state_dict(
+        llm, save_embedding_layers=False).items()}
+    tables = {'model.embed_tokens': llm.get_input_embeddings()}
+    if not llm.config.tie_word_embeddings:  # PEFT ties its rows by itself
+        tables['lm_head'] = llm.get_output_embeddings()
+    if hasattr(llm.get_input_embeddings(), 'new_rows'):
         config.trainable_token_indices = {
-            name: table.new_ids.tolist() for name, table in tables.items()}
+            name.rpartition('.')[2]: table.new_ids.tolist() for name, table in tables.items()}
+        state |= {f'base_model.model.{name}.token_adapter.trainable_tokens_delta': table.new_rows
+                  for name, table in tables.items()}
     with replace_when_complete(folder) as unfinished:
         os.makedirs(unfinished)
         config.save_pretrained(unfinished)
@@ -95,28 +108,21 @@ def export_adapter(cfg: Config, checkpoint: str | os.PathLike,
     return len(state)
 
 
-def _adapter_weights(llm: nn.Module) -> dict[str, Tensor]:
-    """Adapters and new rows under the names of PEFT's files."""
-    names = {}
-    for key in llm.state_dict():
-        if _ADAPTER_MARK in key:
-            names[key] = key.replace('.default', '')
-        elif key.endswith('.new_rows') and not (
-                key.startswith('lm_head.') and llm.config.tie_word_embeddings):
-            names[key] = key.replace('.new_rows', '.token_adapter.trainable_tokens_delta')
-    state = llm.state_dict()
-    return {f'base_model.model.{name}': state[key] for key, name in names.items()}
+def _require(cfg: Config, *keys: str) -> None:
+    """Refuse a config whose backbone has none of these settings."""
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if not any(backbone.get(key) for key in keys):
+        names = ' or '.join(f'model.backbone.{key}' for key in keys)
+        raise ConfigError(f'{cfg.filename or "the config"} has no {names}; give the config the '
+                          'checkpoint was trained with')
 
 
 def _trained_model(cfg: Config, checkpoint: str | os.PathLike) -> nn.Module:
     """The config's model with the checkpoint's weights, all of which must be there."""
-    if not (cfg.get('model') and cfg.model.get('backbone', {}).get('lora')):
-        raise ConfigError(f'{cfg.filename or "the config"} has no model.backbone.lora; give the '
-                          'config the checkpoint was trained with')
     init_default_scope(cfg.get('default_scope', SCOPE))
-    if not any(_ADAPTER_MARK in key for key in open_state(checkpoint)['state_dict']):
-        raise CheckpointError(checkpoint, 'holds no LoRA weights',
-                              'it was trained without LoRA or is merged already: use it as it is, '
+    if not any(mark in key for key in open_state(checkpoint)['state_dict'] for mark in _UNMERGED):
+        raise CheckpointError(checkpoint, 'holds no LoRA weights and no separate rows',
+                              'it was trained without them or is merged already: use it as it is, '
                               'with a config without model.backbone.lora')
     model = _build(cfg, {})
     load_weights(model, checkpoint)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.hf.configuration import PixelSAILConfig, check_stages
-from pixelsail_mm.hf.generation import check_generation
+from pixelsail_mm.models.backbones.generation_settings import check_generation
 from pixelsail_mm.registry import SCOPE
 
 # Not for each call (there is one answer to each question), or given by the model.

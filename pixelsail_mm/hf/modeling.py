@@ -14,7 +14,6 @@ from transformers.utils import ModelOutput, can_return_tuple
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
 from pixelsail_mm.hf.configuration import PixelSAILConfig
-from pixelsail_mm.hf.generation import check_generation
 from pixelsail_mm.models.generation import generate_answers
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -180,10 +179,10 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             :class:`PixelSAILGenerateOutput`, which has the masks.
 
         Raises:
-            ValueError: See :func:`~pixelsail_mm.hf.generation.check_generation`.
+            ValueError: See
+                :func:`~pixelsail_mm.models.backbones.generation_settings.check_generation`.
         """
         settings, extras = self._prepare_generation_config(generation_config, **kwargs)
-        check_generation(settings, extras.get('assistant_model'))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         forced = torch.zeros_like(input_ids) if answer_mask is None else answer_mask

@@ -14,21 +14,27 @@ def train_only(model: nn.Module, parts: Sequence[str]) -> None:
     never see what does not train: its gradients and optimizer states cost no memory. A tensor that
     two parts share (tied embeddings) trains if one of them does.
 
+    Nothing is unfrozen: with LoRA a part of the decoder is its adapters and rows of new tokens.
+
     Args:
         model: The model.
         parts: Names of modules or parameters as in its ``state_dict``, e.g.
             ``['backbone.patch_embed']``.
 
     Raises:
-        ValueError: A part has no parameter; says which modules there are.
+        ValueError: A part has no parameter, or none that can train.
     """
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    named = list(model.named_parameters(remove_duplicate=False))
+    wanted = set()
     for part in parts:
-        if not any(_inside(name, part) for name in names):
+        found = [parameter for name, parameter in named if _inside(name, part)]
+        if not found:
             raise ValueError(f'model.trainable: {part!r} has no parameter; name modules of '
                              f'{_neighbours(model, part)}')
-    wanted = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)
-              if any(_inside(name, part) for part in parts)}
+        if not any(parameter.requires_grad for parameter in found):
+            raise ValueError(f'model.trainable: {part!r} is frozen by backbone.lora, of which only '
+                             'adapters and the rows of new tokens train; remove one of the two')
+        wanted.update(id(parameter) for parameter in found)
     for parameter in model.parameters():
         if id(parameter) not in wanted:
             parameter.requires_grad_(False)

@@ -25,6 +25,7 @@ NF4 = dict(type='BitsAndBytesConfig', load_in_4bit=True, bnb_4bit_quant_type='nf
            bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype='torch.float32')
 # 64 weights share a scale in 4-bit: layers of whole blocks.
 LLM = TINY_LLM | dict(hidden_size=64)
+DORA = LORA | dict(use_dora=True)
 TIED = pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])
 
 
@@ -80,11 +81,12 @@ def test_what_trains(tied):
 
 
 @TIED
-def test_starts_as_the_plain_checkpoint(tied, tmp_path):
+@pytest.mark.parametrize('lora', [LORA, DORA], ids=['lora', 'dora'])
+def test_starts_as_the_plain_checkpoint(tied, lora, tmp_path):
     """Adapters add nothing at first, and the new rows are those of the checkpoint's table."""
     plain = tiny_pixel_sail(tied, backbone=backbone(tied, lora=None))
     save_weights(plain.state_dict(), tmp_path / 'plain.safetensors')
-    model = build(tied, seed=1)
+    model = build(tied, seed=1, lora=lora)
     report = load_weights(model, tmp_path / 'plain.safetensors', required_prefixes=[])
     assert all('.lora_' in key for key in report.missing) and not report.unexpected
     assert_same_logits(logits_of(plain), model)
@@ -94,8 +96,8 @@ def test_starts_as_the_plain_checkpoint(tied, tmp_path):
 @pytest.mark.parametrize('variant', [
     dict(),
     dict(lora=LORA | dict(use_rslora=True, bias='all', target_modules=['q_proj', 'up_proj'])),
-    dict(lora=LORA | dict(use_dora=True)), dict(quantization=NF4),
-], ids=['lora', 'rslora', 'dora', 'qlora'])
+    dict(lora=DORA), dict(quantization=NF4), dict(lora=None, new_token_rows=True),
+], ids=['lora', 'rslora', 'dora', 'qlora', 'rows'])
 def test_logits_survive_saving_and_merging(tied, variant, tmp_path):
     model = train(build(tied, **variant))
     expected = logits_of(model)
@@ -109,7 +111,7 @@ def test_logits_survive_saving_and_merging(tied, variant, tmp_path):
 
     merge_lora(config(tied, **variant), tmp_path / 'trained.safetensors',
                tmp_path / 'merged.safetensors')
-    plain_settings = {**variant, 'lora': None, 'quantization': None}
+    plain_settings = dict(lora=None, quantization=None)
     plain = tiny_pixel_sail(tied, seed=2, backbone=backbone(tied, **plain_settings))
     report = load_weights(plain, tmp_path / 'merged.safetensors')
     assert not report.missing and not report.unexpected and not report.reshaped
@@ -205,11 +207,13 @@ def test_adapters_and_rows_stay_float32_beside_bfloat16():
 
 
 @TIED
-def test_adapter_opens_in_peft(tied, tmp_path):
+@pytest.mark.parametrize('bias', ['none', 'all', 'lora_only'])
+def test_adapter_opens_in_peft(tied, bias, tmp_path):
     from peft import PeftModel
-    model = train(build(tied))
+    lora = LORA | dict(bias=bias)
+    model = train(build(tied, lora=lora))
     save_weights(model.state_dict(), tmp_path / 'trained.safetensors')
-    export_adapter(config(tied), tmp_path / 'trained.safetensors', tmp_path / 'adapter')
+    export_adapter(config(tied, lora=lora), tmp_path / 'trained.safetensors', tmp_path / 'adapter')
     assert {'adapter_config.json', 'adapter_model.safetensors'} == {
         path.name for path in (tmp_path / 'adapter').iterdir()}
 
@@ -228,9 +232,20 @@ def test_adapter_opens_in_peft(tied, tmp_path):
     head = opened.get_base_model().lm_head
     torch.testing.assert_close(head(states), model.backbone.logits(states), atol=LOGIT_TOLERANCE,
                                rtol=0)
-    layer = opened.get_base_model().model.layers[1].mlp
-    torch.testing.assert_close(layer(states), model.backbone.llm.model.layers[1].mlp(states),
-                               atol=LOGIT_TOLERANCE, rtol=0)
+    for part in ('mlp', 'self_attn.q_proj'):
+        theirs = opened.get_base_model().model.layers[1].get_submodule(part)
+        ours = model.backbone.llm.model.layers[1].get_submodule(part)
+        torch.testing.assert_close(theirs(states), ours(states), atol=LOGIT_TOLERANCE, rtol=0)
+
+
+def test_adapter_needs_a_stock_decoder_with_lora(tmp_path):
+    for settings, message in ((dict(kind='EVETransformer', patch_channels=8), 'visual weights'),
+                              (dict(lora=None, new_token_rows=True), 'no model.backbone.lora')):
+        with pytest.raises(ConfigError, match=message):
+            export_adapter(config(**settings), tmp_path / 'no.safetensors', tmp_path / 'adapter')
+    (tmp_path / 'notes.txt').write_text('mine')
+    with pytest.raises(ConfigError, match='notes.txt in it would be lost'):
+        export_adapter(config(), tmp_path / 'no.safetensors', tmp_path)
 
 
 @pytest.mark.parametrize(('settings', 'message'), [
@@ -239,6 +254,12 @@ def test_adapter_opens_in_peft(tied, tmp_path):
     (dict(lora=LORA | dict(target_modules=['no_such_layer'])), 'no_such_layer'),
     (dict(lora=LORA | dict(target_modules=['q_proj', 'lm_head'])), 'matches lm_head'),
     (dict(lora=LORA | dict(modules_to_save=['embed_tokens'])), 'modules_to_save is not supported'),
+    (dict(lora=LORA | dict(init_lora_weights='pissa')), "init_lora_weights='pissa'"),
+    (dict(lora=LORA | dict(lora_bias=True)), 'lora_bias is not supported'),
+    (dict(lora=LORA | dict(layer_replication=[[0, 2], [1, 2]])), 'layer_replication is not'),
+    (dict(lora=LORA | dict(inference_mode=True)), 'inference_mode is not'),
+    (dict(lora=LORA | dict(bias='some')), 'backbone.lora: .*bias'),
+    (dict(lora=LORA | dict(r='4')), 'backbone.lora: '),
     (dict(lora='q_proj'), "use dict\\(type='LoraConfig'"),
     (dict(lora=None, quantization=NF4), 'cannot train'),
     (dict(quantization=dict(load_in_8bit=True)), 'load_in_4bit'),
@@ -278,9 +299,9 @@ def test_merge_refuses_what_does_not_fit(trained, tmp_path):
         merge_lora(config(), target, tmp_path / 'twice.safetensors')
     with pytest.raises(ConfigError, match='no model.backbone.lora'):
         merge_lora(config(lora=None), trained, target)
-    with pytest.raises(CheckpointError, match='other sizes.*lora_'):
+    with pytest.raises(CheckpointError, match=r'LoRA layers are not.*\(4, 64\), not \(8, 64\)'):
         merge_lora(config(lora=LORA | dict(r=8)), trained, target)
-    with pytest.raises(CheckpointError, match='missing.*lora_'):
+    with pytest.raises(CheckpointError, match='LoRA layers are not.*lora_.* is missing'):
         few = load_state(trained)['state_dict']
         save_weights({key: value for key, value in few.items() if 'layers.1.mlp' not in key},
                      tmp_path / 'few.safetensors')
@@ -295,12 +316,44 @@ def test_plain_models_and_other_tokens_ask_for_a_merge(tmp_path):
     save_weights(model.state_dict(), trained, vocabulary_metadata(model.tokenizer))
     plain = tiny_pixel_sail(True, backbone=backbone(lora=None))
     for required in (None, []):
-        with pytest.raises(CheckpointError, match='holds LoRA weights.*merge_lora.py'):
+        with pytest.raises(CheckpointError, match='holds LoRA layers.*merge_lora.py'):
             load_weights(plain, trained, required)
     turned = tiny_pixel_sail(True, tokenizer=tokenizer_with(['<harbour>', '<ship>']),
                              backbone=backbone())
     with pytest.raises(CheckpointError, match='of other tokens.*merge_lora.py'):
         load_weights(turned, trained)
+
+
+# What a checkpoint holds beside plain weights, and a model that has no place for it.
+@pytest.mark.parametrize(('stored', 'own', 'message'), [
+    (dict(), dict(lora=LORA | dict(r=8)), 'its LoRA layers are not'),
+    (dict(), dict(lora=LORA | dict(target_modules=['q_proj'])), 'its LoRA layers are not'),
+    (dict(lora=LORA | dict(target_modules=['q_proj'])), dict(), 'its LoRA layers are not'),
+    (dict(), dict(new_token_rows=False), 'holds separate rows of new tokens'),
+    (dict(lora=None, new_token_rows=True), dict(lora=None), 'holds separate rows of new tokens'),
+    (dict(quantization=NF4), dict(), 'holds 4-bit weights'),
+    (dict(quantization=NF4), dict(quantization=NF4 | dict(bnb_4bit_use_double_quant=False)),
+     'its 4-bit weights are not'),
+    (dict(quantization=NF4), dict(quantization=NF4 | dict(bnb_4bit_quant_type='fp4')),
+     'its 4-bit weights are not'),
+], ids=['rank', 'fewer', 'more', 'lora-without-rows', 'rows', 'qlora-lora', 'statistics', 'fp4'])
+def test_nothing_trained_is_dropped_in_silence(stored, own, message, tmp_path):
+    """Neither testing nor starting another training (nothing is required then)."""
+    path = tmp_path / 'trained.safetensors'
+    save_weights(build(**stored).state_dict(), path)
+    model = build(seed=1, **own)
+    before = weights(model)
+    for required in (None, []):
+        with pytest.raises(CheckpointError, match=f'{message}.*merge_lora.py'):
+            load_weights(model, path, required)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_merged_weights_ask_for_the_plain_model(trained, tmp_path):
+    merge_lora(config(), trained, tmp_path / 'merged.safetensors')
+    for settings in (dict(), dict(quantization=NF4)):
+        with pytest.raises(CheckpointError, match='model.backbone.lora=None'):
+            load_weights(build(**settings), tmp_path / 'merged.safetensors')
 
 
 def test_merge_refuses_a_diverged_training(trained, tmp_path):

@@ -203,7 +203,10 @@ def test_unknown_mode(model):
         model({}, mode='banana')
 
 
-def test_beam_search_is_refused(model):
+@pytest.mark.parametrize('settings, named', [
+    (dict(num_beams=3), 'num_beams'), (dict(cache_implementation='static'), 'static'),
+    (dict(prefill_chunk_size=4), 'prefill_chunk_size')])
+def test_settings_that_give_wrong_answers_are_refused(model, settings, named):
     data = model.data_preprocessor(collate([make_sample(model.tokens, (2, 2))]))
-    with pytest.raises(ValueError, match='num_beams'):
-        model.predict(**data, num_beams=3)
+    with pytest.raises(ValueError, match=named):
+        model.predict(**data, **settings)

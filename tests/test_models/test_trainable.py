@@ -74,6 +74,18 @@ def test_unknown_part_is_named_with_its_neighbours():
         build(trainable=['maskhead'])
 
 
+def test_part_that_lora_froze_is_refused():
+    """It would be named as trained and stand still."""
+    backbone = dict(type='SingleTransformer', llm=TINY_LLM, patch_size=8,
+                    lora=dict(type='LoraConfig', r=2))
+    with pytest.raises(ValueError, match="'backbone.llm.model.norm' is frozen by backbone.lora"):
+        build(backbone=backbone, trainable=['backbone.patch_embed', 'backbone.llm.model.norm'])
+    model = build(backbone=backbone, trainable=['backbone.llm.model.layers.0',
+                                                'backbone.llm.lm_head'])
+    assert {name.partition('.lora_')[1] or name for name in trained_names(model)} == {
+        '.lora_', 'backbone.llm.model.embed_tokens.new_rows'}
+
+
 @pytest.mark.parametrize('grids, text_share', [([(2, 3)], 0.0), ([None], 1.0)])
 def test_weight_of_text_only_samples(grids, text_share):
     plain, weighted = build(), build(lm_loss_weight_text_only=3.0)

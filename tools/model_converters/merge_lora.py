@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Merge a checkpoint trained with LoRA or QLoRA into a plain one for the same model."""
+"""Merge a checkpoint with LoRA, QLoRA or separate new rows into a plain one."""
 
 import argparse
 import sys

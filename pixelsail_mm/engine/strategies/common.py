@@ -4,7 +4,7 @@ import datetime
 import math
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pixelsail_mm.engine.checkpoint import load_weights
 from pixelsail_mm.engine.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
+from pixelsail_mm.engine.safetensors_files import identity_of
 
 _RANK_VARIABLES = dict(
     slurm=dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
@@ -47,6 +48,21 @@ def unwrap(model: nn.Module) -> nn.Module:
         model: Maybe wrapped.
     """
     return model.module if is_model_wrapper(model) else model
+
+
+def on_cpu(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Bring weights to the CPU; tied ones stay one tensor, so that they are written once.
+
+    Args:
+        state: Name -> Tensor.
+    """
+    copies, result = {}, {}
+    for key, value in state.items():
+        name = identity_of(value) if value.numel() else key
+        if name not in copies:
+            copies[name] = value.cpu()
+        result[key] = copies[name]
+    return result
 
 
 def _steps(value: Union[int, float], total: int) -> Union[int, float]:
@@ -145,4 +161,4 @@ class StrategyMixin:
         Returns:
             dict: Name -> Tensor; complete on rank 0 (maybe empty elsewhere).
         """
-        return {key: value.cpu() for key, value in unwrap(self.model).state_dict().items()}
+        return on_cpu(unwrap(self.model).state_dict())

@@ -15,7 +15,7 @@ from mmengine.device import get_device
 from torch import Tensor, nn
 
 from pixelsail_mm.engine.checkpoint import one_line, weights_only_loading
-from pixelsail_mm.engine.strategies.common import StrategyMixin
+from pixelsail_mm.engine.strategies.common import StrategyMixin, on_cpu
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES
 
@@ -226,4 +226,4 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             state = self.model._zero3_consolidated_16bit_state_dict() or {}
         else:
             state = self.model.module_state_dict()
-        return {key: value.cpu() for key, value in state.items()}
+        return on_cpu(state)

@@ -14,8 +14,14 @@ from pixelsail_mm.models.backbones.new_tokens import fold_new_rows
 _ADAPTER = 'default'
 _BASE_LAYER = '.base_layer.'
 _JSON_ENTRY, _JSON_BYTES = 'quant_state.bitsandbytes', 512
-# Both would train copies of embedding and head, which a tied model forgets on merging.
-_REFUSED = ('modules_to_save', 'trainable_token_indices')
+_COPIES = ('embedding and head of the new tokens train anyway (backbone.new_token_rows), and a '
+           'tied model would forget a copy on merging')
+_REFUSED = dict(modules_to_save=_COPIES, trainable_token_indices=_COPIES,
+                lora_bias='layers without a bias could not be merged',
+                layer_replication='it makes another architecture, which no checkpoint fits',
+                inference_mode='it freezes the adapters')
+# Other ways (PiSSA, OLoRA, ...) change the base's weights before a checkpoint replaces them.
+_STARTS = (True, False, 'gaussian', 'orthogonal')
 
 
 def _settings(cfg: Mapping[str, Any] | Any, name: str, key: str) -> dict | None:
@@ -50,17 +56,19 @@ def lora_config(cfg: Mapping[str, Any] | Any):
             ``target_modules`` all linear layers but the output head are adapted.
 
     Raises:
-        ConfigError: Another type, an unknown key, or a key that trains embedding or head.
+        ConfigError: Another type, an unknown key, or one of the settings that do not work here.
     """
     from peft import LoraConfig
     settings = _settings(cfg, 'LoraConfig', 'backbone.lora')
     config = cfg if settings is None else _create(
         LoraConfig, {k: list(v) if isinstance(v, (list, tuple)) else v
                      for k, v in settings.items()}, 'backbone.lora')
-    for name in _REFUSED:
+    for name, reason in _REFUSED.items():
         if getattr(config, name, None):
-            raise ConfigError(f'backbone.lora.{name} is not supported: embedding and head of the '
-                              'new tokens train anyway (backbone.new_token_rows); remove the key')
+            raise ConfigError(f'backbone.lora.{name} is not supported: {reason}; remove the key')
+    if config.init_lora_weights not in _STARTS:
+        raise ConfigError(f'backbone.lora.init_lora_weights={config.init_lora_weights!r} is not '
+                          f'supported: use one of {_STARTS}')
     if config.target_modules is None:
         config.target_modules = 'all-linear'
     return config
@@ -77,15 +85,15 @@ def add_lora(llm: nn.Module, cfg: Mapping[str, Any] | Any) -> None:
         cfg: See :func:`lora_config`.
 
     Raises:
-        ConfigError: See :func:`lora_config`; or ``target_modules`` names nothing in the decoder,
-            or embedding or head.
+        ConfigError: See :func:`lora_config`; or a value that PEFT refuses; or ``target_modules``
+            names nothing in the decoder, or embedding or head.
     """
     from peft import inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
     config = lora_config(cfg)
     try:
         inject_adapter_in_model(config, llm, _ADAPTER)
-    except ValueError as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f'backbone.lora: {error}') from error
     for name, table in (('embed_tokens', llm.get_input_embeddings()),
                         ('lm_head', llm.get_output_embeddings())):
@@ -110,7 +118,7 @@ def merge_adapters(llm: nn.Module) -> None:
             module.merge(safe_merge=True)
             parent, _, child = name.rpartition('.')
             setattr(llm.get_submodule(parent), child, module.get_base_layer())
-    del llm.peft_config
+    vars(llm).pop('peft_config', None)  # a decoder with nothing but new rows has none
     fold_new_rows(llm)
 
 
@@ -211,13 +219,20 @@ def adapt_state(llm: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dic
         prefix: What the decoder's keys begin with in ``state``, with the last dot.
 
     Returns:
-        The weights under the decoder's names; 4-bit layers quantised, new rows cut out.
+        The weights under the decoder's names; 4-bit layers quantised, new rows cut out, DoRA's
+        magnitudes added.
     """
     state = dict(state)
     for name in llm.state_dict():
         plain = prefix + name.replace(_BASE_LAYER, '.')
         if _BASE_LAYER in name and plain in state:
             state[prefix + name] = state.pop(plain)
+    for name, module in llm.named_modules():
+        magnitude = f'{prefix}{name}.lora_magnitude_vector.{_ADAPTER}.weight'
+        weight = state.get(f'{prefix}{name}{_BASE_LAYER}weight')
+        if weight is not None and _ADAPTER in getattr(module, 'lora_magnitude_vector', {}):
+            # DoRA trains the length of each row, which PEFT took from the weights before these.
+            state.setdefault(magnitude, weight[:].float().norm(dim=1))
     for name, module in _four_bit_layers(llm).items():
         weight = state.get(f'{prefix}{name}.weight')
         if weight is not None and weight.shape == (module.out_features, module.in_features):

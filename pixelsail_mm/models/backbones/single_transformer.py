@@ -16,6 +16,7 @@ from pixelsail_mm.models.backbones.attention import (
     AttentionLayout,
     image_block_attention,
 )
+from pixelsail_mm.models.backbones.generation_settings import check_generation
 from pixelsail_mm.models.backbones.lora import (
     adapt_state,
     add_lora,
@@ -68,6 +69,11 @@ class SingleTransformer(BaseModule):
             from nothing does not find out from them where in the image a patch is.
         trust_remote_code: Passed to transformers; leave off unless you trust the repository.
         init_cfg: MMEngine initialisation config.
+        lora: Freeze the decoder and adapt it, see
+            :func:`~pixelsail_mm.models.backbones.lora.lora_config`.
+        quantization: 4-bit weights of the frozen decoder, see
+            :func:`~pixelsail_mm.models.backbones.lora.quantization_config`.
+        new_token_rows: Rows of ``new_tokens`` as parameters of their own; None: with ``lora``.
 
     Raises:
         FileNotFoundError: The pre-trained weights are not there.
@@ -181,18 +187,19 @@ class SingleTransformer(BaseModule):
             position_ids: ``(3,B,L)``; the next token of a row gets the last position plus one.
             layout: Spans with the left padding as ``start``.
             **generation: ``max_new_tokens``, ``eos_token_id``, ``do_sample``, logits processors,
-                streamers, ... of ``GenerationMixin.generate``. Beam search is not supported.
+                streamers, ... of ``GenerationMixin.generate``.
 
         Returns:
             New ids ``(B,T)`` and the final states: ``(B,L,C)`` of the prompt, then one ``(B,1,C)``
             for each new token, the last one included.
 
         Raises:
-            ValueError: ``num_beams`` is larger than 1.
+            ValueError: See
+                :func:`~pixelsail_mm.models.backbones.generation_settings.check_generation`.
         """
-        if generation.get('num_beams', 1) > 1:
-            raise ValueError('num_beams > 1 is not supported: the mask of a beam would be lost; '
-                             'set num_beams=1 (sampling is supported)')
+        overrides = dict(generation)
+        base = overrides.pop('generation_config', None) or self.llm.generation_config
+        check_generation(base, **overrides)
         states: list[Tensor] = []
         hook = self.llm.model.register_forward_hook(
             lambda module, args, output: states.append(output.last_hidden_state))

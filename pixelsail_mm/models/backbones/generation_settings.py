@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from transformers import GenerationConfig
@@ -15,20 +16,22 @@ _MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _CACHES = (None, 'dynamic', 'dynamic_full')
 
 
-def check_generation(settings: GenerationConfig, assistant: Any = None) -> None:
+def check_generation(settings: GenerationConfig, **overrides: Any) -> None:
     """Refuse what would be ignored or would give wrong answers.
 
     Args:
-        settings: The settings.
-        assistant: Assistant model for assisted generation, which is refused as well.
+        settings: The settings; they are not changed.
+        **overrides: Arguments of ``generate`` that overrule them or stand beside them.
 
     Raises:
         ValueError: A setting is not supported; names it.
     """
+    settings = copy.deepcopy(settings)
+    extras = settings.update(**overrides)
     used = [key for key in _NOT_SUPPORTED if getattr(settings, key)]
     if used:
         raise ValueError(f'generate: {", ".join(used)} not supported; forward gives logits')
-    mode = settings.get_generation_mode(assistant)
+    mode = settings.get_generation_mode(extras.get('assistant_model'))
     if mode not in _MODES:
         raise ValueError(f'generate: {mode.value.replace("_", " ")} is not supported, greedy search'
                          ' and sampling are; leave out num_beams, penalty_alpha, assistant_model, '
