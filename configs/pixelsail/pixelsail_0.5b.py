@@ -8,6 +8,7 @@ _base_ = [
 ]
 
 model = dict(
+    # DeepSpeed keeps float32 copies of what trains; without it training is in float32.
     backbone=dict(dtype='bfloat16', gradient_checkpointing=True),
     distill=[
         dict(
