@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Mapping
 
+from pixelsail_mm.errors import ConfigError
+
 NUM_PROMPTS = 15
 SEG_TOKEN = '[SEG]'
 VISION_START, VISION_END, VISION_PATCH = '<vision>', '</vision>', '<vpatch>'
@@ -56,13 +58,13 @@ class SpecialTokens:
         """Look the ids up in ``tokenizer``.
 
         Raises:
-            ValueError: A token is missing; :func:`build_tokenizer` adds them.
+            ConfigError: A token is missing; :func:`build_tokenizer` adds them.
         """
         vocab = tokenizer.get_vocab()
         missing = [t for t in (*VISION_TOKENS, *TASK_TOKENS, END_OF_TEXT) if t not in vocab]
         if missing:
-            raise ValueError(f'tokenizer {tokenizer.name_or_path!r} lacks {missing}; '
-                             'build it with pixelsail_mm.tokenization.build_tokenizer')
+            raise ConfigError(f'tokenizer {tokenizer.name_or_path!r} lacks {missing}; '
+                              'build it with pixelsail_mm.tokenization.build_tokenizer')
         eos = vocab[END_OF_TEXT]
         pad = tokenizer.pad_token_id
         return cls(
@@ -87,11 +89,11 @@ class SpecialTokens:
                 ``<|vis_cls|> (<vpatch>*w <vrow_sep>)*h``, read causally like text (EVEv2).
 
         Raises:
-            ValueError: Unknown ``layout``.
+            ConfigError: Unknown ``layout``.
         """
         rows, columns = grid
         if layout not in IMAGE_LAYOUTS:
-            raise ValueError(f'image_layout={layout!r}: use one of {list(IMAGE_LAYOUTS)}')
+            raise ConfigError(f'image_layout={layout!r}: use one of {list(IMAGE_LAYOUTS)}')
         if not rows * columns:
             return []
         if layout == 'rows':
@@ -139,8 +141,8 @@ def build_tokenizer(cfg: Any):
         kwargs = {k: v for k, v in cfg.items() if k != 'type'}
         path = kwargs.pop('pretrained_model_name_or_path', None)
         if path is None:
-            raise ValueError("tokenizer: key 'pretrained_model_name_or_path' is missing; give the "
-                             f'folder or the hub name of a tokenizer. Got {dict(cfg)}')
+            raise ConfigError("tokenizer: key 'pretrained_model_name_or_path' is missing; give the "
+                              f'folder or the hub name of a tokenizer. Got {dict(cfg)}')
         return _load(str(path), tuple(sorted(kwargs.items())))
     return _with_special_tokens(cfg)
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
@@ -155,7 +156,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             ``lengths``, lists per sample.
 
         Raises:
-            ValueError: The image tokens of a sample do not match its image or ``image_layout``.
+            ConfigError: The image tokens of a sample do not match its image or ``image_layout``.
         """
         samples = data['inputs']
         if isinstance(samples, dict):
@@ -183,7 +184,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             grid = (image.shape[1] // self.patch_size, image.shape[2] // self.patch_size)
         where = torch.nonzero(ids == self.tokens.vpatch).squeeze(1)
         if len(where) != grid[0] * grid[1]:
-            raise ValueError(
+            raise ConfigError(
                 f'sample {index} of the batch: {len(where)} <vpatch> tokens for an image of '
                 f'{grid[0]}x{grid[1]} patches; ResizeToGrid and the data preprocessor must use the '
                 'same patch_size')
@@ -203,7 +204,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         expected = torch.tensor(self.tokens.image_ids(grid, self.image_layout))
         end = start + len(expected)
         if start < 0 or not torch.equal(ids[start:end], expected):
-            raise ValueError(
+            raise ConfigError(
                 f'sample {index} of the batch: its image tokens are not those of '
                 f'image_layout={self.image_layout!r}; give BuildConversation the image_layout of '
                 'the backbone')

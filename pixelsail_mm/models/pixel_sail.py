@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 from pixelsail_mm.models.generation import generate_answers
 from pixelsail_mm.models.second_answer import answer_again
@@ -45,7 +46,7 @@ class PixelSAIL(BaseModel):
     line of config.
 
     Raises:
-        ValueError: Two entries of ``distill`` have the same name.
+        ConfigError: Two entries of ``distill`` have the same name.
     """
 
     def __init__(self, tokenizer: Any, backbone: dict, prompt_injector: dict, neck: dict,
@@ -80,8 +81,8 @@ class PixelSAIL(BaseModel):
             _build(cfg, in_channels=widths[cfg.get('feature', 'neck')]) for cfg in distill)
         names = [loss.name for loss in self.distill]
         if len(set(names)) < len(names):
-            raise ValueError(f'model.distill: losses of one name would hide each other ({names}); '
-                             'give every entry its own `name`')
+            raise ConfigError(f'model.distill: losses of one name would hide each other ({names}); '
+                              'give every entry its own `name`')
         if trainable is not None:
             train_only(self, trainable)
 

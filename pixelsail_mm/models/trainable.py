@@ -6,6 +6,8 @@ from typing import Sequence
 
 from torch import nn
 
+from pixelsail_mm.errors import ConfigError
+
 
 def train_only(model: nn.Module, parts: Sequence[str]) -> None:
     """Freeze every parameter that lies in none of the named parts.
@@ -22,18 +24,19 @@ def train_only(model: nn.Module, parts: Sequence[str]) -> None:
             ``['backbone.patch_embed']``.
 
     Raises:
-        ValueError: A part has no parameter, or none that can train.
+        ConfigError: A part has no parameter, or none that can train.
     """
     named = list(model.named_parameters(remove_duplicate=False))
     wanted = set()
     for part in parts:
         found = [parameter for name, parameter in named if _inside(name, part)]
         if not found:
-            raise ValueError(f'model.trainable: {part!r} has no parameter; name modules of '
-                             f'{_neighbours(model, part)}')
+            raise ConfigError(f'model.trainable: {part!r} has no parameter; name modules of '
+                              f'{_neighbours(model, part)}')
         if not any(parameter.requires_grad for parameter in found):
-            raise ValueError(f'model.trainable: {part!r} is frozen by backbone.lora, of which only '
-                             'adapters and the rows of new tokens train; remove one of the two')
+            raise ConfigError(f'model.trainable: {part!r} is frozen by backbone.lora, of which '
+                              'only adapters and the rows of new tokens train; remove one of '
+                              'the two')
         wanted.update(id(parameter) for parameter in found)
     for parameter in model.parameters():
         if id(parameter) not in wanted:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from pixelsail_mm.engine.errors import explain
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample
+from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
 from pixelsail_mm.testing.tiny_models import tiny_model_config as config
 
 
@@ -196,6 +197,18 @@ def test_swapped_patch_size_is_named(model):
     inputs['image'] = torch.zeros(3, 32, 32, dtype=torch.uint8)
     with pytest.raises(ValueError, match='patch_size'):
         model.data_preprocessor(collate([(inputs, sample)]))
+
+
+@pytest.mark.parametrize('parts, named', [
+    (dict(backbone=dict(type='SingleTransformer', llm=dict(hidden_size=8))), 'model_type'),
+    (dict(backbone=dict(type='SingleTransformer', llm=TINY_LLM, rotary_layout='up')), 'layout'),
+    (dict(neck=dict(type='LearnableUpsampler', out_stride=3)), 'out_stride=3'),
+    (dict(trainable=['neck.no_such_part']), 'no_such_part')])
+def test_mistakes_in_a_config_are_explained(tokenizer, parts, named):
+    """At the command line as a message, which only some errors become."""
+    with pytest.raises(ValueError, match=named) as error:
+        MODELS.build(config(tokenizer, **parts))
+    assert named in explain(error.value)
 
 
 def test_unknown_mode(model):

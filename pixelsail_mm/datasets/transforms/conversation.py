@@ -12,6 +12,7 @@ from mmcv.transforms import BaseTransform
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.templates import clean_question, resolve_prompt_template
 from pixelsail_mm.datasets.transforms.loading import Results, source_of
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import (
     IMAGE_LAYOUTS,
@@ -68,8 +69,8 @@ class BuildConversation(BaseTransform):
             number of ``[SEG]`` in the answers differs from the number of masks (training); a
             text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
             not even one turn fits into ``max_length``.
-        ValueError: Unknown ``image_layout``, or ``image_in_question`` with independent turns, which
-            share an image that belongs to none of them.
+        ConfigError: Unknown ``image_layout``, or ``image_in_question`` with independent turns,
+            which share an image that belongs to none of them.
     """
 
     def __init__(self,
@@ -83,8 +84,8 @@ class BuildConversation(BaseTransform):
                  image_in_question: bool = False,
                  cache_size: int = 65536) -> None:
         if image_in_question and independent_turns:
-            raise ValueError('BuildConversation: independent_turns share the image, which must '
-                             'stand in front of them; set image_in_question=False')
+            raise ConfigError('BuildConversation: independent_turns share the image, which must '
+                              'stand in front of them; set image_in_question=False')
         self.tokenizer = build_tokenizer(tokenizer)
         self.template = resolve_prompt_template(template)
         self.max_length = max_length

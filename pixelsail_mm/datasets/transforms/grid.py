@@ -9,6 +9,7 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from pixelsail_mm.datasets.transforms.loading import Results
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 
 NO_PROMPT = -2
@@ -33,7 +34,7 @@ def target_size(width: int, height: int, patch_size: int, max_size: int = 1024) 
         (width, height) in pixels.
 
     Raises:
-        ValueError: A number is out of range.
+        ConfigError: A number is out of range.
     """
     _check_size('target_size', width, height, patch_size, max_size)
     long, short = max(width, height), min(width, height)
@@ -60,7 +61,7 @@ def area_size(width: int, height: int, patch_size: int, max_size: int) -> tuple[
         (width, height) in pixels.
 
     Raises:
-        ValueError: A number is out of range.
+        ConfigError: A number is out of range.
     """
     _check_size('area_size', width, height, patch_size, max_size)
 
@@ -74,8 +75,8 @@ def area_size(width: int, height: int, patch_size: int, max_size: int) -> tuple[
 
 def _check_size(name: str, width: int, height: int, patch_size: int, max_size: int) -> None:
     if min(width, height, patch_size) < 1 or max_size < patch_size:
-        raise ValueError(f'{name}: needs width, height, patch_size >= 1 and max_size >= '
-                         f'patch_size, got {width}x{height}, {patch_size}, {max_size}')
+        raise ConfigError(f'{name}: needs width, height, patch_size >= 1 and max_size >= '
+                          f'patch_size, got {width}x{height}, {patch_size}, {max_size}')
 
 
 def _round_up(value: int, step: int) -> int:
@@ -143,16 +144,16 @@ class ResizeToGrid(BaseTransform):
         interpolation: ``'bilinear'`` (authors' release) or ``'bicubic'`` (EVEv2).
 
     Raises:
-        ValueError: A setting is unknown or out of range.
+        ConfigError: A setting is unknown or out of range.
     """
 
     def __init__(self, patch_size: int = 16, max_size: int = 1024, rule: str = 'long_side',
                  interpolation: str = 'bilinear') -> None:
         if rule not in _RULES:
-            raise ValueError(f'ResizeToGrid: rule={rule!r}: use one of {list(_RULES)}')
+            raise ConfigError(f'ResizeToGrid: rule={rule!r}: use one of {list(_RULES)}')
         if interpolation not in _FILTERS:
-            raise ValueError(f'ResizeToGrid: interpolation={interpolation!r}: use one of '
-                             f'{list(_FILTERS)}')
+            raise ConfigError(f'ResizeToGrid: interpolation={interpolation!r}: use one of '
+                              f'{list(_FILTERS)}')
         _RULES[rule](1, 1, patch_size, max_size)
         self.patch_size = patch_size
         self.max_size = max_size

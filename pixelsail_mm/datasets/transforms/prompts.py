@@ -7,6 +7,7 @@ from mmcv.transforms import BaseTransform
 from scipy import ndimage
 
 from pixelsail_mm.datasets.transforms.loading import Results
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 
 
@@ -34,8 +35,8 @@ class PromptTypeAugment(BaseTransform):
                  min_depth: float = 16) -> None:
         weights = np.asarray(probs, float)
         if weights.shape != (3,) or (weights < 0).any() or not weights.sum() > 0:
-            raise ValueError('PromptTypeAugment: probs must be three weights >= 0 for mask, box '
-                             f'and point, not all 0; got {probs}')
+            raise ConfigError('PromptTypeAugment: probs must be three weights >= 0 for mask, box '
+                              f'and point, not all 0; got {probs}')
         self.probs = weights / weights.sum()
         self.min_depth = min_depth
 

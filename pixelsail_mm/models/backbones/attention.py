@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
+from pixelsail_mm.errors import ConfigError
+
 ATTENTION_NAME = 'pixelsail_sdpa'
 
 
@@ -154,10 +156,10 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
         Output ``(B,Lq,H,D)`` and None (no attention weights).
 
     Raises:
-        ValueError: The sequence exceeds the sliding window, which image blocks do not support.
+        ConfigError: The sequence exceeds the sliding window, which image blocks do not support.
     """
     if sliding_window is not None and key.shape[2] > sliding_window:
-        raise ValueError(
+        raise ConfigError(
             f'sequence of {key.shape[2]} tokens exceeds the base model\'s sliding window of '
             f'{sliding_window}; set sliding_window=None in backbone.llm or shorten max_length')
     groups = query.shape[1] // key.shape[1]

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
+from pixelsail_mm.errors import ConfigError
+
 #: What generation could return and ours does not keep, and steps that pass by our attention mask.
 _NOT_SUPPORTED = ('output_scores', 'output_logits', 'output_attentions', 'output_hidden_states',
                   'prefill_chunk_size', 'guidance_scale')
@@ -24,18 +26,18 @@ def check_generation(settings: GenerationConfig, **overrides: Any) -> None:
         **overrides: Arguments of ``generate`` that overrule them or stand beside them.
 
     Raises:
-        ValueError: A setting is not supported; names it.
+        ConfigError: A setting is not supported; names it.
     """
     settings = copy.deepcopy(settings)
     extras = settings.update(**overrides)
     used = [key for key in _NOT_SUPPORTED if getattr(settings, key)]
     if used:
-        raise ValueError(f'generate: {", ".join(used)} not supported; forward gives logits')
+        raise ConfigError(f'generate: {", ".join(used)} not supported; forward gives logits')
     mode = settings.get_generation_mode(extras.get('assistant_model'))
     if mode not in _MODES:
-        raise ValueError(f'generate: {mode.value.replace("_", " ")} is not supported, greedy search'
-                         ' and sampling are; leave out num_beams, penalty_alpha, assistant_model, '
-                         'prompt_lookup_num_tokens and the like')
+        raise ConfigError(f'generate: {mode.value.replace("_", " ")} is not supported, greedy '
+                          'search and sampling are; leave out num_beams, penalty_alpha, '
+                          'assistant_model, prompt_lookup_num_tokens and the like')
     if settings.cache_implementation not in _CACHES:
-        raise ValueError(f'generate: cache_implementation={settings.cache_implementation!r} is not '
-                         'supported; leave it out')
+        raise ConfigError(f'generate: cache_implementation={settings.cache_implementation!r} is '
+                          'not supported; leave it out')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pixelsail_mm.errors import ConfigError
+
 LAYOUTS = ('sections', 'interleaved')
 
 
@@ -28,13 +30,13 @@ class PatchRotaryEmbedding(nn.Module):
             half, and a model that starts from nothing then sees shapes by rows only.
 
     Raises:
-        ValueError: Unknown ``layout``.
+        ConfigError: Unknown ``layout``.
     """
 
     def __init__(self, original: nn.Module, layout: str = 'sections') -> None:
         super().__init__()
         if layout not in LAYOUTS:
-            raise ValueError(f'backbone.rotary_layout={layout!r}: use one of {list(LAYOUTS)}')
+            raise ConfigError(f'backbone.rotary_layout={layout!r}: use one of {list(LAYOUTS)}')
         self.inv_freq = original.inv_freq.detach().to('cpu', torch.float32).clone()
         self.attention_scaling = float(getattr(original, 'attention_scaling', 1.0))
         count = self.inv_freq.numel()

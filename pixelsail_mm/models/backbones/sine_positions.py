@@ -8,6 +8,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from pixelsail_mm.errors import ConfigError
+
 # From one turn over the image to a twentieth of it. With the 10,000 of DETR's sine embedding three
 # quarters of the channels hardly change within an image and the rest is lost next to the colours.
 TEMPERATURE = 20.0
@@ -36,10 +38,10 @@ def sine_positions(grids: Sequence[tuple[int, int]], channels: int,
         ``(sum of rows * columns, channels)`` float32 with values in -1..1.
 
     Raises:
-        ValueError: ``channels`` is not a multiple of 4.
+        ConfigError: ``channels`` is not a multiple of 4.
     """
     if channels % 4:
-        raise ValueError(f'sine positions need a hidden size that is a multiple of 4: {channels}')
+        raise ConfigError(f'sine positions need a hidden size that is a multiple of 4: {channels}')
     made: dict[tuple[int, int], Tensor] = {}
     for rows, columns in map(tuple, grids):
         if (rows, columns) not in made:

@@ -77,7 +77,7 @@ class SingleTransformer(BaseModule):
 
     Raises:
         FileNotFoundError: The pre-trained weights are not there.
-        ValueError: Unknown family or attention implementation.
+        ConfigError: Unknown family or attention implementation.
         ConfigError: Bad settings of ``lora`` or ``quantization``.
 
     Attributes:
@@ -95,8 +95,8 @@ class SingleTransformer(BaseModule):
                  new_token_rows: bool | None = None) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
-            raise ValueError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
-                             'supports the image block; remove the key or set it to "sdpa"')
+            raise ConfigError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
+                              'supports the image block; remove the key or set it to "sdpa"')
         self.patch_size = patch_size
         self.patch_positions = patch_positions
         if quantization is not None and lora is None:
@@ -107,8 +107,8 @@ class SingleTransformer(BaseModule):
             llm, vocab_size, dtype, trust_remote_code, new_tokens, quantization)
         decoder = getattr(self.llm, 'model', None)
         if not hasattr(decoder, 'rotary_emb'):
-            raise ValueError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
-                             'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
+            raise ConfigError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
+                              'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
         if isinstance(llm, Mapping) and embedding_std is not None:
             _set_embedding_std(self.llm, embedding_std)
         decoder.rotary_emb = PatchRotaryEmbedding(decoder.rotary_emb, rotary_layout)
@@ -194,7 +194,7 @@ class SingleTransformer(BaseModule):
             for each new token, the last one included.
 
         Raises:
-            ValueError: See
+            ConfigError: See
                 :func:`~pixelsail_mm.models.backbones.generation_settings.check_generation`.
         """
         overrides = dict(generation)
@@ -274,14 +274,14 @@ def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: 
         settings = dict(llm)
         model_type = settings.pop('model_type', None)
         if model_type is None:
-            raise ValueError("backbone.llm: key 'model_type' is missing, e.g. 'qwen2' or 'llama'")
+            raise ConfigError("backbone.llm: key 'model_type' is missing, e.g. 'qwen2' or 'llama'")
         if vocab_size is not None:
             settings['vocab_size'] = vocab_size
         try:
             config = AutoConfig.for_model(model_type, **settings)
         except ValueError as error:
-            raise ValueError(f'backbone.llm.model_type={model_type!r} is unknown to transformers '
-                             '(known: qwen2, qwen3, llama, mistral, ...)') from error
+            raise ConfigError(f'backbone.llm.model_type={model_type!r} is unknown to transformers '
+                              '(known: qwen2, qwen3, llama, mistral, ...)') from error
         # Token ids of a family's default config lie outside a small vocabulary.
         config.bos_token_id = config.eos_token_id = config.pad_token_id = None
         model = AutoModelForCausalLM.from_config(config, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.structures import PixelDataSample
 
 
@@ -13,7 +14,7 @@ def original_image(sample: PixelDataSample) -> Tensor:
 
     Raises:
         BadSampleError: The file cannot be read.
-        ValueError: The image was in memory only and was not kept in the sample.
+        ConfigError: The image was in memory only and was not kept in the sample.
     """
     image = sample.get('image')
     if image is not None:
@@ -21,6 +22,6 @@ def original_image(sample: PixelDataSample) -> Tensor:
     from pixelsail_mm.datasets.transforms import LoadImage
     pixels = LoadImage().transform(dict(img_path=sample.get('img_path')))['img']
     if pixels is None:
-        raise ValueError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
-                         'experts need keep_image=True in PackPixelInputs')
+        raise ConfigError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
+                          'experts need keep_image=True in PackPixelInputs')
     return torch.from_numpy(pixels).permute(2, 0, 1)

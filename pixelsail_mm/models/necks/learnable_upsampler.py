@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models import initialisation
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel, stack_equal, unstack
 from pixelsail_mm.registry import MODELS
@@ -90,7 +91,7 @@ class LearnableUpsampler(BaseModule):
         init_cfg: MMEngine initialisation config.
 
     Raises:
-        ValueError: ``patch_size / out_stride`` is not a power of two.
+        ConfigError: ``patch_size / out_stride`` is not a power of two.
     """
 
     def __init__(self, in_channels: int, patch_size: int = 16, out_stride: int = 2,
@@ -99,8 +100,8 @@ class LearnableUpsampler(BaseModule):
         super().__init__(init_cfg)
         steps = math.log2(patch_size / out_stride)
         if steps < 0 or steps != int(steps):
-            raise ValueError(f'neck.out_stride={out_stride}: patch_size {patch_size} divided by it '
-                             'must be 1, 2, 4, 8, ...')
+            raise ConfigError(f'neck.out_stride={out_stride}: patch_size {patch_size} divided by '
+                              'it must be 1, 2, 4, 8, ...')
         self.out_channels = min(in_channels, max_channels)
         self.out_stride = out_stride
         self.scale = patch_size // out_stride
