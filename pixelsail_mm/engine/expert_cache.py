@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -342,30 +343,49 @@ def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iter
     for number in range(workers):
         numbers.put(number)
     threads = max(1, torch.get_num_threads() // workers)
-    with ProcessPoolExecutor(workers, context, _start_worker, (job, numbers, threads)) as pool:
+    stop, stopping = context.Pipe(duplex=False)
+    arguments = (job, numbers, threads, stop)
+    with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
         try:
-            futures = [pool.submit(_work, chunk) for chunk in chunks]
+            with _interrupts_ignored():
+                futures = [pool.submit(_work, chunk) for chunk in chunks]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
             raise ConfigError('a worker process was killed, perhaps for lack of memory; all that '
                               'was written is kept: run again, with fewer --workers') from error
+        except (KeyboardInterrupt, GeneratorExit):
+            stopping.close()  # workers may end at any moment, as if killed
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(job: Job, numbers: Any, threads: int) -> None:
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C, which reaches them too; their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():  # it cannot, and gets none
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start_worker(job: Job, numbers: Any, threads: int, stop: connection.Connection) -> None:
     _Worker.job, _Worker.number = job, numbers.get()
-    # Ctrl-C reaches parent and workers. The parent reports it; workers, which may be killed at any
-    # moment, end at once instead of computing what they were given.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(threads)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[stop], daemon=True).start()
 
 
-def _die_with_parent() -> None:
-    """End a worker whose parent was killed; it would wait for images, and hold its GPU, forever."""
-    connection.wait([parent_process().sentinel])
+def _end_with_parent(stop: connection.Connection) -> None:
+    """End a worker at once when its parent was interrupted or killed.
+
+    It would finish the images it was given, or wait for some, and hold its GPU, forever.
+    """
+    connection.wait([parent_process().sentinel, stop])
     os._exit(1)
 
 
