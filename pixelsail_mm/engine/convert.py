@@ -51,7 +51,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == '.safetensors':
         # Other programs read the file by name: tied embeddings are written under both.
-        write_safetensors(renamed, target, about_tokens(source, content.get('meta')),
+        write_safetensors(renamed, target, _about_tokens(source, content.get('meta')),
                           tied_once=False)
     else:
         with replace_when_complete(target) as unfinished:
@@ -59,7 +59,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     return summary(renamed)
 
 
-def about_tokens(source: str | os.PathLike, metadata: Any) -> dict[str, str]:
+def _about_tokens(source: str | os.PathLike, metadata: Any) -> dict[str, str]:
     """Header entry with the tokens of a checkpoint, empty where they are unknown.
 
     Args:
@@ -104,7 +104,7 @@ def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
                               'give the folder that holds *_model_states.pt')
     if max_shard_size is not None:
         check_replaceable(target, ('model*.safetensors', INDEX_NAME))
-    weights, metadata = read_zero_folder(folder), about_tokens(folder, {})
+    weights, metadata = read_zero_folder(folder), _about_tokens(folder, {})
     kind = dtype and getattr(torch, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     if max_shard_size is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Hashable
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, open_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import check_replaceable, replace_when_complete
-from pixelsail_mm.engine.convert import about_tokens
-from pixelsail_mm.engine.safetensors_files import DTYPES, identity_of
+from pixelsail_mm.engine.safetensors_files import DTYPES, map_once
+from pixelsail_mm.engine.vocabulary import Vocabulary, stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import SCOPE
@@ -57,15 +57,15 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
     check_publishable(cfg, dtype)
     target = Path(folder)
     check_replaceable(target, ('config.py', 'model.safetensors', _TOKENIZER))
-    state = published_weights(checkpoint, dtype)
     # Rows belong to the tokens they were trained with, whatever tokenizer the config names.
-    tokens = about_tokens(checkpoint, open_state(checkpoint).get('meta'))
+    state, vocabulary = published_weights(checkpoint, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(target) as unfinished:
         Path(unfinished).mkdir()
         build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
         _portable_config(cfg).dump(f'{unfinished}/config.py')
-        save_weights(state, f'{unfinished}/model.safetensors', tokens)
+        save_weights(state, f'{unfinished}/model.safetensors',
+                     None if vocabulary is None else vocabulary.metadata())
     return target
 
 
@@ -87,7 +87,8 @@ def check_publishable(cfg: Config, dtype: str | None) -> None:
         raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
 
 
-def published_weights(checkpoint: str | os.PathLike, dtype: str | None) -> dict[str, Tensor]:
+def published_weights(checkpoint: str | os.PathLike, dtype: str | None
+                      ) -> tuple[dict[str, Tensor], Vocabulary | None]:
     """Read the weights that prediction uses, in the wanted precision; tied ones stay tied.
 
     Those that keep their precision stay mapped to their file where it can be mapped.
@@ -96,26 +97,28 @@ def published_weights(checkpoint: str | os.PathLike, dtype: str | None) -> dict[
         checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
         dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
 
+    Returns:
+        The weights, and the tokens they were trained with (None where that is not known).
+
     Raises:
         CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
     """
-    state = open_state(checkpoint)['state_dict']
+    content = open_state(checkpoint)
+    state = content['state_dict']
     separate = next((key for key in state if any(mark in key for mark in _UNMERGED)), None)
     if separate is not None:
         raise CheckpointError(checkpoint, f'holds LoRA or 4-bit layers of a training ({separate})',
                               'merge them first: tools/model_converters/merge_lora.py')
-    converted: dict[Hashable, Tensor] = {}
-    result = {}
-    for key, value in state.items():
-        if key.startswith(TRAINING_ONLY_PREFIXES):
-            continue
-        identity = identity_of(value)
-        if identity not in converted:
-            whole = value.read() if isinstance(value, ZeroTensor) else value
-            changes = dtype is not None and whole.is_floating_point()
-            converted[identity] = whole.to(getattr(torch, dtype)) if changes else whole
-        result[key] = converted[identity]
-    return result
+
+    def convert(value: Tensor | ZeroTensor) -> Tensor:
+        whole = value.read() if isinstance(value, ZeroTensor) else value
+        changes = dtype is not None and whole.is_floating_point()
+        return whole.to(getattr(torch, dtype)) if changes else whole
+
+    used = {key: value for key, value in state.items()
+            if not key.startswith(TRAINING_ONLY_PREFIXES)}
+    vocabulary = stored_vocabulary(Path(checkpoint).expanduser(), content.get('meta'))
+    return map_once(used, convert), vocabulary
 
 
 def portable_model(cfg: Config) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Hashable, Iterator, Mapping
+from typing import Callable, Hashable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -139,13 +139,26 @@ def write_folder(state: Mapping[str, Tensor | ZeroTensor], folder: str | os.Path
     return list(split.filename_to_tensors)
 
 
+def map_once(state: Mapping[str, Tensor | ZeroTensor],
+             change: Callable[[Tensor | ZeroTensor], Tensor]) -> dict[str, Tensor]:
+    """Change weights; those that are one under several names are changed once and stay one.
+
+    Args:
+        state: Name -> weight.
+        change: Gives what stands in a weight's place.
+    """
+    stored, aliases = _without_aliases(state)
+    changed = {key: change(value) for key, value in stored.items()}
+    return {key: changed[aliases.get(key, key)] for key in state}
+
+
 def _without_aliases(state: Mapping[str, Tensor | ZeroTensor]
                      ) -> tuple[dict[str, Tensor | ZeroTensor], dict[str, str]]:
     """Each tensor under its first name, and alias -> first name."""
     first: dict = {}
     stored, aliases = {}, {}
     for key, value in state.items():
-        identity = identity_of(value) if value.numel() else key
+        identity = _identity(value) if value.numel() else key
         if identity in first:
             aliases[key] = first[identity]
         else:
@@ -154,7 +167,7 @@ def _without_aliases(state: Mapping[str, Tensor | ZeroTensor]
     return stored, aliases
 
 
-def identity_of(value: Tensor | ZeroTensor) -> Hashable:
+def _identity(value: Tensor | ZeroTensor) -> Hashable:
     """What weights have in common that are one under several names.
 
     Args:

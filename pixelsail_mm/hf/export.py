@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
 from pixelsail_mm.datasets.templates import resolve_prompt_template
-from pixelsail_mm.engine.checkpoint import apply_weights, open_state
+from pixelsail_mm.engine.checkpoint import apply_weights
 from pixelsail_mm.engine.checkpoint_files import (
     BASE_FILES,
     check_replaceable,
@@ -24,7 +24,6 @@ from pixelsail_mm.engine.vocabulary import (
     Vocabulary,
     VocabularyError,
     plan_rows,
-    stored_vocabulary,
 )
 from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
 from pixelsail_mm.hf.configuration import PixelSAILConfig
@@ -76,8 +75,9 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
     processor = _processor(cfg)
     settings = portable_model(cfg)
     config = _config(settings, processor.tokenizer)
-    _check_tokens(checkpoint, processor.tokenizer, config.text_config.vocab_size)
-    model = _with_weights(config, published_weights(checkpoint, dtype), checkpoint)
+    state, stored = published_weights(checkpoint, dtype)
+    _check_tokens(checkpoint, stored, processor.tokenizer, config.text_config.vocab_size)
+    model = _with_weights(config, state, checkpoint)
     model.generation_config = GenerationConfig(
         eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
         **settings['generation'])
@@ -137,9 +137,9 @@ def _processor(cfg: Config) -> PixelSAILProcessor:
     return processor
 
 
-def _check_tokens(checkpoint: str | os.PathLike, tokenizer: Any, rows: int) -> None:
+def _check_tokens(checkpoint: str | os.PathLike, stored: Vocabulary | None, tokenizer: Any,
+                  rows: int) -> None:
     """Refuse a table of as many rows whose tokens have another order, where the order is known."""
-    stored = stored_vocabulary(Path(checkpoint).expanduser(), open_state(checkpoint).get('meta'))
     if stored is None:
         return
     try:

@@ -35,12 +35,14 @@ def compare_precisions(cfg: Config, checkpoint: str | os.PathLike, image: str, t
         answers without masks, or with another number of them).
     """
     rows, reference = [], None
-    for stored, computed in _CASES:
-        with tempfile.TemporaryDirectory(prefix='pixelsail_precision_') as folder:
-            export_hf(cfg, checkpoint, Path(folder) / 'hf', stored)
-            answer = _ask(Path(folder) / 'hf', computed, image, text)
-        reference = reference or answer
-        rows.append(dict(stored=stored, computed=computed, **_compare(reference, answer)))
+    with tempfile.TemporaryDirectory(prefix='pixelsail_precision_') as scratch:
+        for stored, computed in _CASES:
+            folder = Path(scratch) / stored
+            if not folder.exists():
+                export_hf(cfg, checkpoint, folder, stored)
+            answer = _ask(folder, computed, image, text)
+            reference = reference or answer
+            rows.append(dict(stored=stored, computed=computed, **_compare(reference, answer)))
     return rows
 
 

@@ -76,7 +76,7 @@ def test_work_directory_is_not_replaced(trained, tmp_path):
 
 def test_tied_weights_are_converted_once(trained):
     _, checkpoint = trained
-    state = published_weights(checkpoint, 'float16')
+    state, _ = published_weights(checkpoint, 'float16')
     embedding = state['backbone.llm.model.embed_tokens.weight']
     assert state['backbone.llm.lm_head.weight'] is embedding and embedding.dtype == torch.float16
 

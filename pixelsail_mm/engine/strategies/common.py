@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pixelsail_mm.engine.checkpoint import load_weights
 from pixelsail_mm.engine.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
-from pixelsail_mm.engine.safetensors_files import identity_of
+from pixelsail_mm.engine.safetensors_files import map_once
 
 _RANK_VARIABLES = dict(
     slurm=dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
@@ -56,13 +56,7 @@ def on_cpu(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     Args:
         state: Name -> Tensor.
     """
-    copies, result = {}, {}
-    for key, value in state.items():
-        name = identity_of(value) if value.numel() else key
-        if name not in copies:
-            copies[name] = value.cpu()
-        result[key] = copies[name]
-    return result
+    return map_once(state, Tensor.cpu)
 
 
 def _steps(value: Union[int, float], total: int) -> Union[int, float]:
