@@ -45,7 +45,8 @@ class ParityFixtures:
             neck=dict(type='LearnableUpsampler', out_stride=2, max_channels=hyper['in_dim']),
             mask_head=dict(
                 type='SegTokenMaskHead', embed_channels=hyper['seg_hidden_states'],
-                num_points=num_points, oversample_ratio=loss['oversample_ratio'],
+                num_points=num_points, target_resize='nearest',
+                oversample_ratio=loss['oversample_ratio'],
                 importance_sample_ratio=loss['importance_sample_ratio']),
             lm_loss_weight_with_masks=loss['llm_loss_scale_when_masks'])
 

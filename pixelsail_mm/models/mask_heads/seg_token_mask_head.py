@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.initialisation import keep_variance
+from pixelsail_mm.models.mask_heads.mask_targets import RESIZE_MODES, resize_targets
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 
@@ -32,29 +34,40 @@ class SegTokenMaskHead(BaseModule):
         hidden_size: Channels C of the transformer; filled in by the meta-architecture.
         embed_channels: Width S of the common space.
         num_points: Points per mask (PointRend sampling); None compares whole masks, the ground
-            truth resized to the logits by nearest neighbour.
+            truth resized to the logits.
         oversample_ratio: Candidates per point in PointRend sampling.
         importance_sample_ratio: Share of points chosen for their uncertainty.
         loss_mask: Config of the per-pixel loss.
         loss_dice: Config of the region loss.
         threshold: Probability above which a pixel belongs to the mask.
+        target_resize: How whole masks are resized to the logits, see
+            :func:`~pixelsail_mm.models.mask_heads.mask_targets.resize_targets`: ``'area'``,
+            ``'nearest-exact'`` or ``'nearest'`` (authors' release, shifts the masks).
         embed_std: Start with weights that keep variance (see
             :func:`~pixelsail_mm.models.initialisation.keep_variance`) and give embeddings and
             image features of unit-variance inputs this standard deviation; None keeps PyTorch's.
         init_cfg: MMEngine initialisation config.
+
+    Raises:
+        ConfigError: Unknown ``target_resize``.
     """
 
     def __init__(self, in_channels: int, hidden_size: int, embed_channels: int = 512,
                  num_points: int | None = 12544, oversample_ratio: float = 3.0,
                  importance_sample_ratio: float = 0.75, loss_mask: dict | None = None,
                  loss_dice: dict | None = None, threshold: float = 0.5,
-                 embed_std: float | None = None, init_cfg: dict | None = None) -> None:
+                 target_resize: str = 'area', embed_std: float | None = None,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
+        if target_resize not in RESIZE_MODES:
+            raise ConfigError(f'mask_head.target_resize={target_resize!r}: use one of '
+                              f'{list(RESIZE_MODES)}')
         self.embed_channels = embed_channels
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.threshold = threshold
+        self.target_resize = target_resize
         self.image_projector = _projector(in_channels, in_channels, embed_channels)
         self.seg_projector = _projector(hidden_size, in_channels, embed_channels)
         if embed_std is not None:
@@ -107,8 +120,8 @@ class SegTokenMaskHead(BaseModule):
         if self.num_points:
             points = [self._sample_points(x.float(), y) for x, y in zip(logits, targets)]
             return [tuple(map(torch.cat, zip(*points)))] if points else []
-        resized = [F.interpolate(y[None].to(x.device, torch.float32), size=x.shape[-2:],
-                                 mode='nearest')[0] for x, y in zip(logits, targets)]
+        resized = [resize_targets(y.to(x.device), x.shape[-2:], self.target_resize)
+                   for x, y in zip(logits, targets)]
         by_size: dict[tuple, list[int]] = {}
         for index, x in enumerate(logits):
             by_size.setdefault(tuple(x.shape[-2:]), []).append(index)
