@@ -42,7 +42,8 @@ def fit_masks(masks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if masks.shape[1:] == shape or len(masks) == 0:
         return np.zeros((0, *shape), bool) if len(masks) == 0 else masks
     shrinks = masks.shape[1] > shape[0]
-    mode = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
+    # INTER_NEAREST would take the pixel at the top left and shift the mask against the image.
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST_EXACT
     resized = []
     for mask in masks:
         covered = cv2.resize(mask.astype(np.float32), shape[::-1], interpolation=mode)

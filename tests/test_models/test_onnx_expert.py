@@ -143,6 +143,18 @@ def test_stretched_or_padded(tmp_path):
     torch.testing.assert_close(padded, torch.from_numpy(half).float())
 
 
+def test_padded_image_that_ends_inside_a_cell_is_not_stretched(tmp_path):
+    """Of 16 columns of cells the image fills 10.5; a cut at 10 would move all of them."""
+    ramp = PixelDataSample(metainfo=dict(sample_id='ramp'))
+    ramp.image = (torch.arange(66) * 3).to(torch.uint8).expand(3, 100, 66).contiguous()
+    expert = OnnxExpert(pooling(tmp_path / 'a.onnx'), 'means', size=32, keep_ratio=True,
+                        max_value=255)
+    [read] = expert([ramp])
+    enlarged = torch.nn.functional.interpolate(read[None], size=(100, 66), mode='bilinear')[0]
+    inside = slice(8, 52)  # the last cells mix with the padding
+    assert (enlarged - ramp.image)[..., inside].abs().max() < 3  # one pixel of the ramp
+
+
 def test_dynamic_input_is_rounded_up(tmp_path):
     path = pooling(tmp_path / 'a.onnx')
     assert OnnxExpert(path, 'means', multiple=8)([sample(9, 17)])[0].shape == (3, 8, 12)

@@ -94,6 +94,17 @@ def test_masks_survive_resizing():
                                   masks.repeat(2, axis=1).repeat(2, axis=2))
 
 
+@pytest.mark.parametrize('size', [320, 333, 427, 512])
+def test_enlarged_masks_lie_where_the_image_shows_them(size):
+    mask = np.zeros((1, 200, 200), bool)
+    mask[0, 50:150, 20:180] = True
+    image = np.repeat(mask[0, ..., None].astype(np.uint8) * 255, 3, axis=2)
+    shown, large = fit(image, size, size)[..., 0] > 127, fit_masks(mask, (size, size))[0]
+    for axis in (0, 1):
+        ours, theirs = (np.nonzero(pixels)[axis].mean() for pixels in (large, shown))
+        assert abs(ours - theirs) <= 0.1
+
+
 def test_draw_masks_leaves_the_input_alone_and_fades_the_rest():
     image = grey((40, 40), 250)
     before = image.copy()

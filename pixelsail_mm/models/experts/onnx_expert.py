@@ -8,6 +8,7 @@ from typing import Any, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from PIL import Image
 from torch import Tensor
@@ -179,6 +180,9 @@ class OnnxExpert(VisionExpert):
         if isinstance(values['size'], int):
             values['size'] = [values['size']] * 2
         feature = {key: values[key] for key in ('output', 'layout', 'patch_size', 'prefix_tokens')}
+        if values['keep_ratio']:
+            # Caches made with a cut between whole cells lie up to half a cell beside the image.
+            feature['cut'] = 'inside cells'
         return plain(dict(
             expert=cls.__name__, weights_sha256=weights_sha256(Path(values['model'])),
             feature=feature, preprocessing={key: values[key] for key in _PREPROCESSING}))
@@ -206,9 +210,8 @@ class OnnxExpert(VisionExpert):
                               f'({first_line(error)}); set size or multiple to what it was made '
                               'for') from error
         dense = torch.from_numpy(self._dense(array, height, width)).float()
-        rows, columns = (max(1, round(side * share / whole)) for side, share, whole in zip(
-            dense.shape[1:], filled, (height, width)))
-        return dense[:, :rows, :columns].to(self.device)
+        shares = filled[0] / height, filled[1] / width
+        return _part_of_the_image(dense, shares).to(self.device)
 
     def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         """Input ``(H,W,3)`` float32, and the (height, width) of it that the image fills."""
@@ -249,3 +252,19 @@ class OnnxExpert(VisionExpert):
                 f'{self.output} has {array.shape[1]} tokens')
         tokens = array[0, self.prefix_tokens:]
         return np.ascontiguousarray(tokens.T.reshape(-1, rows, columns))
+
+
+def _part_of_the_image(dense: Tensor, shares: tuple[float, float]) -> Tensor:
+    """Cut a map ``(C,h,w)`` to the shares (of height and width) that the image fills.
+
+    Where the image ends inside a cell, the cells are interpolated: a cut between whole cells would
+    stretch the map by up to half a cell.
+    """
+    filled = [side * share for side, share in zip(dense.shape[1:], shares)]
+    rows, columns = (max(1, round(cells)) for cells in filled)
+    if filled == [rows, columns]:
+        return dense[:, :rows, :columns]
+    down, right = shares
+    corner = torch.tensor([[[right, 0, right - 1], [0, down, down - 1]]])
+    grid = F.affine_grid(corner, [1, 1, rows, columns], align_corners=False)
+    return F.grid_sample(dense[None], grid, padding_mode='border', align_corners=False)[0]
