@@ -165,15 +165,22 @@ def quantised(llm: nn.Module, config) -> nn.Module:
 
 
 def prepare_quantised_state(llm: nn.Module) -> None:
-    """Let ``load_state_dict`` restore 4-bit layers, whose statistics are no parameters.
+    """Make saving and loading of 4-bit layers exact, on every CPU.
 
-    bitsandbytes writes them into the state dict and leaves reading to transformers, which does it
-    only when a base is loaded.
+    Their statistics are no parameters. bitsandbytes writes them into the state dict and leaves
+    reading to transformers, which does it only when a base is loaded; here ``load_state_dict``
+    reads them.
+
+    On a CPU with ``avx512_bf16`` the layers would pack their weights at the first answer: scales
+    rounded to bfloat16, which neither saving nor further training undoes, and float32 computed in
+    bfloat16. So they never pack.
 
     Args:
         llm: The decoder; one without 4-bit layers is left alone.
     """
     for module in _four_bit_layers(llm).values():
+        module.support_avx512bf16_for_cpu = False
+        module.register_state_dict_pre_hook(_refuse_packed)
         module.register_state_dict_post_hook(_pad_statistics)
         module.register_load_state_dict_pre_hook(_restore_statistics)
 
@@ -183,6 +190,13 @@ def _padded(key: str, value: Tensor) -> Tensor:
     if _JSON_ENTRY not in key or len(value) >= _JSON_BYTES:
         return value
     return torch.cat([value, value.new_full((_JSON_BYTES - len(value),), ord(' '))])
+
+
+def _refuse_packed(module, prefix, keep_vars) -> None:
+    """Saving would unpack them, with loss and without a word."""
+    if getattr(module.weight.quant_state, 'packing_format_for_cpu', False):
+        raise RuntimeError(f'{prefix}weight: bitsandbytes packed these 4-bit weights for this CPU, '
+                           'which rounded them; build the model and load its checkpoint again')
 
 
 def _pad_statistics(module, state, prefix, metadata) -> None:
