@@ -3,8 +3,8 @@
 #   tools/quickstart.sh
 #
 #   PIXELSAIL_WORK    where checkpoint, results and pictures go (default: work_dirs/quickstart)
-#   PIXELSAIL_DATA    where the ShapesWorld images are drawn (default: data/shapes_world_mini);
-#                     the config reads it too
+#   PIXELSAIL_DATA    where the ShapesWorld images are drawn (default: data/shapes_world_mini, as in
+#                     the config, which reads the variable too)
 #   PIXELSAIL_QUICK   1: few images and iterations, to see that every step runs; the numbers mean
 #                     nothing and go to other folders (quickstart_smoke, shapes_world_smoke)
 # The environment can be chosen with the variables at the top of tools/_venv.sh.

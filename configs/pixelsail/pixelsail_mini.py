@@ -1,11 +1,37 @@
 # Quickstart: minutes on 2 CPU cores, see tools/quickstart.sh. By hand:
-#   export PIXELSAIL_DATA=data/shapes_world_mini
-#   python tools/dataset_converters/make_shapes_world.py --preset mini --out $PIXELSAIL_DATA
+#   python tools/dataset_converters/make_shapes_world.py --preset mini --out data/shapes_world_mini
 #   python tools/train.py configs/pixelsail/pixelsail_mini.py
+# PIXELSAIL_DATA names another folder.
 _base_ = [
     '../_base_/models/pixel_sail_tiny.py', '../_base_/datasets/shapes_world.py',
     '../_base_/schedules/schedule_tiny.py', '../_base_/default_runtime.py'
 ]
+
+# The folder of the quickstart, which leaves that of the full preset alone.
+data_root = '{{$PIXELSAIL_DATA:data/shapes_world_mini}}'
+tokenizer = data_root + '/tokenizer'
+model = dict(
+    tokenizer=tokenizer,
+    distill=[
+        dict(loss, expert=dict(loss.expert, root=data_root + '/expert',
+                               image_root=data_root + '/images')) for loss in _base_.model.distill
+    ])
+train_pipeline = [dict(stage, tokenizer=tokenizer) if 'tokenizer' in stage else stage
+                  for stage in _base_.train_pipeline]
+test_pipeline = [dict(stage, tokenizer=tokenizer) if 'tokenizer' in stage else stage
+                 for stage in _base_.test_pipeline]
+refcoco = dict(data_root=data_root)
+osprey = dict(data_root=data_root)
+eval_refcoco = dict(data_root=data_root, pipeline=test_pipeline)
+eval_osprey = dict(data_root=data_root, pipeline=test_pipeline)
+train_dataloader = dict(dataset=dict(
+    pipeline=train_pipeline,
+    datasets=[dict(part, data_root=data_root)
+              for part in _base_.train_dataloader.dataset.datasets]))
+val_dataloader = [dict(loader, dataset=dict(loader.dataset, **eval_refcoco))
+                  for loader in _base_.val_dataloader]
+test_dataloader = [dict(loader, dataset=dict(loader.dataset, **eval_refcoco))
+                   for loader in _base_.test_dataloader]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
 train_cfg = dict(max_iters=3400)

@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import re
+import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +151,53 @@ def test_quickstart_fails_when_a_stage_or_a_target_does(quick_tree):
     stopped = run_quickstart(quick_tree)
     assert stopped.returncode == 3
     assert 'evaluation' not in stopped.stdout
+
+
+def readme_commands(repo_root):
+    """Words of every shell command in the README, in its order."""
+    text = (repo_root / 'README.md').read_text(encoding='utf-8')
+    blocks = re.findall(r'^```bash\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def data_paths(node):
+    """Everything below ``data/`` that a config names."""
+    if isinstance(node, (dict, list, tuple)):
+        for value in (node.values() if isinstance(node, dict) else node):
+            yield from data_paths(value)
+    elif isinstance(node, str) and node.startswith('data/'):
+        yield node
+
+
+def test_commands_of_the_readme_train_on_what_earlier_ones_drew(quick_tree, repo_root,
+                                                                monkeypatch):
+    from pixelsail_mm.engine.launch import read_config
+    monkeypatch.delenv('PIXELSAIL_DATA', raising=False)
+    assert run_quickstart(quick_tree).returncode == 0
+    draw, train, _ = (quick_tree.root / 'calls').read_text().splitlines()
+    by_quickstart = os.path.relpath(Path(draw.partition('--out ')[2]).resolve(),
+                                    quick_tree.root.resolve())
+    drawn, checked = [], set()
+    for words in readme_commands(repo_root):
+        tools = [Path(word).name for word in words if word.startswith('tools/')]
+        if 'quickstart.sh' in tools:
+            drawn.append(by_quickstart)
+        elif 'make_shapes_world.py' in tools:
+            drawn.append(words[words.index('--out') + 1])
+        elif 'shapes_world_to_public.py' in tools:
+            assert words[-2] in drawn
+            drawn.append(words[-1])
+        elif {'train.py', 'dist_train.sh'} & set(tools):
+            config = next(word for word in words if word.startswith('configs/'))
+            options = words[words.index('--cfg-options') + 1:] if '--cfg-options' in words else []
+            cfg = read_config(str(repo_root / config), options)
+            if cfg.data_root == 'data':
+                continue  # the public data sets, which users bring
+            # The quickstart's config has to run right after it.
+            folders = [by_quickstart] if config in train.split() else drawn
+            paths = set(data_paths(cfg.to_dict()))
+            assert paths and all(any(f'{path}/'.startswith(f'{folder}/') for folder in folders)
+                                 for path in paths), (config, folders, paths)
+            checked.add(Path(config).stem)
+    assert {'pixelsail_mini', 'pixelsail_tiny'} <= checked
