@@ -28,7 +28,7 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
 
             * a COCO RLE dict (``counts`` compressed as str/bytes, or an uncompressed list);
             * a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels (an empty list is an empty
-              mask);
+              mask) and of RLE dicts, which are joined;
             * ``dict(png=path)``: an image in which non-zero pixels are inside;
             * ``dict(png=path, ids=[...])``: a COCO panoptic PNG and the ids of its segments
               (id = R + 256 G + 65536 B) that belong to the mask. The file is decoded once for all
@@ -61,12 +61,13 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
     elif isinstance(mask, dict):
         decoded = _decode_rle(mask, height, width, file, key)
     elif isinstance(mask, (list, tuple)):
-        decoded = _decode_polygons(mask, height, width, file, key)
+        decoded = _decode_parts(mask, height, width, file, key)
     elif isinstance(mask, np.ndarray):
         decoded = mask if mask.dtype == bool else mask != 0
     else:
         raise BadSampleError(file, key, f'unknown mask type {type(mask).__name__}; give a COCO RLE '
-                             'dict, a list of polygons, dict(png=...), dict(union=...), '
+                             'dict, a list of polygons or RLE dicts, '
+                             'dict(png=...), dict(union=...), '
                              'dict(painted=...) or an (H, W) array')
     if decoded.shape != (height, width):
         raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
@@ -125,20 +126,24 @@ def _decode_rle(rle: dict, height: int, width: int, file: str | None, key: str) 
         raise BadSampleError(file, key, f'broken RLE ({error}); export the mask again') from error
 
 
-def _decode_polygons(polygons, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+def _decode_parts(parts, height: int, width: int, file: str | None, key: str) -> np.ndarray:
     decoded = np.zeros((height, width), bool)
-    for i, polygon in enumerate(polygons):
-        try:
-            points = np.asarray(polygon, float)
-        except (TypeError, ValueError):
-            points = np.full(0, np.nan)
-        if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-            raise BadSampleError(file, f'{key}[{i}]', 'a polygon needs at least 3 points as a flat '
-                                 'list [x1, y1, x2, y2, ...] of finite numbers, '
-                                 f'got {polygon!r:.60}')
-        for rle in coco_mask.frPyObjects([points.tolist()], height, width):
-            decoded |= coco_mask.decode(rle).astype(bool)
+    for i, part in enumerate(parts):
+        decode = _decode_rle if isinstance(part, dict) else _decode_polygon
+        decoded |= decode(part, height, width, file, f'{key}[{i}]')
     return decoded
+
+
+def _decode_polygon(polygon, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    try:
+        points = np.asarray(polygon, float)
+    except (TypeError, ValueError):
+        points = np.full(0, np.nan)
+    if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
+        raise BadSampleError(file, key, 'a polygon needs at least 3 points as a flat list [x1, y1, '
+                             f'x2, y2, ...] of finite numbers, got {polygon!r:.60}')
+    rle, = coco_mask.frPyObjects([points.tolist()], height, width)
+    return coco_mask.decode(rle).astype(bool)
 
 
 def _decode_painted(mask: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.masks import decode_mask
+from pixelsail_mm.datasets.masks import decode_mask, mask_to_rle
 
 H, W = 8, 12
 
@@ -30,10 +30,19 @@ def _uncompressed():
     return dict(size=[H, W], counts=np.diff([0, *borders, flat.size]).tolist())
 
 
+def _half(side):
+    half = _mask()
+    half[:, :6] &= side == 0
+    half[:, 6:] &= side == 1
+    return mask_to_rle(half)
+
+
 @pytest.mark.parametrize('mask', [
     _compressed(False), _compressed(True), _uncompressed(), [[3, 2, 9, 2, 9, 5, 3, 5]],
-    _mask(), _mask().astype(np.uint8) * 255,
-], ids=['bytes', 'str', 'uncompressed', 'polygon', 'bool', 'uint8'])
+    _mask(), _mask().astype(np.uint8) * 255, [_compressed(True)], [_uncompressed()],
+    [_half(0), _half(1)], [_half(0), [6, 2, 9, 2, 9, 5, 6, 5]],
+], ids=['bytes', 'str', 'uncompressed', 'polygon', 'bool', 'uint8', 'list of one RLE',
+        'list of one uncompressed', 'list of RLEs', 'RLE and polygon'])
 def test_spellings_agree(mask):
     decoded = decode_mask(mask, H, W, 'a.json', 'masks[0]')
     assert decoded.dtype == bool and np.array_equal(decoded, _mask())
@@ -63,6 +72,8 @@ def test_no_polygon_is_an_empty_mask():
     ([['a'] * 6], 'at least 3 points'),
     ([[[1, 2], [3, 4], [5, 6]]], 'flat list'),
     ('text', 'unknown mask type str'),
+    ([dict(size=[W, H], counts=[H * W])], r'size \[12, 8\]'),
+    ([_half(0), dict(size=[H, W])], 'needs counts'),
 ])
 def test_faults_name_file_and_key(mask, reason):
     with pytest.raises(BadSampleError, match=reason) as error:

@@ -78,5 +78,6 @@ def _points(mask: Any) -> Iterable[tuple[float, float]]:
         for part in mask.get('union', ()):
             yield from _points(part)
     elif isinstance(mask, (list, tuple)):
-        for polygon in mask:
-            yield from zip(polygon[::2], polygon[1::2])
+        for part in mask:
+            if not isinstance(part, dict):  # run lengths have no corners
+                yield from zip(part[::2], part[1::2])
