@@ -31,6 +31,28 @@ class MissingFilesError(FileNotFoundError):
         return type(self), (self.missing, self.dataset)
 
 
+def find_file(path: str) -> str:
+    """Find a file whatever the case of the letters in its name.
+
+    Releases of one data set differ in it: MUSE's file is ``MUSE_train.json`` or
+    ``muse_train.json``.
+
+    Args:
+        path: The file; it need not exist.
+
+    Returns:
+        The path, or the only file of its folder whose name differs in case alone.
+    """
+    if not path or os.path.exists(path):
+        return path
+    folder, name = osp.split(path)
+    try:
+        similar = [other for other in os.listdir(folder or '.') if other.lower() == name.lower()]
+    except OSError:
+        return path
+    return osp.join(folder, similar[0]) if len(similar) == 1 else path
+
+
 def require_paths(paths: Mapping[str, str], dataset: str) -> None:
     """Check that paths exist.
 
@@ -267,13 +289,34 @@ def image_fields(entry: Mapping[str, Any], key: str, folder: str, file: str,
     if not isinstance(name, str) or not name:
         raise BadSampleError(file, f'{where}.{key}', 'must be the name of the image file, got '
                              f'{name!r:.60}')
-    fields: dict[str, Any] = dict(img_path=osp.join(folder, name))
+    return dict(img_path=osp.join(folder, name), **stated_size(entry, file, where))
+
+
+def stated_size(entry: Mapping[str, Any], file: str, where: str) -> dict[str, int]:
+    """Size of the image that an annotation entry states.
+
+    Some files, such as Flickr's grounded captions, write the numbers as text.
+
+    Args:
+        entry: The entry.
+        file: Annotation file, for errors.
+        where: Position in it, e.g. ``'[12]'``.
+
+    Returns:
+        dict with those of ``height`` and ``width`` that are stated.
+
+    Raises:
+        BadSampleError: A side is no whole number above 0.
+    """
+    sides = {}
     for side in ('height', 'width'):
-        size = entry.get(side)
-        if size is None:
+        stated = entry.get(side)
+        if stated is None:
             continue
+        is_text = isinstance(stated, str) and stated.strip().isdecimal()
+        size = int(stated) if is_text else stated
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise BadSampleError(file, f'{where}.{side}', 'must be the number of pixels of the '
-                                 f"image's {side}, got {size!r:.60}; correct it or leave it out")
-        fields[side] = size
-    return fields
+                                 f"image's {side}, got {stated!r:.60}; correct it or leave it out")
+        sides[side] = size
+    return sides

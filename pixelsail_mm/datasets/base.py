@@ -13,7 +13,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.dataset.base_dataset import force_full_init
 from mmengine.logging import print_log
 
-from pixelsail_mm.datasets.annotation_files import require_paths
+from pixelsail_mm.datasets.annotation_files import find_file, require_paths
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.image_keys import image_key, read_image_keys
 from pixelsail_mm.datasets.index_cache import (
@@ -32,7 +32,7 @@ _LOGGED_SKIPS = 10
 # What is set on a reader and does not change its items.
 _NOT_PART_OF_THE_INDEX = frozenset({
     'index_cache', 'pipeline', 'max_refetch', 'data_list', 'data_bytes', 'data_address',
-    'serialize_data', '_fully_initialized', '_modality_length', '_num_logged', '_skips'
+    'serialize_data', '_fully_initialized', '_modality_length', '_num_logged', '_skips', '_notes'
 })
 
 
@@ -44,8 +44,8 @@ class SampleSource:
     ("draw indices") to get fresh draws of the same items, and resuming is exact whatever the
     number of workers.
 
-    Subclasses set ``name``, ``seed``, ``test_mode``, ``max_refetch``, ``pipeline`` and ``_skips``
-    and give ``__len__`` and ``record``.
+    Subclasses set ``name``, ``seed``, ``test_mode``, ``max_refetch``, ``pipeline``, ``_skips`` and
+    ``_notes`` and give ``__len__`` and ``record``.
     """
 
     name: str
@@ -54,6 +54,7 @@ class SampleSource:
     max_refetch: int
     pipeline: Callable
     _skips: SkipCounter
+    _notes: SkipCounter
     _num_logged = 0
     _modality_length: list[int] | None = None
 
@@ -93,6 +94,11 @@ class SampleSource:
     def skipped(self) -> Counter:
         """Reasons of skipped entries and samples with their numbers, of all worker processes."""
         return self._skips.counts()
+
+    @property
+    def noted(self) -> Counter:
+        """What was read otherwise than the files say, with numbers, of all worker processes."""
+        return self._notes.counts()
 
     def __iter__(self) -> Iterator:
         """One pass; indexing itself never ends."""
@@ -196,6 +202,7 @@ class PixelDataset(SampleSource, BaseDataset):
         self.index_cache = index_cache
         self._excluded = read_image_keys(exclude_images) if exclude_images else frozenset()
         self._skips = SkipCounter()
+        self._notes = SkipCounter()
         super().__init__(
             ann_file=ann_file,
             data_root=data_root,
@@ -213,6 +220,13 @@ class PixelDataset(SampleSource, BaseDataset):
             if path and not osp.isabs(path):
                 setattr(self, option, osp.join(self.data_root, path))
         super()._join_prefix()
+        for option in ('ann_file', *self.file_options):
+            path = getattr(self, option)
+            found = find_file(path)
+            if found != path:
+                print_log(f'{self.name}: there is no {path} ({option}); {found} is read',
+                          'current', logging.WARNING)
+                setattr(self, option, found)
 
     def required_paths(self) -> dict[str, str]:
         """Config key to path of everything that must exist before training starts."""
@@ -249,9 +263,12 @@ class PixelDataset(SampleSource, BaseDataset):
                 items_in_memory(self._items()) if self.index_cache is None
                 else self._cached_index())
         if not len(self.data_address):
+            left_out = '; '.join(f'{n} x {reason}' for reason, n in self.skipped.most_common(5))
             raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
                                   'the file passes the filters (split, empty texts); check split '
-                                  'and ann_file')
+                                  f'and ann_file. Left out: {left_out or "nothing"}')
+        for reason, times in self.noted.items():
+            print_log(f'{self.name}: {times} x {reason}', 'current', logging.WARNING)
         self._fully_initialized = True
 
     def _items(self) -> Iterable[dict]:
@@ -284,13 +301,14 @@ class PixelDataset(SampleSource, BaseDataset):
         identity = self._identity()
         found = cache.load(identity)
         if found is not None:
-            for reason, times in found[2]['skipped'].items():
-                self._skips.add(reason, times)
+            for counter, counts in ((self._skips, 'skipped'), (self._notes, 'noted')):
+                for reason, times in found[2][counts].items():
+                    counter.add(reason, times)
             return found[:2]
-        before = self._skips.counts()
+        before = self.skipped, self.noted
         try:
-            cache.store(identity, self._items,
-                        lambda: dict(skipped=self._skips.counts() - before))
+            cache.store(identity, self._items, lambda: dict(skipped=self.skipped - before[0],
+                                                            noted=self.noted - before[1]))
         except OSError as error:
             self._warn_unkept(cache, error)
             return items_in_memory(self._items())

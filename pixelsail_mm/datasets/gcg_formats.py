@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path as osp
 import re
 from collections import defaultdict
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping
 
 from pixelsail_mm.datasets.annotation_files import (
     image_fields,
@@ -17,8 +17,11 @@ from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.gcg import OUTSIDE, GCGDataset, Span
 from pixelsail_mm.registry import DATASETS
 
+ELSEWHERE = 'phrase that does not stand at its token_positives (these are taken)'
 _MIN_WORDS = 3
 _MIN_SIDE = 32
+# What may stand around captions and phrases.
+_QUOTES = ' \t\n"'
 
 
 @DATASETS.register_module()
@@ -59,7 +62,7 @@ class RefCOCOgGCGDataset(GCGDataset):
         for j, ref in enumerate(refs):
             if not isinstance(ref, dict) or not isinstance(ref.get('sentence'), str):
                 raise BadSampleError(self.ann_file, f'{where}.refs[{j}]', 'needs a text sentence')
-            sentence = ref['sentence'].strip().lower()
+            sentence = ref['sentence'].strip(_QUOTES).lower()
             found = re.search(rf'(?<!\w){re.escape(sentence)}(?!\w)', caption)
             if sentence and found:
                 masks = [ref['segmentation']] if ref.get('segmentation') else []
@@ -76,6 +79,9 @@ class GranDfDataset(GCGDataset):
     The file is a list of ``{file_name, caption, groundings}``, and ``groundings`` maps a phrase to
     None (left out) or ``{token_positives: [start, end], rle_masks: [RLE, ...]}``. The masks of a
     phrase are joined. The image's id is its file name without folder and suffix.
+
+    In captions with quotes around them the positions count with or without these, see
+    :func:`settle_positions`.
 
     Args:
         ann_file: See above.
@@ -96,8 +102,12 @@ class GranDfDataset(GCGDataset):
         if not isinstance(groundings, dict):
             raise BadSampleError(self.ann_file, f'{where}.groundings', 'must map phrases to masks, '
                                  f'got {type(groundings).__name__}')
-        spans = [self._span(grounding, f'{where}.groundings.{phrase}')
-                 for phrase, grounding in groundings.items() if grounding is not None]
+        spans = {phrase: self._span(grounding, f'{where}.groundings.{phrase}')
+                 for phrase, grounding in groundings.items() if grounding is not None}
+        if isinstance(entry['caption'], str):
+            spans, elsewhere = settle_positions(entry['caption'], spans)
+            if elsewhere:
+                self._notes.add(ELSEWHERE, elsewhere)
         image_id = osp.splitext(osp.basename(entry['file_name']))[0]
         return dict(fields, image_id=image_id, caption=entry['caption'], spans=spans)
 
@@ -107,6 +117,37 @@ class GranDfDataset(GCGDataset):
         start, end = check_span(grounding.get('token_positives'), self.ann_file,
                                 f'{where}.token_positives')
         return start, end, grounding['rle_masks']
+
+
+def settle_positions(caption: str, spans: Mapping[str, Span]) -> tuple[list[Span], int]:
+    """Let the phrases say how their positions count in a caption with quotes around it.
+
+    GLaMM and the authors count in ``caption.strip('"').strip()``, other loaders in the caption as
+    the file has it, and the wrong one cuts words: ``A ma|n``. The count under which most phrases
+    stand at their positions is taken; that of the file if there is no difference.
+
+    Args:
+        caption: As the file has it.
+        spans: Phrase to its span.
+
+    Returns:
+        (spans that count in the caption as the file has it, number of those inside of it whose
+        text is another than their phrase).
+    """
+    inside = {phrase: span for phrase, span in spans.items()
+              if 0 <= span[0] < span[1] <= len(caption)}
+
+    def standing(moved: int) -> int:
+        return sum(caption[start + moved:end + moved].lower()
+                   in (phrase.lower(), phrase.strip(_QUOTES).lower())
+                   for phrase, (start, end, _) in inside.items())
+
+    # The second and third differ if blanks and quotes alternate.
+    moves = [0, *(len(caption) - len(caption.lstrip(characters)) for characters in ('"', _QUOTES))]
+    moved = max(moves, key=standing)
+    settled = [(start + moved, end + moved, masks) if phrase in inside else (start, end, masks)
+               for phrase, (start, end, masks) in spans.items()]
+    return settled, len(inside) - standing(moved)
 
 
 @DATASETS.register_module()

@@ -59,6 +59,7 @@ class MergedDataset(SampleSource, Dataset):
         self.pipeline = Compose(build_pipeline(pipeline))
         self.metainfo = dict(dataset=name)
         self._skips = SkipCounter()
+        self._notes = SkipCounter()
         self.datasets = build_parts(datasets, name, seed, pipeline=())
         self.turns = list(turns) if turns is not None else [None] * len(self.datasets)
         self._check()
@@ -98,6 +99,11 @@ class MergedDataset(SampleSource, Dataset):
     def skipped(self) -> Counter:
         """Skipped entries and samples of the combination and of its readers."""
         return sum((part.skipped for part in self.datasets), self._skips.counts())
+
+    @property
+    def noted(self) -> Counter:
+        """What the combination and its readers read otherwise than the files say."""
+        return sum((part.noted for part in self.datasets), self._notes.counts())
 
     def image_path(self, index: int) -> str:
         """Path of an item's image without building its record."""

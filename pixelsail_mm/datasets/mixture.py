@@ -98,6 +98,11 @@ class MixtureDataset(Dataset):
         return sum((part.skipped for part in self.datasets), Counter())
 
     @property
+    def noted(self) -> Counter:
+        """What all parts read otherwise than the files say."""
+        return sum((part.noted for part in self.datasets), Counter())
+
+    @property
     def modality_length(self) -> list[int]:
         """True token counts of the parts' first draws, negative for text only."""
         lengths = [part.modality_length for part in self.datasets]

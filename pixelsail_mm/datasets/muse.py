@@ -7,7 +7,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
+from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys, stated_size
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.templates import clean_question, load_templates
@@ -44,11 +44,12 @@ class MUSEDataset(PixelDataset):
 
     Training: an item is an entry with all its questions in their order. Test mode: an item is one
     question; names are the rephrased ones and answers have the first pattern per target. An entry
-    with anything amiss, such as a text answer with more or fewer ``{seg}`` than targets, is counted
-    and left out, in test mode raised.
+    without the key ``questions``, as the public file has some, is counted and left out (as in the
+    authors' release). One with anything amiss, such as a text answer with more or fewer ``{seg}``
+    than targets, is counted and left out in training, and raised in test mode.
 
     Args:
-        ann_file: The JSON list.
+        ann_file: The JSON list, ``MUSE_train.json`` or, as in PixelLM, ``muse_train.json``.
         data_prefix: Folders of the images, by the keys ``train2014``, ``train2017``, ``val2017``;
             by default folders of these names.
         max_turns: Most questions per training sample, the first ones; None keeps all.
@@ -83,7 +84,11 @@ class MUSEDataset(PixelDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Entries with all their turns, or single turns in test mode."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('questions', 'answers'), self.ann_file, f'[{i}]')
+            require_keys(entry, (), self.ann_file, f'[{i}]')
+            if 'questions' not in entry:
+                self._skips.add('entry without questions')
+                continue
+            require_keys(entry, ('answers', ), self.ann_file, f'[{i}]')
             item = self.usable(self._parse, entry, f'[{i}]')
             if item is None:
                 continue
@@ -108,8 +113,8 @@ class MUSEDataset(PixelDataset):
                                      'entry per question, at least one')
         turns = [self._parse_turn(*row, f'{where}.{{}}[{j}]')
                  for j, row in enumerate(zip(*columns.values()))]
-        return dict(img_path=self._locate(entry, where), height=entry.get('height'),
-                    width=entry.get('width'), turns=turns)
+        return dict(stated_size(entry, self.ann_file, where), turns=turns,
+                    img_path=self._locate(entry, where))
 
     def _locate(self, entry: dict, where: str) -> str:
         """Path of an entry's image."""
@@ -175,7 +180,7 @@ class MUSEDataset(PixelDataset):
         meta = dict(sample_id=f'{self.name}/{info["sample"]}', dataset=self.name, task='muse')
         return dict(img_path=info['img_path'], conversation=turns, prompts=[], meta=meta,
                     masks=[target['mask'] for turn in chosen for target in turn['targets']],
-                    **{k: info[k] for k in ('height', 'width') if info[k]})
+                    **{k: info[k] for k in ('height', 'width') if k in info})
 
     def _make_answer(self, targets: list[dict], rng: np.random.Generator) -> str:
         """Answer from the names of the targets; nothing is drawn in test mode."""

@@ -7,7 +7,7 @@ from typing import Iterator
 
 import numpy as np
 
-from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
+from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys, stated_size
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.conversations import parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
@@ -98,8 +98,8 @@ class OspreyDataset(PixelDataset):
             if not 1 <= number <= count:
                 raise BadSampleError(self.ann_file, f'[{i}].conversations', f'region {number} is '
                                      f'mentioned, but there are {count} objects')
-        return dict(file_name=entry['file_name'], height=entry.get('height'),
-                    width=entry.get('width'), masks=masks, turns=turns, number=i,
+        size = stated_size(entry, self.ann_file, f'[{i}]')
+        return dict(size, file_name=entry['file_name'], masks=masks, turns=turns, number=i,
                     choices=entry.get('choices'), answer=entry.get('answer'),
                     about=entry.get('about'))
 
@@ -122,7 +122,7 @@ class OspreyDataset(PixelDataset):
         prompts = [dict(id=ids[number - 1], mask=info['masks'][number - 1]) for number in used]
         return dict(img_path=self.find_image(info['file_name']), conversation=turns, masks=[],
                     prompts=prompts, meta=self._meta(info, turns),
-                    **{k: info[k] for k in ('height', 'width') if info[k]})
+                    **{k: info[k] for k in ('height', 'width') if k in info})
 
     def _allowed_turns(self, info: dict, rng: np.random.Generator) -> list[dict]:
         """Turns about at most ``max_regions`` regions, drawn anew for every sample."""

@@ -5,6 +5,7 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from mmengine.config import Config
 
+from pixelsail_mm.datasets.annotation_files import find_file
 from pixelsail_mm.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ def _paths(node, where: str) -> Iterator[Tuple[str, str]]:
     for key, value in node.items():
         name = f'{where}.{key}'
         if isinstance(value, str) and key.endswith('_file') and value:
-            yield name, os.path.join(root, value)
+            yield name, find_file(os.path.join(root, value))
         elif key == 'data_prefix' and isinstance(value, dict):
             yield from ((f'{name}.{kind}', os.path.join(root, path))
                         for kind, path in value.items() if path)

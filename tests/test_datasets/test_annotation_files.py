@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pixelsail_mm.datasets import annotation_files
 from pixelsail_mm.datasets.annotation_files import (
     MissingFilesError,
+    find_file,
     iter_json_list,
     load_json,
     require_keys,
@@ -174,3 +175,21 @@ def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / 'list.json'
     path.write_bytes(b'\xef\xbb\xbf[1, 2]')
     assert list(iter_json_list(str(path), 'ann_file')) == [1, 2]
+
+
+def test_a_file_is_found_whatever_the_case_of_its_name(tmp_path):
+    (tmp_path / 'muse_train.json').write_text('[]')
+    assert find_file(str(tmp_path / 'MUSE_train.json')).lower().endswith('muse_train.json')
+    assert os.path.exists(find_file(str(tmp_path / 'MUSE_train.json')))
+    assert find_file(str(tmp_path / 'muse_train.json')) == str(tmp_path / 'muse_train.json')
+    for gone in ('muse_val.json', 'nowhere/muse_train.json'):
+        assert find_file(str(tmp_path / gone)) == str(tmp_path / gone)
+
+
+def test_of_several_spellings_none_is_guessed(tmp_path):
+    for name in ('muse_train.json', 'Muse_train.json'):
+        (tmp_path / name).write_text('[]')
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip('this file system takes both names for one file')
+    wanted = str(tmp_path / 'MUSE_train.json')
+    assert find_file(wanted) == wanted

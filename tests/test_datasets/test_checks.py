@@ -107,6 +107,28 @@ def test_a_broken_mask(config, root):
     assert 'RLE needs counts and size' in faults(config)[REGIONS, 'unusable sample'].message
 
 
+def test_a_list_of_run_lengths_is_sound(config, root):
+    def wrap(content):
+        for entry in content:
+            for item in entry['annotation']:
+                item['segmentation'] = [item['segmentation']]
+
+    for split in ('train', 'test'):
+        edit(root / 'osprey' / f'osprey_{split}.json', wrap)
+    assert check_config(config).faults == []
+
+
+def test_what_is_read_otherwise_than_it_stands_there_is_named(config, root):
+    content = [dict(file_name='train/000001.png', caption='A red cat.', groundings={
+        'dog': dict(token_positives=[2, 5], rle_masks=[dict(size=[64, 64], counts=[9, 99, 3988])])
+    })]
+    (root / 'gcg.json').write_text(json.dumps(content))
+    config['train_dataloader']['dataset']['datasets'][1].update(
+        type='GranDfDataset', ann_file='gcg.json')
+    fault = faults(config)[REGIONS, 'read otherwise']
+    assert fault.level == 'warning' and 'token_positives' in fault.message
+
+
 def test_a_polygon_outside_the_image(config, root):
     def move(content):
         for annotation in content['annotations']:

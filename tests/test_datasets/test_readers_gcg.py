@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pixelsail_mm.datasets import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.gcg import NO_MASK, OUTSIDE, OVERLAPPING, TEST_QUESTION, ground_caption
-from pixelsail_mm.datasets.gcg_formats import GranDfDataset, OpenPSGGCGDataset
+from pixelsail_mm.datasets.gcg_formats import ELSEWHERE, GranDfDataset, OpenPSGGCGDataset
 from pixelsail_mm.datasets.masks import decode_mask
 from pixelsail_mm.datasets.shapes_world.formats.gcg import write as write_world
 from pixelsail_mm.datasets.shapes_world.formats.world import read_world
@@ -176,6 +176,38 @@ def test_grandf_groundings(write):
     assert issubclass(OpenPSGGCGDataset, GranDfDataset)
 
 
+# Captions in quotes: token_positives count in the text with or without them.
+
+@pytest.mark.parametrize('quoted, shift', [
+    (f'"{CAPTION}"', 0), (f'"{CAPTION}"', 1), (f'" {CAPTION}"', 0), (f'" {CAPTION}"', 1),
+    (f'" {CAPTION}"', 2), (f' "{CAPTION}" ', 0), (f' "{CAPTION}" ', 2), (CAPTION, 0)])
+@pytest.mark.parametrize('kind', ['GranDfDataset', 'OpenPSGGCGDataset'])
+def test_the_phrases_say_how_their_positions_count(write, kind, quoted, shift):
+    entry = grandf(quoted, **{'"A Dog"': (DOG[0] + shift, DOG[1] + shift, ['o']),
+                              'a red cat': (CAT[0] + shift, CAT[1] + shift, ['m']), 'sky': None})
+    dataset = DATASETS.build(write(kind, [entry]))
+    assert answer(dataset) == '<p> A dog </p> [SEG] chases <p> a red cat </p> [SEG].'
+    assert not dataset.noted and not dataset.skipped
+
+
+def test_phrases_elsewhere_than_their_positions_are_counted_and_said_once(write, said):
+    """Most phrases of a caption decide; of the other ones the positions are taken."""
+    entry = grandf(f'"{CAPTION}"', **{'A dog': (*DOG, ['o']), 'a red cat': (*CAT, ['m']),
+                                      'the chase': (6, 12, ['n'])})
+    dataset = DATASETS.build(write('GranDfDataset', [entry, entry]))
+    assert answer(dataset) == ('<p> A dog </p> [SEG] <p> chases </p> [SEG] <p> a red cat </p> '
+                               '[SEG].')
+    assert dataset.noted == {ELSEWHERE: 2} and not dataset.skipped
+    assert said == [f'GranDfDataset: 2 x {ELSEWHERE}']
+
+
+def test_the_counts_of_what_was_read_otherwise_come_with_a_cached_index(write, tmp_path):
+    cfg = write('GranDfDataset', [grandf(fish=(*DOG, ['m']))],
+                index_cache=str(tmp_path / 'cache'))
+    for _ in range(2):
+        assert DATASETS.build(cfg).noted == {ELSEWHERE: 1}
+
+
 # Flickr.
 
 def test_flickr_joins_the_boxes_of_a_phrase(write):
@@ -184,6 +216,14 @@ def test_flickr_joins_the_boxes_of_a_phrase(write):
     sample = DATASETS.build(write('FlickrGCGDataset', content))[0]
     assert sample['masks'] == [dict(union=['a', 'c']), 'b']
     assert (sample['height'], sample['width']) == (40, 50)
+
+
+def test_flickr_sizes_may_be_text(write):
+    """As in the real file, whose records come from MDETR's."""
+    dataset = DATASETS.build(write('FlickrGCGDataset', flickr({}, height='40', width=' 50')))
+    assert (dataset[0]['height'], dataset[0]['width']) == (40, 50) and not dataset.skipped
+    with pytest.raises(AnnotationError, match='no item.*1 x .*height: must be the number'):
+        DATASETS.build(write('FlickrGCGDataset', flickr({}, height='tall')))
 
 
 @pytest.mark.parametrize('fault', [
@@ -254,7 +294,7 @@ BROKEN_GRANDF = [
     grandf('" "'), dict(grandf(), caption=3), dict(grandf(), groundings=[1]),
     grandf(dog=('0', 5, ['m'])), grandf(dog=(0, 2.5, ['m'])), grandf(dog=(0, 5, None)),
     dict(grandf(), groundings=dict(dog=4)), dict(grandf(dog=(*DOG, ['m'])), file_name=None),
-    dict(grandf(dog=(*DOG, ['m'])), height='40')]
+    *(dict(grandf(dog=(*DOG, ['m'])), height=height) for height in ('tall', '4.5', '-3', '', 0))]
 BROKEN_REFCOCOG = [
     {'1': dict(img_file_name='a.jpg', caption=None, refs=[])},
     {'1': dict(img_file_name='a.jpg', caption='a dog', refs={})},

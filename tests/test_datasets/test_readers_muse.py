@@ -184,8 +184,28 @@ def test_faulty_entries_are_counted_in_training_and_raised_in_tests(write, bad, 
         DATASETS.build(dict(cfg, test_mode=True))
 
 
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_entries_without_questions_are_left_out_and_counted(write, test_mode):
+    """The real file has such; the loaders of its authors leave them out, too."""
+    silent = {key: value for key, value in entry(GOOD).items() if key != 'questions'}
+    bare = dict(file_name='a.jpg', ann_list=[1])
+    dataset = DATASETS.build(write(silent, entry(GOOD), bare, test_mode=test_mode))
+    assert len(dataset) == 1 and dataset.skipped == {'entry without questions': 2}
+    assert dataset[0]['meta']['sample_id'].startswith('MUSEDataset/1')
+
+
+def test_the_file_may_be_named_as_its_authors_name_it(write, tmp_path, said):
+    cfg = write(entry(GOOD))
+    (tmp_path / 'MUSE_train.json').rename(tmp_path / 'muse_train.json')
+    assert len(DATASETS.build(cfg)) == 1
+    message, = said
+    assert 'no' in message and f'{tmp_path}/MUSE_train.json (ann_file)' in message
+    assert f'{tmp_path}/muse_train.json is read' in message
+
+
 @pytest.mark.parametrize('content, match', [
     ('{}', 'must hold a JSON list'), ('[]', 'has no item'), ('[3]', r'\[0\]: must be a dict'),
+    ('[{}]', 'has no item.*1 x entry without questions'),
     ('[{"questions": []}]', r'\[0\]: lacks .*answers'), ('[{"questions"', 'not valid JSON')])
 def test_damaged_and_empty_files_are_named(write, tmp_path, content, match):
     cfg = write()

@@ -60,6 +60,14 @@ def test_all_missing_files_are_listed(tmp_path):
     assert 'train_dataloader.dataset.datasets[1].ann_file' in text
 
 
+def test_a_file_that_differs_in_case_is_not_missing(tmp_path):
+    from mmengine.config import Config
+    (tmp_path / 'muse_train.json').write_text('[]')
+    check_files(Config(dict(train_dataloader=dict(dataset=dict(
+        type='MUSEDataset', data_root=str(tmp_path), ann_file='MUSE_train.json')))),
+        ('train_dataloader', ))
+
+
 def test_unknown_type_suggests_the_right_one():
     from pixelsail_mm.registry import DATA_SAMPLERS
     with pytest.raises(KeyError) as error:

@@ -170,6 +170,7 @@ def test_log_shows_speed_memory_and_skipped_samples(config, tmp_path):
     text = (Path(runner.log_dir) / f'{runner.timestamp}.log').read_text()
     assert 'eta: ' in text and 'memory: ' in text
     assert 'skipped samples: ' in text and ' x toy reason' in text
+    assert text.count('read otherwise than in the files: 2 (2 x toy rotation ignored)') == 1
 
 
 def test_test_runs_every_dataset_and_prefixes_its_metrics(config, tmp_path):

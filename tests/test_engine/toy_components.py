@@ -25,7 +25,7 @@ class ToyDataset(torch.utils.data.Dataset):
     def __init__(self, length=12, seed=0, ann_file=None, name='toy'):
         self.size, self.seed, self.name = length, seed, name
         self.length = [4 + index % 5 for index in range(length)]
-        self.skipped = {}
+        self.skipped, self.noted = {}, {'toy rotation ignored': 2}
 
     def __len__(self):
         return self.size

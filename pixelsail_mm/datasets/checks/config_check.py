@@ -77,6 +77,8 @@ def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
         # A faulty entry is counted with its key, what a rule of the format leaves out without.
         level = ERROR if ': ' in reason else WARNING
         report.add(leaf.key, 'left out', reason, level, times)
+    for reason, times in dataset.noted.items():
+        report.add(leaf.key, 'read otherwise', reason, WARNING, times)
     return dataset
 
 

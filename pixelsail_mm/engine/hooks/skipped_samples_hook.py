@@ -1,4 +1,4 @@
-"""Broken samples, counted where the user sees them."""
+"""What was skipped or read otherwise than it stands in the files, where the user sees it."""
 
 from collections import Counter
 
@@ -11,10 +11,11 @@ from pixelsail_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class SkippedSamplesHook(Hook):
-    """Report how many samples were skipped, per reason.
+    """Report how many samples were skipped, and how many read otherwise, per reason.
 
-    The dataset counts broken samples in ``dataset.skipped``; with worker processes that counter
-    must be shared with them.
+    The dataset counts broken samples in ``dataset.skipped``, and in ``dataset.noted`` what it
+    reads otherwise than it stands in the files, such as a rotation that it ignores. With worker
+    processes these counters must be shared with them.
 
     Args:
         interval: Iterations between reports during training; a report is only made when the
@@ -26,8 +27,8 @@ class SkippedSamplesHook(Hook):
         self._reported: Counter = Counter()
 
     @staticmethod
-    def _count(runner) -> Counter:
-        mine = Counter(getattr(runner.train_dataloader.dataset, 'skipped', {}))
+    def _count(runner, name: str = 'skipped') -> Counter:
+        mine = Counter(getattr(runner.train_dataloader.dataset, name, {}))
         if get_world_size() == 1:
             return mine
         everyone = [None] * get_world_size()
@@ -58,6 +59,9 @@ class SkippedSamplesHook(Hook):
         """
         counts = self._count(runner)
         runner.logger.info(f'skipped samples: {self._format(counts) if counts else "none"}')
+        noted = self._count(runner, 'noted')
+        if noted:
+            runner.logger.warning(f'read otherwise than in the files: {self._format(noted)}')
 
     @staticmethod
     def _format(counts: Counter) -> str:
