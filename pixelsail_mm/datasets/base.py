@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.annotation_files import find_file, require_paths
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.image_folders import absent_choices, find_photo, require_images
 from pixelsail_mm.datasets.image_keys import image_key, read_image_keys
 from pixelsail_mm.datasets.index_cache import (
     IndexCache,
@@ -183,6 +184,8 @@ class PixelDataset(SampleSource, BaseDataset):
 
     # Attributes that hold further annotation files, relative to ``data_root`` as ``ann_file`` is.
     file_options: tuple[str, ...] = ()
+    # An image may lie in any folder of ``data_prefix``, and not all of them must exist.
+    searches_folders = False
 
     def __init__(self,
                  ann_file: str = '',
@@ -202,7 +205,7 @@ class PixelDataset(SampleSource, BaseDataset):
         self.index_cache = index_cache
         self._excluded = read_image_keys(exclude_images) if exclude_images else frozenset()
         self._skips = SkipCounter()
-        self._notes = SkipCounter()
+        self._notes = SkipCounter(mask_numbers=False)
         super().__init__(
             ann_file=ann_file,
             data_root=data_root,
@@ -230,9 +233,18 @@ class PixelDataset(SampleSource, BaseDataset):
 
     def required_paths(self) -> dict[str, str]:
         """Config key to path of everything that must exist before training starts."""
+        absent = self._absent_folders()
         folders = {f'data_prefix.{key}': path for key, path in self.data_prefix.items() if path}
+        folders = {key: path for key, path in folders.items() if key not in absent}
         files = {option: getattr(self, option) for option in self.file_options}
         return {'ann_file': self.ann_file, **folders, **files}
+
+    def _absent_folders(self) -> dict[str, str]:
+        """Config key to path of image folders that are missing and may be."""
+        if not self.searches_folders:
+            return {}
+        return absent_choices({f'data_prefix.{key}': path
+                               for key, path in self.data_prefix.items()})
 
     def usable(self, parse: Callable[..., Any], *args: Any) -> Any:
         """Parse an entry of the annotation file, for :meth:`load_data_list`.
@@ -267,9 +279,14 @@ class PixelDataset(SampleSource, BaseDataset):
             raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
                                   'the file passes the filters (split, empty texts); check split '
                                   f'and ann_file. Left out: {left_out or "nothing"}')
+        self._fully_initialized = True
+        absent = self._absent_folders()
+        if absent:
+            require_images(map(self.image_path, range(len(self))), absent, self.name)
+        for key, path in absent.items():
+            self._notes.add(f'folder that is missing ({key}: {path}); all images are in others')
         for reason, times in self.noted.items():
             print_log(f'{self.name}: {times} x {reason}', 'current', logging.WARNING)
-        self._fully_initialized = True
 
     def _items(self) -> Iterable[dict]:
         """The items that ``exclude_images`` and ``indices`` keep."""
@@ -321,23 +338,29 @@ class PixelDataset(SampleSource, BaseDataset):
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
-        """Give an item as :meth:`load_data_list` made it; a copy."""
-        return read_item(self.data_bytes, self.data_address, idx)
+        """Give an item as :meth:`load_data_list` made it, with its image where it lies; a copy."""
+        info = read_item(self.data_bytes, self.data_address, idx)
+        if 'img_path' in info:
+            info['img_path'] = self.image_of(info)
+        return info
 
+    @force_full_init
     def image_path(self, index: int) -> str | None:
         """Path of an item's image without building its record; None for text only."""
-        return self.image_of(self.get_data_info(index))
+        return self.image_of(read_item(self.data_bytes, self.data_address, index))
 
     def image_of(self, info: dict) -> str | None:
         """Path of the image of what :meth:`load_data_list` gives; None for text only."""
-        return info.get('img_path')
+        path = info.get('img_path')
+        if path is None:
+            return None
+        folder, name = osp.split(path)
+        others = self.data_prefix.values() if self.searches_folders else ()
+        return find_photo(name, [folder, *others])
 
     def find_image(self, name: str) -> str:
         """Path of an image in the first folder of ``data_prefix`` that has it, else the first."""
-        paths = [osp.join(folder, name) for folder in self.data_prefix.values()]
-        if len(paths) > 1:
-            return next((path for path in paths if osp.exists(path)), paths[0])
-        return paths[0]
+        return find_photo(name, [*self.data_prefix.values()])
 
     @property
     def modality_length(self) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pixelsail_mm.datasets.errors import AnnotationError
 
 # COCO_train2014_000000000009.jpg and train2017/000000000009.jpg are one photo.
+_RELEASES = ('', 'COCO_train2014_', 'COCO_val2014_')
 _COCO = re.compile(r'(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})')
 
 
@@ -24,6 +25,25 @@ def image_key(path: str | os.PathLike) -> str:
     """
     match = _COCO.fullmatch(Path(path).stem)
     return f'coco:{int(match.group(1))}' if match else os.path.abspath(path)
+
+
+def coco_names(name: str) -> list[str]:
+    """File names of a photo in the releases of COCO.
+
+    Args:
+        name: A file name, perhaps with a folder.
+
+    Returns:
+        The name, and for names of COCO's form the others: ``X``, ``COCO_train2014_X`` and
+        ``COCO_val2014_X``.
+    """
+    folder, file = os.path.split(name)
+    stem, suffix = os.path.splitext(file)
+    match = _COCO.fullmatch(stem)
+    if not match:
+        return [name]
+    others = (f'{release}{match.group(1)}{suffix}' for release in _RELEASES)
+    return list(dict.fromkeys([name, *(os.path.join(folder, other) for other in others)]))
 
 
 def write_image_keys(keys: Iterable[str], path: str | os.PathLike) -> None:

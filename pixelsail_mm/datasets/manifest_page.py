@@ -16,6 +16,10 @@ fetching anything, `python tools/misc/check_data.py CONFIG` says what is missing
 unreadable, and where it comes from. `python tools/misc/build_index.py CONFIG --workers 8` parses
 all annotations once, before a training on many GPUs would do so in every process. Your own data:
 [custom_data.md](custom_data.md).
+
+Photos of COCO are found under the names of all its releases: `COCO_train2014_X.jpg` is also `X.jpg`
+of train2017. Of the image folders of MUSE and Osprey not all must exist; a missing one is an error
+only if an image is in none of the others.
 """
 
 

@@ -59,7 +59,7 @@ class MergedDataset(SampleSource, Dataset):
         self.pipeline = Compose(build_pipeline(pipeline))
         self.metainfo = dict(dataset=name)
         self._skips = SkipCounter()
-        self._notes = SkipCounter()
+        self._notes = SkipCounter(mask_numbers=False)
         self.datasets = build_parts(datasets, name, seed, pipeline=())
         self.turns = list(turns) if turns is not None else [None] * len(self.datasets)
         self._check()

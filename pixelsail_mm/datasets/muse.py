@@ -10,6 +10,7 @@ import numpy as np
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys, stated_size
 from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.image_keys import coco_names
 from pixelsail_mm.datasets.templates import clean_question, load_templates
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN
@@ -51,7 +52,8 @@ class MUSEDataset(PixelDataset):
     Args:
         ann_file: The JSON list, ``MUSE_train.json`` or, as in PixelLM, ``muse_train.json``.
         data_prefix: Folders of the images, by the keys ``train2014``, ``train2017``, ``val2017``;
-            by default folders of these names.
+            by default folders of these names. Not all must exist: a photo that is not in its own
+            folder is looked for in the others, under the names of all releases of COCO.
         max_turns: Most questions per training sample, the first ones; None keeps all.
         answers: Template list (name or strings) of the patterns per target, with one ``[SEG]``
             and perhaps ``{x}`` for the name.
@@ -62,6 +64,8 @@ class MUSEDataset(PixelDataset):
     Raises:
         ValueError: A pattern does not hold its ``[SEG]`` or ``{segs}`` exactly once.
     """
+
+    searches_folders = True
 
     def __init__(self,
                  ann_file: str = 'MUSE_train.json',
@@ -123,11 +127,13 @@ class MUSEDataset(PixelDataset):
         parts = place.split('/') if isinstance(place, str) else []
         folder, name = ('train2014', place) if key == 'file_name' else (
             (parts[-2], parts[-1]) if len(parts) > 1 else ('', ''))
-        if not parts or not name or folder not in self.data_prefix:
+        # A photo of COCO may lie in any folder.
+        known = folder in self.data_prefix or (name and len(coco_names(name)) > 1)
+        if not parts or not name or not known:
             raise BadSampleError(self.ann_file, f'{where}.{key}', f'{place!r:.80} names no image '
                                  f'in one of the folders {sorted(self.data_prefix)}; add the '
                                  'folder to data_prefix')
-        return osp.join(self.data_prefix[folder], name)
+        return osp.join(self.data_prefix.get(folder, next(iter(self.data_prefix.values()))), name)
 
     def _parse_turn(self, question: Any, answers: Any, text: Any, where: str) -> dict:
         """Question, targets and perhaps the answer of one turn; ``where`` has room for a key."""

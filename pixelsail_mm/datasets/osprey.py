@@ -48,7 +48,8 @@ class OspreyDataset(PixelDataset):
 
     Args:
         ann_file: The JSON list.
-        data_prefix: Image folders; with several, the first one that has the image is used.
+        data_prefix: Image folders, the first one that has the image is used; not all must exist.
+            Photos of COCO are found under the names of all its releases.
         max_turns: Most turns per sample; None keeps all.
         shuffle_turns: Draw the kept turns in any order in training, for files whose turns do not
             depend on each other.
@@ -62,6 +63,8 @@ class OspreyDataset(PixelDataset):
             ``'region'``.
         **kwargs: See :class:`PixelDataset`.
     """
+
+    searches_folders = True
 
     def __init__(self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False,
                  max_regions: int | None = None, only_mentioned: bool = False,

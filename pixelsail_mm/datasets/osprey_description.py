@@ -152,9 +152,12 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
 
     Args:
         ann_file: The JSON list.
-        data_prefix: Image folders; with several, the first one that has the image is used.
+        data_prefix: Image folders, the first one that has the image is used; not all must exist.
+            Photos of COCO are found under the names of all its releases.
         **kwargs: See :class:`RegionDescriptionDataset`.
     """
+
+    searches_folders = True
 
     def load_data_list(self) -> Iterator[dict]:
         """Items with all regions of an image, or single regions in test mode."""
@@ -179,8 +182,3 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
     def image_of(self, info: dict) -> str:
         """Path of the image of what :meth:`load_data_list` gives."""
         return self.find_image(info['img_path'])
-
-    def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
-        """See :meth:`SampleSource.record`."""
-        record = super().record(index, rng, num_turns)
-        return dict(record, img_path=self.image_of(record))

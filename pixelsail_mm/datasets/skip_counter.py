@@ -22,9 +22,13 @@ class SkipCounter:
     A worker has its own copy of the dataset, so a plain counter would stay empty in the main
     process. Reasons are appended to one temporary file instead: short appends are atomic, no lock
     is needed, and it works for forked and for spawned workers. The file goes when the counter goes.
+
+    Args:
+        mask_numbers: Write ``#`` for numbers, so that equal faults count together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask_numbers: bool = True) -> None:
+        self._mask_numbers = mask_numbers
         handle, self._path = tempfile.mkstemp(prefix='pixelsail_skipped_', suffix='.txt')
         os.close(handle)
         weakref.finalize(self, _remove, self._path, os.getpid())
@@ -33,10 +37,12 @@ class SkipCounter:
         """Count a reason.
 
         Args:
-            reason: What is wrong; numbers are masked so that equal faults count together.
+            reason: What is wrong.
             times: How often.
         """
-        line = re.sub(r'\d+', '#', ' '.join(reason.split()))[:_MAX_REASON]
+        line = ' '.join(reason.split())
+        if self._mask_numbers:
+            line = re.sub(r'\d+', '#', line)[:_MAX_REASON]
         with open(self._path, 'a', encoding='utf-8') as file:
             file.write(f'{times}\t{line}\n')
 

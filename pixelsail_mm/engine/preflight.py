@@ -6,7 +6,9 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 from mmengine.config import Config
 
 from pixelsail_mm.datasets.annotation_files import find_file
+from pixelsail_mm.datasets.image_folders import absent_choices
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.registry import DATASETS
 
 
 def _paths(node, where: str) -> Iterator[Tuple[str, str]]:
@@ -22,10 +24,20 @@ def _paths(node, where: str) -> Iterator[Tuple[str, str]]:
         if isinstance(value, str) and key.endswith('_file') and value:
             yield name, find_file(os.path.join(root, value))
         elif key == 'data_prefix' and isinstance(value, dict):
-            yield from ((f'{name}.{kind}', os.path.join(root, path))
-                        for kind, path in value.items() if path)
+            folders = {f'{name}.{kind}': os.path.join(root, path)
+                       for kind, path in value.items() if path}
+            # Whether the other folders have all images, the reader checks when it is built.
+            needless = absent_choices(folders) if _searches_folders(node) else {}
+            yield from (item for item in folders.items() if item[0] not in needless)
         elif key != 'pipeline':
             yield from _paths(value, name)
+
+
+def _searches_folders(reader: dict) -> bool:
+    """Whether a reader takes an image from any of its folders."""
+    kind = reader.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return getattr(kind, 'searches_folders', False)
 
 
 def check_files(cfg: Config, loaders: Sequence[str]) -> None:

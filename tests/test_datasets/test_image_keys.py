@@ -3,7 +3,12 @@
 import pytest
 
 from pixelsail_mm.datasets import AnnotationError
-from pixelsail_mm.datasets.image_keys import image_key, read_image_keys, write_image_keys
+from pixelsail_mm.datasets.image_keys import (
+    coco_names,
+    image_key,
+    read_image_keys,
+    write_image_keys,
+)
 from pixelsail_mm.registry import DATASETS
 
 
@@ -11,6 +16,13 @@ from pixelsail_mm.registry import DATASETS
                                   '/data/val2017/000000000009.jpg', '000000000009.png'])
 def test_names_of_coco_are_one_photo(path):
     assert image_key(path) == 'coco:9'
+
+
+def test_names_of_a_photo_in_all_releases():
+    assert coco_names('a/COCO_train2014_000000000009.jpg') == [
+        'a/COCO_train2014_000000000009.jpg', 'a/000000000009.jpg',
+        'a/COCO_val2014_000000000009.jpg']
+    assert coco_names('12.jpg') == ['12.jpg']
 
 
 def test_other_names_are_told_apart_by_their_folder(tmp_path, monkeypatch):
