@@ -11,11 +11,11 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.infer import BaseInferencer
-from PIL import Image
 from torch import nn
 
 from pixelsail_mm.apis.init_model import init_model
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_record
+from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE, TRANSFORMS, VISUALIZERS
 
@@ -71,7 +71,10 @@ class PixelSAILInferencer(BaseInferencer):
         """Answer one question, or several if ``image`` or ``text`` is a list.
 
         Args:
-            image: Path, PIL image or uint8 RGB array ``(H, W, 3)``; ``None`` for text only.
+            image: Path, PIL image or uint8 RGB array ``(H, W, 3)``; ``None`` for text only. A
+                photo in a file is turned as its EXIF data say, a PIL image is not; prompts and
+                masks are in pixels of what the model sees, see
+                :func:`~pixelsail_mm.apis.inputs.make_record`.
             text: Question; ``<PromptK>`` names the visual prompt with id K.
             prompts: Visual prompts of the sample: ``dict(id=K, mask=...|box=...|point=...)`` or
                 ``dict(id=K, scribble=[[x, y], ...], width=3)``, or masks, boxes
@@ -190,7 +193,4 @@ class PixelSAILInferencer(BaseInferencer):
 
 def _pixels(record: dict) -> np.ndarray | None:
     """The image of a record as uint8 RGB."""
-    if record.get('img') is not None or record['img_path'] is None:
-        return record.get('img')
-    with Image.open(record['img_path']) as image:
-        return np.asarray(image.convert('RGB'))
+    return LoadImage().transform(dict(record))['img']

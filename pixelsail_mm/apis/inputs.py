@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.pictures import ROTATE, say_once, to_rgb
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
 
@@ -24,7 +25,10 @@ def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
     Args:
         name: Name of the input in error messages, used as ``sample_id``.
         image: Path, PIL image, uint8 array (RGB ``(H, W, 3)``, RGBA or grey ``(H, W)``), or
-            ``None``.
+            ``None``. Files are shown as a viewer shows them: turned as their EXIF data say,
+            transparency on white, 16-bit and float scaled, see
+            :func:`~pixelsail_mm.datasets.pictures.to_rgb`. PIL images and arrays keep their size
+            and are not turned. Prompts and masks are in pixels of what is shown.
         text: The question.
         prompts: See :func:`make_prompts`.
         history: See :func:`make_history`.
@@ -99,17 +103,26 @@ def _image(name: str, image: ImageInput) -> dict:
     if isinstance(image, (str, os.PathLike)):
         if not Path(image).is_file():
             raise BadSampleError(str(image), 'image', 'no such file; check the path')
-        return dict(img_path=str(image))
+        return dict(img_path=str(image), exif=ROTATE)
     if isinstance(image, Image.Image):
-        return dict(img=np.asarray(image.convert('RGB')))
+        return dict(img=_pixels(image))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return dict(img=np.repeat(image[..., None], 3, axis=2))
-        if image.ndim == 3 and image.shape[2] in (3, 4):
-            return dict(img=np.ascontiguousarray(image[..., :3]))
+        if image.ndim == 3 and image.shape[2] == 3:
+            return dict(img=np.ascontiguousarray(image))
+        if image.ndim == 3 and image.shape[2] == 4:
+            return dict(img=_pixels(Image.fromarray(image)))
     got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
     raise BadSampleError(name, 'image', 'expected a path, a PIL image or a uint8 array of shape '
                          f'(H, W, 3) in RGB, got {got}')
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """RGB of a picture in memory; masks come back at its size, so it is not turned."""
+    pixels, notes = to_rgb(image)
+    say_once(notes)
+    return pixels
 
 
 def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:

@@ -137,9 +137,16 @@ class SampleSource:
                            f'broken, the last one: {last}. Check data_root and data_prefix')
 
     def _load(self, item: int, rng: np.random.Generator) -> Any:
-        results = self.record(item, rng)
-        results['rng'] = rng
-        return self.pipeline(results)
+        notes: list[str] = []
+        results = self.pipeline(dict(self.record(item, rng), rng=rng, notes=notes))
+        if isinstance(results, dict):
+            results.pop('notes', None)  # left there by a pipeline that does not pack
+        for note in notes:
+            if self._notes.is_first(note):
+                print_log(f'{self.name}: item {item}: {note} (further ones are only counted)',
+                          'current', logging.WARNING)
+            self._notes.add(note)
+        return results
 
     def _skip(self, error: BadSampleError) -> None:
         self._skips.add(f'{error.key}: {error.reason}')

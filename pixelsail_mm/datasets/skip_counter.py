@@ -29,6 +29,7 @@ class SkipCounter:
 
     def __init__(self, mask_numbers: bool = True) -> None:
         self._mask_numbers = mask_numbers
+        self._known: set[str] = set()
         handle, self._path = tempfile.mkstemp(prefix='pixelsail_skipped_', suffix='.txt')
         os.close(handle)
         weakref.finalize(self, _remove, self._path, os.getpid())
@@ -45,6 +46,13 @@ class SkipCounter:
             line = re.sub(r'\d+', '#', line)[:_MAX_REASON]
         with open(self._path, 'a', encoding='utf-8') as file:
             file.write(f'{times}\t{line}\n')
+
+    def is_first(self, reason: str) -> bool:
+        """Whether no process has counted a reason; asks the others only once per reason."""
+        if reason in self._known:
+            return False
+        self._known.add(reason)
+        return reason not in self.counts()
 
     def counts(self) -> Counter:
         """Reasons and their numbers, of all processes."""

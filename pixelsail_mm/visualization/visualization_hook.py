@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.hooks import Hook
 from PIL import Image
 
+from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.registry import HOOKS, VISUALIZERS
 
 
@@ -114,11 +115,8 @@ class PixelVisualizationHook(Hook):
 
 def _image_of(sample: Any, model_image: Any) -> np.ndarray | None:
     """Image at its original size: kept in the sample, read from file, or scaled back."""
-    if sample.get('image') is not None:
-        return sample.image.permute(1, 2, 0).cpu().numpy()
-    if sample.get('img_path'):
-        with Image.open(sample.img_path) as image:
-            return np.asarray(image.convert('RGB'))
+    if sample.get('image') is not None or sample.get('img_path'):
+        return original_image(sample).permute(1, 2, 0).numpy()
     if model_image is None:
         return None
     height, width = sample.ori_shape

@@ -65,6 +65,22 @@ def test_image_forms_give_the_same_answer(ask, tmp_path):
         same(ask(image, TEXT, answer_prefix=PREFIX), expected)
 
 
+def test_a_phone_photo_is_seen_as_a_viewer_shows_it(ask, tmp_path):
+    """Prompts, masks and pictures are those of the turned photo; a PIL image keeps its size."""
+    turned = picture(30, 45)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the orientation: turn by 90 degrees to the right
+    Image.fromarray(np.rot90(turned)).save(tmp_path / 'a.png', exif=exif)
+    question = dict(text='<Prompt0>? ' + TEXT, prompts=[[40, 2, 45, 9]], answer_prefix=PREFIX,
+                    return_visualization=True)
+    expected, result = ask(turned, **question), ask(tmp_path / 'a.png', **question)
+    same(result, expected)
+    assert result['masks'].shape[1:] == (30, 45)
+    np.testing.assert_array_equal(result['visualization'], expected['visualization'])
+    with Image.open(tmp_path / 'a.png') as image:
+        assert ask(image, TEXT, answer_prefix=PREFIX)['masks'].shape[1:] == (45, 30)
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
 def test_lists_equal_single_calls(ask, batch_size):
     images = [picture(seed=1), None, picture(20, 64, seed=2)]

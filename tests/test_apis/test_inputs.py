@@ -7,6 +7,7 @@ from PIL import Image
 
 from pixelsail_mm.apis.inputs import make_history, make_prompts, make_record
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.transforms import LoadImage
 
 MASKS = np.zeros((2, 6, 5), dtype=bool)
 MASKS[0, :2, :2] = MASKS[1, 3:, 3:] = True
@@ -55,13 +56,31 @@ def test_images_of_every_kind(tmp_path):
     rgb = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     Image.fromarray(rgb).save(tmp_path / 'a.png')
     assert make_record('x', tmp_path / 'a.png', 'q')['img_path'] == str(tmp_path / 'a.png')
-    rgba = np.concatenate([rgb, rgb[..., :1]], axis=2)
+    rgba = np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], axis=2)
     for image in (rgb, rgba, Image.fromarray(rgb)):
         np.testing.assert_array_equal(make_record('x', image, 'q')['img'], rgb)
     for image in (rgb[..., 0], Image.fromarray(rgb[..., 0])):
         np.testing.assert_array_equal(make_record('x', image, 'q')['img'],
                                       rgb[..., :1].repeat(3, axis=2))
     assert make_record('x', None, 'q').get('img') is None
+
+
+def test_transparent_pixels_are_white_in_every_form(tmp_path):
+    rgba = np.arange(4 * 5 * 4, dtype=np.uint8).reshape(4, 5, 4)
+    rgba[1, :, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / 'a.png')
+    pixels = LoadImage()(make_record('x', tmp_path / 'a.png', 'q'))['img']
+    assert (pixels[1] == 255).all() and not (pixels[3] == 255).any()
+    for image in (rgba, Image.fromarray(rgba)):
+        np.testing.assert_array_equal(make_record('x', image, 'q')['img'], pixels)
+
+
+def test_deep_pictures_are_scaled_in_every_form(tmp_path):
+    deep = np.linspace(0, 65535, 20).reshape(4, 5).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / 'a.png')
+    pixels = LoadImage()(make_record('x', tmp_path / 'a.png', 'q'))['img']
+    assert len(np.unique(pixels)) == 20
+    np.testing.assert_array_equal(make_record('x', Image.fromarray(deep), 'q')['img'], pixels)
 
 
 @pytest.mark.parametrize('image, message', [

@@ -5,8 +5,10 @@ import pickle
 import shutil
 
 import pytest
+from PIL import Image
 
 from pixelsail_mm.datasets.checks import check_config
+from pixelsail_mm.datasets.pictures import ROTATION_IGNORED
 
 
 @pytest.fixture
@@ -127,6 +129,18 @@ def test_what_is_read_otherwise_than_it_stands_there_is_named(config, root):
         type='GranDfDataset', ann_file='gcg.json')
     fault = faults(config)[REGIONS, 'read otherwise']
     assert fault.level == 'warning' and 'token_positives' in fault.message
+
+
+def test_a_rotation_that_is_ignored(config, root):
+    path = root / 'images' / 'train' / '000001.png'
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(path) as image:
+        image.load()
+    image.save(path, exif=exif)
+    fault = faults(config)[REFS, 'read otherwise']
+    assert fault.level == 'warning' and '000001.png' in fault.message
+    assert ROTATION_IGNORED in fault.message
 
 
 def test_a_polygon_outside_the_image(config, root):

@@ -33,13 +33,17 @@ def check_sample(dataset: SampleSource, index: int, transforms: Sequence[Callabl
     except BadSampleError as error:
         report.add(key, 'unusable entry', str(error))
         return
-    results = dict(record, rng=rng)
+    notes: list[str] = []
+    results = dict(record, rng=rng, notes=notes)
     try:
         for transform in transforms:
             results = transform(results)
     except BadSampleError as error:
         report.add(key, 'unusable sample', f'item {index}: {error}')
         return
+    for note in notes:
+        report.add(key, 'read otherwise', f'item {index} ({record.get("img_path")}): {note}',
+                   WARNING)
     where = f'item {index} ({record.get("img_path") or "text only"})'
     _check_counts(record, where, key, report)
     if results.get('img') is not None:

@@ -26,8 +26,9 @@ class PackPixelInputs(BaseTransform):
     * ``prompt_map``: LongTensor (h, w) | None
 
     The sample's metainfo holds ``img_path``, ``ori_shape``, ``grid``, ``question``, ``gt_text``,
-    ``dropped_turns`` and every key of the record's ``meta`` (``sample_id``, ``dataset``,
-    ``task``, ...). ``ignore_masks`` become a field of the sample, aligned with ``gt_masks``.
+    ``dropped_turns``, ``exif_rotated`` (if the image was turned) and every key of the record's
+    ``meta`` (``sample_id``, ``dataset``, ``task``, ...). ``ignore_masks`` become a field of the
+    sample, aligned with ``gt_masks``.
 
     Args:
         keep_image: Keep the image at its original size in the sample, for the experts of
@@ -55,6 +56,8 @@ class PackPixelInputs(BaseTransform):
         meta.update({k: results[k] for k in ('ori_shape', 'grid', 'question', 'gt_text',
                                              'dropped_turns')})
         meta['img_path'] = results.get('img_path')
+        if 'exif_rotated' in results:
+            meta['exif_rotated'] = results['exif_rotated']
         no_prompts = np.zeros((0, *results['ori_shape']), bool)
         fields = dict(
             gt_masks=torch.from_numpy(results['gt_masks']),

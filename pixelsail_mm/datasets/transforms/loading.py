@@ -13,6 +13,7 @@ from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.masks import decode_mask, decode_masks
+from pixelsail_mm.datasets.pictures import IGNORE, ROTATE, is_rotated, say_once, to_rgb
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
@@ -34,34 +35,43 @@ def source_of(results: Results) -> str:
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Read the image as RGB.
+    """Read the image as RGB, see :func:`~pixelsail_mm.datasets.pictures.to_rgb`.
 
     Required keys: ``img_path`` (str | None) or ``img`` (uint8 (H, W, 3) RGB array, used as it
     is). Neither of them means a text-only sample. Optional: ``height``, ``width`` as the
-    annotation states them; they must agree with the file.
+    annotation states them; they must agree with the file. ``exif``: takes the place
+    of the argument for this image. ``notes``: a list.
 
     Added keys: ``img`` (uint8 (H, W, 3) RGB | None), ``ori_shape`` ((H, W); (0, 0) without an
-    image).
-
-    EXIF orientation is ignored, as in the authors' release: annotations refer to stored pixels.
+    image), ``exif_rotated`` (True, if the picture was turned). What was read otherwise than it is
+    stored, such as a scaled 16-bit picture, is appended to ``notes``, which the dataset counts;
+    without such a list it is said once.
 
     Args:
         max_pixels: Larger images are rejected before they are decoded, so that one corrupt or
             hostile header cannot exhaust the memory of a worker.
+        exif: ``'ignore'`` keeps the stored pixels of pictures with an EXIF rotation, as the
+            authors' release does, for annotations refer to them. ``'rotate'`` turns them, for
+            pictures whose annotations, if any, were made on what a viewer shows. Questions about
+            users' own pictures say ``'rotate'`` in their records.
 
     Raises:
+        ValueError: ``exif`` is something else.
         BadSampleError: The file is missing, truncated, not an image, too large, or its size is
             not the one the annotation states.
     """
 
-    def __init__(self, max_pixels: int = Image.MAX_IMAGE_PIXELS) -> None:
+    def __init__(self, max_pixels: int = Image.MAX_IMAGE_PIXELS, exif: str = IGNORE) -> None:
+        if exif not in (IGNORE, ROTATE):
+            raise ValueError(f"LoadImage.exif={exif!r}: use '{IGNORE}' or '{ROTATE}'")
         self.max_pixels = max_pixels
+        self.exif = exif
 
     def transform(self, results: Results) -> Results:
         """Add ``img`` and ``ori_shape``."""
         image = results.get('img')
         if image is None and results.get('img_path'):
-            image = self._read(str(results['img_path']))
+            image = self._read(str(results['img_path']), results)
         if image is None:
             results.update(img=None, ori_shape=(0, 0))
             return results
@@ -71,21 +81,25 @@ class LoadImage(BaseTransform):
         height, width = image.shape[:2]
         stated = (results.get('height') or height, results.get('width') or width)
         if tuple(stated) != (height, width):
+            turned = (' (if it carries an EXIF rotation and was annotated as a viewer shows it, '
+                      "set exif='rotate' in LoadImage)" if stated == (width, height) else '')
             raise BadSampleError(
                 source_of(results), 'height, width', 'the annotation states '
                 f'{stated[0]}x{stated[1]} (HxW) but the image is {height}x{width}; use the image '
-                'the annotation was made for')
+                f'the annotation was made for{turned}')
         results.update(img=image, ori_shape=(height, width))
         return results
 
-    def _read(self, path: str) -> np.ndarray:
+    def _read(self, path: str, results: Results) -> np.ndarray:
+        exif = results.get('exif', self.exif)
         try:
             with Image.open(path) as image:
                 if image.width * image.height > self.max_pixels:
                     raise BadSampleError(
                         path, 'img_path', f'image of {image.width}x{image.height} pixels exceeds '
                         f'max_pixels={self.max_pixels}; raise LoadImage.max_pixels or shrink it')
-                return np.array(image.convert('RGB'))
+                rotated = exif == ROTATE and is_rotated(image)
+                pixels, notes = to_rgb(image, exif)
         except FileNotFoundError as error:
             raise BadSampleError(
                 path, 'img_path', 'no such image; check data_root and img_path of the dataset'
@@ -96,9 +110,16 @@ class LoadImage(BaseTransform):
             raise BadSampleError(
                 path, 'img_path', f'cannot be decoded ({error}); download or re-encode it again'
             ) from error
+        if 'notes' in results:
+            results['notes'].extend(notes)
+        else:
+            say_once(notes)
+        if rotated:
+            results['exif_rotated'] = True
+        return pixels
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(max_pixels={self.max_pixels})'
+        return f'{type(self).__name__}(max_pixels={self.max_pixels}, exif={self.exif!r})'
 
 
 @TRANSFORMS.register_module()

@@ -1,6 +1,7 @@
 """What was skipped or read otherwise than it stands in the files, where the user sees it."""
 
 from collections import Counter
+from typing import Iterable
 
 import torch.distributed as dist
 from mmengine.dist import get_world_size
@@ -26,9 +27,20 @@ class SkippedSamplesHook(Hook):
         self.interval = interval
         self._reported: Counter = Counter()
 
+    @classmethod
+    def _count(cls, runner) -> Counter:
+        return cls._gather([runner.train_dataloader], 'skipped')
+
+    @classmethod
+    def _report_noted(cls, runner, loaders: Iterable) -> None:
+        noted = cls._gather(loaders, 'noted')
+        if noted:
+            runner.logger.warning(f'read otherwise than in the files: {cls._format(noted)}')
+
     @staticmethod
-    def _count(runner, name: str = 'skipped') -> Counter:
-        mine = Counter(getattr(runner.train_dataloader.dataset, name, {}))
+    def _gather(loaders: Iterable, name: str) -> Counter:
+        """Sum of a counter of the datasets, over all processes."""
+        mine = sum((Counter(getattr(loader.dataset, name, {})) for loader in loaders), Counter())
         if get_world_size() == 1:
             return mine
         everyone = [None] * get_world_size()
@@ -59,9 +71,16 @@ class SkippedSamplesHook(Hook):
         """
         counts = self._count(runner)
         runner.logger.info(f'skipped samples: {self._format(counts) if counts else "none"}')
-        noted = self._count(runner, 'noted')
-        if noted:
-            runner.logger.warning(f'read otherwise than in the files: {self._format(noted)}')
+        self._report_noted(runner, [runner.train_dataloader])
+
+    def after_test(self, runner) -> None:
+        """Say what was read otherwise in the test.
+
+        Args:
+            runner: The runner.
+        """
+        loop = runner.test_loop
+        self._report_noted(runner, [part.dataloader for part in getattr(loop, 'parts', [loop])])
 
     @staticmethod
     def _format(counts: Counter) -> str:

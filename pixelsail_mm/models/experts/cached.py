@@ -149,6 +149,10 @@ class CachedExpert(VisionExpert):
         return self.store.name_of(image_name(name, self.image_root))
 
     def _read(self, sample: PixelDataSample) -> Tensor | None:
+        if sample.get('exif_rotated'):
+            raise ConfigError(f'{sample.img_path}: turned as its EXIF data say, but features of '
+                              "experts are of stored pixels; remove exif='rotate' from LoadImage, "
+                              'or save the picture turned')
         name = self._name(sample)
         found = self.store.find(name)
         if found is None:

@@ -20,7 +20,8 @@ def original_image(sample: PixelDataSample) -> Tensor:
     if image is not None:
         return image.cpu()
     from pixelsail_mm.datasets.transforms import LoadImage
-    pixels = LoadImage().transform(dict(img_path=sample.get('img_path')))['img']
+    exif = 'rotate' if sample.get('exif_rotated') else 'ignore'
+    pixels = LoadImage(exif=exif).transform(dict(img_path=sample.get('img_path')))['img']
     if pixels is None:
         raise ConfigError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
                           'experts need keep_image=True in PackPixelInputs')

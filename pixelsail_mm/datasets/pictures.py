@@ -1,0 +1,99 @@
+"""From a picture of any mode to 8-bit RGB: the one place for training, evaluation and questions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import ExifTags, Image, ImageOps
+
+IGNORE, ROTATE = 'ignore', 'rotate'
+ROTATION_IGNORED = 'picture whose EXIF rotation was ignored, its stored pixels were taken'
+ON_WHITE = 'picture with transparent pixels, which were put on white'
+NOT_FINITE = 'picture with pixels that are not finite, which became black or white'
+BY_RANGE = 'picture scaled from its lowest and highest pixel to 8 bits'
+BY_BITS = 'picture of {} bits scaled to 8 bits'
+# What pixels of whole numbers may fill. A picture is taken to have as many bits as its highest
+# pixel needs, in these steps: cameras and scanners store 12 bits in files of 16.
+_BITS = (8, 12, 16)
+_DEEP_MODES = ('I', 'F')  # and all that begin with 'I;'
+_SAID: set[str] = set()
+
+
+def is_rotated(image: Image.Image) -> bool:
+    """Whether the EXIF data of a picture ask to turn or mirror it."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+
+
+def say_once(notes: Iterable[str]) -> None:
+    """Warn of what :func:`to_rgb` says, of each thing once per process."""
+    for note in notes:
+        if note not in _SAID:
+            _SAID.add(note)
+            print_log(f'{note} (said once)', 'current', logging.WARNING)
+
+
+def to_rgb(image: Image.Image, exif: str = IGNORE) -> tuple[np.ndarray, list[str]]:
+    """Give the pixels of a picture as people see them.
+
+    * Grey of 16 or 32 bits: scaled by 8, 12 or 16 bits, the fewest that its highest pixel needs;
+      with negative or larger numbers by its range.
+    * Float: 0..1 as it is, else by the range of its finite pixels; NaN and -inf become black, inf
+      white.
+    * Transparency: on white, for the colours of transparent pixels mean nothing.
+
+    Pillow's ``convert('RGB')`` cuts the first two at 255 and shows the hidden colours.
+
+    Args:
+        image: Any picture that Pillow opens.
+        exif: ``'ignore'`` keeps the stored pixels, as the authors' release does; ``'rotate'``
+            turns the picture as its EXIF data say.
+
+    Returns:
+        (uint8 (H, W, 3) RGB, what was read otherwise than it is stored, in words).
+
+    Raises:
+        ValueError: No pixel is finite.
+    """
+    notes = []
+    if is_rotated(image):
+        if exif == ROTATE:
+            image = ImageOps.exif_transpose(image)
+        else:
+            notes.append(ROTATION_IGNORED)
+    if image.mode in _DEEP_MODES or image.mode.startswith('I;'):
+        grey, more = _to_8_bits(np.array(image))
+        return np.repeat(grey[..., None], 3, axis=2), notes + more
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        if image.getextrema()[3][0] < 255:
+            notes.append(ON_WHITE)
+            image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return np.array(image.convert('RGB')), notes
+
+
+def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Scale grey pixels (H, W) to uint8."""
+    notes = []
+    finite = np.isfinite(pixels)
+    if not finite.any():
+        raise ValueError('no pixel is finite')
+    low, high = (float(bound(pixels[finite])) for bound in (np.min, np.max))
+    if pixels.dtype.kind == 'f':
+        if not finite.all():
+            notes.append(NOT_FINITE)
+            pixels = np.nan_to_num(pixels, nan=low, posinf=high, neginf=low)
+        if 0 <= low and high <= 1:
+            return _scale(pixels, 0, 1), notes
+    elif 0 <= low:
+        bits = next((bits for bits in _BITS if high < 2**bits), None)
+        if bits is not None:
+            return _scale(pixels, 0, 2**bits - 1), [BY_BITS.format(bits)]
+    return _scale(pixels, low, high), [*notes, BY_RANGE]
+
+
+def _scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    share = (pixels.astype(np.float64) - low) / ((high - low) or 1)
+    return np.round(share * 255).astype(np.uint8)
