@@ -12,10 +12,12 @@ from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.pictures import ROTATE, say_once, to_rgb
+from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
 
-_PROMPT = re.compile(r'<Prompt(\d+)>')
+# A prompt's name in any spelling that a reader would take for one: <prompt0>, <Prompt 0>, ...
+_NAME = re.compile(r'<\s*prompt[\s_-]*(\d+)\s*>', re.IGNORECASE)
 
 
 def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
@@ -34,21 +36,57 @@ def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
         history: See :func:`make_history`.
         answer_prefix: Text the answer must begin with.
 
+    Returns:
+        The record. ``meta['warnings']`` (list of str) says what will not have the effect that the
+        user may expect.
+
     Raises:
-        BadSampleError: An input is unusable; names it.
+        BadSampleError: An input is unusable, or a question names a visual prompt that is not
+            given or spells its name differently; names it.
     """
     if not isinstance(text, str) or not text.strip():
         raise BadSampleError(name, 'text', f'{text!r} is empty; ask a question')
     record = make_image_record(name, image, prompts)
     record['conversation'] = [*make_history(name, history), dict(human=text, gpt='')]
-    given = {prompt['id'] for prompt in record['prompts']}
-    asked = {int(number) for number in _PROMPT.findall(text)}
-    if given and not asked <= given:
-        raise BadSampleError(name, 'text', f'it names <Prompt{min(asked - given)}>, but the prompts'
-                             f' have the ids {sorted(given)}; they count from 0 unless given')
     if answer_prefix:
         record['answer_prefix'] = answer_prefix
+    _check_names(name, record)
     return record
+
+
+def _check_names(name: str, record: dict) -> None:
+    """Compare the prompts that the texts name with those that are given.
+
+    Answers may name what is not given: the model wrote them, and may have erred.
+    """
+    turns = record['conversation']
+    given = [prompt['id'] for prompt in record['prompts']]
+    for i, turn in enumerate(turns):
+        key = 'text' if i == len(turns) - 1 else f'history[{i}]'
+        for match in _NAME.finditer(turn['human']):
+            _check_name(name, key, match, given)
+    texts = [side for turn in turns for side in turn.values()] + [record.get('answer_prefix', '')]
+    unnamed = [f'<Prompt{k}>' for k in given if not any(f'<Prompt{k}>' in text for text in texts)]
+    if unnamed:
+        record['meta']['warnings'].append(
+            f'no text names {", ".join(unnamed)}: the region is marked, but the question does not '
+            'ask about it')
+
+
+def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> None:
+    """Check one prompt's name in a question."""
+    number = int(match.group(1))
+    if number >= NUM_PROMPTS:
+        raise BadSampleError(name, key, f'{match.group()}: prompt id {number} is out of range '
+                             f'0..{NUM_PROMPTS - 1}; renumber the prompts')
+    if match.group() not in PROMPT_TOKENS:
+        raise BadSampleError(name, key, f'{match.group()} is not the name of a visual prompt but '
+                             f'plain text to the model; write <Prompt{number}>')
+    if number not in given:
+        said = f'the prompts given have the ids {given}' if given else 'no prompt is given'
+        again = ', again with each question' if key != 'text' else ''
+        raise BadSampleError(name, key, f'it names <Prompt{number}>, but {said}; pass it in '
+                             f'`prompts`{again} (ids count from 0 unless given as dict(id=K, ...))')
 
 
 def make_image_record(name: str, image: ImageInput, prompts: Any = None) -> dict:
@@ -63,7 +101,7 @@ def make_image_record(name: str, image: ImageInput, prompts: Any = None) -> dict
         BadSampleError: An input is unusable; names it.
     """
     record = dict(img_path=None, masks=[], prompts=make_prompts(name, prompts),
-                  meta=dict(sample_id=name, dataset='inference', task='inference'))
+                  meta=dict(sample_id=name, dataset='inference', task='inference', warnings=[]))
     return record | _image(name, image)
 
 

@@ -28,7 +28,7 @@ def same(one, other):
 
 def test_result(ask):
     result = ask(picture(), TEXT, answer_prefix=PREFIX)
-    assert set(result) == {'text', 'masks', 'mask_scores', 'visualization', 'history'}
+    assert set(result) == {'text', 'masks', 'mask_scores', 'visualization', 'history', 'warnings'}
     assert result['text'].startswith(PREFIX)
     assert result['masks'].dtype == bool and result['masks'].shape[1:] == (30, 45)
     assert len(result['masks']) == result['text'].count('[SEG]') == len(result['mask_scores'])
@@ -132,7 +132,8 @@ def test_turns_continue(ask):
 
 
 def test_prompts_reach_the_model(ask):
-    plain = ask(picture(), '<Prompt0> and <Prompt1>', answer_prefix=PREFIX)
+    plain = ask(picture(), '<Prompt0> and <Prompt1>', [[0, 0, 1, 1], [44, 29, 45, 30]],
+                answer_prefix=PREFIX)
     boxed = ask(picture(), '<Prompt0> and <Prompt1>', [[0, 0, 30, 30], [31, 0, 45, 30]],
                 answer_prefix=PREFIX)
     assert not np.allclose(plain['mask_scores'], boxed['mask_scores'])
@@ -162,8 +163,12 @@ def test_visualization(ask, tmp_path):
     (dict(image=None, prompts=[[0, 0, 9, 9]]), 'input 0: prompts: 1 visual prompts but no image'),
     (dict(image=[picture(), picture()], prompts=[None, [[0, 0, 9]]]), r'input 1: prompts\[0\]'),
     (dict(image=picture(), text='what is <Prompt22>?'), 'prompt id 22 is out of range'),
+    (dict(image=picture(), text='What is <Prompt0>?'), 'input 0: text: it names <Prompt0>, but no'),
+    (dict(image=picture(), text='What is <prompt0>?', prompts=[[0, 0, 9, 9]]),
+     'input 0: text: <prompt0> is not the name .* write <Prompt0>'),
 ])
-def test_the_culprit_is_named(ask, call, message):
+def test_the_culprit_is_named_before_the_model_runs(ask, monkeypatch, call, message):
+    monkeypatch.setattr(ask.model, 'predict', None)
     with pytest.raises(BadSampleError, match=message):
         ask(**dict(text=TEXT) | call)
 

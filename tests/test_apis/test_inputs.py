@@ -102,10 +102,56 @@ def test_empty_text(text):
         make_record('x', None, text)
 
 
-def test_text_must_name_given_prompts():
-    image = np.zeros((6, 5, 3), np.uint8)
-    with pytest.raises(BadSampleError, match=r'names <Prompt2>.*ids \[0, 1\]'):
-        make_record('x', image, 'What is <Prompt2>?', MASKS)
-    assert make_record('x', image, 'What is <Prompt1>?', MASKS)['prompts'][1]['id'] == 1
-    # Without prompts of its own the question may refer to one that the image does not show.
-    assert make_record('x', image, 'What is <Prompt2>?')['prompts'] == []
+IMAGE = np.zeros((6, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize('prompts, given', [(MASKS, r'the prompts given have the ids \[0, 1\]'),
+                                            (None, 'no prompt is given'), ([], 'no prompt')])
+def test_a_question_names_given_prompts_only(prompts, given):
+    for inputs in (dict(text='What is <Prompt2>?'),
+                   dict(text='And its colour?', history=[('What is <Prompt2>?', 'A ship.')])):
+        with pytest.raises(BadSampleError, match=f'x: .*names <Prompt2>.*{given}.*pass '):
+            make_record('x', IMAGE, prompts=prompts, **inputs)
+
+
+def test_which_text_is_at_fault():
+    with pytest.raises(BadSampleError, match='x: text: it names <Prompt0>'):
+        make_record('x', None, 'What is <Prompt0>?')
+    with pytest.raises(BadSampleError, match=r'x: history\[1\]: it names <Prompt3>'):
+        make_record('x', IMAGE, 'Why?', MASKS, [('What?', 'It.'), ('<Prompt3>?', 'It.')])
+    with pytest.raises(BadSampleError, match='x: text: .*prompt id 22 is out of range 0..14'):
+        make_record('x', IMAGE, 'What is <Prompt22>?', MASKS)
+
+
+@pytest.mark.parametrize('spelling', ['<prompt0>', '<Prompt 0>', '<PROMPT0>', '< Prompt0 >',
+                                      '<Prompt_0>', '<prompt-0>', '<Prompt00>', '<Prompt\u0660>'])
+@pytest.mark.parametrize('prompts', [MASKS, None])
+def test_other_spellings_are_refused(spelling, prompts):
+    with pytest.raises(BadSampleError, match=f'x: text: {spelling} .*write <Prompt0>'):
+        make_record('x', IMAGE, f'What is {spelling}?', prompts)
+
+
+def test_named_prompts_are_accepted():
+    record = make_record('x', IMAGE, 'Is <Prompt1> left of it?', MASKS,
+                         [('What is <Prompt0>?', 'A ship.')])
+    assert len(record['prompts']) == 2 and record['meta']['warnings'] == []
+
+
+@pytest.mark.parametrize('text', ['What is <b>?', 'What is <NO_Prompt>?', 'a prompt 0, <prompt>'])
+def test_other_words_in_brackets_are_no_prompts(text):
+    assert make_record('x', IMAGE, text)['meta']['warnings'] == []
+
+
+def test_an_answer_may_name_what_is_not_there():
+    """What the model said once cannot be mended by the user."""
+    history = [('What is left?', '<Prompt7>, and <prompt 3>.')]
+    assert make_record('x', IMAGE, 'And right?', history=history)['meta']['warnings'] == []
+
+
+def test_a_prompt_that_no_text_names_is_said():
+    record = make_record('x', IMAGE, 'What is <Prompt1>?', [*MASKS, [1, 1]])
+    assert record['meta']['warnings'] == [
+        'no text names <Prompt0>, <Prompt2>: the region is marked, but the question does not ask '
+        'about it']
+    assert make_record('x', IMAGE, 'And now?', MASKS[:1], [('Where?', 'Left of <Prompt0>.')])[
+        'meta']['warnings'] == []
