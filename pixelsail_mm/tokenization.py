@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Mapping
+from itertools import groupby
+from typing import Any, Iterable, Mapping
 
 from pixelsail_mm.errors import ConfigError
 
@@ -167,3 +168,36 @@ def _with_special_tokens(tokenizer):
         if missing:
             tokenizer.add_tokens(missing, special_tokens=True)
     return tokenizer
+
+
+def write_id_ranges(ids: Iterable[int]) -> str:
+    """Write a set of token ids in short, e.g. ``'0-3,7,9-10'``.
+
+    Args:
+        ids: Ids >= 0 in any order.
+    """
+    ranges = []
+    for _, run in groupby(enumerate(sorted(set(ids))), lambda pair: pair[1] - pair[0]):
+        members = [index for _, index in run]
+        ranges.append(f'{members[0]}-{members[-1]}' if len(members) > 1 else f'{members[0]}')
+    return ','.join(ranges)
+
+
+def read_id_ranges(text: str) -> frozenset[int]:
+    """Read what :func:`write_id_ranges` wrote.
+
+    Args:
+        text: Ids and ranges of ids, both ends included, joined by commas.
+
+    Raises:
+        ConfigError: The text has another form.
+    """
+    ids: set[int] = set()
+    try:
+        for part in text.split(',') if text else ():
+            first, _, last = part.partition('-')
+            ids.update(range(int(first), int(last or first) + 1))
+    except (AttributeError, ValueError):
+        raise ConfigError(f"token ids {text!r:.60}: write ids and ranges such as '0-3,7,9-10', as "
+                          'tools/model_converters/publish_model.py does') from None
+    return frozenset(ids)

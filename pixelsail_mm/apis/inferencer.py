@@ -7,14 +7,16 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.infer import BaseInferencer
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from pixelsail_mm.apis.init_model import init_model
+from pixelsail_mm.apis.input_pipeline import InputPipeline
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_record
+from pixelsail_mm.apis.remarks import describe_empty, warn_once
 from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE, TRANSFORMS, VISUALIZERS
@@ -24,7 +26,10 @@ class PixelSAILInferencer(BaseInferencer):
     """Ask a model about images, with visual prompts and over several turns.
 
     Inputs run through the config's own ``inference_pipeline`` (or ``test_pipeline``), the data
-    preprocessor and ``predict``, exactly as in testing.
+    preprocessor and ``predict``, exactly as in testing; what
+    :class:`~pixelsail_mm.apis.input_pipeline.InputPipeline` changes for a user's pictures, it says.
+    Pictures of answers are drawn by the config's ``visualizer``; by a ``PixelVisualizer`` where
+    there is none, or MMEngine's own, which draws no answers.
 
     Args:
         model: Config file, folder with config and weights, config object, or a model made by
@@ -66,8 +71,8 @@ class PixelSAILInferencer(BaseInferencer):
     def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str],
                  prompts: Any = None, history: Sequence | None = None,
                  max_new_tokens: int | None = None, answer_prefix: str | Sequence | None = None,
-                 return_visualization: bool = False,
-                 batch_size: int = 1) -> dict[str, Any] | list[dict[str, Any]]:
+                 return_visualization: bool = False, batch_size: int = 1,
+                 return_datasamples: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
         """Answer one question, or several if ``image`` or ``text`` is a list.
 
         Args:
@@ -85,6 +90,7 @@ class PixelSAILInferencer(BaseInferencer):
             answer_prefix: Text the answer must begin with, e.g. ``'It is [SEG].'``.
             return_visualization: Draw a picture of each answer.
             batch_size: Samples processed together.
+            return_datasamples: Add the data sample of each answer.
 
         For several samples, ``image`` and ``text`` are lists of equal length (a single value is
         used for all), and ``prompts``, ``history`` and ``answer_prefix`` are ``None`` or lists with
@@ -97,7 +103,12 @@ class PixelSAILInferencer(BaseInferencer):
             * ``masks``: bool array ``(N, H, W)`` at the image's size, in the order of ``[SEG]``;
             * ``mask_scores``: float32 array ``(N,)`` in 0..1;
             * ``visualization``: uint8 RGB array, or ``None``;
-            * ``history``: turns so far, to be passed to the next call.
+            * ``history``: turns so far, to be passed to the next call;
+            * ``warnings``: list of str, what the user may not expect: a picture scaled down, a
+              prompt that no text names, words that training never had, an empty mask, ... Each is
+              logged too, once;
+            * ``data_sample``: the :class:`~pixelsail_mm.structures.PixelDataSample` with all
+              predictions, if ``return_datasamples``.
 
         Raises:
             BadSampleError: An input is unusable; names input, key and remedy.
@@ -111,7 +122,8 @@ class PixelSAILInferencer(BaseInferencer):
             if value is not None and value < 1:
                 raise ValueError(f'{key} must be at least 1, got {value}')
         results = super().__call__(records, batch_size=batch_size, max_new_tokens=max_new_tokens,
-                                   return_visualization=return_visualization)
+                                   return_visualization=return_visualization,
+                                   return_datasamples=return_datasamples)
         for record, result in zip(records, results):
             turns = [*record['conversation'][:-1],
                      dict(record['conversation'][-1], gpt=result['text'])]
@@ -143,8 +155,14 @@ class PixelSAILInferencer(BaseInferencer):
         """
         if not return_visualization:
             return [None] * len(preds)
-        return [self.visualizer.draw(_pixels(record), sample)
-                for record, sample in zip(inputs, preds)]
+        return [self._draw(_pixels(record), sample) for record, sample in zip(inputs, preds)]
+
+    def _draw(self, image: np.ndarray | None, sample: Any) -> np.ndarray:
+        """Picture of one answer; other visualizers than ours only have MMEngine's methods."""
+        if hasattr(self.visualizer, 'draw'):
+            return self.visualizer.draw(image, sample)
+        self.visualizer.add_datasample('answer', image, sample, draw_gt=False)
+        return self.visualizer.get_image()
 
     def postprocess(self, preds: list, visualization: list,
                     return_datasamples: bool = False) -> list[dict[str, Any]]:
@@ -157,8 +175,11 @@ class PixelSAILInferencer(BaseInferencer):
         """
         results = []
         for sample, picture in zip(preds, visualization):
+            said = [*sample.get('warnings', ()), *describe_empty(sample.pred_masks)]
+            for text in said:
+                warn_once(text)
             result = dict(
-                text=sample.pred_text, masks=sample.pred_masks.cpu().numpy(),
+                text=sample.pred_text, masks=sample.pred_masks.cpu().numpy(), warnings=said,
                 mask_scores=sample.pred_scores.float().cpu().numpy(), visualization=picture)
             if return_datasamples:
                 result['data_sample'] = sample
@@ -168,7 +189,7 @@ class PixelSAILInferencer(BaseInferencer):
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         return self._built
 
-    def _init_pipeline(self, cfg: Config) -> Compose:
+    def _init_pipeline(self, cfg: Config) -> InputPipeline:
         stages = cfg.get('inference_pipeline') or cfg.get('test_pipeline')
         if not stages:
             raise ConfigError(f'{self._built.cfg.filename or "the config"} has neither '
@@ -178,17 +199,22 @@ class PixelSAILInferencer(BaseInferencer):
         if any(getattr(stage, 'generation', True) is False for stage in built):
             raise ConfigError('the inference pipeline builds training samples; set '
                               'generation=True in its BuildConversation')
-        return Compose(built)
+        return InputPipeline(built)
 
     def _init_collate(self, cfg: Config):
         return pseudo_collate
 
     def _init_visualizer(self, cfg: Config):
-        settings = cfg.get('visualizer') or {}
-        if settings.get('type') != 'PixelVisualizer':
-            settings = {}
+        settings = dict(type='PixelVisualizer') | (cfg.get('visualizer') or {})
+        kind = settings['type']
+        kind = VISUALIZERS.get(kind) if isinstance(kind, str) else kind
+        if kind is not None and kind.add_datasample is Visualizer.add_datasample:
+            # MMEngine's own, of every config for training: it writes curves and draws no answers.
+            settings = dict(type='PixelVisualizer')
+        # Pictures are returned; nothing goes to files or curves.
+        settings = {key: value for key, value in settings.items() if key != 'vis_backends'}
         # MMEngine hands out one visualizer per name; the name keeps inferencers apart.
-        return VISUALIZERS.build(dict(settings, type='PixelVisualizer', name=f'ask_{id(self)}'))
+        return VISUALIZERS.build(dict(settings, name=f'ask_{id(self)}'))
 
 
 def _pixels(record: dict) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Pre
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from pixelsail_mm.apis.remarks import describe_empty, warn_once
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
 from pixelsail_mm.hf.configuration import PixelSAILConfig
@@ -204,6 +205,9 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         if settings.eos_token_id is not None:
             extras['eos_token_id'] = torch.as_tensor(settings.eos_token_id).flatten().tolist()
         answers = generate_answers(self.model, batch['inputs'], batch['data_samples'], extras)
+        for answer in answers:
+            for text in describe_empty(answer.pred_masks):
+                warn_once(text)
         sequences = self._sequences(input_ids.repeat_interleave(len(copies), dim=0),
                                     [answer.pred_token_ids for answer in answers])
         if not settings.return_dict_in_generate:

@@ -11,7 +11,9 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import ModelOutput
 
+from pixelsail_mm.apis.input_pipeline import InputPipeline
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_image_record, make_record
+from pixelsail_mm.apis.remarks import warn_once
 from pixelsail_mm.datasets.transforms import BuildConversation
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IMAGE_KEYS, TEXT_KEYS, pad_images, pad_samples
@@ -53,11 +55,9 @@ class PixelSAILImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         self.transforms = transforms
 
-    def apply(self, record: dict) -> dict:
-        """Run the stages on one canonical record."""
-        for stage in build_stages(self.transforms):
-            record = stage(record)
-        return record
+    def build(self) -> list:
+        """The stages."""
+        return build_stages(self.transforms)
 
     def preprocess(self, images: ImageInput | Sequence[ImageInput], visual_prompts: Any = None,
                    return_tensors: str = 'pt') -> BatchFeature:
@@ -75,7 +75,7 @@ class PixelSAILImageProcessor(BaseImageProcessor):
         _check_tensors(return_tensors)
         columns = make_columns(isinstance(images, (list, tuple)), ('image', ), image=images,
                                prompts=visual_prompts)
-        results = [self.apply(make_image_record(f'image {i}', *values))
+        results = [_prepare(InputPipeline(self.build()), make_image_record(f'image {i}', *values))
                    for i, values in enumerate(zip(*columns))]
         found = [result['image'] is not None for result in results]
         return BatchFeature(pad_images(
@@ -194,10 +194,7 @@ class PixelSAILProcessor(ProcessorMixin):
             history = [*(history or ()), *turns]
             answer_prefix = begun + (answer_prefix or '')
         record = make_record(name, image, text, prompts, history, answer_prefix)
-        result = self.image_processor.apply(record)
-        for stage in self._stages:
-            result = stage(result)
-        return result
+        return _prepare(InputPipeline([*self.image_processor.build(), *self._stages]), record)
 
     def post_process_answers(self, sequences: Tensor | ModelOutput,
                              inputs: BatchFeature) -> list[str]:
@@ -224,6 +221,14 @@ class PixelSAILProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of everything a call gives."""
         return [*TEXT_KEYS, *IMAGE_KEYS]
+
+
+def _prepare(pipeline: InputPipeline, record: dict) -> dict:
+    """Run a pipeline on a record and log what it says; a batch has no place for texts."""
+    result = pipeline(record)
+    for text in record['meta']['warnings']:
+        warn_once(text)
+    return result
 
 
 def _only(image: Any) -> Any:

@@ -5,12 +5,13 @@ import pytest
 import torch
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
+from mmengine.visualization import Visualizer
 from PIL import Image
 
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.registry import TRANSFORMS
+from pixelsail_mm.registry import TRANSFORMS, VISUALIZERS
 
 TEXT = 'Please segment it in this image.'
 PREFIX = 'It is [SEG].'
@@ -213,6 +214,62 @@ def test_inference_pipeline_wins(shipped):
         inputs, **kwargs)
     ask(picture(), TEXT)
     assert seen == [[(2, 2)]]
+
+
+@pytest.mark.parametrize('batch_size', [1, 2])
+def test_data_samples(ask, batch_size):
+    plain = ask([picture(), None], TEXT, answer_prefix=[PREFIX] * 2, batch_size=batch_size)
+    results = ask([picture(), None], TEXT, answer_prefix=[PREFIX] * 2, batch_size=batch_size,
+                  return_datasamples=True)
+    for result, expected in zip(results, plain):
+        assert 'data_sample' not in expected
+        same(result, expected)
+        assert result['data_sample'].pred_text == result['text']
+        assert torch.equal(result['data_sample'].pred_masks, torch.from_numpy(result['masks']))
+    assert ask(picture(), TEXT, return_datasamples=True)['data_sample'].ori_shape == (30, 45)
+
+
+@VISUALIZERS.register_module(force=True)
+class PlainVisualizer(Visualizer):
+    """A user's own, with MMEngine's methods only."""
+
+    def __init__(self, name='plain', value=7, **kwargs):
+        super().__init__(name, **kwargs)
+        self.value = value
+
+    def add_datasample(self, name, image, data_sample=None, draw_gt=True, draw_pred=True, **kwargs):
+        assert data_sample.pred_text and not draw_gt
+        self.set_image(np.full_like(image, self.value))
+
+
+@pytest.mark.parametrize('kind', ['PlainVisualizer', PlainVisualizer])
+def test_the_configured_visualizer_draws(shipped, kind):
+    model = init_model(shipped, device='cpu')
+    model.cfg.visualizer = dict(type=kind, value=9, vis_backends=[dict(type='LocalVisBackend')])
+    ask = PixelSAILInferencer(model)
+    results = ask([picture(), picture(seed=1)], TEXT, return_visualization=True,
+                  answer_prefix=[PREFIX] * 2)
+    for result in results:
+        np.testing.assert_array_equal(result['visualization'], np.full((30, 45, 3), 9))
+
+
+@pytest.mark.parametrize('settings, panel', [
+    (None, 320), (dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]), 320),
+    (dict(type='PixelVisualizer', panel_size=(400, 400)), 400), (dict(panel_size=(400, 400)), 400)])
+def test_answers_are_drawn_where_the_configured_visualizer_cannot(shipped, settings, panel):
+    model = init_model(shipped, device='cpu')
+    model.cfg.visualizer = settings
+    ask = PixelSAILInferencer(model)
+    assert type(ask.visualizer).__name__ == 'PixelVisualizer'
+    result = ask(picture(30, 30), TEXT, return_visualization=True, answer_prefix=PREFIX)
+    assert result['visualization'].shape[1] > 2 * panel
+
+
+def test_an_unknown_visualizer_is_named(shipped):
+    model = init_model(shipped, device='cpu')
+    model.cfg.visualizer = dict(type='NoSuchVisualizer')
+    with pytest.raises(KeyError, match='NoSuchVisualizer'):
+        PixelSAILInferencer(model)
 
 
 @pytest.mark.gpu

@@ -20,10 +20,13 @@ from pixelsail_mm.tokenization import (
     SEG_TOKEN,
     SpecialTokens,
     build_tokenizer,
+    read_id_ranges,
 )
 
 IGNORE_INDEX = -100
 _PROMPT_NUMBER = re.compile(r'<Prompt(\d+)>')
+# What is a word to a reader: a token in brackets, letters and digits, other signs, white space.
+_WORD = re.compile(r'<[^<>\s]+>|\[\w+\]|\w+|[^\w\s]+|\s+')
 
 
 @TRANSFORMS.register_module()
@@ -63,14 +66,17 @@ class BuildConversation(BaseTransform):
         image_in_question: Put the image and a line break at the beginning of the first question,
             behind the opening of its template (EVEv2), instead of in front of everything.
         cache_size: Number of tokenised texts kept in memory.
+        trained_tokens: Ids of the tokens that the model met in training, in the form of
+            :func:`~pixelsail_mm.tokenization.write_id_ranges`; None where that is not known. It
+            changes no token; :meth:`unseen_words` tells from it what the model cannot know.
 
     Raises:
         BadSampleError: A question, an answer (training) or ``meta['expression']`` is empty; the
             number of ``[SEG]`` in the answers differs from the number of masks (training); a
             text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
             not even one turn fits into ``max_length``.
-        ConfigError: Unknown ``image_layout``, or ``image_in_question`` with independent turns,
-            which share an image that belongs to none of them.
+        ConfigError: Unknown ``image_layout``; ``image_in_question`` with independent turns,
+            which share an image that belongs to none of them; ``trained_tokens`` is malformed.
     """
 
     def __init__(self,
@@ -82,7 +88,8 @@ class BuildConversation(BaseTransform):
                  independent_turns: bool = False,
                  image_layout: str = 'block',
                  image_in_question: bool = False,
-                 cache_size: int = 65536) -> None:
+                 cache_size: int = 65536,
+                 trained_tokens: str | None = None) -> None:
         if image_in_question and independent_turns:
             raise ConfigError('BuildConversation: independent_turns share the image, which must '
                               'stand in front of them; set image_in_question=False')
@@ -97,6 +104,7 @@ class BuildConversation(BaseTransform):
         self.image_in_question = image_in_question
         self.tokens = SpecialTokens.from_tokenizer(self.tokenizer)
         self.tokens.image_ids((0, 0), image_layout)
+        self._trained = None if trained_tokens is None else read_id_ranges(trained_tokens)
         self._suffix = self.template['SUFFIX'] or self.tokenizer.eos_token or ''
         self._start_cache()
 
@@ -161,6 +169,44 @@ class BuildConversation(BaseTransform):
         separators = (len(kept) - 1) * len(self._encode(self.template['SEP']))
         return image + separators + sum(len(part) for segment in kept for part in segment)
 
+    def image_room(self, results: Results) -> int:
+        """Number of tokens that ``max_length`` leaves for an image beside the last turn.
+
+        Required key: ``conversation``; optional ``answer_prefix``.
+        """
+        turns = self._clean(results)
+        return self.max_length - sum(map(len, self._turn(turns[-1], len(turns) - 1, results)))
+
+    def image_length(self, grid: tuple[int, int]) -> int:
+        """Number of tokens of an image with a grid of (h, w) patches."""
+        return len(self._image_ids(grid))
+
+    def unseen_words(self, results: Results) -> list[str]:
+        """Words of the last question and of ``answer_prefix`` with a token that training never had.
+
+        A token that no training sample holds has the vector it was initialised with: it says
+        nothing to the model. Empty where ``trained_tokens`` is not set.
+
+        Required key: ``conversation``; optional ``answer_prefix``.
+        """
+        if self._trained is None:
+            return []
+        turns = self._clean(results)
+        question, answer = self._texts(turns[-1], len(turns) - 1, results)
+        words = [word for text in (*question, answer) for word in self._unseen(text)]
+        return list(dict.fromkeys(words))
+
+    def _unseen(self, text: str) -> list[str]:
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        unseen = np.zeros(len(text), bool)
+        for token, (start, end) in zip(encoded.ids, encoded.offsets):
+            if token not in self._trained:
+                piece = text[start:end]
+                # The blank in front of a word belongs to its token, and to no word.
+                unseen[start + len(piece) - len(piece.lstrip() or piece):end] = True
+        return [word.group() for word in _WORD.finditer(text)
+                if unseen[word.start():word.end()].any()]
+
     def _clean(self, results: Results) -> list[dict]:
         """Turns without image marker; empty text is rejected."""
         source = source_of(results)
@@ -185,6 +231,15 @@ class BuildConversation(BaseTransform):
 
     def _turn(self, turn: dict, i: int, results: Results) -> tuple[tuple, tuple]:
         """Token ids of one turn's question part and answer part."""
+        question, answer = self._texts(turn, i, results)
+        try:
+            parts = [self._encode(text) for text in question]
+            return sum(parts, ()), self._encode(answer)
+        except _ForbiddenTextError as error:
+            raise BadSampleError(source_of(results), f'conversation[{i}]', str(error)) from error
+
+    def _texts(self, turn: dict, i: int, results: Results) -> tuple[tuple[str, ...], str]:
+        """Texts of one turn's question part, tokenised one by one, and of its answer part."""
         question = turn['human']
         if SEG_TOKEN in question:
             raise BadSampleError(source_of(results), f'conversation[{i}].human', f'a question must '
@@ -193,17 +248,13 @@ class BuildConversation(BaseTransform):
             answer = results.get('answer_prefix') or ''
         else:
             answer = turn['gpt'] + self._suffix
-        try:
-            text = self.template['INSTRUCTION'].format(input=question, round=i + 1,
-                                                       bot_name='assistant')
-            if not self.image_in_question:
-                return self._encode(text), self._encode(answer)
-            # Whether or not the image comes between them, opening and question are two texts.
-            opening = self._opening(i)
-            parts = self._encode(opening) + self._encode(text.removeprefix(opening))
-            return parts, self._encode(answer)
-        except _ForbiddenTextError as error:
-            raise BadSampleError(source_of(results), f'conversation[{i}]', str(error)) from error
+        text = self.template['INSTRUCTION'].format(input=question, round=i + 1,
+                                                   bot_name='assistant')
+        if not self.image_in_question:
+            return (text, ), answer
+        # Whether or not the image comes between them, opening and question are two texts.
+        opening = self._opening(i)
+        return (opening, text.removeprefix(opening)), answer
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without anything the tokenizer would add around it."""

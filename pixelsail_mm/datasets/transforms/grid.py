@@ -129,7 +129,9 @@ _RULES = dict(long_side=target_size, area=area_size)
 class ResizeToGrid(BaseTransform):
     """Resize the image to whole patches and paint the visual prompts on the patch grid.
 
-    Required keys: ``img`` (uint8 (H, W, 3) | None), optional ``prompt_masks`` and ``prompt_ids``.
+    Required keys: ``img`` (uint8 (H, W, 3) | None), optional ``prompt_masks``, ``prompt_ids`` and
+    ``max_size`` (int: a lower bound for this image, as :class:`InputPipeline
+    <pixelsail_mm.apis.input_pipeline.InputPipeline>` sets it).
 
     Added keys: ``image`` (uint8 (3, h*p, w*p), resized by PIL with antialiasing, or None),
     ``grid`` ((h, w) in patches; (0, 0) without an image), ``prompt_map`` (int64 (h, w): -2 no
@@ -160,9 +162,16 @@ class ResizeToGrid(BaseTransform):
         self.rule = rule
         self.interpolation = interpolation
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Grid (h, w) in patches of an image of this size in pixels."""
-        new_width, new_height = _RULES[self.rule](width, height, self.patch_size, self.max_size)
+    def grid(self, height: int, width: int, max_size: int | None = None) -> tuple[int, int]:
+        """Grid (h, w) in patches of an image of this size in pixels.
+
+        Args:
+            height: Image height in pixels.
+            width: Image width in pixels.
+            max_size: In place of the setting of this name, if it is lower.
+        """
+        bound = min(max_size or self.max_size, self.max_size)
+        new_width, new_height = _RULES[self.rule](width, height, self.patch_size, bound)
         return new_height // self.patch_size, new_width // self.patch_size
 
     def transform(self, results: Results) -> Results:
@@ -172,7 +181,7 @@ class ResizeToGrid(BaseTransform):
             results.update(image=None, grid=(0, 0), prompt_map=np.zeros((0, 0), np.int64))
             return results
         height, width = image.shape[:2]
-        grid = self.grid(height, width)
+        grid = self.grid(height, width, results.get('max_size'))
         size = (grid[1] * self.patch_size, grid[0] * self.patch_size)
         if size != (width, height):
             image = np.asarray(Image.fromarray(image).resize(size, _FILTERS[self.interpolation]))

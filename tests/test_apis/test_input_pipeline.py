@@ -1,0 +1,162 @@
+"""Pictures of any size and questions in any words: what is changed for them is said."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MMLogger
+
+from pixelsail_mm.apis import PixelSAILInferencer, init_model
+from pixelsail_mm.apis.inputs import make_record
+from pixelsail_mm.apis.remarks import describe_empty, warn_once
+from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.tokenization import write_id_ranges
+
+TEXT, PREFIX = 'Please segment it.', 'It is [SEG].'
+
+
+def picture(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def ask_with(shipped):
+    """Inferencer on the tiny model with other settings of its pipeline."""
+    model = init_model(shipped, device='cpu')
+
+    def build(max_size=64, **conversation):
+        model.cfg.test_pipeline[3]['max_size'] = max_size
+        model.cfg.test_pipeline[4].update(conversation)
+        return PixelSAILInferencer(model)
+
+    return build
+
+
+@pytest.fixture
+def logged():
+    """Messages of the logger at level WARNING; what other tests said counts as not said."""
+    warn_once.cache_clear()
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize('height, width, scaled', [(300, 451, '64x48'), (451, 300, '48x64'),
+                                                   (3000, 70, '8x64'), (65, 65, '64x64')])
+def test_photos_are_scaled_to_what_the_model_reads(ask_with, height, width, scaled):
+    result = ask_with(max_size=64)(picture(height, width), TEXT, answer_prefix=PREFIX)
+    assert result['masks'].shape[1:] == (height, width)
+    assert result['warnings'][0] == (
+        f'the picture of {width}x{height} pixels is scaled to {scaled}: this model reads pictures '
+        "of up to 64 pixels (max_size of ResizeToGrid); prompts and masks keep to the picture's own"
+        ' pixels')
+
+
+@pytest.mark.parametrize('height, width', [(64, 64), (30, 45), (1, 1), (57, 3)])
+def test_pictures_that_fit_are_not_scaled_down(ask_with, height, width):
+    result = ask_with()(picture(height, width), TEXT, answer_prefix=PREFIX)
+    assert not any('scaled' in text for text in result['warnings'])
+
+
+def test_pictures_without_a_known_size_get_what_max_length_leaves(ask_with):
+    ask = ask_with(max_size=1024, max_length=128)
+    result = ask(picture(300, 451), TEXT, answer_prefix=PREFIX, return_datasamples=True)
+    assert result['masks'].shape[1:] == (300, 451)
+    said, = [text for text in result['warnings'] if 'scaled' in text]
+    assert 'of 451x300 pixels is scaled to ' in said and 'max_length=128' in said
+    rows, columns = result['data_sample'].grid
+    assert f'{columns * 8}x{rows * 8}' in said
+    # One step more would not have fitted.
+    stage = ask.pipeline.stages[4]
+    record = make_record('x', None, TEXT, answer_prefix=PREFIX)
+    room = stage.image_room(record)
+    larger = ask.pipeline.stages[3].grid(300, 451, columns * 8 + 8)
+    assert stage.image_length((rows, columns)) <= room < stage.image_length(larger)
+
+
+def test_a_question_that_does_not_fit_is_refused(ask_with):
+    with pytest.raises(BadSampleError, match='max_length is 16'):
+        ask_with(max_length=16)(picture(300, 451), TEXT)
+
+
+def test_prompts_follow_the_picture(ask_with):
+    """The left half stays the left half, whatever kind of prompt says so."""
+    ask = ask_with(max_size=64)
+    mask = np.zeros((320, 640), bool)
+    mask[:, :320] = True
+    for prompt in (dict(mask=mask), dict(box=[0, 0, 320, 320])):
+        record = make_record('x', picture(320, 640), 'What is <Prompt0>?', [prompt])
+        prompt_map = ask.pipeline(record)['inputs']['prompt_map'].numpy()
+        assert prompt_map.shape == (4, 8)
+        assert (prompt_map[:, :4] == 0).all() and (prompt_map[:, 4:] == -2).all()
+    record = make_record('x', picture(320, 640), 'What is <Prompt0>?', [dict(point=[630, 310])])
+    prompt_map = ask.pipeline(record)['inputs']['prompt_map'].numpy()
+    assert np.argwhere(prompt_map == 0).tolist() == [[3, 7]]
+
+
+def test_each_size_is_logged_once(ask_with, logged):
+    ask = ask_with()
+    images = [picture(70, 80), picture(70, 80), picture(80, 70)]
+    for result in ask(images, TEXT, batch_size=2):
+        assert len([text for text in result['warnings'] if 'scaled' in text]) == 1
+    ask(images[0], 'Where?')
+    assert [text.split(' pixels')[0] for text in logged if 'scaled' in text] == [
+        'the picture of 80x70', 'the picture of 70x80']
+
+
+def test_left_out_turns_are_said(ask_with):
+    ask = ask_with(max_length=128)
+    history = [('a long question ' * 4, 'a long answer ' * 4), ('q', 'a')]
+    result = ask(picture(16, 16), 'Now?', history=history)
+    assert any(text.startswith('1 earlier turns are left out') and 'max_length=128' in text
+               for text in result['warnings'])
+    assert not any('left out' in text for text in ask(picture(16, 16), 'Now?')['warnings'])
+
+
+def test_words_that_training_never_had(ask_with, logged):
+    """A tokenizer of bytes: training had those of 'red cat?' and of the template."""
+    ask = ask_with()
+    ids = ask.pipeline.stages[4].transform(dict(
+        conversation=[dict(human='red cat?', gpt='')], grid=(0, 0), gt_masks=[]))['input_ids']
+    ask = ask_with(trained_tokens=write_id_ranges(ids.tolist()))
+    assert ask(None, 'cat? red')['warnings'] == []
+    result = ask(None, 'The red dog, tea? dog', answer_prefix='[SEG]')
+    said = ("training never had 'The', 'dog', ',', '[SEG]' (in this spelling and place): the model "
+            'cannot know what that means')
+    assert result['warnings'] == [said] and logged == [said]
+    # The history was asked about when it was new.
+    assert ask(None, 'red cat?', history=[('dog', 'dog')])['warnings'] == []
+
+
+def test_prompts_without_a_name_are_said(ask_with):
+    warnings = ask_with()(picture(30, 45), 'What is it?', [[0, 0, 9, 9]])['warnings']
+    assert warnings[0].startswith('no text names <Prompt0>')
+
+
+def test_empty_masks_are_said(ask_with, monkeypatch, logged):
+    ask = ask_with()
+    predict = ask.model.predict
+
+    def with_empty_mask(*args, **kwargs):
+        samples = predict(*args, **kwargs)
+        for sample in samples:
+            sample.pred_masks[1] = False
+        return samples
+
+    monkeypatch.setattr(ask.model, 'predict', with_empty_mask)
+    result = ask(picture(30, 45), TEXT, answer_prefix='[SEG] and [SEG]', max_new_tokens=1)
+    assert any(text.startswith('mask 1 is empty') for text in result['warnings'])
+    assert any(text.startswith('mask 1 is empty') for text in logged)
+
+
+def test_which_masks_are_empty():
+    masks = torch.zeros(3, 4, 5, dtype=torch.bool)
+    masks[1, 3, 4] = True
+    assert [text[:15] for text in describe_empty(masks)] == ['mask 0 is empty', 'mask 2 is empty']
+    assert describe_empty(torch.zeros(0, 4, 5, dtype=torch.bool)) == []
+    assert describe_empty(torch.zeros(2, 0, 0, dtype=torch.bool)) == []
