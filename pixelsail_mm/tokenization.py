@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -24,6 +25,8 @@ PROMPT_TOKENS = tuple(f'<Prompt{i}>' for i in range(NUM_PROMPTS))
 IMAGE_LAYOUTS = {'block': (VISION_START, VISION_PATCH, VISION_END),
                  'rows': (VISION_CLASS, VISION_PATCH, VISION_ROW_END)}
 TASK_TOKENS = (SEG_TOKEN, '<p>', '</p>', *PROMPT_TOKENS, '<NO_Prompt>')
+
+_ID_RANGE = re.compile(r'[0-9]+(-[0-9]+)?')
 
 
 @dataclass(frozen=True)
@@ -192,12 +195,10 @@ def read_id_ranges(text: str) -> frozenset[int]:
     Raises:
         ConfigError: The text has another form.
     """
-    ids: set[int] = set()
-    try:
-        for part in text.split(',') if text else ():
-            first, _, last = part.partition('-')
-            ids.update(range(int(first), int(last or first) + 1))
-    except (AttributeError, ValueError):
-        raise ConfigError(f"token ids {text!r:.60}: write ids and ranges such as '0-3,7,9-10', as "
-                          'tools/model_converters/publish_model.py does') from None
-    return frozenset(ids)
+    parts = text.split(',') if isinstance(text, str) and text else []
+    if not isinstance(text, str) or not all(_ID_RANGE.fullmatch(part) for part in parts):
+        raise ConfigError(f"token ids {str(text):.60}: write ids and ranges such as '0-3,7,9-10', "
+                          'as tools/model_converters/publish_model.py does')
+    ends = [part.partition('-')[::2] for part in parts]
+    return frozenset(index for first, last in ends
+                     for index in range(int(first), int(last or first) + 1))

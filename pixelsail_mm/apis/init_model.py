@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.registry import MODELS, SCOPE
 
 _PATH_KEYS = ('tokenizer', 'pretrained_model_name_or_path', 'llm')
@@ -80,7 +81,8 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
         The config, and the folder of weights shipped with it (or None).
 
     Raises:
-        ConfigError: There is no such config.
+        ConfigError: There is no such config, or a module of its ``custom_imports`` cannot be
+            imported.
     """
     if isinstance(config, Config):
         return config.copy(), None
@@ -96,9 +98,22 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
     if not path.is_file():
         raise ConfigError(f'config {config}: no such file or folder (see configs/ and '
                           'demo/checkpoints/ for those that exist)')
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(path, import_custom_modules=False)
+    _import_modules(cfg, path)
     _anchor_paths(cfg._cfg_dict, path.parent)
     return cfg, shipped
+
+
+def _import_modules(cfg: Config, path: Path) -> None:
+    """Import ``custom_imports``, as MMEngine does, with an error that a user can act on."""
+    if not cfg.get('custom_imports'):
+        return
+    try:
+        import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, TypeError) as error:
+        cause = f' ({first_line(error.__context__)})' if error.__context__ else ''
+        raise ConfigError(f'{path}: custom_imports: {first_line(error)}{cause}; put the folder that'
+                          ' holds the module on PYTHONPATH, or install it') from error
 
 
 def _config_in(folder: Path) -> Path:

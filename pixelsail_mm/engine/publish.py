@@ -13,6 +13,7 @@ from torch import Tensor
 from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, open_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import check_replaceable, replace_when_complete
 from pixelsail_mm.engine.safetensors_files import DTYPES, map_once
+from pixelsail_mm.engine.training_record import SAMPLES, recorded_pipeline
 from pixelsail_mm.engine.vocabulary import Vocabulary, stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor
 from pixelsail_mm.errors import CheckpointError, ConfigError
@@ -24,6 +25,8 @@ _TOKENIZER = 'tokenizer'
 _TRAINING_KEYS = ('distill', 'init_cfg', 'lora', 'quantization', 'new_token_rows')
 # Parts of names that LoRA layers, separately trained rows and 4-bit layers have.
 _UNMERGED = ('.lora_', '.base_layer.', '.new_rows', '.quant_state', '.absmax')
+# Parts of a visualizer's config that say where a training writes pictures.
+_OF_A_TRAINING = ('name', 'save_dir', 'vis_backends')
 # Generation as the meta-architecture does it, whatever a base prefers.
 _GREEDY = dict(max_new_tokens=512, do_sample=False)
 # Settings of a base that are not ours, and those that only sampling uses.
@@ -33,18 +36,21 @@ _SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cut
 
 
 def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
-                  dtype: str | None = None) -> Path:
+                  dtype: str | None = None, training_samples: int = SAMPLES) -> Path:
     """Write ``config.py``, ``model.safetensors`` and ``tokenizer/`` into one folder.
 
-    The config keeps the model (architecture instead of a path to a language model) and the test
-    pipeline, and names the tokenizer relative to itself. An existing folder stays as it is until
-    the new one is complete; then it is replaced as a whole.
+    The config keeps the model (architecture instead of a path to a language model), the pipelines
+    for prediction, ``custom_imports`` and a visualizer of answers, and names the tokenizer relative
+    to itself. What the training showed the model goes into the test pipeline, see
+    :func:`~pixelsail_mm.engine.training_record.recorded_pipeline`. An existing folder stays as it
+    is until the new one is complete; then it is replaced as a whole.
 
     Args:
         cfg: Config the model was trained with.
         checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
         folder: Folder to write.
         dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
+        training_samples: Samples of the training data to read; 0 reads none.
 
     Returns:
         The folder.
@@ -59,11 +65,12 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
     check_replaceable(target, ('config.py', 'model.safetensors', _TOKENIZER))
     # Rows belong to the tokens they were trained with, whatever tokenizer the config names.
     state, vocabulary = published_weights(checkpoint, dtype)
+    config = _portable_config(cfg, training_samples)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(target) as unfinished:
         Path(unfinished).mkdir()
         build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
-        _portable_config(cfg).dump(f'{unfinished}/config.py')
+        config.dump(f'{unfinished}/config.py')
         save_weights(state, f'{unfinished}/model.safetensors',
                      None if vocabulary is None else vocabulary.metadata())
     return target
@@ -168,10 +175,28 @@ def _describe(llm: str) -> tuple[dict, dict]:
                           if key not in _OF_THE_BASE and not key.startswith('_')}
 
 
-def _portable_config(cfg: Config) -> Config:
-    """Model and test pipeline without a path of this machine."""
+def portable_imports(cfg: Config) -> list[str]:
+    """Modules that ``custom_imports`` of a config names.
+
+    Args:
+        cfg: Any config.
+    """
+    named = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _portable_config(cfg: Config, training_samples: int) -> Config:
+    """Model, pipelines and visualizer without a path of this machine."""
     content = dict(default_scope=cfg.get('default_scope', SCOPE), model=portable_model(cfg),
-                   test_pipeline=[stage.to_dict() for stage in cfg.test_pipeline])
+                   test_pipeline=recorded_pipeline(cfg, training_samples))
+    if cfg.get('inference_pipeline'):
+        content['inference_pipeline'] = [stage.to_dict() for stage in cfg.inference_pipeline]
+    if portable_imports(cfg):
+        content['custom_imports'] = cfg.custom_imports.to_dict()
+    visualizer = cfg.get('visualizer') or {}
+    if visualizer.get('type') not in (None, 'Visualizer'):
+        content['visualizer'] = {key: value for key, value in visualizer.to_dict().items()
+                                 if key not in _OF_A_TRAINING}
     return Config(_with_tokenizer(content))
 
 

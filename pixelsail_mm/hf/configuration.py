@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from mmengine.registry import Registry
 from transformers import AutoConfig, PretrainedConfig
@@ -21,6 +21,8 @@ class PixelSAILConfig(PretrainedConfig):
             (``text_config``), the tokenizer, ``generation`` (``generation_config.json``) and what
             only training uses. Any registered parts are possible.
         special_tokens: Token -> id of all tokens that the model itself looks for.
+        custom_imports: Modules that register parts of the model, as the config it was trained with
+            names them. They are named in errors and not imported: a data file runs no code.
         **kwargs: See ``PretrainedConfig``; ``eos_token_id`` and ``pad_token_id`` are needed.
 
     Raises:
@@ -34,7 +36,8 @@ class PixelSAILConfig(PretrainedConfig):
 
     def __init__(self, text_config: PretrainedConfig | Mapping | None = None,
                  model: Mapping[str, Any] | None = None,
-                 special_tokens: Mapping[str, int] | None = None, **kwargs) -> None:
+                 special_tokens: Mapping[str, int] | None = None,
+                 custom_imports: Sequence[str] = (), **kwargs) -> None:
         parts = dict(text_config=text_config, model=model, special_tokens=special_tokens)
         for key, value in parts.items():
             _require(value, key, (Mapping, PretrainedConfig))
@@ -47,6 +50,7 @@ class PixelSAILConfig(PretrainedConfig):
         self.text_config = text_config
         self.model = dict(model)
         self.special_tokens = dict(special_tokens)
+        self.custom_imports = list(custom_imports)
         kwargs['tie_word_embeddings'] = text_config.tie_word_embeddings
         super().__init__(**kwargs)
 
@@ -61,7 +65,7 @@ class PixelSAILConfig(PretrainedConfig):
         """
         source = f'config.json of {self.name_or_path or "the model"}'
         settings = copy.deepcopy(self.model)
-        check_types(settings, MODELS, source)
+        check_types(settings, MODELS, source, self.custom_imports)
         settings['backbone'].update(llm=self.text_config.to_diff_dict(),
                                     vocab_size=self.text_config.vocab_size)
         return dict(settings, tokenizer=tokenizer, distill=[])
@@ -73,12 +77,13 @@ def _require(value: Any, key: str, kinds: type | tuple[type, ...]) -> None:
                           'folder with tools/model_converters/export_hf.py')
 
 
-def check_stages(stages: Any, source: str) -> list[dict[str, Any]]:
+def check_stages(stages: Any, source: str, modules: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Configs of transforms from a data file, after a check that they can be built.
 
     Args:
         stages: What the file holds as ``transforms``.
         source: The file, for messages.
+        modules: See :func:`check_types`.
 
     Raises:
         ConfigError: They are no configs of transforms; also see :func:`check_types`.
@@ -87,11 +92,11 @@ def check_stages(stages: Any, source: str) -> list[dict[str, Any]]:
             isinstance(stage, Mapping) and 'type' in stage for stage in stages):
         raise ConfigError(f"{source}: key 'transforms' is missing or no list of objects with a "
                           "'type'; write the folder with tools/model_converters/export_hf.py")
-    check_types(stages, TRANSFORMS, source)
+    check_types(stages, TRANSFORMS, source, modules)
     return [dict(stage) for stage in stages]
 
 
-def check_types(node: Any, registry: Registry, source: str) -> None:
+def check_types(node: Any, registry: Registry, source: str, modules: Sequence[str] = ()) -> None:
     """Refuse settings from a data file that could run code.
 
     MMEngine builds a ``type`` that is no registered name by importing it, ``'os.system'`` included,
@@ -101,6 +106,7 @@ def check_types(node: Any, registry: Registry, source: str) -> None:
         node: Settings, dicts and lists in each other.
         registry: Registry that builds them.
         source: File they are from, for messages.
+        modules: Modules that the folder says register such types, for messages.
 
     Raises:
         ConfigError: A ``type`` is no registered name, or ``trust_remote_code`` is on.
@@ -108,15 +114,22 @@ def check_types(node: Any, registry: Registry, source: str) -> None:
     if isinstance(node, Mapping):
         if 'type' in node and not _is_registered(node['type'], registry):
             raise ConfigError(f'{source}: type {node["type"]!r} is not a registered {registry.name}'
-                              '; import the module that registers it first, or check the file')
+                              f'; {_remedy(modules)}, or check the file')
         if node.get('trust_remote_code'):
             raise ConfigError(f'{source}: trust_remote_code cannot be switched on by a file; '
                               'remove it there')
         for value in node.values():
-            check_types(value, registry, source)
+            check_types(value, registry, source, modules)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            check_types(value, registry, source)
+            check_types(value, registry, source, modules)
+
+
+def _remedy(modules: Sequence[str]) -> str:
+    if not modules:
+        return 'import the module that registers it first'
+    return (f'import {", ".join(map(str, modules))} first (custom_imports of the config that the '
+            'folder was exported from), with the folder that holds it on PYTHONPATH')
 
 
 def _is_registered(name: Any, registry: Registry | None) -> bool:

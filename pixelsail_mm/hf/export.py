@@ -19,7 +19,13 @@ from pixelsail_mm.engine.checkpoint_files import (
     check_replaceable,
     replace_when_complete,
 )
-from pixelsail_mm.engine.publish import check_publishable, portable_model, published_weights
+from pixelsail_mm.engine.publish import (
+    check_publishable,
+    portable_imports,
+    portable_model,
+    published_weights,
+)
+from pixelsail_mm.engine.training_record import SAMPLES, recorded_pipeline
 from pixelsail_mm.engine.vocabulary import (
     Vocabulary,
     VocabularyError,
@@ -45,9 +51,12 @@ _FILES = (*BASE_FILES, 'preprocessor_config.json', 'processor_config.json', 'REA
 
 
 def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
-              dtype: str | None = None, max_shard_size: str | int = '5GB') -> Path:
+              dtype: str | None = None, max_shard_size: str | int = '5GB',
+              training_samples: int = SAMPLES) -> Path:
     """Write config, weights, tokenizer, processor, generation config and model card.
 
+    What the training showed the model goes into the processor, see
+    :func:`~pixelsail_mm.engine.training_record.recorded_pipeline`.
     An existing folder stays as it is until the new one is complete; then it is replaced as a whole.
 
     Args:
@@ -56,6 +65,7 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
         folder: Folder to write.
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``; None keeps what the checkpoint has.
         max_shard_size: Largest size of a file of weights, e.g. ``'500MB'``; a number counts bytes.
+        training_samples: Samples of the training data to read; 0 reads none.
 
     Returns:
         The folder.
@@ -72,9 +82,9 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
     check_replaceable(target, _FILES)
     if (target / 'config.json').is_file():
         check_model_type(target / 'config.json')
-    processor = _processor(cfg)
+    processor = _processor(cfg, training_samples)
     settings = portable_model(cfg)
-    config = _config(settings, processor.tokenizer)
+    config = _config(settings, processor.tokenizer, portable_imports(cfg))
     state, stored = published_weights(checkpoint, dtype)
     _check_tokens(checkpoint, stored, processor.tokenizer, config.text_config.vocab_size)
     model = _with_weights(config, state, checkpoint)
@@ -98,7 +108,7 @@ def _bytes(size: str | int) -> int:
         raise ConfigError(f'max_shard_size: {first_line(error)}') from error
 
 
-def _config(settings: dict[str, Any], tokenizer) -> PixelSAILConfig:
+def _config(settings: dict[str, Any], tokenizer, modules: list[str]) -> PixelSAILConfig:
     """``config.json`` of a portable model."""
     model = {key: value for key, value in copy.deepcopy(settings).items()
              if key not in ('tokenizer', 'generation')}
@@ -113,13 +123,13 @@ def _config(settings: dict[str, Any], tokenizer) -> PixelSAILConfig:
     special = {name: tokenizer.convert_tokens_to_ids(name) for name in names}
     special[tokenizer.convert_ids_to_tokens(tokens.pad)] = tokens.pad
     return PixelSAILConfig(
-        text_config=text_config, model=model, special_tokens=special, pad_token_id=tokens.pad,
-        eos_token_id=sorted({tokens.eos, special['<|im_end|>']}))
+        text_config=text_config, model=model, special_tokens=special, custom_imports=modules,
+        pad_token_id=tokens.pad, eos_token_id=sorted({tokens.eos, special['<|im_end|>']}))
 
 
-def _processor(cfg: Config) -> PixelSAILProcessor:
+def _processor(cfg: Config, training_samples: int) -> PixelSAILProcessor:
     """Processor of a config's test pipeline."""
-    stages = [stage.to_dict() for stage in cfg.test_pipeline]
+    stages = recorded_pipeline(cfg, training_samples)
     types = [stage['type'] for stage in stages]
     if _CONVERSATION not in types or not stages[types.index(_CONVERSATION)].get('generation'):
         raise ConfigError(f'{cfg.filename or "the config"}: test_pipeline needs a {_CONVERSATION} '

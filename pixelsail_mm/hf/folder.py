@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,15 @@ def read_folder(folder: Path) -> Config:
     model['generation'] = _read_generation(folder / 'generation_config.json')
     pipeline = []
     for name in _PROCESSOR_FILES:
-        stages = check_stages(_read_json(folder / name).get('transforms'), str(folder / name))
+        stages = check_stages(_read_json(folder / name).get('transforms'), str(folder / name),
+                              config.custom_imports)
         pipeline += [_with_tokenizer(stage, folder) for stage in stages]
-    return Config(dict(default_scope=SCOPE, model=model, test_pipeline=pipeline),
-                  filename=str(path))
+    content = dict(default_scope=SCOPE, model=model, test_pipeline=pipeline)
+    # Only what the user has imported: a config.py published from here would import the rest.
+    modules = [name for name in config.custom_imports if name in sys.modules]
+    if modules:
+        content['custom_imports'] = dict(imports=modules)
+    return Config(content, filename=str(path))
 
 
 def check_model_type(path: Path) -> None:

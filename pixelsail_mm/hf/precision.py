@@ -39,7 +39,7 @@ def compare_precisions(cfg: Config, checkpoint: str | os.PathLike, image: str, t
         for stored, computed in _CASES:
             folder = Path(scratch) / stored
             if not folder.exists():
-                export_hf(cfg, checkpoint, folder, stored)
+                export_hf(cfg, checkpoint, folder, stored, training_samples=0)
             answer = _ask(folder, computed, image, text)
             reference = reference or answer
             rows.append(dict(stored=stored, computed=computed, **_compare(reference, answer)))

@@ -1,5 +1,8 @@
 """A published folder gives the answers of the model it was made from."""
 
+import importlib
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from pixelsail_mm.engine.checkpoint import load_state, save_weights
 from pixelsail_mm.engine.publish import publish_model, published_weights
 from pixelsail_mm.engine.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.hf.export import export_hf
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail, tokenizer_with
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
@@ -133,3 +137,76 @@ def test_what_a_base_generates_with_is_kept(trained, tmp_path):
     cfg.model.backbone.llm = str(tmp_path / 'nowhere')
     with pytest.raises(ConfigError, match='backbone.llm .*nowhere.*give the folder of the base'):
         portable_model(cfg)
+
+
+_HEAD = '''
+from pixelsail_mm.models.mask_heads import SegTokenMaskHead
+from pixelsail_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class HeadOfMine(SegTokenMaskHead):
+    """A user's own."""
+'''
+
+
+def forget_head():
+    """As in a new process: the module is not imported, nothing of it is registered."""
+    sys.modules.pop('head_of_mine', None)
+    MODELS.module_dict.pop('HeadOfMine', None)
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def with_own_head(trained, tmp_path, monkeypatch):
+    """A training with a head of the user's, whose module can be found."""
+    (tmp_path / 'code').mkdir()
+    (tmp_path / 'code/head_of_mine.py').write_text(_HEAD)
+    cfg, checkpoint = trained
+    cfg.custom_imports = dict(imports=['head_of_mine'])
+    cfg.model.mask_head.type = 'HeadOfMine'
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / 'code')
+        importlib.import_module('head_of_mine')
+        yield cfg, checkpoint, patch
+    forget_head()
+
+
+@pytest.mark.parametrize('write', [publish_model, export_hf])
+def test_modules_of_the_user_are_kept(with_own_head, tmp_path, write):
+    cfg, checkpoint, patch = with_own_head
+    folder = write(cfg, checkpoint, tmp_path / 'model')
+    forget_head()
+    if write is export_hf:
+        # Data runs no code: the module is named, and imported by the user alone.
+        message = "'HeadOfMine' is not a registered model; import head_of_mine first .*PYTHONPATH"
+        with pytest.raises(ConfigError, match=f'config.json.*{message}'):
+            init_model(folder, device='cpu')
+        assert 'head_of_mine' not in sys.modules
+        importlib.import_module('head_of_mine')
+    model = init_model(folder, device='cpu')
+    assert type(model.mask_head).__name__ == 'HeadOfMine'
+    assert answer(folder)['masks'].shape[1:] == (30, 45)
+    again = publish_model(model.cfg, folder / 'model.safetensors', tmp_path / 'again')
+    assert type(init_model(again, device='cpu').mask_head).__name__ == 'HeadOfMine'
+
+    forget_head()
+    patch.undo()
+    with pytest.raises(ConfigError, match='again/config.py: custom_imports: .*head_of_mine.*No '
+                                          "module named 'head_of_mine'.*PYTHONPATH"):
+        init_model(again, device='cpu')
+
+
+def test_pipeline_and_visualizer_of_the_inferencer_are_kept(trained, tmp_path):
+    cfg, checkpoint = trained
+    cfg.inference_pipeline = [dict(stage) for stage in cfg.test_pipeline]
+    cfg.inference_pipeline[3]['max_size'] = 16
+    cfg.visualizer = dict(type='PixelVisualizer', panel_size=(99, 99), save_dir=str(tmp_path),
+                          vis_backends=[dict(type='LocalVisBackend')])
+    folder = publish_model(cfg, checkpoint, tmp_path / 'model')
+    ask = PixelSAILInferencer(folder, device='cpu')
+    assert ask.visualizer.panel_size == (99, 99)
+    assert ask.pipeline.stages[3].max_size == 16
+    assert str(tmp_path) not in (folder / 'config.py').read_text()
+    cfg.visualizer = dict(type='Visualizer')
+    assert 'visualizer' not in (publish_model(cfg, checkpoint, folder) / 'config.py').read_text()

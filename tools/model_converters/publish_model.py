@@ -12,6 +12,9 @@ def main() -> int:
     parser.add_argument('checkpoint', help='.safetensors, .pth or a DeepSpeed checkpoint folder')
     parser.add_argument('folder', help='folder to write')
     parser.add_argument('--dtype', help='float32, float16 or bfloat16; default: as trained')
+    parser.add_argument('--training-samples', type=int, metavar='N',
+                        help='training samples to read for the size of pictures and the words that '
+                             'the model was trained on (default: 2000; 0 reads none)')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
     from pixelsail_mm.engine.cli import run_command
@@ -19,8 +22,10 @@ def main() -> int:
     def command():
         from pixelsail_mm.apis.init_model import read_model_config
         from pixelsail_mm.engine.publish import publish_model
+        from pixelsail_mm.engine.training_record import SAMPLES
         cfg, _ = read_model_config(args.config)
-        folder = publish_model(cfg, args.checkpoint, args.folder, args.dtype)
+        folder = publish_model(cfg, args.checkpoint, args.folder, args.dtype,
+                               SAMPLES if args.training_samples is None else args.training_samples)
         size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
         print(f'wrote {folder} ({size / 1e6:.1f} MB)')
 
