@@ -6,22 +6,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 CONFIG = 'tests/test_engine/toy_config.py'
+LIMIT = 540  # seconds
+
+
+def end_with_children(process):
+    """Kill a process and all that it started, whatever process groups they made."""
+    parent = psutil.Process(process.pid)
+    for running in (*parent.children(recursive=True), parent):
+        running.kill()
 
 
 @pytest.fixture
 def run_tool(repo_root):
-    """Run a command in the repository; give (exit status, stdout and stderr together)."""
+    """Run a command in the repository; give (exit status, stdout and stderr together).
+
+    Processes that wait for each other for ever are ended, and fail the test.
+    """
 
     def run(*command, **variables):
         environment = dict(os.environ, PYTHONPATH=str(repo_root), PYTHON=sys.executable,
                            OMP_NUM_THREADS='1', **variables)
-        done = subprocess.run([str(part) for part in command], cwd=repo_root, env=environment,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              timeout=540)
-        return done.returncode, done.stdout
+        process = subprocess.Popen(
+            [str(part) for part in command], cwd=repo_root, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            end_with_children(process)
+            output, _ = process.communicate()
+            pytest.fail(f'still running after {LIMIT} s; the end of its output:\n{output[-4000:]}')
+        return process.returncode, output
 
     return run
 

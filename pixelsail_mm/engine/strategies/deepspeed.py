@@ -138,6 +138,40 @@ def unhooked_bare_modules(model: nn.Module) -> Iterator[None]:
             del table[key]
 
 
+@contextlib.contextmanager
+def joined_lists(model: nn.Module) -> Iterator[None]:
+    """Make the hooks that DeepSpeed puts inside on modules see one tensor instead of a list.
+
+    ZeRO-3 records one backward call for each tensor that a module returns. A neck returns a list
+    with one feature map per image, hence another number in a process with more images: that ends in
+    an error, or in processes that wait for each other for ever. Outside nothing changes: hooks that
+    were there before see the list, and so does the caller.
+
+    Args:
+        model: The model; its own output is left alone.
+    """
+    shapes: Dict[nn.Module, list] = {
+        module: [] for module in model.modules()
+        if module is not model and any(True for _ in module.parameters())}
+
+    def join(module, inputs, output):
+        if isinstance(output, list) and output and all(map(torch.is_tensor, output)):
+            shapes[module].append([tensor.shape for tensor in output])
+            return torch.cat([tensor.flatten() for tensor in output])
+
+    def split(module, inputs, output):
+        if shapes[module]:
+            sizes = shapes[module].pop()
+            parts = output.split([size.numel() for size in sizes])
+            return [part.view(size) for part, size in zip(parts, sizes)]
+
+    for module in shapes:
+        module.register_forward_hook(join)
+    yield
+    for module in shapes:
+        module.register_forward_hook(split)
+
+
 @STRATEGIES.register_module()
 class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
     """MMEngine's DeepSpeed strategy that also runs on CPUs and reads its checkpoints safely.
@@ -162,7 +196,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
     def _wrap_model(self, model: nn.Module):
         if not torch.cuda.is_available():
             skip_shared_memory_op()
-        with unhooked_bare_modules(model):
+        with joined_lists(model), unhooked_bare_modules(model):
             wrapped = super()._wrap_model(model)
         # ZeRO-3 leaves its buffers behind; bfloat16 would round the pixel mean by a grey level.
         if hasattr(model, 'data_preprocessor'):

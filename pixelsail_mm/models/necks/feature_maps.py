@@ -30,6 +30,23 @@ def unstack(stacks: list[Tensor], groups: list[list[int]]) -> list[Tensor]:
     return maps
 
 
+def join_pixels(maps: list[Tensor]) -> tuple[Tensor, list[torch.Size]]:
+    """Lay maps ``(...,C)`` of any sizes behind one another.
+
+    Returns:
+        Pixels ``(P,C)``, a view where there is one map, and the sizes that
+        :func:`split_pixels` takes.
+    """
+    flat = [feature.flatten(0, -2) for feature in maps]
+    return flat[0] if len(flat) == 1 else torch.cat(flat), [feature.shape[:-1] for feature in maps]
+
+
+def split_pixels(pixels: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
+    """Undo :func:`join_pixels`; the maps are views, and may have other channels than before."""
+    parts = pixels.split([size.numel() for size in sizes])
+    return [part.unflatten(0, size) for part, size in zip(parts, sizes)]
+
+
 def apply_per_pixel(function, maps: list[Tensor]) -> list[Tensor]:
     """Apply a per-pixel function ``(P,C) -> (P,D)`` to maps ``(...,C)`` in **one** call.
 
@@ -38,7 +55,5 @@ def apply_per_pixel(function, maps: list[Tensor]) -> list[Tensor]:
     """
     if len(maps) == 1:
         return [function(maps[0])]
-    pixels = torch.cat([feature.flatten(0, -2) for feature in maps])
-    sizes = [feature.shape[:-1].numel() for feature in maps]
-    return [out.view(*feature.shape[:-1], -1)
-            for out, feature in zip(function(pixels).split(sizes), maps)]
+    pixels, sizes = join_pixels(maps)
+    return split_pixels(function(pixels), sizes)

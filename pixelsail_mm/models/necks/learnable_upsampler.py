@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models import initialisation
-from pixelsail_mm.models.necks.feature_maps import apply_per_pixel, stack_equal, unstack
+from pixelsail_mm.models.necks.feature_maps import (
+    join_pixels,
+    split_pixels,
+    stack_equal,
+    unstack,
+)
 from pixelsail_mm.registry import MODELS
 
 
 class _Deconv2x2(nn.ConvTranspose2d):
-    """Transposed convolution with kernel = stride = 2 on stacks ``(n,h,w,C)``.
+    """Transposed convolution with kernel = stride = 2 on the pixels of stacks ``(n,h,w,C)``.
 
     Windows do not overlap, so it is one matrix product per pixel followed by a rearrangement;
     the parameters keep ConvTranspose2d's shapes, hence the authors' checkpoints.
@@ -24,11 +30,10 @@ class _Deconv2x2(nn.ConvTranspose2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel_size=2, stride=2)
 
-    def forward(self, stacks: list[Tensor]) -> list[Tensor]:
+    def forward(self, pixels: Tensor, sizes: list[torch.Size]) -> Tensor:
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        bias = self.bias.repeat(4)
-        products = apply_per_pixel(lambda x: F.linear(x, weight, bias), stacks)
-        return [_depth_to_space(product) for product in products]
+        products = F.linear(pixels, weight, self.bias.repeat(4))
+        return join_pixels([_depth_to_space(stack) for stack in split_pixels(products, sizes)])[0]
 
 
 def _depth_to_space(x: Tensor) -> Tensor:
@@ -39,30 +44,34 @@ def _depth_to_space(x: Tensor) -> Tensor:
 
 
 class _Depthwise3x3(nn.Conv2d):
-    """Depthwise 3x3 convolution on stacks ``(n,h,w,C)``; one module call for all stacks."""
+    """Depthwise 3x3 convolution on the pixels of stacks ``(n,h,w,C)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel_size=3, padding=1, groups=channels)
 
-    def forward(self, stacks: list[Tensor]) -> list[Tensor]:
+    def forward(self, pixels: Tensor, sizes: list[torch.Size]) -> Tensor:
         # The permuted view is exactly torch's channels_last memory format: no copy.
-        return [super(_Depthwise3x3, self).forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                for x in stacks]
+        stacks = [super(_Depthwise3x3, self).forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                  for x in split_pixels(pixels, sizes)]
+        return join_pixels(stacks)[0]
 
 
 class _Pointwise(nn.Conv2d):
-    """1x1 convolution as a matrix product on stacks; keeps Conv2d's ``(C,C,1,1)`` weight."""
+    """1x1 convolution as a matrix product on pixels; keeps Conv2d's ``(C,C,1,1)`` weight."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel_size=1)
 
-    def forward(self, stacks: list[Tensor]) -> list[Tensor]:
-        weight = self.weight.flatten(1)
-        return apply_per_pixel(lambda x: F.linear(x, weight, self.bias), stacks)
+    def forward(self, pixels: Tensor) -> Tensor:
+        return F.linear(pixels, self.weight.flatten(1), self.bias)
 
 
 class _UpsampleBlock(nn.Module):
-    """Deconvolution x2, GELU, depthwise 3x3, pointwise, LayerNorm over channels."""
+    """Deconvolution x2, GELU, depthwise 3x3, pointwise, LayerNorm over channels.
+
+    The pixels ``(P,C)`` of all stacks are one tensor, before and after: see the package's
+    docstring.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,9 +80,14 @@ class _UpsampleBlock(nn.Module):
         self.pointwise = _Pointwise(channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
-    def forward(self, stacks: list[Tensor]) -> list[Tensor]:
-        stacks = [F.gelu(x) for x in self.upsample(stacks)]
-        return apply_per_pixel(self.norm, self.pointwise(self.depthwise(stacks)))
+    def forward(self, pixels: Tensor, sizes: list[torch.Size]) -> Tensor:
+        pixels = F.gelu(self.upsample(pixels, sizes))
+        return self.norm(self.pointwise(self.depthwise(pixels, _doubled(sizes))))
+
+
+def _doubled(sizes: list[torch.Size]) -> list[torch.Size]:
+    """Sizes ``(n,h,w)`` of stacks after one block."""
+    return [torch.Size((n, 2 * h, 2 * w)) for n, h, w in sizes]
 
 
 @MODELS.register_module()
@@ -120,11 +134,12 @@ class LearnableUpsampler(BaseModule):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Upsample maps ``(h,w,C)`` of any sizes to ``(h*s,w*s,out_channels)``, s = p/stride."""
         stacks, groups = stack_equal(maps)
+        pixels, sizes = join_pixels(stacks)
         if self.pre_projector is not None:
-            stacks = apply_per_pixel(self.pre_projector, stacks)
+            pixels = self.pre_projector(pixels)
         for block in self.blocks:
-            stacks = block(stacks)
-        return unstack(stacks, groups)
+            pixels, sizes = block(pixels, sizes), _doubled(sizes)
+        return unstack(split_pixels(pixels, sizes), groups)
 
 
 @MODELS.register_module()
