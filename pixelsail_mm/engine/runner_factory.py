@@ -115,13 +115,13 @@ def build_runner(cfg: Config, weights: Optional[str] = None):
         weights: Overrides ``load_from``.
 
     Returns:
-        FlexibleRunner: The runner.
+        PixelRunner: The runner.
 
     Raises:
         ConfigError: A key is missing or contradicts another.
         CheckpointError: The checkpoint to resume from is unusable.
     """
-    from mmengine.runner import FlexibleRunner
+    from pixelsail_mm.engine.resuming import PixelRunner
     _set_defaults(cfg)
     init_default_scope(cfg.default_scope)
     for key in _TRAIN_KEYS[:3]:
@@ -137,7 +137,7 @@ def build_runner(cfg: Config, weights: Optional[str] = None):
         strategy.update(weights=start, required_prefixes=[])
     cfg.load_from = None
     cfg.strategy = strategy
-    return FlexibleRunner.from_cfg(cfg)
+    return PixelRunner.from_cfg(cfg)
 
 
 def build_test_runner(cfg: Config, checkpoint: str):

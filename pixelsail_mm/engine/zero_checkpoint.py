@@ -189,6 +189,21 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
                               "convert it with DeepSpeed's own zero_to_fp32.py") from error
 
 
+def read_structure(folder: Path) -> dict:
+    """Read what the first process wrote beside the weights; tensors have shapes only.
+
+    Args:
+        folder: A folder of :func:`is_zero_folder`.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or holds code.
+    """
+    found = _numbered(folder, '*_model_states.pt')
+    if not found:
+        raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
+    return _Shard(found[0]).content
+
+
 class _Shard:
     """One file: its structure, and the pieces its tensors are."""
 

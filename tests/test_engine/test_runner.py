@@ -87,7 +87,7 @@ def test_resumed_run_with_another_order_is_refused(config):
     build_runner(config(**{'train_cfg.max_iters': 2})).train()
     cfg = config(**{'train_dataloader.batch_size': 2})
     cfg.resume = True
-    with pytest.raises(ConfigError, match='samples_per_iter: 1 -> 2'):
+    with pytest.raises(ConfigError, match='samples_per_iter +1 +2 +refused'):
         build_runner(cfg).train()
 
 

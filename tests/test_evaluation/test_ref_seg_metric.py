@@ -77,6 +77,37 @@ def test_only_no_target_samples():
                        **{f'refseg/Pr@{t}': 1.0 for t in (0.5, 0.7, 0.9)}}
 
 
+EMPTY = row(0, 0, 0, 0)
+TARGETED = [sample('a', EMPTY, NONE), sample('b', EMPTY, row(1, 1, 0, 0)),
+            sample('c', row(1, 1, 0, 0), row(1, 0, 0, 0)),    # IoU 1/2
+            sample('d', row(1, 1, 1, 1), row(1, 1, 1, 0)),    # IoU 3/4
+            sample('e', row(0, 1, 0, 0), row(0, 1, 0, 0))]    # IoU 1
+
+
+def test_precision_over_targeted_expressions():
+    """As ReLA counts for gRefCOCO: no-target expressions left out, and IoU >= t."""
+    metrics = evaluate(TARGETED, select='union', precision='targeted', thresholds=(0.5, 0.75, 0.9))
+    assert metrics['refseg/Pr@0.5'] == 1
+    assert metrics['refseg/Pr@0.75'] == pytest.approx(2 / 3)
+    assert metrics['refseg/Pr@0.9'] == pytest.approx(1 / 3)
+    others = evaluate(TARGETED, select='union', thresholds=(0.5, 0.75, 0.9))
+    assert others['refseg/Pr@0.5'] == pytest.approx(3 / 5)
+    assert {key: value for key, value in metrics.items() if 'Pr@' not in key} == {
+        key: value for key, value in others.items() if 'Pr@' not in key}
+    assert RefSegMetric(precision='targeted').settings['precision'] == 'targeted'
+
+
+def test_empty_masks_for_everything_have_no_precision():
+    silent = [dict(one, pred_masks=torch.as_tensor(NONE)) for one in TARGETED]
+    assert evaluate(silent, select='union')['refseg/Pr@0.9'] == pytest.approx(2 / 5)
+    assert evaluate(silent, select='union', precision='targeted')['refseg/Pr@0.9'] == 0
+
+
+def test_precision_of_no_targeted_expression_is_left_out():
+    metrics = evaluate(TARGETED[:2], select='union', precision='targeted')
+    assert metrics['refseg/N-acc'] == 0.5 and not any('Pr@' in name for name in metrics)
+
+
 def test_empty_below_changes_the_accuracies_not_the_iou():
     samples = [sample('a', row(0, 0, 0, 0), row(1, 0, 0, 0)),
                sample('b', row(1, 1, 1, 1), row(1, 0, 0, 0))]

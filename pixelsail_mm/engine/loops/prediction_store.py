@@ -16,6 +16,7 @@ from mmengine.structures import BaseDataElement
 
 from pixelsail_mm.datasets.masks import decode_masks, mask_to_rle
 from pixelsail_mm.engine.checkpoint_files import remove, replace_when_complete
+from pixelsail_mm.engine.setting_differences import differences
 from pixelsail_mm.errors import ConfigError
 
 _SETTINGS = 'settings.json'
@@ -133,7 +134,7 @@ class PredictionStore:
         except ValueError as error:
             raise ConfigError(f'--resume: {path} is damaged ({error}); {_START_ANEW}') from error
         changes = [f'{key}: {before!r} -> {now!r}'
-                   for key, before, now in _differences(stored, self._settings)]
+                   for key, before, now in differences(stored, self._settings)]
         if changes:
             more = len(changes) - _NAMED_DIFFERENCES
             listed = '\n  '.join(changes[:_NAMED_DIFFERENCES] + [f'and {more} more'] * (more > 0))
@@ -232,16 +233,3 @@ def _decode(value: Any, path: str, key: str) -> Any:
         return torch.from_numpy(decode_masks(value['rle'], height, width, path, key))
     return torch.tensor(value['values'], dtype=getattr(torch, value['dtype'])
                         ).reshape(value['shape'])
-
-
-def _differences(stored: Any, now: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
-    """Find (key, stored, present) of what is not the same in two nested settings."""
-    if isinstance(stored, dict) and isinstance(now, dict):
-        for name in sorted(stored.keys() | now.keys()):
-            yield from _differences(stored.get(name), now.get(name),
-                                    f'{key}.{name}' if key else name)
-    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
-        for index, pair in enumerate(zip(stored, now)):
-            yield from _differences(*pair, f'{key}[{index}]')
-    elif stored != now:
-        yield key, stored, now

@@ -58,14 +58,15 @@ class PixelTrainLoop(TrainLoop):
                 "use dict(type='DrawIndexSampler', sampler=dict(type='DefaultSampler', ...))")
         super().__init__(runner=runner, dataloader=dataloader, **kwargs)
 
-    def _data_order(self) -> dict:
+    def data_order(self) -> dict:
+        """Give what the order of samples depends on, besides the sampler that orders an epoch."""
         sampler = self.dataloader.sampler
         return dict(samples_per_iter=sampler.draws_per_iter, seed=sampler.seed,
                     dataset_length=len(self.dataloader.dataset))
 
     def _seek(self) -> None:
         """Point the sampler at the first draw not consumed before the resume."""
-        order, hub = self._data_order(), self.runner.message_hub
+        order, hub = self.data_order(), self.runner.message_hub
         before = hub.runtime_info.get(_STATE, order) if self._iter else order
         if before != order:
             changed = ', '.join(f'{key}: {before.get(key)} -> {value}'

@@ -94,6 +94,23 @@ class StrategyMixin:
             self.logger.info(report.table())
         return model
 
+    def build_optim_wrapper(self, optim_wrapper, model: Optional[nn.Module] = None):
+        """Build the optimizer as MMEngine does, and note which weights it trains.
+
+        ``trained_weights`` holds their names, group by group: DeepSpeed's optimizer, which
+        replaces it, has flat vectors without names.
+
+        Args:
+            optim_wrapper: Config or wrapper.
+            model: The model.
+        """
+        built = super().build_optim_wrapper(optim_wrapper, model)
+        names = {id(weight): name for name, weight in unwrap(model).named_parameters()}
+        self.trained_weights: List[List[str]] = [
+            [names[id(weight)] for weight in group['params'] if weight.requires_grad]
+            for group in built.optimizer.param_groups]
+        return built
+
     def build_param_scheduler(self, scheduler, optim_wrapper, default_args=None) -> list:
         """Build schedules that count optimizer steps, not micro-batches.
 

@@ -231,6 +231,9 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
                 filename, f'cannot be resumed here ({one_line(error)})',
                 'use the config, the ZeRO stage and the number of processes it was saved with, or '
                 'an earlier checkpoint') from error
+        # ZeRO-1 and 2 take the norm to clip at from the checkpoint; it is a setting of the config.
+        if hasattr(self.model.optimizer, 'clip_grad'):
+            self.model.optimizer.clip_grad = self.config['gradient_clipping']
         self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
                                                    self.dispatch_kwargs['max_iters'])
         return checkpoint

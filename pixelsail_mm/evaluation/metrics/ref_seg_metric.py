@@ -11,6 +11,7 @@ from pixelsail_mm.evaluation.protocols import check_protocol
 from pixelsail_mm.registry import METRICS
 
 SELECT = ('first', 'union', 'paired')
+PRECISION = ('all', 'targeted')
 # The authors' script of this task leaves a sample without predicted mask out of cIoU.
 _MISSING_LEFT_OUT = 'reasonseg'
 
@@ -23,7 +24,7 @@ class RefSegMetric(PixelMetric):
     cIoU      sum of intersections / sum of unions over all expressions ("cumulative IoU"; 1 if all
               are empty)
     gIoU      mean IoU of the expressions (called mIoU elsewhere)
-    Pr@t      share of expressions with IoU > t
+    Pr@t      share of expressions with IoU > t; see ``precision``
     missing   share of the non-empty targets for which the model gave no mask at all
     N-acc     share of the no-target expressions left empty; only reported if there are any
     T-acc     share of the target expressions not left empty; reported together with N-acc
@@ -57,6 +58,10 @@ class RefSegMetric(PixelMetric):
             ReasonSeg); ``'union'``: union of all predictions with union of all targets (gRefCOCO);
             ``'paired'``: i-th prediction with i-th target, each pair an expression of its own,
             surplus predictions are ignored (PerBench).
+        precision: What ``Pr@t`` counts. ``'all'``: the share of all expressions with IoU > t
+            (RefCOCO). ``'targeted'``: among the expressions with a target, the share with IoU >= t
+            (gRefCOCO as ReLA evaluates it; otherwise empty masks for everything reach the share of
+            no-target expressions). Not reported where no expression has a target.
         empty_below: A prediction with fewer pixels counts as empty for N-acc and T-acc (IoU is
             not affected). 1: only truly empty ones; gRefCOCO's convention is 50.
         protocol: ``'strict'`` or, only for comparing with published numbers, ``'paper'``.
@@ -73,11 +78,14 @@ class RefSegMetric(PixelMetric):
     default_prefix = 'refseg'
 
     def __init__(self, thresholds: Sequence[float] = (0.5, 0.7, 0.9), select: str = 'first',
-                 empty_below: int = 1, protocol: str = 'strict', prefix: str | None = None,
+                 precision: str = 'all', empty_below: int = 1, protocol: str = 'strict', prefix: str | None = None,
                  **kwargs) -> None:
         super().__init__(prefix=prefix, **kwargs)
         if select not in SELECT:
             raise ValueError(f'RefSegMetric: select must be one of {SELECT}, got {select!r}')
+        if precision not in PRECISION:
+            raise ValueError(f'RefSegMetric: precision must be one of {PRECISION}, got '
+                             f'{precision!r}')
         if not all(0 <= t <= 1 for t in thresholds):
             raise ValueError(f'RefSegMetric: thresholds are fractions 0..1, got {thresholds}')
         if protocol == 'paper' and select == 'paired':
@@ -86,13 +94,14 @@ class RefSegMetric(PixelMetric):
         self.protocol = check_protocol(protocol, 'RefSegMetric')
         self.thresholds = tuple(thresholds)
         self.select = select
+        self.precision = precision
         self.empty_below = empty_below
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the values depend on, for the result file."""
         return dict(protocol=self.protocol, thresholds=list(self.thresholds), select=self.select,
-                    empty_below=self.empty_below)
+                    precision=self.precision, empty_below=self.empty_below)
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Count the pixels of one sample.
@@ -133,8 +142,8 @@ class RefSegMetric(PixelMetric):
         inter, union = inter[counts == 1].sum(), union[counts == 1].sum()
         metrics: dict[str, Any] = dict(
             cIoU=float(inter / union) if union else 1.0, gIoU=float(iou.mean()))
-        metrics.update({f'Pr@{t:g}': float((iou > t).mean()) for t in self.thresholds})
         has_target = gt_area > 0
+        metrics.update(self._precisions(iou, has_target))
         said_empty = pred_area < self.empty_below
         if has_target.any():
             metrics['missing'] = float((given[has_target] == 0).mean())
@@ -144,6 +153,12 @@ class RefSegMetric(PixelMetric):
                 metrics['T-acc'] = float((~said_empty[has_target]).mean())
         # Last: hooks take the first value for the one to watch.
         return {**metrics, 'protocol': 'paper'} if paper else metrics
+
+    def _precisions(self, iou: np.ndarray, has_target: np.ndarray) -> dict[str, float]:
+        if self.precision == 'all':
+            return {f'Pr@{t:g}': float((iou > t).mean()) for t in self.thresholds}
+        iou = iou[has_target]
+        return {f'Pr@{t:g}': float((iou >= t).mean()) for t in self.thresholds if len(iou)}
 
     def _masks(self, sample: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return predictions, targets and pixels to ignore as boolean arrays, checked."""

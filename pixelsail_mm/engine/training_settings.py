@@ -1,0 +1,226 @@
+"""What a training depends on besides its weights: recorded in checkpoints, compared on resume."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+from pixelsail_mm.engine.setting_differences import differences
+
+#: Key of the record in a checkpoint's ``meta``: JSON text, which anyone can read and nothing runs.
+RECORD = 'training_settings'
+# Hooks of `default_hooks` that show and write; they change nothing that is trained.
+_ONLY_WRITE = ('timer', 'mean_log_vars', 'throughput', 'logger', 'checkpoint', 'export_weights',
+               'skipped_samples', 'visualization')
+# Settings of DeepSpeed that repeat others, or only print.
+_REPEATED = ('train_batch_size', 'train_micro_batch_size_per_gpu', 'gradient_accumulation_steps',
+             'steps_per_print')
+# Settings of an optimizer that its state does not depend on.
+_FREE = ('lr', 'weight_decay', 'betas', 'eps', 'momentum', 'dampening', 'nesterov', 'maximize',
+         'fused', 'foreach', 'capturable')
+_ROWS, _WIDTH = 40, 48
+
+
+def training_settings(runner) -> dict[str, Any]:
+    """Collect what a training depends on, as plain values.
+
+    Left out are settings that only say how to run it: workers, intervals of logs and checkpoints,
+    validation, folders.
+
+    Args:
+        runner: A runner whose loop is built and whose strategy is prepared.
+    """
+    cfg, deepspeed = runner.cfg, None
+    loader = {key: cfg.train_dataloader.get(key)
+              for key in ('batch_size', 'dataset', 'sampler', 'collate_fn')}
+    loader['sampler'] = {key: value for key, value in loader['sampler'].items()
+                         if key != 'batch_size'}  # repeats the loader's
+    if 'config' in cfg.strategy:
+        deepspeed = {key: value for key, value in cfg.strategy.config.items()
+                     if key not in _REPEATED}
+    settings = dict(
+        optim_wrapper=cfg.optim_wrapper,
+        param_scheduler=cfg.get('param_scheduler') or [],
+        auto_scale_lr=cfg.get('auto_scale_lr'),
+        max_iters=runner.max_iters,
+        deepspeed=deepspeed,
+        processes=runner.world_size,
+        randomness={key: value for key, value in cfg.randomness.items() if key != 'seed'},
+        order=getattr(runner.train_loop, 'data_order', dict)(),
+        trained_weights=runner.strategy.trained_weights,
+        train_dataloader=loader,
+        model=cfg.model,
+        custom_hooks=cfg.get('custom_hooks') or [],
+        default_hooks={key: value for key, value in (cfg.get('default_hooks') or {}).items()
+                       if key not in _ONLY_WRITE})
+    return json.loads(to_text(settings))
+
+
+def to_text(settings: Mapping[str, Any]) -> str:
+    """Write settings as JSON; classes and functions by their names."""
+    return json.dumps(settings, default=_name_of)
+
+
+def _name_of(value: Any) -> str:
+    """Text for what JSON does not know, the same in every process."""
+    if hasattr(value, '__qualname__'):
+        return f'{value.__module__}.{value.__qualname__}'
+    text = str(value)
+    return type(value).__qualname__ if ' at 0x' in text else text
+
+
+@dataclass
+class Change:
+    """One setting that is not the one saved.
+
+    Attributes:
+        key: Its name in the config.
+        saved: Value in the checkpoint's record.
+        now: Value of this run.
+        effect: What happens.
+        refused: Whether the run cannot go on with it.
+        schedules: Whether optimizer settings and schedules must be set anew for it.
+    """
+
+    key: str
+    saved: Any
+    now: Any
+    effect: str = 'used from here on'
+    refused: bool = False
+    schedules: bool = False
+
+
+class _Place(NamedTuple):
+    """Where the training continues, in the terms of this run."""
+
+    iteration: int
+    max_iters: int
+    accumulation: int
+    deepspeed: bool
+
+    @property
+    def in_window(self) -> bool:
+        """Whether gradients would be accumulated over a part of a window."""
+        return self.iteration < self.max_iters and self.iteration % self.accumulation != 0
+
+
+def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) -> list[Change]:
+    """Find the settings of a resumed run that are not those saved, and what happens to each.
+
+    Args:
+        saved: :func:`training_settings` of the checkpoint.
+        now: Those of this run.
+        iteration: Iterations that the checkpoint has done.
+    """
+    place = _Place(iteration, now.get('max_iters', iteration),
+                   (now.get('optim_wrapper') or {}).get('accumulative_counts', 1),
+                   now.get('deepspeed') is not None)
+    changes = [Change(*found) for part in sorted(saved.keys() | now.keys())
+               if part != 'trained_weights'
+               for found in differences(saved.get(part), now.get(part), part)]
+    groups = [part.get('trained_weights') for part in (saved, now)]
+    if groups[0] != groups[1]:
+        changes.append(_other_groups(*groups))
+    for change in changes:
+        for pattern, judge in _RULES:
+            if re.match(pattern, change.key):
+                judge(change, place)
+                break
+    return changes
+
+
+def _other_groups(saved: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> Change:
+    """Say how the weights that the optimizer knows differ."""
+    names = [{name for group in groups for name in group} for groups in (saved, now)]
+    only = [sorted(names[0] - names[1]), sorted(names[1] - names[0])]
+    how = '; '.join(f'{title}: {", ".join(group[:2])}' + (f' and {len(group) - 2} more'
+                                                          if len(group) > 2 else '')
+                    for title, group in zip(('only saved', 'only now'), only) if group)
+    counts = (f'{sum(map(len, groups))} in {len(groups)} groups' for groups in (saved, now))
+    return Change('trained weights', *counts, refused=True,
+                  effect=f'refused: {how or "grouped otherwise"}, the optimizer has no state '
+                  'for that')
+
+
+def _refuse(reason: str) -> Callable[[Change, _Place], None]:
+    def judge(change: Change, place: _Place) -> None:
+        change.refused, change.effect = True, f'refused: {reason}'
+    return judge
+
+
+def _apply(change: Change, place: _Place) -> None:
+    change.schedules, change.effect = True, 'applied from here on'
+
+
+def _apply_schedule(change: Change, place: _Place) -> None:
+    change.schedules, change.effect = True, 'applied: continues where it would be by now'
+
+
+def _judge_max_iters(change: Change, place: _Place) -> None:
+    if place.max_iters < place.iteration:
+        _refuse(f'the checkpoint is at iteration {place.iteration}')(change, place)
+    else:
+        _judge_accumulation(change, place)
+
+
+def _judge_accumulation(change: Change, place: _Place) -> None:
+    """A checkpoint holds no gradients: it continues at the beginning of a window only."""
+    if place.in_window:
+        _refuse(f'its iteration {place.iteration} is not a multiple of {place.accumulation} '
+                '(accumulative_counts); take a checkpoint that is')(change, place)
+    else:
+        _apply_schedule(change, place)
+
+
+def _judge_stage(change: Change, place: _Place) -> None:
+    if {change.saved, change.now} == {1, 2}:  # both cut the same vectors in the same way
+        _apply(change, place)
+    else:
+        _refuse('the stages cut the optimizer state in different ways')(change, place)
+
+
+def _judge_processes(change: Change, place: _Place) -> None:
+    if place.deepspeed:
+        _refuse('DeepSpeed cut the optimizer state for the processes it had')(change, place)
+
+
+_ORDER = 'the order of samples would be another'
+# The first that fits a key counts; without one, the value is simply used.
+_RULES: list[tuple[str, Callable[[Change, _Place], None]]] = [
+    (r'order\.', _refuse(_ORDER)),
+    (r'train_dataloader\.sampler', _refuse(_ORDER)),
+    (r'optim_wrapper\.optimizer\.type$', _refuse('it keeps another state')),
+    (rf'optim_wrapper\.optimizer\.({"|".join(_FREE)})\b', _apply),
+    (r'optim_wrapper\.optimizer\b', _refuse('the optimizer state depends on it')),
+    (r'optim_wrapper\.accumulative_counts$', _judge_accumulation),
+    (r'optim_wrapper\b|auto_scale_lr|deepspeed\.gradient_clipping', _apply),
+    (r'param_scheduler', _apply_schedule),
+    (r'max_iters$', _judge_max_iters),
+    (r'deepspeed\.zero_optimization\.stage$', _judge_stage),
+    (r'processes$', _judge_processes),
+]
+
+
+def table(changes: Sequence[Change]) -> str:
+    """Lay changes out in four columns: setting, saved, now, what happens.
+
+    Args:
+        changes: At least one.
+    """
+    rows = [('setting', 'saved', 'now', 'what happens')]
+    ordered = sorted(changes, key=lambda change: not change.refused)
+    rows += [(change.key, _short(change.saved), _short(change.now), change.effect)
+             for change in ordered[:_ROWS]]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ['  '.join([cell.ljust(width) for cell, width in zip(row, widths)] + [row[3]])
+             for row in rows]
+    if len(changes) > _ROWS:
+        lines.append(f'and {len(changes) - _ROWS} more')
+    return '\n'.join(lines)
+
+
+def _short(value: Any) -> str:
+    text = '-' if value is None else str(value)
+    return text if len(text) <= _WIDTH else text[:_WIDTH - 3] + '...'

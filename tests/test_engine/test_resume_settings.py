@@ -1,0 +1,242 @@
+"""Resuming with other settings: said, applied or refused; with the same ones: exact and quiet."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.engine.resuming import read_saved
+from pixelsail_mm.engine.runner_factory import build_runner
+from pixelsail_mm.engine.training_settings import compare, table
+from pixelsail_mm.errors import CheckpointError, ConfigError
+
+CONFIG = Path(__file__).with_name('toy_config.py')
+LR, MAX_ITERS = 'optim_wrapper.optimizer.lr', 'train_cfg.max_iters'
+ACCUMULATION = 'optim_wrapper.accumulative_counts'
+numbers = count()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Runs that the tests share."""
+    return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture
+def runner_of(folder):
+    """Build a runner of the toy config with options; every run gets a name of its own."""
+
+    def build(name, resume=False, schedule=None, **options):
+        cfg = read_config(str(CONFIG), [f'{key}={value}' for key, value in options.items()])
+        cfg.param_scheduler = cfg.param_scheduler if schedule is None else schedule
+        cfg.work_dir, cfg.experiment_name = str(folder / name), f'resume{next(numbers)}'
+        cfg.launcher, cfg.resume = 'none', resume
+        return build_runner(cfg)
+
+    return build
+
+
+@pytest.fixture
+def whole(runner_of, folder):
+    """A run of 6 iterations with a checkpoint every 2."""
+    if not (folder / 'whole').exists():
+        runner_of('whole', **{'default_hooks.checkpoint.max_keep_ckpts': -1}).train()
+    return folder / 'whole'
+
+
+def history(runner, name='loss'):
+    return list(runner.message_hub.get_scalar(f'train/{name}').data[0])
+
+
+def log_of(runner):
+    return (Path(runner.log_dir) / f'{runner.timestamp}.log').read_text()
+
+
+def resumed(runner_of, checkpoint, **options):
+    runner = runner_of(f'resumed{next(numbers)}', resume=str(checkpoint), **options)
+    runner.train()
+    return runner
+
+
+def test_same_settings_are_one_line_and_exact(runner_of, whole):
+    runner = resumed(runner_of, whole / 'iter_2.pth')
+    finished = resumed(runner_of, whole / 'iter_6.pth')
+    for name in ('loss', 'lr', 'grad_norm'):
+        assert len(history(runner, name)) == 6
+        assert history(runner, name) == history(finished, name)
+    text = log_of(runner)
+    assert text.count('training settings: as in') == 1
+    assert 'what happens' not in text and 'applied' not in text
+
+
+def test_another_learning_rate_is_applied_and_said(runner_of, whole):
+    same = resumed(runner_of, whole / 'iter_2.pth')
+    other = resumed(runner_of, whole / 'iter_2.pth', **{LR: 0.5})
+    fresh = runner_of('fresh', **{LR: 0.5})
+    fresh.train()
+    assert history(other, 'lr')[:2] == history(same, 'lr')[:2]  # what was trained before
+    assert history(other, 'lr')[2:] == history(fresh, 'lr')[2:]
+    assert history(other)[2] == history(same)[2]  # the first step changes the loss after it
+    assert abs(history(other)[-1] - history(same)[-1]) > 1e-3
+    text = log_of(other)
+    assert 'optim_wrapper.optimizer.lr' in text and 'applied' in text
+
+
+@pytest.mark.parametrize('options', [
+    {MAX_ITERS: 12}, {MAX_ITERS: 4}, {'param_scheduler.1.end': 0.5}, {'schedule': []},
+    {'schedule': [dict(type='PolyLR', by_epoch=False, end=6)]},
+    {ACCUMULATION: 2, MAX_ITERS: 8}])
+def test_rates_are_those_of_a_run_with_the_new_schedule(runner_of, whole, options):
+    """Digit for digit, whatever of the schedule changed."""
+    runner = resumed(runner_of, whole / 'iter_2.pth', **options)
+    fresh = runner_of(f'fresh{next(numbers)}', **options)
+    fresh.train()
+    assert len(history(runner)) == len(history(fresh)) == options.get(MAX_ITERS, 6)
+    assert history(runner, 'lr')[2:] == history(fresh, 'lr')[2:]
+
+
+def test_a_schedule_where_there_was_none(runner_of):
+    first = runner_of('constant', schedule=[])
+    first.train()
+    runner = resumed(runner_of, Path(first.work_dir) / 'iter_4.pth')
+    fresh = runner_of('scheduled')
+    fresh.train()
+    assert history(runner, 'lr')[4:] == history(fresh, 'lr')[4:]
+
+
+def test_settings_of_the_optimizer_reach_it(runner_of, whole):
+    runner = resumed(runner_of, whole / 'iter_2.pth', **{
+        'optim_wrapper.optimizer.weight_decay': 0.2, 'optim_wrapper.optimizer.betas': '(0.8,0.9)',
+        'optim_wrapper.optimizer.fused': False})
+    group, = runner.optim_wrapper.param_groups
+    assert group['weight_decay'] == 0.2 and tuple(group['betas']) == (0.8, 0.9)
+    assert group['fused'] is False
+    assert {int(state['step']) for state in runner.optim_wrapper.optimizer.state.values()} == {6}
+
+
+def test_rates_of_groups_are_applied(runner_of):
+    """paramwise_cfg: one group for each weight, and MMEngine's group of the base rate."""
+    mild = {'optim_wrapper.paramwise_cfg.bypass_duplicate': True,
+            'optim_wrapper.paramwise_cfg.custom_keys.layer.lr_mult': 0.5}
+    strong = {**mild, 'optim_wrapper.paramwise_cfg.custom_keys.layer.lr_mult': 0.1}
+    first = runner_of('groups', **mild)
+    first.train()
+    runner = resumed(runner_of, Path(first.work_dir) / 'iter_4.pth', **strong)
+    fresh = runner_of('fresh_groups', **strong)
+    fresh.train()
+    rates = [[group['lr'] for group in one.optim_wrapper.param_groups] for one in (runner, fresh)]
+    assert rates[0] == rates[1] and len(set(rates[0])) == 2
+    assert history(runner, 'base_lr')[4:] == history(fresh, 'base_lr')[4:]
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'train_dataloader.batch_size': 2}, 'samples_per_iter +1 +2 +refused'),
+    ({'randomness.seed': 3}, 'seed +0 +3 +refused'),
+    ({'train_dataloader.dataset.length': 13}, 'dataset_length +12 +13 +refused'),
+    ({'train_dataloader.sampler.shuffle': False}, 'shuffle +True +False +refused'),
+    ({'optim_wrapper.optimizer.type': 'Adam'}, 'optimizer.type +AdamW +Adam +refused'),
+    ({'optim_wrapper.optimizer.amsgrad': True}, 'amsgrad +- +True +refused'),
+    ({'optim_wrapper.paramwise_cfg.bypass_duplicate': True}, 'trained weights.*refused: grouped'),
+    ({MAX_ITERS: 1}, 'max_iters +6 +1 +refused.*iteration 2'),
+    ({ACCUMULATION: 4}, 'accumulative_counts +1 +4 +refused.*2 is not a multiple of 4'),
+])
+def test_what_cannot_be_applied_exactly_is_refused(runner_of, whole, options, words):
+    with pytest.raises(ConfigError, match=f'(?s){words}.*load_from=') as error:
+        resumed(runner_of, whole / 'iter_2.pth', **options)
+    assert 'iter_2.pth' in str(error.value)
+
+
+def test_other_settings_are_listed(runner_of, whole):
+    runner = resumed(runner_of, whole / 'iter_4.pth', **{
+        'model.dropout': 0.3, 'train_dataloader.dataset.seed': 5,
+        'optim_wrapper.clip_grad.max_norm': 2.0})
+    text = log_of(runner)
+    for words in ('model.dropout', 'train_dataloader.dataset.seed',
+                  'optim_wrapper.clip_grad.max_norm'):
+        assert words in text
+
+
+def test_settings_that_only_say_how_to_run_do_not_count(runner_of, whole):
+    runner = resumed(runner_of, whole / 'iter_4.pth', **{
+        'train_dataloader.pin_memory': True, 'default_hooks.checkpoint.interval': 1,
+        'default_hooks.logger.interval': 2, 'train_cfg.val_interval': 7})
+    assert 'training settings: as in' in log_of(runner)
+
+
+def without_record(source, target, **meta):
+    content = torch.load(source, weights_only=False)
+    del content['meta']['training_settings']
+    content['meta'].update(meta)
+    torch.save(content, target)
+    return target
+
+
+def test_older_checkpoints_follow_the_config_and_say_so(runner_of, whole, tmp_path):
+    old = without_record(whole / 'iter_2.pth', tmp_path / 'iter_2.pth')
+    runner = resumed(runner_of, old)
+    reference = resumed(runner_of, whole / 'iter_2.pth')
+    assert history(runner) == history(reference)
+    assert history(runner, 'lr') == history(reference, 'lr')
+    assert 'cannot be compared' in log_of(runner)
+    faster = resumed(runner_of, old, **{LR: 0.5})
+    assert history(faster, 'lr')[2] == pytest.approx(500 * history(reference, 'lr')[2])
+
+
+def test_weights_alone_are_not_resumed(runner_of, whole, tmp_path):
+    content = torch.load(whole / 'iter_2.pth', weights_only=False)
+    del content['optimizer']
+    torch.save(content, tmp_path / 'iter_2.pth')
+    with pytest.raises(CheckpointError, match='no optimizer state.*load_from='):
+        resumed(runner_of, tmp_path / 'iter_2.pth')
+
+
+def test_code_in_a_checkpoint_does_not_run(runner_of, whole, tmp_path):
+    """MMEngine would run `meta['config']` as a Python file."""
+    planted = tmp_path / 'planted'
+    old = without_record(whole / 'iter_2.pth', tmp_path / 'iter_2.pth',
+                         config=f'open({str(planted)!r}, "w").close()\n')
+    with pytest.raises(CheckpointError, match='config.*run'):
+        resumed(runner_of, old)
+    assert not planted.exists()
+
+
+def test_record_is_readable_text(whole):
+    saved = read_saved(whole / 'iter_2.pth')
+    text = torch.load(whole / 'iter_2.pth', weights_only=False)['meta']['training_settings']
+    assert isinstance(text, str) and json.loads(text) == saved.settings
+    assert saved.settings['optim_wrapper']['optimizer']['lr'] == 1e-3
+    assert saved.settings['max_iters'] == 6 and saved.iteration == 2
+
+
+def settings(max_iters=6, accumulation=1, stage=None, processes=1):
+    return dict(max_iters=max_iters, processes=processes,
+                optim_wrapper=dict(accumulative_counts=accumulation),
+                deepspeed=stage and dict(zero_optimization=dict(stage=stage)))
+
+
+def test_a_finished_run_whose_last_window_was_short_goes_on_from_a_whole_one():
+    saved, now = settings(7, accumulation=2), settings(12, accumulation=2)
+    change, = compare(saved, now, iteration=7)
+    assert change.refused and '7 is not a multiple of 2' in change.effect
+    change, = compare(saved, now, iteration=6)
+    assert not change.refused and change.schedules
+
+
+@pytest.mark.parametrize('stages, processes, refused', [
+    ((1, 2), (1, 1), False), ((2, 1), (1, 1), False), ((2, 3), (1, 1), True),
+    ((3, 1), (1, 1), True), ((2, 2), (1, 2), True), ((None, None), (1, 2), False)])
+def test_what_deepspeed_cannot_convert_is_refused(stages, processes, refused):
+    change, = compare(*(settings(stage=stage, processes=count)
+                        for stage, count in zip(stages, processes)), iteration=2)
+    assert change.refused == refused
+
+
+def test_long_values_and_many_rows_stay_a_table():
+    saved = dict(model={f'key{index:03}': 'a' * 90 for index in range(60)})
+    now = dict(model={f'key{index:03}': 'b' * 90 for index in range(60)})
+    text = table(compare(saved, now, iteration=0))
+    assert max(map(len, text.splitlines())) < 200
+    assert 'and 20 more' in text
