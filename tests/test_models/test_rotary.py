@@ -1,13 +1,14 @@
 """Rotary positions of patches: which frequency follows which axis, and text is left alone."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 
-ORIGINAL = SimpleNamespace(inv_freq=torch.tensor([1.0, 0.5, 0.25, 0.125]), attention_scaling=1.0)
+ORIGINAL = LlamaRotaryEmbedding(LlamaConfig(
+    hidden_size=8, num_attention_heads=1, rope_theta=16.0))  # frequencies 1, 1/2, 1/4, 1/8
 X = torch.zeros(1, 1, 8)
 
 

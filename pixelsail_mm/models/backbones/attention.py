@@ -62,16 +62,17 @@ class AttentionLayout:
         self._masks: dict[tuple, Tensor] = {}
         self._cache_mask: Tensor | None = None
 
-    def trailing_mask(self, span: tuple[int, int, int], num_queries: int, num_keys: int):
+    def trailing_mask(self, span: tuple[int, int, int], num_queries: int, num_keys: int,
+                      dense: bool = False):
         """Mask of the last ``num_queries`` of ``num_keys`` positions of the rows with ``span``.
 
-        Causal: a lazy bias on GPUs (the fused kernels never materialise it); on the CPU a boolean
-        ``(num_queries, num_keys)`` tensor shared by all layers and rows. With independent turns
-        ``(rows,1,num_queries,num_keys)``.
+        Causal: a lazy bias on GPUs (the fused kernels never materialise it); on the CPU, or if
+        ``dense``, a boolean ``(num_queries, num_keys)`` tensor shared by all layers and rows. With
+        independent turns ``(rows,1,num_queries,num_keys)``.
         """
         if self.turn_ids is not None:
             return self._turn_mask(span, num_queries, num_keys)
-        if self.device.type == 'cuda':
+        if self.device.type == 'cuda' and not dense:
             return causal_lower_right(num_queries, num_keys)
         key = (num_queries, num_keys)
         if key not in self._masks:
@@ -107,6 +108,25 @@ def _expand_heads(states: Tensor, groups: int) -> Tensor:
     return states if groups == 1 else states.repeat_interleave(groups, dim=1)
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, is_causal: bool = False,
+            softcap: float | None = None, **options) -> Tensor:
+    """Attention ``(B,H,Lq,D)``; with ``softcap`` of scores ``softcap * tanh(score / softcap)``.
+
+    No fused kernel of PyTorch caps scores: they then take ``(B,H,Lq,Lk)`` of memory.
+    """
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask,
+                                              is_causal=is_causal, **options)
+    scale = options['scale'] or query.shape[-1]**-0.5
+    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scale / softcap))
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, options['dropout_p']) @ value
+
+
 def _attend_span(query: Tensor, key: Tensor, value: Tensor, span: tuple[int, int, int],
                  layout: AttentionLayout, **kwargs) -> Tensor:
     """Attention of rows that share one span. All tensors ``(B,H,L,D)``."""
@@ -117,26 +137,41 @@ def _attend_span(query: Tensor, key: Tensor, value: Tensor, span: tuple[int, int
         parts.append(query.new_zeros(*query.shape[:2], start, value.shape[-1]))
     if image_start > start:
         run = slice(start, image_start)
-        parts.append(F.scaled_dot_product_attention(
+        parts.append(_attend(
             query[:, :, run], key[:, :, run], value[:, :, run], is_causal=True, **kwargs))
     if image_end > image_start:
         keys = slice(start, image_end)
-        parts.append(F.scaled_dot_product_attention(
+        parts.append(_attend(
             query[:, :, image_start:image_end], key[:, :, keys], value[:, :, keys], **kwargs))
     if length > image_end:
         queries, keys = query[:, :, image_end:], key[:, :, start:]
         if image_end == start and layout.turn_ids is None:
             mask = dict(is_causal=True)
         else:
-            mask = dict(attn_mask=layout.trailing_mask(span, queries.shape[2], keys.shape[2]))
-        parts.append(F.scaled_dot_product_attention(
+            mask = dict(attn_mask=layout.trailing_mask(
+                span, queries.shape[2], keys.shape[2], dense=kwargs.get('softcap') is not None))
+        parts.append(_attend(
             queries, keys, value[:, :, start:], **mask, **kwargs))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
+def _leaves_window(query: Tensor, key: Tensor, window: int,
+                   layout: AttentionLayout | None) -> bool:
+    """Whether a sequence is too long for the sliding window.
+
+    A full cache drops its first keys from here on. What is left is right for a row that begins at
+    the first key; where the left padding of others would then end is not known.
+    """
+    if key.shape[2] > window:
+        return True
+    decodes, padded = query.shape[2] < key.shape[2], layout is not None and any(
+        start for start, _, _ in layout.spans)
+    return decodes and padded and key.shape[2] == window
+
+
 def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None,
                           scaling: float | None = None, dropout: float = 0.0,
-                          sliding_window: int | None = None,
+                          sliding_window: int | None = None, softcap: float | None = None,
                           layout: AttentionLayout | None = None, **kwargs):
     """Attention function in the form of transformers' ``AttentionInterface``.
 
@@ -149,30 +184,34 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
         scaling: Factor of the logits.
         dropout: Attention dropout probability.
         sliding_window: Window of the base model; must not be shorter than the sequence.
+        softcap: Bound of the logits (Gemma 2), None for none.
         layout: Spans of the batch; None means plain causal attention.
-        **kwargs: What decoders pass to other attention functions; not used.
+        **kwargs: What decoders pass to other attention functions; not used. A family that needs
+            any of it is refused when the model is built
+            (:mod:`~pixelsail_mm.models.backbones.family_check`).
 
     Returns:
         Output ``(B,Lq,H,D)`` and None (no attention weights).
 
     Raises:
-        ConfigError: The sequence exceeds the sliding window, which image blocks do not support.
+        ConfigError: The sequence exceeds the sliding window, which image blocks do not support, or
+            fills it while rows of different lengths are continued.
     """
-    if sliding_window is not None and key.shape[2] > sliding_window:
+    if sliding_window is not None and _leaves_window(query, key, sliding_window, layout):
         raise ConfigError(
             f'sequence of {key.shape[2]} tokens exceeds the base model\'s sliding window of '
             f'{sliding_window}; set sliding_window=None in backbone.llm or shorten max_length')
     groups = query.shape[1] // key.shape[1]
-    options = dict(scale=scaling, dropout_p=dropout)
-    if query.is_cuda:
+    options = dict(scale=scaling, dropout_p=dropout, softcap=softcap)
+    if query.is_cuda and softcap is None:
         options['enable_gqa'] = groups > 1
     else:
         key, value = _expand_heads(key, groups), _expand_heads(value, groups)
     if query.shape[2] < key.shape[2]:
         mask = layout.cached_key_mask(key.shape[2]) if layout is not None else None
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+        out = _attend(query, key, value, attn_mask=mask, **options)
     elif layout is None:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+        out = _attend(query, key, value, is_causal=True, **options)
     elif len(layout.groups) == 1:
         out = _attend_span(query, key, value, layout.groups[0][0], layout, **options)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.eve_modules import ConvPatchEmbedding, add_visual_twins
@@ -59,7 +59,12 @@ class EVETransformer(SingleTransformer):
         super().__init__(llm, patch_size, **options)
         self.patch_embed = ConvPatchEmbedding(patch_size, patch_channels, self.hidden_size,
                                               self.llm.dtype)
-        add_visual_twins(self.llm.model.layers)
+        self.adapt_decoder(self.llm)
+
+    @staticmethod
+    def adapt_decoder(llm: nn.Module) -> None:
+        """Give every layer visual weights, copies of the textual ones, in place."""
+        add_visual_twins(llm.model.layers)
 
     def embed_patches(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         """Patch embeddings ``(N,C)`` of normalised patches ``(N,3*p*p)``; ``grids`` is not used."""

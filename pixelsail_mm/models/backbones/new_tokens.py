@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from pixelsail_mm.errors import ConfigError
+
 _SPREAD = 0.5
 
 
@@ -151,7 +153,15 @@ def separate_new_rows(llm: nn.Module, ids: Sequence[int]) -> None:
     Args:
         llm: Decoder, changed in place.
         ids: Token ids.
+
+    Raises:
+        ConfigError: The family's embedding does more than look rows up (Gemma 3 scales them).
     """
+    if type(llm.get_input_embeddings()).forward is not nn.Embedding.forward:
+        raise ConfigError(
+            f'backbone.new_token_rows: {type(llm.get_input_embeddings()).__name__} is no plain '
+            'embedding, of which rows could be parameters of their own (lora needs that too); '
+            'train the whole model, or use another family')
     head = llm.get_output_embeddings()
     embedding = NewRowEmbedding(llm.get_input_embeddings(), torch.tensor(sorted(ids)))
     llm.set_input_embeddings(embedding)

@@ -1,4 +1,4 @@
-"""The single transformer: any Hugging Face decoder that also reads raw patches."""
+"""The single transformer: a stock Hugging Face decoder that also reads raw patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pixelsail_mm.models.backbones.attention import (
     AttentionLayout,
     image_block_attention,
 )
-from pixelsail_mm.models.backbones.generation_settings import check_generation
+from pixelsail_mm.models.backbones.family_check import WORKING, check_family
 from pixelsail_mm.models.backbones.lora import (
     adapt_state,
     add_lora,
@@ -30,7 +30,12 @@ from pixelsail_mm.models.backbones.new_tokens import (
     separate_new_rows,
     untrained_ids,
 )
-from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
+from pixelsail_mm.models.backbones.patch_decoder import (
+    final_states,
+    generate,
+    replace_rotary,
+    vocabulary_logits,
+)
 from pixelsail_mm.models.backbones.sine_positions import sine_positions
 from pixelsail_mm.registry import MODELS
 
@@ -41,8 +46,9 @@ class SingleTransformer(BaseModule):
 
     The decoder is a stock ``AutoModelForCausalLM`` with its rotary module replaced by
     :class:`PatchRotaryEmbedding` and its attention by :func:`image_block_attention`; the patch
-    embedding is one linear layer. Families with ``model.rotary_emb`` work (Qwen2, Qwen3, Llama,
-    Mistral, SmolLM2).
+    embedding is one linear layer. Which families of decoders work says ``docs/bases.md``; one that
+    would compute something else here than in transformers is refused
+    (:func:`~pixelsail_mm.models.backbones.family_check.check_family`).
 
     Args:
         llm: Hub name or folder of pre-trained weights, or a dict for random weights, e.g.
@@ -77,12 +83,16 @@ class SingleTransformer(BaseModule):
 
     Raises:
         FileNotFoundError: The pre-trained weights are not there.
-        ConfigError: Unknown family or attention implementation.
+        ConfigError: Unknown attention implementation, or a family that is unknown or does not work.
         ConfigError: Bad settings of ``lora`` or ``quantization``.
 
     Attributes:
         untrained_ids: Ids whose rows no training has touched yet, as far as this model knows.
+        image_layout: How an image is written, see
+            :meth:`~pixelsail_mm.tokenization.SpecialTokens.image_ids`.
     """
+
+    image_layout = 'block'
 
     def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 16,
                  vocab_size: int | None = None, dtype: str | None = None,
@@ -105,13 +115,10 @@ class SingleTransformer(BaseModule):
         new_tokens = dict(new_tokens or {})
         self.llm, self.untrained_ids = _build_decoder(
             llm, vocab_size, dtype, trust_remote_code, new_tokens, quantization)
-        decoder = getattr(self.llm, 'model', None)
-        if not hasattr(decoder, 'rotary_emb'):
-            raise ConfigError(f'backbone.llm: {type(self.llm).__name__} has no model.rotary_emb; '
-                              'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral')
+        check_family(self.llm, self.adapt_decoder, self.image_layout == 'rows')
         if isinstance(llm, Mapping) and embedding_std is not None:
             _set_embedding_std(self.llm, embedding_std)
-        decoder.rotary_emb = PatchRotaryEmbedding(decoder.rotary_emb, rotary_layout)
+        replace_rotary(self.llm, rotary_layout)
         self.hidden_size: int = self.llm.config.hidden_size
         self.patch_embed = nn.Linear(3 * patch_size**2, self.hidden_size, bias=False,
                                      dtype=self.llm.dtype)
@@ -126,6 +133,10 @@ class SingleTransformer(BaseModule):
         prepare_quantised_state(self.llm)
         for module in self.llm.modules():
             module._is_hf_initialized = True  # else `init_weights` draws adapters and rows anew
+
+    @staticmethod
+    def adapt_decoder(llm: nn.Module) -> None:
+        """Change the layers of a stock decoder to this transformer's, in place; here nothing."""
 
     def merge(self) -> None:
         """Make this a plain decoder: LoRA and separate rows go into the weights, in place."""
@@ -169,15 +180,12 @@ class SingleTransformer(BaseModule):
         Returns:
             ``(B,L,C)``.
         """
-        return self.llm.model(
-            inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False,
-            layout=layout).last_hidden_state
+        return final_states(self.llm, inputs_embeds, position_ids, layout)
 
     def logits(self, states: Tensor) -> Tensor:
         """Vocabulary logits ``(...,V)`` of final states ``(...,C)``."""
-        return self.llm.lm_head(states)
+        return vocabulary_logits(self.llm, states)
 
-    @torch.no_grad()
     def generate(self, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout,
                  **generation) -> tuple[Tensor, list[Tensor]]:
         """Continue left-padded prompts with Hugging Face's ``generate``.
@@ -197,59 +205,7 @@ class SingleTransformer(BaseModule):
             ConfigError: See
                 :func:`~pixelsail_mm.models.backbones.generation_settings.check_generation`.
         """
-        overrides = dict(generation)
-        base = overrides.pop('generation_config', None) or self.llm.generation_config
-        check_generation(base, **overrides)
-        states: list[Tensor] = []
-        hook = self.llm.model.register_forward_hook(
-            lambda module, args, output: states.append(output.last_hidden_state))
-        valid = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-        for row, (start, _, _) in enumerate(layout.spans):
-            valid[row, :start] = 0
-        try:
-            with self._patch_positions(position_ids):
-                output = self.llm.generate(
-                    inputs_embeds=inputs_embeds, attention_mask=valid, layout=layout,
-                    return_dict_in_generate=True, **generation)
-            length = inputs_embeds.shape[1] + output.sequences.shape[1] - 1
-            # The last new token was never fed back; its state is needed when it is [SEG].
-            self.llm.model(
-                input_ids=output.sequences[:, -1:], past_key_values=output.past_key_values,
-                position_ids=_next_positions(position_ids, output.sequences.shape[1] - 1),
-                cache_position=torch.tensor([length], device=valid.device), use_cache=True,
-                layout=layout)
-        finally:
-            hook.remove()
-        return output.sequences, states
-
-    @contextmanager
-    def _patch_positions(self, position_ids: Tensor):
-        """Let ``generate`` use three-axis positions instead of counting attention-mask ones."""
-
-        def prepare(input_ids, past_key_values=None, inputs_embeds=None, cache_position=None,
-                    attention_mask=None, layout=None, use_cache=True, **kwargs):
-            model_inputs = dict(past_key_values=past_key_values, cache_position=cache_position,
-                                use_cache=use_cache, layout=layout)
-            prompt = position_ids.shape[-1]
-            if len(cache_position) == prompt and cache_position[0] == 0:
-                model_inputs.update(inputs_embeds=inputs_embeds, position_ids=position_ids)
-            else:
-                step = int(cache_position[-1]) - prompt
-                model_inputs.update(input_ids=input_ids[:, -1:],
-                                    position_ids=_next_positions(position_ids, step))
-            return model_inputs
-
-        self.llm.prepare_inputs_for_generation = prepare
-        try:
-            yield
-        finally:
-            del self.llm.prepare_inputs_for_generation
-
-
-def _next_positions(position_ids: Tensor, step: int) -> Tensor:
-    """Positions ``(3,B,1)`` of the ``step``-th new token behind prompts ``(3,B,L)``."""
-    last = position_ids[:, :, -1:].amax(dim=0, keepdim=True)
-    return (last + 1 + step).expand(3, -1, -1)
+        return generate(self.llm, inputs_embeds, position_ids, layout, **generation)
 
 
 @torch.no_grad()
@@ -258,6 +214,18 @@ def _set_embedding_std(llm: nn.Module, std: float) -> None:
     llm.get_input_embeddings().weight.normal_(std=std)
     if not llm.config.tie_word_embeddings:
         llm.lm_head.weight.zero_()
+
+
+@contextmanager
+def _named_refusal():
+    """Explain what transformers raises for families that look their attention up in a list."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        raise ConfigError('backbone.llm: transformers\' code of this family takes no attention '
+                          f'but its own. Use {WORKING} (docs/bases.md)') from error
 
 
 def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: str | None,
@@ -284,13 +252,15 @@ def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: 
                               '(known: qwen2, qwen3, llama, mistral, ...)') from error
         # Token ids of a family's default config lie outside a small vocabulary.
         config.bos_token_id = config.eos_token_id = config.pad_token_id = None
-        model = AutoModelForCausalLM.from_config(config, **options)
+        with _named_refusal():
+            model = AutoModelForCausalLM.from_config(config, **options)
         return (quantised(model, four_bit) if four_bit else model), sorted(new_tokens.values())
     if Path(llm).is_absolute() and not Path(llm).exists():
         raise FileNotFoundError(f'backbone.llm: folder {llm} does not exist')
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            llm, **options, **dict(quantization_config=four_bit) if four_bit else {})
+        with _named_refusal():
+            model = AutoModelForCausalLM.from_pretrained(
+                llm, **options, **dict(quantization_config=four_bit) if four_bit else {})
     except OSError as error:
         raise FileNotFoundError(
             f'backbone.llm: weights {llm!r} could not be loaded '
