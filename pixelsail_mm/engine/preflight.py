@@ -1,11 +1,15 @@
 """Checks that take a second before a training that takes days."""
 
+import logging
 import os
 from typing import Dict, Iterator, List, Sequence, Tuple
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.annotation_files import find_file
+from pixelsail_mm.datasets.base import SampleSource
+from pixelsail_mm.datasets.checks.repeats import find_repeats
 from pixelsail_mm.datasets.image_folders import absent_choices
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS
@@ -64,3 +68,31 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
         raise ConfigError(f'{len(missing)} files or folders of the config are missing:\n{lines}\n'
                           'correct these keys (or --cfg-options), or fetch or generate the data '
                           'first')
+
+
+def check_sample_ids(dataset, key: str) -> None:
+    """Find samples that share an id before the model predicts them, not in the metrics after that.
+
+    Samples listed twice are said; metrics count them once.
+
+    Args:
+        dataset: A test set, or a mixture of some; other libraries' are not looked at.
+        key: Its place in the config.
+
+    Raises:
+        ConfigError: Different samples share an id.
+        BadSampleError: An entry gives no sample.
+    """
+    if not isinstance(dataset, SampleSource):
+        for index, part in enumerate(getattr(dataset, 'datasets', ())):
+            check_sample_ids(part, f'{key}.datasets[{index}]')
+        return
+    found = find_repeats(dataset)
+    if found.unusable:
+        raise found.unusable[0]
+    paths = getattr(dataset, 'required_paths', dict)().values()
+    where = f'{key} ({", ".join(path for path in paths if os.path.isfile(path)) or dataset.name})'
+    if found.different:
+        raise ConfigError(f'{where}: {found.different_text}')
+    if found.equal:
+        print_log(f'{where}: {found.equal_text}', logger='current', level=logging.WARNING)

@@ -13,6 +13,7 @@ import numpy as np
 from pixelsail_mm.datasets.annotation_files import MissingFilesError
 from pixelsail_mm.datasets.base import PixelDataset, build_pipeline
 from pixelsail_mm.datasets.checks.leaves import EVALUATION, TRAIN, Leaf, find_leaves
+from pixelsail_mm.datasets.checks.repeats import find_repeats
 from pixelsail_mm.datasets.checks.report import ERROR, WARNING, Report
 from pixelsail_mm.datasets.checks.samples import check_sample
 from pixelsail_mm.datasets.errors import BadSampleError
@@ -47,6 +48,8 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
             continue
         report.items[leaf.key] = len(dataset)
         _check_samples(dataset, leaf, samples, progress, report)
+        if leaf.role == EVALUATION:
+            _check_ids(dataset, leaf.key, report)
         paths = (dataset.image_path(i)
                  for i in progress(range(len(dataset)), f'{leaf.key}: images'))
         images[leaf.role][leaf.key] = {image_key(path) for path in paths if path is not None}
@@ -100,6 +103,19 @@ def _check_samples(dataset: PixelDataset, leaf: Leaf, samples: int, progress: Pr
     for index in progress(indices.tolist(), f'{leaf.key}: samples'):
         check_sample(dataset, index, transforms, leaf.key, report)
     report.sampled[leaf.key] = len(indices)
+
+
+def _check_ids(dataset: PixelDataset, key: str, report: Report) -> None:
+    """Samples that share an id; also entries at fault that were not among the loaded samples."""
+    found = find_repeats(dataset)
+    known = {fault.message for fault in report.faults if fault.dataset == key}
+    for error in found.unusable:
+        if str(error) not in known:
+            report.add(key, 'unusable entry', str(error))
+    if found.different:
+        report.add(key, 'ids', found.different_text, ERROR, len(found.different))
+    if found.equal:
+        report.add(key, 'ids', found.equal_text, WARNING, len(found.equal))
 
 
 def _checked_pipeline(pipeline) -> list:

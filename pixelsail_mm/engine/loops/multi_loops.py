@@ -12,6 +12,7 @@ from pixelsail_mm.datasets.samplers import EvaluationBatchSampler
 from pixelsail_mm.datasets.templates import templates_version
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
 from pixelsail_mm.engine.loops.train_loop import seed_step
+from pixelsail_mm.engine.preflight import check_sample_ids
 from pixelsail_mm.engine.results import package_versions, sha256_of
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
@@ -47,6 +48,8 @@ class _MultiLoop:
         self.parts: List[Union[ValLoop, TestLoop]] = [
             self.part_class(runner, dataloader=loader, evaluator=metrics, fp16=fp16)
             for loader, metrics in _pairs(dataloader, evaluator, self.mode)]
+        for index, part in enumerate(self.parts):
+            check_sample_ids(part.dataloader.dataset, f'{self.mode}_dataloader[{index}].dataset')
         self._select(self.parts[0])
 
     def _select(self, part) -> None:

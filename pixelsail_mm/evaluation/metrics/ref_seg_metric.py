@@ -78,8 +78,8 @@ class RefSegMetric(PixelMetric):
     default_prefix = 'refseg'
 
     def __init__(self, thresholds: Sequence[float] = (0.5, 0.7, 0.9), select: str = 'first',
-                 precision: str = 'all', empty_below: int = 1, protocol: str = 'strict', prefix: str | None = None,
-                 **kwargs) -> None:
+                 precision: str = 'all', empty_below: int = 1, protocol: str = 'strict',
+                 prefix: str | None = None, **kwargs) -> None:
         super().__init__(prefix=prefix, **kwargs)
         if select not in SELECT:
             raise ValueError(f'RefSegMetric: select must be one of {SELECT}, got {select!r}')
