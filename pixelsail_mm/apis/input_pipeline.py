@@ -83,8 +83,8 @@ class InputPipeline:
         words = [repr(word) for word in self._conversation.unseen_words(results)]
         if words:
             more = f' and {len(words) - _SHOWN_WORDS} more' if len(words) > _SHOWN_WORDS else ''
-            _note(results, f'training never had {", ".join(words[:_SHOWN_WORDS])}{more} (in this '
-                  'spelling and place): the model cannot know what that means')
+            _note(results, f'training never had {", ".join(words[:_SHOWN_WORDS])}{more} as '
+                  'written here: the model cannot know what that means')
 
 
 def _first(stages: Sequence[Callable], kind: type) -> Any:

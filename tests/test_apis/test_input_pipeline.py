@@ -126,8 +126,8 @@ def test_words_that_training_never_had(ask_with, logged):
     ask = ask_with(trained_tokens=write_id_ranges(ids.tolist()))
     assert ask(None, 'cat? red')['warnings'] == []
     result = ask(None, 'The red dog, tea? dog', answer_prefix='[SEG]')
-    said = ("training never had 'The', 'dog', ',', '[SEG]' (in this spelling and place): the model "
-            'cannot know what that means')
+    said = ("training never had 'The', 'dog', ',', '[SEG]' as written here: the model cannot know "
+            'what that means')
     assert result['warnings'] == [said] and logged == [said]
     # The history was asked about when it was new.
     assert ask(None, 'red cat?', history=[('dog', 'dog')])['warnings'] == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import skimage.data
 
 from pixelsail_mm.apis import PixelSAILInferencer
 from pixelsail_mm.datasets.shapes_world import make_shapes_world
@@ -65,6 +66,24 @@ def test_answers_of_the_shipped_model(shipped, world):
     answer = ask(str(image), 'What is the colour of <Prompt0>?',
                  prompts=[dict(id=0, mask=result['masks'][0])])['text']
     assert answer.strip()
+
+
+def test_photos_are_scaled_to_what_it_was_trained_on(shipped):
+    ask = PixelSAILInferencer(shipped, device='cpu')
+    result = ask(skimage.data.chelsea(), 'Please segment the leftmost shape.')
+    assert result['text'] and result['masks'].shape[1:] == (300, 451)
+    assert result['warnings'][0].startswith('the picture of 451x300 pixels is scaled to 80x56')
+
+
+def test_words_that_training_never_had_are_said(repo_root):
+    """The record of the whole mix holds more words; both know none of animals."""
+    ask = PixelSAILInferencer(repo_root / 'demo/checkpoints' / GROUNDING, device='cpu')
+    image = str(repo_root / 'demo/shapes.jpg')
+    for known in ('Please segment the leftmost shape.', 'What is the colour of <Prompt0>?'):
+        boxes = [[18, 22, 44, 50]] if 'Prompt' in known else None
+        assert ask(image, known, boxes)['warnings'] == []
+    said = ask(image, 'Please segment the cat in this image.')['warnings'][0]
+    assert said.startswith("training never had 'cat', 'in', 'this', 'image' as written here")
 
 
 def run_test(repo_root, tmp_path, data, *arguments):

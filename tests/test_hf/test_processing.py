@@ -1,5 +1,6 @@
 """The processor gives what the config's own pipeline gives, by every way of asking."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -186,3 +187,23 @@ def test_save_pretrained_round_trip(processor, questions, tmp_path):
 def test_unusable_inputs_are_named(processor, call, error, message):
     with pytest.raises(error, match=message):
         processor(**call)
+
+
+def test_photos_that_do_not_fit_are_scaled_and_that_is_said(exported, image, monkeypatch):
+    """Also a prompt that no text names; a batch has no place for warnings, so they are logged."""
+    said = []
+    monkeypatch.setattr('pixelsail_mm.hf.processing.warn_once', said.append)
+    processor = AutoProcessor.from_pretrained(exported.folder)
+    processor.transforms[0]['max_length'] = 64
+    batch = processor(images=np.tile(image, (10, 10, 1)), text='What?', visual_prompts=[[1, 1]])
+    assert batch['original_sizes'].tolist() == [[300, 450]]
+    assert batch['input_ids'].shape[1] <= 64
+    assert said[0].startswith('no text names <Prompt0>')
+    assert said[1].startswith('the picture of 450x300 pixels is scaled')
+    assert 'max_length=64' in said[1]
+
+
+def test_prompts_that_are_not_given_are_refused_in_a_chat(processor):
+    chat = [dict(role='user', content=[dict(type='text', text='What is <prompt0>?')])]
+    with pytest.raises(BadSampleError, match='write <Prompt0>'):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True)

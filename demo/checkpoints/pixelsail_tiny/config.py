@@ -40,7 +40,7 @@ test_pipeline = [
     dict(type='LoadMasks'),
     dict(type='LoadIgnoreMasks'),
     dict(type='LoadVisualPrompts'),
-    dict(max_size=1024, patch_size=8, type='ResizeToGrid'),
+    dict(max_size=80, patch_size=8, type='ResizeToGrid'),
     dict(
         generation=True,
         max_length=1024,

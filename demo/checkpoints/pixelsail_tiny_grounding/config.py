@@ -39,12 +39,13 @@ test_pipeline = [
     dict(type='LoadImage'),
     dict(type='LoadMasks'),
     dict(type='LoadVisualPrompts'),
-    dict(max_size=1024, patch_size=8, type='ResizeToGrid'),
+    dict(max_size=80, patch_size=8, type='ResizeToGrid'),
     dict(
         generation=True,
         max_length=1024,
         template=dict(INSTRUCTION='{input}\n', SEP='', SUFFIX='<|endoftext|>'),
         tokenizer='tokenizer',
+        trained_tokens='0,16,33,67,201,223,269,289,295,297-298,309,314,320,323,329,332,341-342,344-345,356-357,361,366,369,374-376,385,389,392,397,408,410,414,417-418,425,435,438-439,477-480,491,506-507,512,529,533,560,573,578-579,581-583,585,587-591,618,622,630-631,634,636,639-653',
         type='BuildConversation'),
     dict(type='PackPixelInputs'),
 ]

@@ -294,3 +294,18 @@ def test_tokens_of_the_layout_are_refused_in_text(eve):
 def test_impossible_layouts(eve, settings, message):
     with pytest.raises(ValueError, match=message):
         eve(**settings)
+
+
+def test_room_for_an_image(build):
+    """What the stage accepts at that length, and not at one token less."""
+    record = dict(conversation=[dict(human='Where?', gpt='')], answer_prefix='It is', gt_masks=[])
+    for options in (dict(), dict(image_layout='rows', image_in_question=True)):
+        stage = build(generation=True, max_length=200, **options)
+        grid = (4, 5)
+        left = stage.image_room(record) - stage.image_length(grid)
+        assert 0 < left < 200
+        stage.max_length -= left
+        assert len(stage.transform(dict(record, grid=grid))['input_ids']) == stage.max_length
+        stage.max_length -= 1
+        with pytest.raises(BadSampleError, match='max_length'):
+            stage.transform(dict(record, grid=grid))

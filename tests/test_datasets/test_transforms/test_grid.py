@@ -207,3 +207,11 @@ def test_resize_by_area():
 def test_unknown_rules(setting, message):
     with pytest.raises(ValueError, match=message):
         ResizeToGrid(**setting)
+
+
+def test_a_lower_bound_for_one_image():
+    stage = ResizeToGrid(patch_size=8, max_size=64)
+    image = np.zeros((300, 451, 3), np.uint8)
+    assert stage(dict(img=image, max_size=32))['grid'] == stage.grid(300, 451, 32) == (3, 4)
+    # It never raises what the setting allows.
+    assert stage(dict(img=image, max_size=1024))['grid'] == stage.grid(300, 451) == (6, 8)
