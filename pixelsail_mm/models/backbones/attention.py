@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface
 
 from pixelsail_mm.errors import ConfigError
 
@@ -220,3 +221,6 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
             for span, rows in layout.groups
         ])[layout.restore]
     return out.transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION_NAME, image_block_attention)

@@ -96,7 +96,8 @@ def _turns_neighbours(original: nn.Module) -> bool:
                 and torch.allclose(answer[0][0, 0].float(), cosines.float(), atol=1e-5)):
             return neighbours
     raise ConfigError(f'backbone.llm: {type(original).__name__} is a rotary embedding of another '
-                      'form; use a decoder such as Qwen2, Qwen3, Llama or Mistral')
+                      'form; use a decoder such as Qwen2, Qwen3, Llama or Mistral '
+                      '(docs/bases.md)')
 
 
 def _position_limit(original: nn.Module) -> int | None:

@@ -11,11 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.backbones.attention import (
-    ATTENTION_NAME,
-    AttentionLayout,
-    image_block_attention,
-)
+from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
 from pixelsail_mm.models.backbones.family_check import WORKING, check_family
 from pixelsail_mm.models.backbones.lora import (
     adapt_state,
@@ -232,8 +228,7 @@ def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: 
                    trust_remote_code: bool, new_tokens: Mapping[str, int],
                    quantization: Mapping | None) -> tuple[nn.Module, list[int]]:
     """The decoder, with a row for every token, and the ids it has not seen in any training."""
-    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
-    AttentionInterface.register(ATTENTION_NAME, image_block_attention)
+    from transformers import AutoConfig, AutoModelForCausalLM
     torch_dtype = getattr(torch, dtype) if dtype else torch.float32
     options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
                    trust_remote_code=trust_remote_code)

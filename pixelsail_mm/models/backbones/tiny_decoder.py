@@ -21,7 +21,8 @@ _SIZES = dict(
     moe_intermediate_size=16, shared_expert_intermediate_size=16, shared_intermediate_size=16,
     expert_ffn_hidden_size=16, ffn_hidden_size=48, num_local_experts=_EXPERTS,
     num_experts=_EXPERTS, n_routed_experts=_EXPERTS, moe_num_experts=_EXPERTS,
-    num_experts_per_tok=2, moe_k=2, moe_topk=2, n_group=2, topk_group=1, first_k_dense_replace=1,
+    num_experts_per_tok=2, moe_k=2, moe_topk=2, n_group=2, topk_group=1, num_layers=2,
+    zero_expert_num=2, first_k_dense_replace=1,
     moe_layer_start_index=1, moe_layer_interval=1, n_shared_experts=1, moe_num_shared_experts=1,
     q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, qk_head_dim=24,
     v_head_dim=16, mamba_n_heads=8, mamba_d_head=16, mamba_d_ssm=128, mamba_d_state=8,
@@ -128,7 +129,8 @@ def tiny_model(kind: type[nn.Module], config: PretrainedConfig, attention: str,
             # `init_empty_weights` of accelerate puts every new parameter on the meta device.
             if value is not None and value.is_meta:
                 module._parameters[name] = nn.Parameter(torch.empty_like(value, device='cpu'))
-    model.tie_weights()
+    if config.tie_word_embeddings:  # it breaks ties, too, and `tie_weights` would go through it
+        model.get_output_embeddings()._parameters['weight'] = model.get_input_embeddings().weight
     with torch.no_grad():
         for value in model.parameters():
             if value.ndim > 1:
