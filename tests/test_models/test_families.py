@@ -28,7 +28,7 @@ SIZES = dict(
     qk_rope_head_dim=8, v_head_dim=12, expert_ffn_hidden_size=24, ffn_hidden_size=72,
     mamba_n_heads=8, mamba_d_head=24, mamba_d_ssm=192, mamba_d_state=8, mamba_n_groups=1,
     linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8,
-    linear_value_head_dim=8)
+    linear_value_head_dim=8, vocab_size_per_layer_input=VOCABULARY, hidden_size_per_layer_input=8)
 LATENT = dict(num_key_value_heads=6, head_dim=8)
 YARN = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=16)
 LONGROPE = dict(type='longrope', short_factor=[1.0 + i / 9 for i in range(8)],
