@@ -78,6 +78,13 @@ def test_run_resumed_in_a_later_phase_has_its_channels(runner):
     assert [loss.channel_weights for loss in runner.model.distill] == [[2.0], [2.0]]
 
 
+def test_run_resumed_in_a_phase_without_channels_has_those_of_the_phase_before(runner):
+    hook = DistillScheduleHook([*TWO, dict(begin=0.95, until=1.0)])
+    hook.before_train(runner)
+    weights_at(hook, runner, 97)
+    assert [loss.channel_weights for loss in runner.model.distill] == [[2.0], [2.0]]
+
+
 @pytest.mark.parametrize('phases, message', [
     ([dict(until=0.5, end=-1)], 'factors that are not negative'),
     ([dict(until=0)], 'begin < until'),

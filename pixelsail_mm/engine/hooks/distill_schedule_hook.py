@@ -56,6 +56,11 @@ class DistillScheduleHook(Hook):
         """Phase in force when a share ``progress`` of the iterations is done."""
         return [phase for phase in self.phases if phase['begin'] <= progress][-1]
 
+    def channel_weights(self, progress: float) -> Sequence[float] | None:
+        """Last channel weights that a phase set by then; None if none has yet."""
+        return next((phase['channel_weights'] for phase in reversed(self.phases)
+                     if phase['begin'] <= progress and phase['channel_weights'] is not None), None)
+
     def factor(self, progress: float) -> float:
         """Factor when a share ``progress`` of the iterations is done."""
         phase = self.phase(progress)
@@ -70,10 +75,11 @@ class DistillScheduleHook(Hook):
         """Set the weights of this iteration."""
         progress = runner.iter / runner.max_iters
         phase, factor = self.phase(progress), self.factor(progress)
+        channels = self.channel_weights(progress)
         for loss, weight in zip(self._losses(runner), self._weights):
             loss.loss_weight = weight * factor
-            if phase is not self._phase and phase['channel_weights'] is not None:
-                loss.set_channel_weights(phase['channel_weights'])
+            if phase is not self._phase and channels is not None:
+                loss.set_channel_weights(channels)
         self._phase = phase
 
     @staticmethod
