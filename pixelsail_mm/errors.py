@@ -26,6 +26,13 @@ class CheckpointError(ValueError):
         return type(self), (self.path, self.reason, self.remedy)
 
 
+class DivergedError(RuntimeError):
+    """Training stopped because losses, gradients or weights are NaN or infinite.
+
+    Command lines end with the status :data:`pixelsail_mm.engine.cli.DIVERGED`.
+    """
+
+
 def first_line(error: BaseException) -> str:
     """Cut another library's message to the line that says what is wrong.
 

@@ -16,6 +16,6 @@ launch() {
     rendezvous=(--nnodes "$NNODES" --node_rank "${NODE_RANK:-0}"
       --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
   fi
-  exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" \
+  exec "${PYTHON:-python}" -m pixelsail_mm.engine.processes "${rendezvous[@]}" \
     --nproc_per_node "$processes" "$@"
 }

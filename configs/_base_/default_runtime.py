@@ -8,6 +8,8 @@ default_hooks = dict(
     param_scheduler=dict(type='OptimStepParamSchedulerHook'),
     checkpoint=dict(type='PixelCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
     export_weights=dict(type='ExportWeightsHook'),
+    # 10 steps in a row with NaN or infinity end a training; None takes every step unchecked.
+    bad_steps=dict(type='BadStepHook', max_streak=10),
     skipped_samples=dict(type='SkippedSamplesHook', interval=100),
     new_tokens=dict(type='NewTokenHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),

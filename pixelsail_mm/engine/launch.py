@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from mmengine.config import Config, DictAction
 
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ConfigError, DivergedError
 
 #: Names the config that a benchmark's config inherits from.
 _MODEL_VARIABLE = 'PIXELSAIL_MODEL'
@@ -85,7 +85,11 @@ def train(args: argparse.Namespace) -> None:
     if args.seed is not None:
         cfg.setdefault('randomness', dict())['seed'] = args.seed
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
-    build_runner(cfg).train()
+    try:
+        build_runner(cfg).train()
+    except DivergedError:
+        _close_process_group()  # raised in all processes at once
+        raise
     _close_process_group()
 
 

@@ -1,9 +1,14 @@
-"""Optimizer wrappers."""
+"""Optimizer wrappers, which take no step that would put NaN or infinity into the weights."""
+
+from typing import Optional
 
 import torch
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
 from mmengine.logging import MessageHub
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
+from pixelsail_mm.engine.step_check import LossWatch, Outcome, all_finite, on_any_rank
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import OPTIM_WRAPPERS
 
 
@@ -23,6 +28,89 @@ def updates_after(optim_wrapper, iteration: int, max_iters: int) -> bool:
     return iteration % accumulation_of(optim_wrapper) == 0 or iteration == max_iters
 
 
+class _CheckedSteps:
+    """Mixed into MMEngine's wrappers: skip a step if a loss or the gradient is not finite.
+
+    Attributes:
+        outcome: What became of the last step; None while gradients are accumulated.
+        losses: The losses of the window that the last step ended.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.outcome: Optional[Outcome] = None
+        self.losses = LossWatch()
+
+    def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
+        """Accumulate one micro-batch; step at the end of its window, if that is safe.
+
+        Args:
+            loss: Scalar loss of the micro-batch.
+            *args: As in MMEngine.
+            **kwargs: As in MMEngine.
+        """
+        self.outcome = None
+        self.losses.see(loss)
+        super().update_params(loss, *args, **kwargs)
+
+    def _check(self) -> tuple:
+        """Clip; give (a loss is bad, the gradient is bad) on any process."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group['params']
+                   if weight.grad is not None]
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        if self.clip_grad_kwargs and self.clip_func is torch.nn.utils.clip_grad_norm_ and weights:
+            norm = self.message_hub.get_scalar(f'train/{self.grad_name}').current()
+            finite = abs(norm) < float('inf')
+        else:
+            finite = all_finite(weight.grad for weight in weights)
+        return tuple(on_any_rank([not self.losses.close(), not finite],
+                                 self.losses.finite[0].device))
+
+
+@OPTIM_WRAPPERS.register_module()
+class PixelOptimWrapper(_CheckedSteps, OptimWrapper):
+    """MMEngine's ``OptimWrapper`` that skips steps with a bad loss or gradient."""
+
+    def step(self, **kwargs) -> None:
+        """Clip and step, or leave the weights as they are.
+
+        Args:
+            **kwargs: As in MMEngine.
+        """
+        self.outcome = Outcome.SKIPPED if any(self._check()) else Outcome.TAKEN
+        if self.outcome is Outcome.TAKEN:
+            self.optimizer.step(**kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class PixelAmpOptimWrapper(_CheckedSteps, AmpOptimWrapper):
+    """MMEngine's ``AmpOptimWrapper`` that skips steps with a bad loss or gradient.
+
+    A gradient that overflows while the loss is finite belongs to a dynamic loss scaler, which
+    lowers its scale. At a scale of 1 it has nothing to lower: then the step counts as skipped.
+    """
+
+    def step(self, **kwargs) -> None:
+        """Unscale, clip and step, or leave the weights as they are.
+
+        Args:
+            **kwargs: As in MMEngine.
+        """
+        scale = self.loss_scaler.get_scale()
+        self.loss_scaler.unscale_(self.optimizer)
+        bad_loss, bad_gradient = self._check()
+        fixed = self._scale_update_param is not None or scale <= 1
+        if bad_loss or (bad_gradient and fixed):
+            self.outcome = Outcome.SKIPPED
+            self.loss_scaler.update(scale)
+            return
+        self.outcome = Outcome.RESCALED if bad_gradient else Outcome.TAKEN
+        if not bad_gradient:
+            self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update(self._scale_update_param)
+
+
 @OPTIM_WRAPPERS.register_module()
 class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
     """DeepSpeed's backward and step with the accumulation rules of MMEngine's ``OptimWrapper``.
@@ -32,13 +120,24 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
     it). The step runs without autograd: gloo's all-gather into the flat parameters fails otherwise
     in ZeRO stages 1 and 2.
 
+    A step with a bad loss or gradient is skipped by the means with which DeepSpeed skips float16
+    steps that overflow: all processes agree on it, and the gradients are dropped.
+
     Args:
         optimizer: The optimizer; the strategy replaces it with DeepSpeed's.
         accumulative_counts: Micro-batches per optimizer step.
+        check_steps: Skip bad steps; False leaves float16 to DeepSpeed and everything else unseen.
+
+    Attributes:
+        outcome: What became of the last step; None while gradients are accumulated.
+        losses: The losses of the window that the last step ended.
     """
 
-    def __init__(self, optimizer, accumulative_counts: int = 1):
+    def __init__(self, optimizer, accumulative_counts: int = 1, check_steps: bool = True):
         super().__init__(optimizer)
+        self.outcome: Optional[Outcome] = None
+        self.losses = LossWatch()
+        self._check_steps, self._bad_loss, self._checks_itself = check_steps, False, None
         self._accumulative_counts = accumulative_counts
         self._inner_count, self._max_counts = 0, -1
         self.message_hub = MessageHub.get_current_instance()
@@ -67,15 +166,58 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
         factor = self._accumulative_counts / self._window()
         self._inner_count += 1
         steps = updates_after(self, self._inner_count, self._max_counts)
+        self.outcome = None
+        self.losses.see(loss)
         self.model.set_gradient_accumulation_boundary(steps)
         self.backward(loss * factor)
+        if steps and self._check_steps:
+            self._agree(loss.device)
         self.step()
         if steps:
+            self._note_outcome()
             norm = self.model.get_global_grad_norm()
             if norm is not None:
-                self.message_hub.update_scalar('train/grad_norm', float(norm))
+                norm = float(norm) if self.outcome is Outcome.TAKEN else float('nan')
+                self.message_hub.update_scalar('train/grad_norm', norm)
 
     def step(self, **kwargs) -> None:
         """Let DeepSpeed step, if the window is full."""
         with torch.no_grad():
             super().step(**kwargs)
+
+    def _agree(self, device: torch.device) -> None:
+        """Make DeepSpeed's optimizer skip the coming step if a loss or a gradient is bad."""
+        self._bad_loss = on_any_rank([not self.losses.close()], device)[0]
+        optimizer = self.model.optimizer
+        if self._checks_itself is None:
+            self._checks_itself = self._prepare_check(optimizer)
+        self._scale = optimizer.loss_scale
+        if not self._checks_itself:
+            optimizer.check_overflow()
+
+    def _prepare_check(self, optimizer) -> bool:
+        """Extend DeepSpeed's test of the gradients; whether its step makes the test by itself.
+
+        Stages 1 and 2 do so when told to, stage 3 in float16 only.
+        """
+        if not hasattr(optimizer, 'has_overflow') or not hasattr(optimizer, 'loss_scale'):
+            raise ConfigError(
+                f'--deepspeed: {type(optimizer).__name__}, which DeepSpeed made of this '
+                'configuration, cannot skip a step; use a preset of ZeRO stage 1 to 3 without '
+                'data_types, or train unchecked with default_hooks.bad_steps=None')
+        gradients_overflow = optimizer.has_overflow
+        optimizer.has_overflow = lambda *args, **kwargs: (
+            self._bad_loss or gradients_overflow(*args, **kwargs))
+        if hasattr(optimizer, 'check_grad_overflow'):
+            optimizer.check_grad_overflow = True
+            return True
+        return optimizer.dtype == torch.float16
+
+    def _note_outcome(self) -> None:
+        """Say what DeepSpeed did at the end of the window."""
+        if not self._check_steps or not self.model.optimizer.overflow:
+            self.outcome = Outcome.TAKEN
+        elif self._bad_loss or self._scale <= 1 or not self.model.optimizer.dynamic_loss_scale:
+            self.outcome = Outcome.SKIPPED
+        else:
+            self.outcome = Outcome.RESCALED

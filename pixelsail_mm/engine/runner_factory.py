@@ -79,6 +79,23 @@ def _choose_strategy(cfg: Config, deepspeed: Optional[str]) -> dict:
     return dict(type=f'{SCOPE}.{name}')
 
 
+def _check_steps(cfg: Config) -> None:
+    """Use the optimizer wrapper that skips bad steps, unless ``default_hooks.bad_steps`` is None.
+
+    Configs that do not name the hook get it, too: a skipped step must not go unreported.
+    """
+    hook = cfg.setdefault('default_hooks', dict()).setdefault(
+        'bad_steps', dict(type='BadStepHook'))
+    if hook is None:
+        del cfg.default_hooks['bad_steps']  # MMEngine takes None only for hooks of its own
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind == 'PixelDeepSpeedOptimWrapper':
+        wrapper['check_steps'] = hook is not None
+    elif hook is not None and kind in ('OptimWrapper', 'AmpOptimWrapper'):
+        wrapper['type'] = f'Pixel{kind}'
+
+
 def _settle_resume(cfg: Config) -> None:
     """Turn ``resume=True`` into the newest complete checkpoint of the work directory."""
     if isinstance(cfg.get('resume'), str):
@@ -132,6 +149,7 @@ def build_runner(cfg: Config, weights: Optional[str] = None):
     _set_log_window(cfg)
     _settle_resume(cfg)
     strategy = _choose_strategy(cfg, cfg.get('deepspeed'))
+    _check_steps(cfg)
     start = weights or cfg.get('load_from')
     if start is not None and not cfg.get('resume'):
         strategy.update(weights=start, required_prefixes=[])

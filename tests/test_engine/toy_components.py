@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
@@ -13,6 +14,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.registry import DATASETS, HOOKS, METRICS, MODELS
 
 VOCAB = 17
@@ -60,13 +62,20 @@ class ToyModel(BaseModel):
         self.head.weight = self.embed.weight
         self.distill = nn.ModuleList([nn.Linear(width, 1)])
         self.drop = nn.Dropout(dropout)
+        self.fault = None
         self.to(getattr(torch, dtype))
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         states = torch.tanh(self.layer(self.drop(self.embed(inputs))))
+        if self.fault == 'gradient':
+            states.register_hook(lambda gradient: gradient * float('inf'))
         logits = self.head(states)
         if mode == 'loss':
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs[:, 1:].flatten())
+            if self.fault == 'loss':
+                loss = loss * float('nan')
+            if self.fault == 'constant':  # the gradients stay finite
+                loss = loss + float('inf')
             noise = torch.rand(states.shape[-1], device=states.device)
             return dict(loss_lm=loss, loss_noise=(self.distill[0](states * noise)**2).mean())
         if mode == 'predict':
@@ -116,6 +125,32 @@ class KillHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx == self.before:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class FaultHook(Hook):
+    """Break chosen iterations.
+
+    Args:
+        faults: (iteration from 0, rank, kind); kinds: a ``loss`` of NaN, an infinite ``constant``
+            in the loss, an infinite ``gradient``, ``weights`` that are NaN after the step.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self, faults=()):
+        self.faults = list(faults)
+
+    def _now(self, batch_idx):
+        return [kind for iteration, rank, kind in self.faults
+                if iteration == batch_idx and rank == get_rank()]
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        unwrap(runner.model).fault = next(iter(self._now(batch_idx)), None)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if 'weights' in self._now(batch_idx):
+            unwrap(runner.model).layer.bias.data[0] = float('nan')
 
 
 @DATASETS.register_module()

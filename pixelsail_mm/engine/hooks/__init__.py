@@ -1,5 +1,6 @@
-"""Hooks: checkpoints, exported weights, training figures, skipped samples, distillation, tokens."""
+"""Hooks: checkpoints, exported weights, figures, skipped samples and steps, experts, tokens."""
 
+from pixelsail_mm.engine.hooks.bad_step_hook import BadStepHook
 from pixelsail_mm.engine.hooks.checkpoint_hook import PixelCheckpointHook
 from pixelsail_mm.engine.hooks.distill_schedule_hook import DistillScheduleHook
 from pixelsail_mm.engine.hooks.export_weights_hook import ExportWeightsHook
@@ -9,6 +10,6 @@ from pixelsail_mm.engine.hooks.skipped_samples_hook import SkippedSamplesHook
 from pixelsail_mm.engine.hooks.train_stats_hooks import MeanLogVarsHook, ThroughputHook
 
 __all__ = [
-    'DistillScheduleHook', 'ExportWeightsHook', 'MeanLogVarsHook', 'NewTokenHook',
+    'BadStepHook', 'DistillScheduleHook', 'ExportWeightsHook', 'MeanLogVarsHook', 'NewTokenHook',
     'OptimStepParamSchedulerHook', 'PixelCheckpointHook', 'SkippedSamplesHook', 'ThroughputHook'
 ]

@@ -12,12 +12,14 @@ from pixelsail_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class PixelCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, changed in three points.
+    """MMEngine's ``CheckpointHook``, changed in four points.
 
     * A checkpoint is removed only after its successor is complete (MMEngine removes it first).
     * The ``last_checkpoint`` pointer is replaced atomically, after the checkpoint.
     * ``interval`` is rounded up to whole optimizer steps: gradients accumulated so far are not
       part of a checkpoint, so one in the middle of a window could not be resumed exactly.
+    * Weights that are NaN or infinite are not written and replace no checkpoint: the training ends
+      with a ``DivergedError``.
     """
 
     def before_train(self, runner) -> None:
@@ -36,14 +38,16 @@ class PixelCheckpointHook(CheckpointHook):
             self.interval = rounded
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        filename = self.filename_tmpl.format(step)
+        path = self.file_backend.join_path(self.out_dir, filename)
+        runner.strategy.require_finite_weights(path)
         outdated = None
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 outdated = self.keep_ckpt_ids[0]
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        filename = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        self.last_ckpt = path
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
             self.out_dir, filename, save_optimizer=self.save_optimizer,

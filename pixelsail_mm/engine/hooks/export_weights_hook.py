@@ -46,11 +46,15 @@ class ExportWeightsHook(Hook):
 
         Args:
             runner: The runner.
+
+        Raises:
+            DivergedError: A weight is NaN or infinite; nothing is written then.
         """
+        path = osp.join(runner.work_dir, self.filename)
+        runner.strategy.require_finite_weights(path)
         state = {key: value for key, value in runner.strategy.gathered_state_dict().items()
                  if not key.startswith(TRAINING_ONLY_PREFIXES)}
         if is_main_process():
-            path = osp.join(runner.work_dir, self.filename)
             tokenizer = _tokenizer(runner)
             tokens = {} if tokenizer is None else vocabulary_metadata(tokenizer)
             save_weights(state, path, metadata=dict(iter=str(runner.iter),

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from pixelsail_mm.engine.checkpoint import load_weights
 from pixelsail_mm.engine.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
+from pixelsail_mm.engine.load_report import shortened
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.safetensors_files import map_once
+from pixelsail_mm.engine.step_check import all_finite, gather_objects, on_any_rank
+from pixelsail_mm.errors import CheckpointError, DivergedError
 
 _RANK_VARIABLES = dict(
     slurm=dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
@@ -161,6 +164,56 @@ class StrategyMixin:
         if is_main_process():
             publish(unfinished, filename)
         barrier()
+
+    def bad_weights(self) -> List[str]:
+        """Name the weights that are NaN or infinite in any process; every rank must call this.
+
+        With ZeRO-3 each process looks at its part.
+        """
+        model = unwrap(self.model)
+        bad = [name for name, weight in (*model.named_parameters(), *model.named_buffers())
+               if not all_finite([getattr(weight, 'ds_tensor', weight)])]
+        device = next(model.parameters()).device
+        if not on_any_rank([bool(bad)], device)[0]:
+            return []
+        return list(dict.fromkeys(name for names in gather_objects(bad) for name in names))
+
+    def require_finite_weights(self, path: str) -> None:
+        """Stop the training in all processes if its weights are not fit to be written.
+
+        Args:
+            path: What would be written.
+
+        Raises:
+            DivergedError: A weight is NaN or infinite.
+        """
+        bad = self.bad_weights()
+        if bad:
+            raise DivergedError(
+                f'{path} is not written: {len(bad)} weights are NaN or infinite '
+                f'({shortened(bad, 5)}). What was saved before is left as it is; lower the '
+                'learning rate and continue with --resume')
+
+    def resume(self, filename: str, **kwargs) -> dict:
+        """Resume from a checkpoint whose weights are finite.
+
+        Args:
+            filename: The checkpoint.
+            **kwargs: As in MMEngine.
+
+        Returns:
+            dict: ``meta``, ``message_hub``.
+
+        Raises:
+            CheckpointError: A weight in it is NaN or infinite.
+        """
+        checkpoint = super().resume(filename, **kwargs)
+        bad = self.bad_weights()
+        if bad:
+            raise CheckpointError(
+                filename, f'{len(bad)} of its weights are NaN or infinite ({shortened(bad, 5)})',
+                'delete it and resume from an earlier checkpoint (--resume PATH)')
+        return checkpoint
 
     def evaluation(self) -> AbstractContextManager:
         """Give the context in which to validate; data parallel copies need none."""

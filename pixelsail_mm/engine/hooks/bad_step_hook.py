@@ -1,0 +1,115 @@
+"""Report optimizer steps that were skipped, and stop a training that has only such steps."""
+
+from typing import List, Optional
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+
+from pixelsail_mm.engine.step_check import Outcome, gather_objects
+from pixelsail_mm.errors import DivergedError
+from pixelsail_mm.registry import HOOKS
+
+_NAMED = 16
+
+
+@HOOKS.register_module()
+class BadStepHook(Hook):
+    """Say which steps were skipped for NaN or infinity, count them, and stop after a streak.
+
+    The optimizer wrappers skip such steps, see :mod:`pixelsail_mm.engine.optim_wrappers`. Steps
+    that a loss scaler drops while it looks for a scale are counted apart and end no training.
+
+    Args:
+        max_streak: Skipped optimizer steps in a row after which the training stops; 0 never stops
+            it.
+
+    Raises:
+        DivergedError: ``max_streak`` steps in a row were skipped; in all processes at once.
+    """
+
+    priority = 4  # before MeanLogVarsHook, so that the losses are still this process's own
+
+    def __init__(self, max_streak: int = 10):
+        self.max_streak = max_streak
+        self.skipped = self.rescaled = self.streak = 0
+        self._window: List[List[str]] = []
+
+    def before_train(self, runner) -> None:
+        """Say if nothing checks the steps.
+
+        Args:
+            runner: The runner.
+        """
+        if not hasattr(runner.optim_wrapper, 'outcome'):
+            runner.logger.warning(
+                f'optim_wrapper.type={type(runner.optim_wrapper).__name__} does not check losses '
+                'and gradients: one NaN reaches the weights. Derive it from PixelOptimWrapper')
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
+                         outputs: Optional[dict] = None) -> None:
+        """Look at what became of the step, if the window ends here.
+
+        Args:
+            runner: The runner.
+            batch_idx: Iterations done before this one.
+            data_batch: The batch, whose samples are named when its step is skipped.
+            outputs: The log variables.
+        """
+        self._window.append(_sample_ids(data_batch))
+        outcome = getattr(runner.optim_wrapper, 'outcome', None)
+        if outcome is None:
+            return
+        window, self._window = self._window, []
+        if outcome is Outcome.RESCALED:
+            self.rescaled += 1
+        elif outcome is Outcome.TAKEN:
+            self.streak = 0
+        else:
+            self.skipped += 1
+            self.streak += 1
+            self._report(runner, batch_idx + 1, window, outputs or {})
+
+    def _report(self, runner, iteration: int, window: List[List[str]], outputs: dict) -> None:
+        finite = runner.optim_wrapper.losses.finite[-len(window):]
+        lost = [ids for ids, flag in zip(window, finite) if not flag]
+        names = [name for name, value in outputs.items() if not _is_finite(value)]
+        everyone = gather_objects(dict(lost=lost, all=window, names=names))
+        guilty = [found for found in everyone if found['lost']]
+        ids = [sample for found in guilty or everyone
+               for batch in found['lost' if guilty else 'all'] for sample in batch]
+        names = list(dict.fromkeys(name for found in everyone for name in found['names']))
+        what = 'its loss' if guilty else 'a gradient (all losses were finite)'
+        rest = f' and {len(ids) - _NAMED} more' if len(ids) > _NAMED else ''
+        # Rank 0 alone: errors of all ranks reach the terminal, and this one is the same for all.
+        log = runner.logger.error if is_main_process() else runner.logger.debug
+        log(f'iteration {iteration}: optimizer step skipped, {what} is NaN or infinite'
+            f'{" (" + ", ".join(names) + ")" if names else ""}; the weights are as before it. '
+            f'Samples: {", ".join(ids[:_NAMED])}{rest}. Skipped so far: {self.skipped}, in a row: '
+            f'{self.streak}')
+        if self.max_streak and self.streak >= self.max_streak:
+            raise DivergedError(
+                f'{self.streak} optimizer steps in a row had a loss or a gradient that is NaN or '
+                f'infinite (the last at iteration {iteration}; {self.skipped} in this run); none '
+                'of them was taken, and checkpoints hold finite weights. Lower the learning rate '
+                'or correct the samples named above, then continue with --resume; '
+                'default_hooks.bad_steps.max_streak sets how many are allowed')
+
+    def after_train(self, runner) -> None:
+        """Print the counts.
+
+        Args:
+            runner: The runner.
+        """
+        rescaled = f'; dropped by the loss scaler: {self.rescaled}' if self.rescaled else ''
+        tell = runner.logger.warning if self.skipped else runner.logger.info
+        tell(f'skipped optimizer steps: {self.skipped or "none"}{rescaled}')
+
+
+def _sample_ids(data_batch) -> List[str]:
+    samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
+    return [str(sample.get('sample_id', 'without id')) for sample in samples or ()]
+
+
+def _is_finite(value) -> bool:
+    return bool(torch.isfinite(torch.as_tensor(value)).all())

@@ -1,0 +1,189 @@
+"""NaN and infinity in losses, gradients and weights: steps are skipped, files stay finite."""
+
+from itertools import count
+from pathlib import Path
+
+import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
+import pytest
+import torch
+
+from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.engine.cli import DIVERGED
+from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.engine.optim_wrappers import PixelAmpOptimWrapper
+from pixelsail_mm.engine.runner_factory import build_runner
+from pixelsail_mm.engine.step_check import Outcome, all_finite
+from pixelsail_mm.errors import CheckpointError, DivergedError
+
+CONFIG = Path(__file__).with_name('toy_config.py')
+numbers = count()
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build a runner of the toy that saves after every step and has faults."""
+
+    def build(*faults, work_dir=tmp_path, resume=False, clip=None, **options):
+        options = {'default_hooks.checkpoint.interval': 1,
+                   'default_hooks.checkpoint.max_keep_ckpts': -1} | options
+        cfg = read_config(str(CONFIG), [f'{key}={value}' for key, value in options.items()])
+        cfg.custom_hooks = [dict(type='FaultHook', faults=list(faults))]
+        cfg.work_dir, cfg.experiment_name = str(work_dir), f'bad{next(numbers)}'
+        cfg.launcher, cfg.resume, cfg.optim_wrapper.clip_grad = 'none', resume, clip
+        return build_runner(cfg)
+
+    return build
+
+
+def weights(folder, iteration):
+    state = load_state(folder / f'iter_{iteration}.pth')['state_dict']
+    assert all_finite(state.values()), iteration
+    return state
+
+
+def same(folder, first, second):
+    first, second = weights(folder, first), weights(folder, second)
+    return all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize(('kind', 'clip'), [
+    ('loss', dict(max_norm=1.0)), ('constant', dict(max_norm=1.0)),
+    ('gradient', dict(max_norm=1.0)), ('gradient', dict(type='value', clip_value=1.0)),
+    ('gradient', None)])
+def test_bad_step_leaves_the_weights(build, tmp_path, kind, clip):
+    runner = build((2, 0, kind), clip=clip)
+    runner.train()
+    assert same(tmp_path, 2, 3)
+    assert not same(tmp_path, 1, 2) and not same(tmp_path, 3, 4)
+    assert all_finite(load_state(tmp_path / 'model.safetensors')['state_dict'].values())
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    what = 'a gradient (all losses were finite)' if kind == 'gradient' else 'its loss'
+    assert f'iteration 3: optimizer step skipped, {what} is NaN or infinite' in log
+    [line] = [line for line in log.splitlines() if 'Samples: ' in line]
+    sample = line.split('Samples: ')[1].split('.')[0]
+    assert sample.isdigit() and ',' not in sample
+    assert 'skipped optimizer steps: 1' in log
+
+
+def test_the_batch_of_the_bad_loss_is_named(build, tmp_path):
+    """Of the two micro-batches of a window it is the first, and only it is named."""
+    options = {'optim_wrapper.accumulative_counts': 2}
+    runner = build((2, 0, 'loss'), **options)
+    seen = []
+    run_iter = runner.train_loop.run_iter
+    runner.train_loop.run_iter = lambda batch: (
+        seen.append(batch['data_samples'][0].sample_id), run_iter(batch))
+    runner.train()
+    assert same(tmp_path, 2, 4) and not same(tmp_path, 4, 6)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'Samples: {seen[2]}. ' in log
+
+
+def test_streak_ends_the_training(build, tmp_path):
+    faults = [(1, 0, 'loss'), *((iteration, 0, 'gradient') for iteration in range(3, 9))]
+    runner = build(*faults, **{'default_hooks.bad_steps.max_streak': 3, 'train_cfg.max_iters': 9,
+                               'default_hooks.checkpoint.max_keep_ckpts': 2})
+    with pytest.raises(DivergedError, match='3 optimizer steps in a row.*at iteration 6; 4 in'):
+        runner.train()
+    assert not (tmp_path / 'model.safetensors').exists()
+    assert sorted(path.name for path in tmp_path.glob('iter_*')) == ['iter_4.pth', 'iter_5.pth']
+    assert same(tmp_path, 4, 5)
+
+
+def test_run_without_bad_steps_is_as_it_was(build, tmp_path):
+    checked, unchecked = build(), build(work_dir=tmp_path / 'plain',
+                                        **{'default_hooks.bad_steps': 'None'})
+    assert type(unchecked.cfg.optim_wrapper.type) is str
+    assert unchecked.cfg.optim_wrapper.type == 'OptimWrapper'
+    checked.train(), unchecked.train()
+    losses = [list(runner.message_hub.get_scalar(f'train/{name}').data[0])
+              for runner in (checked, unchecked) for name in ('loss', 'grad_norm')]
+    assert losses[:2] == losses[2:]
+    for key, value in weights(tmp_path, 6).items():
+        assert torch.equal(value, weights(tmp_path / 'plain', 6)[key])
+
+
+def test_bad_weights_are_neither_saved_nor_exported(build, tmp_path):
+    runner = build((3, 0, 'weights'), **{'default_hooks.checkpoint.max_keep_ckpts': 1})
+    with pytest.raises(DivergedError, match=r'iter_4\.pth.*layer\.bias'):
+        runner.train()
+    assert [path.name for path in tmp_path.glob('iter_*')] == ['iter_3.pth']
+    assert weights(tmp_path, 3)
+    never_saved = build((3, 0, 'weights'), work_dir=tmp_path / 'export',
+                        **{'default_hooks.checkpoint.interval': 100, 'train_cfg.max_iters': 4,
+                           'default_hooks.checkpoint.save_last': False})
+    with pytest.raises(DivergedError, match=r'model\.safetensors.*layer\.bias'):
+        never_saved.train()
+    assert not (tmp_path / 'export/model.safetensors').exists()
+
+
+def test_bad_checkpoint_is_not_resumed(build, tmp_path):
+    build(**{'train_cfg.max_iters': 3}).train()
+    path = tmp_path / 'iter_2.pth'
+    content = torch.load(path, weights_only=False)
+    content['state_dict']['layer.weight'][0, 0] = float('inf')
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r'iter_2\.pth: .*layer\.weight.*earlier'):
+        build(resume=str(path)).train()
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """The mixed-precision wrapper with a real loss scaler on the CPU; MMEngine wants a GPU."""
+    monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
+    layer = torch.nn.Linear(2, 1, bias=False)
+
+    def make(scale, **options):
+        wrapper = PixelAmpOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1),
+                                       **options)
+        wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+        return layer, wrapper
+
+    return make
+
+
+def test_overflow_belongs_to_the_loss_scaler(scaled):
+    layer, wrapper = scaled(2.0**125)
+    before = layer.weight.detach().clone()
+    scales = []
+    for _ in range(12):
+        wrapper.update_params(1e3 * layer(torch.ones(1, 2)).sum())
+        scales.append(wrapper.loss_scaler.get_scale())
+        if wrapper.outcome is Outcome.TAKEN:
+            break
+        assert wrapper.outcome is Outcome.RESCALED and torch.equal(layer.weight, before)
+    assert wrapper.outcome is Outcome.TAKEN and len(scales) > 2
+    assert scales[0] == 2.0**124 and not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize(('scale', 'loss', 'options'), [
+    (4.0, float('nan'), {}), (1.0, float('inf'), {}), (1.0, 1.0, {}),
+    (4.0, 1.0, dict(loss_scale=4.0))], ids=['nan', 'inf', 'scale 1', 'static scale'])
+def test_what_no_scale_can_mend_is_skipped(scaled, scale, loss, options):
+    layer, wrapper = scaled(scale, **options)
+    before = layer.weight.detach().clone()
+    for _ in range(2):
+        output = layer(torch.ones(1, 2)).sum()
+        if loss == 1.0:
+            output.register_hook(lambda gradient: gradient * float('inf'))
+        wrapper.update_params(output * loss)
+        assert wrapper.outcome is Outcome.SKIPPED and torch.equal(layer.weight, before)
+        assert wrapper.loss_scaler.get_scale() == scale
+    wrapper.update_params(layer(torch.ones(1, 2)).sum())
+    assert wrapper.outcome is Outcome.TAKEN and not torch.equal(layer.weight, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('zero', ['none', 'zero1', 'zero2', 'zero3'])
+def test_all_processes_skip_and_stop_together(run_tool, tmp_path, zero):
+    status, output = run_tool('bash', 'tools/dist_train.sh', 'tests/test_engine/faulty_config.py',
+                              2, '--work-dir', tmp_path, '--deepspeed', zero)
+    assert status == DIVERGED, output[-4000:]
+    assert '3 optimizer steps in a row' in output and 'at iteration 10; 6 in this run' in output
+    assert 'iteration 2: optimizer step skipped, its loss is NaN or infinite' in output
+    assert 'iteration 4: optimizer step skipped, a gradient (all losses were finite)' in output
+    assert not (tmp_path / 'model.safetensors').exists()
+    for skipped in (2, 4, 6, 8, 9):
+        assert same(tmp_path, skipped - 1, skipped), skipped
+    for taken in (3, 5, 7):
+        assert not same(tmp_path, taken - 1, taken), taken
