@@ -93,16 +93,18 @@ def where_to_get(path: str) -> str | None:
     """Say where a file or folder of a known data set comes from.
 
     Args:
-        path: As a config names it.
+        path: As a config names it; the folder of all data sets may have any name.
 
     Returns:
         A sentence, or None if no data set of the manifest lies there.
     """
-    path = osp.relpath(path)
+    path = osp.normpath(osp.join(osp.sep, path))
     for name, entry in _read()['datasets'].items():
         readers = [entry['reader'], *(dataset_cfg(name, evaluation=split)
                                       for split in evaluation_splits(name))]
-        if any(path in paths_of(reader).values() for reader in readers):
+        below = [osp.relpath(named, DATA_FOLDER) for reader in readers
+                 for named in paths_of(reader).values()]
+        if any(path.endswith(osp.sep + named) for named in below):
             archives = [_read()['archives'][key]['url'] for key in entry.get('archives', ())]
             more = f'; archives: {", ".join(archives)}' if archives else ''
             return f'part of {entry["title"]}, from {entry["source"]}{more}'

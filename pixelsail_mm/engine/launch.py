@@ -109,7 +109,7 @@ def test(args: argparse.Namespace) -> dict:
     from pixelsail_mm.engine.results import show_predictions, write_results
     from pixelsail_mm.engine.runner_factory import build_test_runner
     if args.model is not None:
-        _choose_model(args.config, args.model)
+        choose_model(args.config, args.model)
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     # Where a training starts from need not be here to test what it gave.
@@ -133,12 +133,25 @@ def test(args: argparse.Namespace) -> dict:
     return metrics
 
 
-def _choose_model(config: str, model: str) -> None:
-    """Let the config of a benchmark inherit from the config of a model."""
+def is_benchmark(config: str) -> bool:
+    """Whether a config file is that of a benchmark: it takes its model from another config."""
+    return os.path.isfile(config) and _MODEL_VARIABLE in Path(config).read_text()
+
+
+def choose_model(config: str, model: str) -> None:
+    """Let the config of a benchmark inherit from the config of a model.
+
+    Args:
+        config: Config file of the benchmark.
+        model: Config file of the model.
+
+    Raises:
+        ConfigError: There is no such model, or the config has one of its own.
+    """
     if not os.path.isfile(model):
         raise ConfigError(f'--model {model}: no such file (see configs/pixelsail for those that '
                           'exist)')
-    if os.path.isfile(config) and _MODEL_VARIABLE not in Path(config).read_text():
+    if os.path.isfile(config) and not is_benchmark(config):
         raise ConfigError(f'--model: {config} has a model of its own; it is for the configs of '
                           'configs/benchmarks')
     os.environ[_MODEL_VARIABLE] = os.path.abspath(model)

@@ -52,12 +52,39 @@ def faults(config, **options):
     return {(f.dataset, f.kind): f for f in reversed(check_config(config, **options).faults)}
 
 
-def test_sound_data_has_no_fault(config):
+def test_sound_data_has_no_fault(config, root):
     report = check_config(config)
     assert report.faults == [] and report.overlap == set()
     assert len(report.items) == 5 and report.sampled == {
         key: min(200, items) for key, items in report.items.items()}
-    assert report.text().endswith('0 errors, 0 warnings')
+    text = report.text()
+    assert text.endswith('0 errors, 0 warnings') and 'not checked' not in text
+    assert f'{REFS} (RefCOCODataset, refcoco/instances.json): 24 items of 24 images' in text
+    assert f'  reads {root}/osprey/osprey_train.json, {root}/images' in text
+
+
+def test_only_the_data_loaders_that_are_asked_for(config, root):
+    (root / 'osprey' / 'osprey_train.json').unlink()
+    report = check_config(config, loaders=('test_dataloader', ))
+    assert report.faults == [] and list(report.items) == [
+        'test_dataloader[0].dataset', 'test_dataloader[1].dataset']
+
+
+def test_without_the_tokenizer_all_else_is_checked(config, root):
+    shutil.rmtree(root / 'tokenizer')
+    (root / 'images' / 'train' / '000003.png').unlink()
+    report = check_config(config)
+    assert {fault.kind for fault in report.faults} == {'unusable sample'}
+    what, = report.unchecked
+    assert what.startswith('lengths in tokens') and f'{root}/tokenizer' in what
+    assert f'not checked: {what}' in report.text()
+
+
+def test_what_to_do_is_said_once(config, root):
+    shutil.rmtree(root / 'images')
+    text = check_config(config).text()
+    assert text.count('data_prefix.img_path') == 5
+    assert text.count(f'    {root} has nothing of a similar name') == 1
 
 
 def test_a_missing_folder(config, root):
@@ -68,8 +95,9 @@ def test_a_missing_folder(config, root):
 
 def test_a_misnamed_file_comes_with_what_it_may_be(config, root):
     (root / 'refcoco' / 'refs(unc).p').rename(root / 'refcoco' / 'refs(umd).p')
-    message = faults(config)[REFS, 'missing'].message
-    assert 'split_file' in message and f'did you mean {root}/refcoco/refs(umd).p' in message
+    fault = faults(config)[REFS, 'missing']
+    assert 'split_file' in fault.message
+    assert f'did you mean {root}/refcoco/refs(umd).p?' in fault.hints
 
 
 def test_a_damaged_annotation_file(config, root):

@@ -73,6 +73,7 @@ def test_paths_tell_where_their_files_come_from():
     assert where_to_get('data/coco/train2014') is not None
     assert 'GranDf' in where_to_get('data/glamm_data/annotations/val_test/'
                                     'val_gcg_coco_mask_gt.json')
+    assert where_to_get('/elsewhere/coco/train2014') == where_to_get('data/coco/train2014')
     assert where_to_get('somewhere/else.json') is None
 
 

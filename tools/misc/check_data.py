@@ -2,10 +2,14 @@
 """Check the data of a config: what is missing, misnamed, unreadable, out of range, overlapping.
 
 Usage: python tools/misc/check_data.py CONFIG [--samples 200] [--write-overlap FILE]
+       python tools/misc/check_data.py configs/benchmarks/BENCHMARK.py [--model CONFIG]
+Of a benchmark the test sets are checked, of other configs all data sets. Nothing is downloaded:
+without the tokenizer all but the tokens is checked.
 Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 the config cannot be read.
 """
 
 import argparse
+import os
 import sys
 
 
@@ -14,6 +18,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
+    parser.add_argument('--model', metavar='CONFIG', help='config of the model, for the configs of '
+                        'configs/benchmarks (default: pixelsail_0.5b.py)')
     parser.add_argument('--samples', type=int, default=200,
                         help='samples loaded of each data set (default 200)')
     parser.add_argument('--write-overlap', metavar='FILE',
@@ -28,16 +34,25 @@ def parse_args() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> int:
     """Check, print the report, return the exit status."""
+    # A tokenizer that is not on this machine would be asked for again and again.
+    os.environ.setdefault('HF_HUB_OFFLINE', '1')
     from tqdm import tqdm
 
     import pixelsail_mm.datasets  # noqa: F401  registers the readers
     from pixelsail_mm.datasets.checks import check_config
+    from pixelsail_mm.datasets.checks.leaves import LOADERS
     from pixelsail_mm.datasets.checks.report import ERROR, WARNING
     from pixelsail_mm.datasets.image_keys import write_image_keys
-    from pixelsail_mm.engine.launch import read_config
+    from pixelsail_mm.engine.launch import choose_model, is_benchmark, read_config
 
-    report = check_config(read_config(args.config, args.cfg_options), args.samples,
-                          lambda items, name: tqdm(items, desc=name, leave=False))
+    if args.model is not None:
+        choose_model(args.config, args.model)
+    cfg = read_config(args.config, args.cfg_options)
+    loaders = ('test_dataloader', ) if is_benchmark(args.config) else tuple(LOADERS)
+    report = check_config(cfg, args.samples,
+                          lambda items, name: tqdm(items, desc=name, leave=False), loaders)
+    if is_benchmark(args.config):
+        print('The test sets of a benchmark. What a model is trained on, its own config checks.\n')
     print(report.text())
     if args.write_overlap:
         write_image_keys(report.overlap, args.write_overlap)

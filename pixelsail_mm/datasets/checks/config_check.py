@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import MissingFilesError
 from pixelsail_mm.datasets.base import PixelDataset, build_pipeline
-from pixelsail_mm.datasets.checks.leaves import EVALUATION, TRAIN, Leaf, find_leaves
+from pixelsail_mm.datasets.checks.leaves import EVALUATION, LOADERS, TRAIN, Leaf, find_leaves
 from pixelsail_mm.datasets.checks.repeats import find_repeats
 from pixelsail_mm.datasets.checks.report import ERROR, WARNING, Report
 from pixelsail_mm.datasets.checks.samples import check_sample
@@ -28,20 +28,24 @@ _LAST = 'BuildConversation'
 
 
 def check_config(cfg: Mapping[str, Any], samples: int = 200,
-                 progress: Progress = lambda items, name: items) -> Report:
+                 progress: Progress = lambda items, name: items,
+                 loaders: Sequence[str] = tuple(LOADERS)) -> Report:
     """Open the annotations of all readers, load samples, compare training with evaluation images.
+
+    Where the tokenizer cannot be loaded all the rest is checked, and the report says so.
 
     Args:
         cfg: The config.
         samples: Samples of each reader that are loaded, spread evenly over its items.
         progress: Wraps an iterable to show how far it is; called with it and its name.
+        loaders: Config keys of the data loaders that are checked.
 
     Returns:
         All faults.
     """
     report = Report()
     images: dict[str, dict[str, set[str]]] = {TRAIN: {}, EVALUATION: {}}
-    for leaf in find_leaves(cfg):
+    for leaf in find_leaves(cfg, loaders):
         report.readers[leaf.key] = _name(leaf)
         dataset = _open(leaf, report)
         if dataset is None:
@@ -53,6 +57,9 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
         paths = (dataset.image_path(i)
                  for i in progress(range(len(dataset)), f'{leaf.key}: images'))
         images[leaf.role][leaf.key] = {image_key(path) for path in paths if path is not None}
+        report.images[leaf.key] = len(images[leaf.role][leaf.key])
+        report.paths[leaf.key] = [os.path.normpath(path)
+                                  for path in dataset.required_paths().values()]
     _check_overlap(images, report)
     return report
 
@@ -69,9 +76,9 @@ def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
         dataset = DATASETS.build(dict(leaf.cfg, pipeline=()))
     except MissingFilesError as error:
         for key, path in error.missing:
-            source = where_to_get(path)
-            report.add(leaf.key, 'missing', f'{path} ({key}){_similar(path)}'
-                       + (f'. It is {source}' if source else ''))
+            path = os.path.normpath(path)
+            report.add(leaf.key, 'missing', f'{path} ({key})',
+                       hints=tuple(filter(None, (_similar(path), where_to_get(path)))))
         return None
     except BadSampleError as error:
         report.add(leaf.key, 'annotations', str(error))
@@ -92,13 +99,13 @@ def _similar(path: str) -> str:
         parent, name = os.path.split(parent)
     close = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)
     if not close:
-        return f'; {parent} exists and has nothing of a similar name'
-    return '; did you mean ' + ' or '.join(os.path.join(parent, match) for match in close) + '?'
+        return f'{parent} has nothing of a similar name'
+    return 'did you mean ' + ' or '.join(os.path.join(parent, match) for match in close) + '?'
 
 
 def _check_samples(dataset: PixelDataset, leaf: Leaf, samples: int, progress: Progress,
                    report: Report) -> None:
-    transforms = build_pipeline(_checked_pipeline(leaf.cfg['pipeline']))
+    transforms = _checked_transforms(leaf.cfg['pipeline'], report)
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(samples, len(dataset))).astype(int))
     for index in progress(indices.tolist(), f'{leaf.key}: samples'):
         check_sample(dataset, index, transforms, leaf.key, report)
@@ -118,13 +125,20 @@ def _check_ids(dataset: PixelDataset, key: str, report: Report) -> None:
         report.add(key, 'ids', found.equal_text, WARNING, len(found.equal))
 
 
-def _checked_pipeline(pipeline) -> list:
+def _checked_transforms(pipeline: Sequence, report: Report) -> list[Callable]:
     """The reader's pipeline up to the tokens; at least image, masks and prompts."""
     types = [transform['type'] if isinstance(transform, Mapping) else type(transform).__name__
              for transform in pipeline]
-    if _LAST in types:
-        return list(pipeline[:types.index(_LAST) + 1])
-    return list(_LOADING)
+    if _LAST not in types:
+        return build_pipeline(_LOADING)
+    end = types.index(_LAST)
+    transforms = build_pipeline(pipeline[:end])
+    try:
+        return transforms + build_pipeline(pipeline[end:end + 1])
+    except FileNotFoundError as error:  # of the tokenizer
+        report.unchecked[f'lengths in tokens, and texts that hold tokens of the model: {error}'] = (
+            None)
+        return transforms
 
 
 def _check_overlap(images: dict[str, dict[str, set[str]]], report: Report) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pixelsail_mm.datasets.combination import part_config
 
 TRAIN, EVALUATION = 'train', 'evaluation'
-_LOADERS = dict(train_dataloader=TRAIN, val_dataloader=EVALUATION, test_dataloader=EVALUATION)
+# Config keys of the data loaders, and what their readers are for.
+LOADERS = dict(train_dataloader=TRAIN, val_dataloader=EVALUATION, test_dataloader=EVALUATION)
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,16 @@ class Leaf:
     cfg: dict[str, Any]
 
 
-def find_leaves(cfg: Mapping[str, Any]) -> list[Leaf]:
-    """List the readers of all data loaders; equal ones (validation and test) once.
+def find_leaves(cfg: Mapping[str, Any], loaders: Sequence[str] = tuple(LOADERS)) -> list[Leaf]:
+    """List the readers of data loaders; equal ones (validation and test) once.
 
     Args:
         cfg: The whole config.
+        loaders: Config keys of the data loaders; all of them by default.
     """
     found: list[Leaf] = []
-    for loader, role in _LOADERS.items():
-        value = cfg.get(loader)
+    for loader, role in LOADERS.items():
+        value = cfg.get(loader) if loader in loaders else None
         several = isinstance(value, (list, tuple))
         for i, entry in enumerate(value if several else [value] if value else []):
             key = f'{loader}[{i}].dataset' if several else f'{loader}.dataset'
