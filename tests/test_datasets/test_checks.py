@@ -80,6 +80,19 @@ def test_without_the_tokenizer_all_else_is_checked(config, root):
     assert f'not checked: {what}' in report.text()
 
 
+def test_of_a_folder_of_annotations_the_folder_is_named(root):
+    folder = root / 'reason'
+    shutil.copytree(root / 'images' / 'val', folder)
+    for image in sorted(folder.iterdir()):
+        image.rename(image.with_suffix('.jpg')).with_suffix('.json').write_text(json.dumps(dict(
+            text=['the cat'], is_sentence=False,
+            shapes=[dict(label='target', points=[[1, 1], [9, 1], [9, 9]])])))
+    report = check_config(dict(test_dataloader=dict(dataset=dict(
+        type='ReasonSegDataset', data_root=str(root), data_prefix=dict(img_path='reason'),
+        test_mode=True, pipeline=[]))))
+    assert report.faults == [] and report.paths == {'test_dataloader.dataset': [str(folder)]}
+
+
 def test_what_to_do_is_said_once(config, root):
     shutil.rmtree(root / 'images')
     text = check_config(config).text()

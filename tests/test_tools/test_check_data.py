@@ -81,6 +81,7 @@ def hub():
         yield server
 
 
+@pytest.mark.slow
 def test_of_a_benchmark_the_test_sets_are_checked(check, public, hub, tmp_path):
     """With the model of --model, and without a hub for the tokenizer of the other one."""
     refcoco = 'configs/benchmarks/refcoco.py'

@@ -58,8 +58,7 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
                  for i in progress(range(len(dataset)), f'{leaf.key}: images'))
         images[leaf.role][leaf.key] = {image_key(path) for path in paths if path is not None}
         report.images[leaf.key] = len(images[leaf.role][leaf.key])
-        report.paths[leaf.key] = [os.path.normpath(path)
-                                  for path in dataset.required_paths().values()]
+        report.paths[leaf.key] = _read_paths(dataset)
     _check_overlap(images, report)
     return report
 
@@ -90,6 +89,12 @@ def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
     for reason, times in dataset.noted.items():
         report.add(leaf.key, 'read otherwise', reason, WARNING, times)
     return dataset
+
+
+def _read_paths(dataset: PixelDataset) -> list[str]:
+    """Files and folders that a reader reads, without files of a folder that is among them."""
+    paths = dict.fromkeys(map(os.path.normpath, dataset.required_paths().values()))
+    return [path for path in paths if os.path.dirname(path) not in paths]
 
 
 def _similar(path: str) -> str:
