@@ -194,13 +194,13 @@ def test_photos_that_do_not_fit_are_scaled_and_that_is_said(exported, image, mon
     said = []
     monkeypatch.setattr('pixelsail_mm.hf.processing.warn_once', said.append)
     processor = AutoProcessor.from_pretrained(exported.folder)
-    processor.transforms[0]['max_length'] = 64
+    processor.transforms[0]['max_length'] = 48
     batch = processor(images=np.tile(image, (10, 10, 1)), text='What?', visual_prompts=[[1, 1]])
     assert batch['original_sizes'].tolist() == [[300, 450]]
-    assert batch['input_ids'].shape[1] <= 64
+    assert batch['input_ids'].shape[1] <= 48
     assert said[0].startswith('no text names <Prompt0>')
     assert said[1].startswith('the picture of 450x300 pixels is scaled')
-    assert 'max_length=64' in said[1]
+    assert 'max_length=48' in said[1]
 
 
 def test_prompts_that_are_not_given_are_refused_in_a_chat(processor):
