@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.pictures import ROTATE, say_once, to_rgb
+from pixelsail_mm.datasets.pictures import ROTATE, to_rgb
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
@@ -100,9 +100,10 @@ def make_image_record(name: str, image: ImageInput, prompts: Any = None) -> dict
     Raises:
         BadSampleError: An input is unusable; names it.
     """
-    record = dict(img_path=None, masks=[], prompts=make_prompts(name, prompts),
-                  meta=dict(sample_id=name, dataset='inference', task='inference', warnings=[]))
-    return record | _image(name, image)
+    said: list[str] = []  # also by LoadImage, as notes
+    record = dict(img_path=None, masks=[], prompts=make_prompts(name, prompts), notes=said,
+                  meta=dict(sample_id=name, dataset='inference', task='inference', warnings=said))
+    return record | _image(name, image, said)
 
 
 def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[list]:
@@ -134,8 +135,8 @@ def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[l
     return columns
 
 
-def _image(name: str, image: ImageInput) -> dict:
-    """Record keys of the image."""
+def _image(name: str, image: ImageInput, said: list[str]) -> dict:
+    """Record keys of the image; what is read otherwise than it is stored is added to ``said``."""
     if image is None:
         return {}
     if isinstance(image, (str, os.PathLike)):
@@ -143,23 +144,23 @@ def _image(name: str, image: ImageInput) -> dict:
             raise BadSampleError(str(image), 'image', 'no such file; check the path')
         return dict(img_path=str(image), exif=ROTATE)
     if isinstance(image, Image.Image):
-        return dict(img=_pixels(image))
+        return dict(img=_pixels(image, said))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return dict(img=np.repeat(image[..., None], 3, axis=2))
         if image.ndim == 3 and image.shape[2] == 3:
             return dict(img=np.ascontiguousarray(image))
         if image.ndim == 3 and image.shape[2] == 4:
-            return dict(img=_pixels(Image.fromarray(image)))
+            return dict(img=_pixels(Image.fromarray(image), said))
     got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
     raise BadSampleError(name, 'image', 'expected a path, a PIL image or a uint8 array of shape '
                          f'(H, W, 3) in RGB, got {got}')
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def _pixels(image: Image.Image, said: list[str]) -> np.ndarray:
     """RGB of a picture in memory; masks come back at its size, so it is not turned."""
     pixels, notes = to_rgb(image)
-    say_once(notes)
+    said.extend(notes)
     return pixels
 
 

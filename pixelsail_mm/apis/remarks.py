@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
-
-from mmengine.logging import print_log
 from torch import Tensor
-
-
-@lru_cache(maxsize=4096)
-def warn_once(text: str) -> None:
-    """Log a warning, unless the same text was logged before.
-
-    Args:
-        text: What to say.
-    """
-    print_log(text, logger='current', level=logging.WARNING)
 
 
 def describe_empty(masks: Tensor) -> list[str]:

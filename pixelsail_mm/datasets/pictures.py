@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-
 import numpy as np
-from mmengine.logging import print_log
 from PIL import ExifTags, Image, ImageOps
 
 IGNORE, ROTATE = 'ignore', 'rotate'
@@ -19,20 +15,11 @@ BY_BITS = 'picture of {} bits scaled to 8 bits'
 # pixel needs, in these steps: cameras and scanners store 12 bits in files of 16.
 _BITS = (8, 12, 16)
 _DEEP_MODES = ('I', 'F')  # and all that begin with 'I;'
-_SAID: set[str] = set()
 
 
 def is_rotated(image: Image.Image) -> bool:
     """Whether the EXIF data of a picture ask to turn or mirror it."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-
-
-def say_once(notes: Iterable[str]) -> None:
-    """Warn of what :func:`to_rgb` says, of each thing once per process."""
-    for note in notes:
-        if note not in _SAID:
-            _SAID.add(note)
-            print_log(f'{note} (said once)', 'current', logging.WARNING)
 
 
 def to_rgb(image: Image.Image, exif: str = IGNORE) -> tuple[np.ndarray, list[str]]:

@@ -13,12 +13,12 @@ from transformers.utils import ModelOutput
 
 from pixelsail_mm.apis.input_pipeline import InputPipeline
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_image_record, make_record
-from pixelsail_mm.apis.remarks import warn_once
 from pixelsail_mm.datasets.transforms import BuildConversation
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IMAGE_KEYS, TEXT_KEYS, pad_images, pad_samples
 from pixelsail_mm.hf.chat import ChatFormat
 from pixelsail_mm.hf.configuration import check_stages
+from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
 
 #: Arguments that processors usually take and that have one meaning here whatever their value.

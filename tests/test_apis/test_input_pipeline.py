@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from PIL import Image
 
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.apis.inputs import make_record
-from pixelsail_mm.apis.remarks import describe_empty, warn_once
+from pixelsail_mm.apis.remarks import describe_empty
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.pictures import BY_BITS
+from pixelsail_mm.notices import warn_once
 from pixelsail_mm.tokenization import write_id_ranges
 
 TEXT, PREFIX = 'Please segment it.', 'It is [SEG].'
@@ -136,6 +139,14 @@ def test_words_that_training_never_had(ask_with, logged):
 def test_prompts_without_a_name_are_said(ask_with):
     warnings = ask_with()(picture(30, 45), 'What is it?', [[0, 0, 9, 9]])['warnings']
     assert warnings[0].startswith('no text names <Prompt0>')
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_pictures_read_otherwise_than_stored_are_said(ask_with, tmp_path, logged, in_memory):
+    deep = Image.fromarray(np.linspace(0, 65535, 900).astype(np.uint16).reshape(30, 30))
+    deep.save(tmp_path / 'deep.png')
+    image = deep if in_memory else str(tmp_path / 'deep.png')
+    assert ask_with()(image, TEXT)['warnings'] == logged == [BY_BITS.format(16)]
 
 
 def test_empty_masks_are_said(ask_with, monkeypatch, logged):

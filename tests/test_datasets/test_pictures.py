@@ -7,7 +7,6 @@ import pytest
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
-from pixelsail_mm.datasets import pictures
 from pixelsail_mm.datasets.pictures import (
     BY_BITS,
     BY_RANGE,
@@ -20,6 +19,7 @@ from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import CachedExpert
 from pixelsail_mm.models.experts.images import original_image
+from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.structures import PixelDataSample
 
@@ -155,11 +155,11 @@ def test_a_rotation_is_ignored_and_noted_or_followed(photo):
         LoadImage(exif='turn')
 
 
-def test_without_a_dataset_it_is_said_once(photo, said, monkeypatch):
-    monkeypatch.setattr(pictures, '_SAID', set())
+def test_without_a_dataset_it_is_said_once(photo, said):
+    warn_once.cache_clear()
     for _ in range(3):
         LoadImage()(dict(img_path=photo))
-    assert said == [f'{ROTATION_IGNORED} (said once)']
+    assert said == [ROTATION_IGNORED]
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -13,7 +13,8 @@ from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.masks import decode_mask, decode_masks
-from pixelsail_mm.datasets.pictures import IGNORE, ROTATE, is_rotated, say_once, to_rgb
+from pixelsail_mm.datasets.pictures import IGNORE, ROTATE, is_rotated, to_rgb
+from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
@@ -113,7 +114,8 @@ class LoadImage(BaseTransform):
         if 'notes' in results:
             results['notes'].extend(notes)
         else:
-            say_once(notes)
+            for note in notes:
+                warn_once(note)
         if rotated:
             results['exif_rotated'] = True
         return pixels
