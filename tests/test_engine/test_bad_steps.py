@@ -16,6 +16,7 @@ from pixelsail_mm.engine.step_check import Outcome, all_finite
 from pixelsail_mm.errors import CheckpointError, DivergedError
 
 CONFIG = Path(__file__).with_name('toy_config.py')
+CLIP = dict(max_norm=1.0)
 numbers = count()
 
 
@@ -23,7 +24,7 @@ numbers = count()
 def build(tmp_path):
     """Build a runner of the toy that saves after every step and has faults."""
 
-    def build(*faults, work_dir=tmp_path, resume=False, clip=None, **options):
+    def build(*faults, work_dir=tmp_path, resume=False, clip=CLIP, **options):
         options = {'default_hooks.checkpoint.interval': 1,
                    'default_hooks.checkpoint.max_keep_ckpts': -1} | options
         cfg = read_config(str(CONFIG), [f'{key}={value}' for key, value in options.items()])
@@ -47,8 +48,8 @@ def same(folder, first, second):
 
 
 @pytest.mark.parametrize(('kind', 'clip'), [
-    ('loss', dict(max_norm=1.0)), ('constant', dict(max_norm=1.0)),
-    ('gradient', dict(max_norm=1.0)), ('gradient', dict(type='value', clip_value=1.0)),
+    ('loss', CLIP), ('constant', CLIP), ('gradient', CLIP),
+    ('gradient', dict(type='value', clip_value=1.0)),
     ('gradient', None)])
 def test_bad_step_leaves_the_weights(build, tmp_path, kind, clip):
     runner = build((2, 0, kind), clip=clip)
@@ -91,16 +92,17 @@ def test_streak_ends_the_training(build, tmp_path):
 
 
 def test_run_without_bad_steps_is_as_it_was(build, tmp_path):
-    checked, unchecked = build(), build(work_dir=tmp_path / 'plain',
-                                        **{'default_hooks.bad_steps': 'None'})
-    assert type(unchecked.cfg.optim_wrapper.type) is str
-    assert unchecked.cfg.optim_wrapper.type == 'OptimWrapper'
-    checked.train(), unchecked.train()
-    losses = [list(runner.message_hub.get_scalar(f'train/{name}').data[0])
-              for runner in (checked, unchecked) for name in ('loss', 'grad_norm')]
-    assert losses[:2] == losses[2:]
-    for key, value in weights(tmp_path, 6).items():
-        assert torch.equal(value, weights(tmp_path / 'plain', 6)[key])
+    curves, kinds = [], []
+    for name, options in (('checked', {}), ('unchecked', {'default_hooks.bad_steps': 'None'})):
+        runner = build(work_dir=tmp_path / name, **options)
+        kinds.append(runner.cfg.optim_wrapper.type)
+        runner.train()
+        curves.append([list(runner.message_hub.get_scalar(f'train/{name}').data[0])
+                       for name in ('loss', 'grad_norm')])
+    assert kinds == ['PixelOptimWrapper', 'OptimWrapper']
+    assert curves[0] == curves[1] and len(curves[0][0]) == 6
+    for key, value in weights(tmp_path / 'checked', 6).items():
+        assert torch.equal(value, weights(tmp_path / 'unchecked', 6)[key])
 
 
 def test_bad_weights_are_neither_saved_nor_exported(build, tmp_path):
