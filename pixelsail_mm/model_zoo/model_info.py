@@ -145,11 +145,12 @@ def _build_without_memory(model: dict[str, Any], rows: int) -> Any:
     model = dict(model, backbone=backbone, distill=distill, tokenizer=byte_tokenizer())
 
     class NothingOnTheCPU(TorchFunctionMode):
-        """What the model wants on the CPU at once (rotary frequencies) has no memory either."""
+        """What has no memory gets none when the model wants it on the CPU (rotary frequencies)."""
 
         def __torch_function__(self, function, types, args=(), kwargs=None):
-            args = [torch.device('meta') if value == 'cpu' and isinstance(value, str) else value
-                    for value in args]
+            if getattr(args[0] if args else None, 'is_meta', False):
+                args = [torch.device('meta') if isinstance(value, str) and value == 'cpu'
+                        else value for value in args]
             return function(*args, **(kwargs or {}))
 
     with torch.device('meta'), NothingOnTheCPU():

@@ -80,7 +80,7 @@ def test_test_mode_has_all_references(write):
 @pytest.mark.parametrize('broken', [
     dict(GOOD, caption=' '), dict(GOOD, captions=[]), dict(GOOD, caption=None),
     dict(GOOD, caption=['a', 3]), dict(GOOD, image=None), dict(GOOD, image=''),
-    dict(GOOD, id=[1]), dict(GOOD, height=0), dict(GOOD, width='8'), dict(GOOD, width=8.5)])
+    dict(GOOD, id=[1]), dict(GOOD, height=0), dict(GOOD, width='8px'), dict(GOOD, width=8.5)])
 def test_unusable_entries_are_counted_in_training_and_fatal_in_tests(write, broken):
     dataset = DATASETS.build(write([broken, GOOD]))
     assert len(dataset) == 1 and sum(dataset.skipped.values()) == 1

@@ -31,13 +31,17 @@ def resize_targets(masks: Tensor, size: tuple[int, int], mode: str = 'area') -> 
         return F.interpolate(masks[None], size=size, mode=mode)[0]
     # Autocast would round the shares to half precision.
     with torch.autocast(masks.device.type, enabled=False):
-        rows, columns = (_shares(*sizes, masks.device) for sizes in zip(masks.shape[1:], size))
+        rows, columns = (_shares(*sizes).to(masks.device)
+                         for sizes in zip(masks.shape[1:], size))
         return rows @ masks @ columns.T
 
 
-def _shares(pixels: int, cells: int, device: torch.device) -> Tensor:
-    """Share ``(cells,pixels)`` of each cell's length that lies in each pixel; rows sum to 1."""
-    edges = torch.arange(cells + 1, dtype=torch.float64, device=device)[:, None] * pixels / cells
-    starts = torch.arange(pixels, dtype=torch.float64, device=device)
+def _shares(pixels: int, cells: int) -> Tensor:
+    """Share ``(cells,pixels)`` of each cell's length that lies in each pixel; rows sum to 1.
+
+    On the CPU: not every device has float64.
+    """
+    edges = torch.arange(cells + 1, dtype=torch.float64, device='cpu')[:, None] * pixels / cells
+    starts = torch.arange(pixels, dtype=torch.float64, device='cpu')
     shared = torch.minimum(edges[1:], starts + 1) - torch.maximum(edges[:-1], starts)
     return (shared.clamp(min=0) * cells / pixels).float()
