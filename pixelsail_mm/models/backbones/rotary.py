@@ -87,6 +87,8 @@ class PatchRotaryEmbedding(nn.Module):
 def _turns_neighbours(original: nn.Module) -> bool:
     """Whether a rotary module writes each frequency twice in a row, not the row of them twice."""
     frequencies = original.inv_freq
+    if frequencies.is_meta:  # a model that is only measured: it has no numbers, and turns nothing
+        return False
     answer = original(frequencies.new_zeros(1, 1, 1),
                       torch.ones(1, 1, dtype=torch.long, device=frequencies.device))
     for neighbours, angles in ((False, torch.cat([frequencies, frequencies])),
