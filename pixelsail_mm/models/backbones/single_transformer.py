@@ -184,22 +184,8 @@ class SingleTransformer(BaseModule):
 
     def generate(self, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout,
                  **generation) -> tuple[Tensor, list[Tensor]]:
-        """Continue left-padded prompts with Hugging Face's ``generate``.
-
-        Args:
-            inputs_embeds: ``(B,L,C)``, padded on the left.
-            position_ids: ``(3,B,L)``; the next token of a row gets the last position plus one.
-            layout: Spans with the left padding as ``start``.
-            **generation: ``max_new_tokens``, ``eos_token_id``, ``do_sample``, logits processors,
-                streamers, ... of ``GenerationMixin.generate``.
-
-        Returns:
-            New ids ``(B,T)`` and the final states: ``(B,L,C)`` of the prompt, then one ``(B,1,C)``
-            for each new token, the last one included.
-
-        Raises:
-            ConfigError: See
-                :func:`~pixelsail_mm.models.backbones.generation_settings.check_generation`.
+        """Continue left-padded prompts; see :func:`patch_decoder.generate
+        <pixelsail_mm.models.backbones.patch_decoder.generate>` for arguments and result.
         """
         return generate(self.llm, inputs_embeds, position_ids, layout, **generation)
 
