@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.pictures import ROTATE, to_rgb
+from pixelsail_mm.datasets.pictures import DECODING_ERRORS, ROTATE, to_rgb
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
@@ -21,32 +21,35 @@ _NAME = re.compile(r'<\s*prompt[\s_-]*(\d+)\s*>', re.IGNORECASE)
 
 
 def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
-                history: Sequence | None = None, answer_prefix: str | None = None) -> dict:
+                history: Sequence | None = None, answer_prefix: str | None = None,
+                exif: str = ROTATE) -> dict:
     """Build one canonical record.
 
     Args:
         name: Name of the input in error messages, used as ``sample_id``.
         image: Path, PIL image, uint8 array (RGB ``(H, W, 3)``, RGBA or grey ``(H, W)``), or
-            ``None``. Files are shown as a viewer shows them: turned as their EXIF data say,
-            transparency on white, 16-bit and float scaled, see
+            ``None``. Files are shown as a viewer shows them: turned as their EXIF data say (unless
+            ``exif`` says otherwise), transparency on white, 16-bit and float scaled, see
             :func:`~pixelsail_mm.datasets.pictures.to_rgb`. PIL images and arrays keep their size
             and are not turned. Prompts and masks are in pixels of what is shown.
         text: The question.
         prompts: See :func:`make_prompts`.
         history: See :func:`make_history`.
         answer_prefix: Text the answer must begin with.
+        exif: ``'ignore'`` keeps the stored pixels of files, see
+            :class:`~pixelsail_mm.datasets.transforms.LoadImage`.
 
     Returns:
         The record. ``meta['warnings']`` (list of str) says what will not have the effect that the
         user may expect.
 
     Raises:
-        BadSampleError: An input is unusable, or a question names a visual prompt that is not
-            given or spells its name differently; names it.
+        BadSampleError: An input is unusable, or a question or ``answer_prefix`` names a visual
+            prompt that is not given or spells its name differently; names it.
     """
     if not isinstance(text, str) or not text.strip():
         raise BadSampleError(name, 'text', f'{text!r} is empty; ask a question')
-    record = make_image_record(name, image, prompts)
+    record = make_image_record(name, image, prompts, exif)
     record['conversation'] = [*make_history(name, history), dict(human=text, gpt='')]
     if answer_prefix:
         record['answer_prefix'] = answer_prefix
@@ -57,13 +60,14 @@ def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
 def _check_names(name: str, record: dict) -> None:
     """Compare the prompts that the texts name with those that are given.
 
-    Answers may name what is not given: the model wrote them, and may have erred.
+    Answers of the history may name what is not given: the model wrote them, and may have erred.
     """
     turns = record['conversation']
     given = [prompt['id'] for prompt in record['prompts']]
-    for i, turn in enumerate(turns):
-        key = 'text' if i == len(turns) - 1 else f'history[{i}]'
-        for match in _NAME.finditer(turn['human']):
+    asked = {f'history[{i}]': turn['human'] for i, turn in enumerate(turns[:-1])} | dict(
+        text=turns[-1]['human'], answer_prefix=record.get('answer_prefix', ''))
+    for key, text in asked.items():
+        for match in _NAME.finditer(text):
             _check_name(name, key, match, given)
     texts = [side for turn in turns for side in turn.values()] + [record.get('answer_prefix', '')]
     unnamed = [f'<Prompt{k}>' for k in given if not any(f'<Prompt{k}>' in text for text in texts)]
@@ -74,7 +78,7 @@ def _check_names(name: str, record: dict) -> None:
 
 
 def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> None:
-    """Check one prompt's name in a question."""
+    """Check one prompt's name in a question or in the beginning of an answer."""
     number = int(match.group(1))
     if number >= NUM_PROMPTS:
         raise BadSampleError(name, key, f'{match.group()}: prompt id {number} is out of range '
@@ -84,18 +88,20 @@ def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> N
                              f'plain text to the model; write <Prompt{number}>')
     if number not in given:
         said = f'the prompts given have the ids {given}' if given else 'no prompt is given'
-        again = ', again with each question' if key != 'text' else ''
+        again = ', again with each question' if key.startswith('history') else ''
         raise BadSampleError(name, key, f'it names <Prompt{number}>, but {said}; pass it in '
                              f'`prompts`{again} (ids count from 0 unless given as dict(id=K, ...))')
 
 
-def make_image_record(name: str, image: ImageInput, prompts: Any = None) -> dict:
+def make_image_record(name: str, image: ImageInput, prompts: Any = None,
+                      exif: str = ROTATE) -> dict:
     """Build a record without a conversation.
 
     Args:
         name: Name of the input in error messages, used as ``sample_id``.
         image: See :func:`make_record`.
         prompts: See :func:`make_prompts`.
+        exif: See :func:`make_record`.
 
     Raises:
         BadSampleError: An input is unusable; names it.
@@ -103,7 +109,7 @@ def make_image_record(name: str, image: ImageInput, prompts: Any = None) -> dict
     said: list[str] = []  # also by LoadImage, as notes
     record = dict(img_path=None, masks=[], prompts=make_prompts(name, prompts), notes=said,
                   meta=dict(sample_id=name, dataset='inference', task='inference', warnings=said))
-    return record | _image(name, image, said)
+    return record | _image(name, image, said, exif)
 
 
 def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[list]:
@@ -135,31 +141,36 @@ def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[l
     return columns
 
 
-def _image(name: str, image: ImageInput, said: list[str]) -> dict:
+def _image(name: str, image: ImageInput, said: list[str], exif: str) -> dict:
     """Record keys of the image; what is read otherwise than it is stored is added to ``said``."""
     if image is None:
         return {}
     if isinstance(image, (str, os.PathLike)):
         if not Path(image).is_file():
             raise BadSampleError(str(image), 'image', 'no such file; check the path')
-        return dict(img_path=str(image), exif=ROTATE)
+        return dict(img_path=str(image), exif=exif)
     if isinstance(image, Image.Image):
-        return dict(img=_pixels(image, said))
+        return dict(img=_pixels(name, image, said))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return dict(img=np.repeat(image[..., None], 3, axis=2))
         if image.ndim == 3 and image.shape[2] == 3:
             return dict(img=np.ascontiguousarray(image))
         if image.ndim == 3 and image.shape[2] == 4:
-            return dict(img=_pixels(Image.fromarray(image), said))
+            return dict(img=_pixels(name, Image.fromarray(image), said))
     got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
     raise BadSampleError(name, 'image', 'expected a path, a PIL image or a uint8 array of shape '
                          f'(H, W, 3) in RGB, got {got}')
 
 
-def _pixels(image: Image.Image, said: list[str]) -> np.ndarray:
+def _pixels(name: str, image: Image.Image, said: list[str]) -> np.ndarray:
     """RGB of a picture in memory; masks come back at its size, so it is not turned."""
-    pixels, notes = to_rgb(image)
+    try:
+        pixels, notes = to_rgb(image)
+    except DECODING_ERRORS as error:
+        raise BadSampleError(name, 'image', f'the PIL image of mode {image.mode} cannot be read '
+                             f'({error}); pass another copy, or its pixels as a uint8 array of '
+                             'shape (H, W, 3) in RGB') from error
     said.extend(notes)
     return pixels
 

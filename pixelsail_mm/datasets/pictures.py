@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
@@ -14,12 +17,15 @@ BY_BITS = 'picture of {} bits scaled to 8 bits'
 # What pixels of whole numbers may fill. A picture is taken to have as many bits as its highest
 # pixel needs, in these steps: cameras and scanners store 12 bits in files of 16.
 _BITS = (8, 12, 16)
+#: What Pillow's decoders raise on corrupt bytes (a cut-off file is an OSError), and :func:`to_rgb`.
+DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError,
+                   OverflowError, struct.error, zlib.error, Image.DecompressionBombError)
 _DEEP_MODES = ('I', 'F')  # and all that begin with 'I;'
 
 
 def is_rotated(image: Image.Image) -> bool:
-    """Whether the EXIF data of a picture ask to turn or mirror it."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    """Whether the EXIF data of a picture ask to turn or mirror it; EXIF knows 2..8 for that."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
 def to_rgb(image: Image.Image, exif: str = IGNORE) -> tuple[np.ndarray, list[str]]:
@@ -77,7 +83,7 @@ def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     elif 0 <= low:
         bits = next((bits for bits in _BITS if high < 2**bits), None)
         if bits is not None:
-            return _scale(pixels, 0, 2**bits - 1), [BY_BITS.format(bits)]
+            return _scale(pixels, 0, 2**bits - 1), [BY_BITS.format(bits)] if bits > 8 else []
     return _scale(pixels, low, high), [*notes, BY_RANGE]
 
 

@@ -96,6 +96,17 @@ def test_unusable_images(image, message):
         make_record('input 0', image, 'q')
 
 
+def test_pil_images_that_cannot_be_read(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'whole.png')
+    data = (tmp_path / 'whole.png').read_bytes()
+    (tmp_path / 'cut.png').write_bytes(data[:len(data) // 2])
+    for image in (Image.open(tmp_path / 'cut.png'),
+                  Image.fromarray(np.full((4, 4), np.nan, np.float32))):
+        with pytest.raises(BadSampleError, match='input 0: image: .*cannot be read .*pass another'):
+            make_record('input 0', image, 'q')
+
+
 @pytest.mark.parametrize('text', ['', '  \n', None, 3])
 def test_empty_text(text):
     with pytest.raises(BadSampleError, match='x: text'):
@@ -121,6 +132,15 @@ def test_which_text_is_at_fault():
         make_record('x', IMAGE, 'Why?', MASKS, [('What?', 'It.'), ('<Prompt3>?', 'It.')])
     with pytest.raises(BadSampleError, match='x: text: .*prompt id 22 is out of range 0..14'):
         make_record('x', IMAGE, 'What is <Prompt22>?', MASKS)
+
+
+def test_the_beginning_of_an_answer_names_given_prompts_only():
+    with pytest.raises(BadSampleError, match='x: answer_prefix: it names <Prompt2>'):
+        make_record('x', IMAGE, 'What?', MASKS, answer_prefix='Next to <Prompt2>')
+    with pytest.raises(BadSampleError, match='x: answer_prefix: <prompt 1> .*write <Prompt1>'):
+        make_record('x', IMAGE, 'What?', MASKS, answer_prefix='<prompt 1> is')
+    record = make_record('x', IMAGE, 'What is <Prompt0>?', MASKS, answer_prefix='<Prompt1>')
+    assert record['meta']['warnings'] == []
 
 
 @pytest.mark.parametrize('spelling', ['<prompt0>', '<Prompt 0>', '<PROMPT0>', '< Prompt0 >',

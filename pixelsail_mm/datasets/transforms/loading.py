@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,12 @@ from PIL import Image
 
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.masks import decode_mask, decode_masks
-from pixelsail_mm.datasets.pictures import IGNORE, ROTATE, is_rotated, to_rgb
+from pixelsail_mm.datasets.pictures import DECODING_ERRORS, IGNORE, ROTATE, is_rotated, to_rgb
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
 Results = dict[str, Any]
-# What Pillow's decoders raise on corrupt bytes; a cut-off file is an OSError.
-_DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError,
-                    OverflowError, struct.error, zlib.error, Image.DecompressionBombError)
 # Kinds of visual prompts and how their values are written.
 _SPELLINGS = dict(
     mask='a mask', box='[x1, y1, x2, y2] with x1 < x2 and y1 < y2', point='[x, y]',
@@ -50,7 +45,7 @@ class LoadImage(BaseTransform):
 
     Args:
         max_pixels: Larger images are rejected before they are decoded, so that one corrupt or
-            hostile header cannot exhaust the memory of a worker.
+            hostile header cannot exhaust the memory of a worker; ``math.inf`` for no limit.
         exif: ``'ignore'`` keeps the stored pixels of pictures with an EXIF rotation, as the
             authors' release does, for annotations refer to them. ``'rotate'`` turns them, for
             pictures whose annotations, if any, were made on what a viewer shows. Questions about
@@ -62,7 +57,7 @@ class LoadImage(BaseTransform):
             not the one the annotation states.
     """
 
-    def __init__(self, max_pixels: int = Image.MAX_IMAGE_PIXELS, exif: str = IGNORE) -> None:
+    def __init__(self, max_pixels: float = Image.MAX_IMAGE_PIXELS, exif: str = IGNORE) -> None:
         if exif not in (IGNORE, ROTATE):
             raise ValueError(f"LoadImage.exif={exif!r}: use '{IGNORE}' or '{ROTATE}'")
         self.max_pixels = max_pixels
@@ -107,7 +102,7 @@ class LoadImage(BaseTransform):
             ) from error
         except BadSampleError:
             raise
-        except _DECODING_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise BadSampleError(
                 path, 'img_path', f'cannot be decoded ({error}); download or re-encode it again'
             ) from error

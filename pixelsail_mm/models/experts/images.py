@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,8 @@ def original_image(sample: PixelDataSample) -> Tensor:
         return image.cpu()
     from pixelsail_mm.datasets.transforms import LoadImage
     exif = 'rotate' if sample.get('exif_rotated') else 'ignore'
-    pixels = LoadImage(exif=exif).transform(dict(img_path=sample.get('img_path')))['img']
+    # No limit: the pipeline's LoadImage, with the limit of its config, accepted this picture.
+    pixels = LoadImage(math.inf, exif).transform(dict(img_path=sample.get('img_path')))['img']
     if pixels is None:
         raise ConfigError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
                           'experts need keep_image=True in PackPixelInputs')
