@@ -13,7 +13,7 @@ from torch import Tensor
 from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, open_state, save_weights
 from pixelsail_mm.engine.checkpoint_files import check_replaceable, replace_when_complete
 from pixelsail_mm.engine.safetensors_files import DTYPES, map_once
-from pixelsail_mm.engine.training_record import SAMPLES, recorded_pipeline
+from pixelsail_mm.engine.training_record import SAMPLES, recorded_pipelines
 from pixelsail_mm.engine.vocabulary import Vocabulary, stored_vocabulary
 from pixelsail_mm.engine.zero_checkpoint import ZeroTensor
 from pixelsail_mm.errors import CheckpointError, ConfigError
@@ -41,8 +41,8 @@ def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.P
 
     The config keeps the model (architecture instead of a path to a language model), the pipelines
     for prediction, ``custom_imports`` and a visualizer of answers, and names the tokenizer relative
-    to itself. What the training showed the model goes into the test pipeline, see
-    :func:`~pixelsail_mm.engine.training_record.recorded_pipeline`. An existing folder stays as it
+    to itself. What the training showed the model goes into these pipelines, see
+    :func:`~pixelsail_mm.engine.training_record.recorded_pipelines`. An existing folder stays as it
     is until the new one is complete; then it is replaced as a whole.
 
     Args:
@@ -188,9 +188,7 @@ def portable_imports(cfg: Config) -> list[str]:
 def _portable_config(cfg: Config, training_samples: int) -> Config:
     """Model, pipelines and visualizer without a path of this machine."""
     content = dict(default_scope=cfg.get('default_scope', SCOPE), model=portable_model(cfg),
-                   test_pipeline=recorded_pipeline(cfg, training_samples))
-    if cfg.get('inference_pipeline'):
-        content['inference_pipeline'] = [stage.to_dict() for stage in cfg.inference_pipeline]
+                   **recorded_pipelines(cfg, training_samples))
     if portable_imports(cfg):
         content['custom_imports'] = cfg.custom_imports.to_dict()
     visualizer = cfg.get('visualizer') or {}
