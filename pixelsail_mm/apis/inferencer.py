@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Mapping, Sequence
 
@@ -17,6 +18,7 @@ from pixelsail_mm.apis.init_model import init_model
 from pixelsail_mm.apis.input_pipeline import InputPipeline
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_record
 from pixelsail_mm.apis.remarks import describe_empty
+from pixelsail_mm.datasets.pictures import ROTATE
 from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.notices import warn_once
@@ -38,6 +40,8 @@ class PixelSAILInferencer(BaseInferencer):
         weights: Checkpoint; a folder's own weights by default.
         device: Device; the best available one by default, that of a given model.
         show_progress: Show a progress bar over batches.
+        exif: ``'rotate'`` turns photos in files as their EXIF data say, ``'ignore'`` keeps their
+            stored pixels.
 
     Raises:
         ConfigError: The config has no inference pipeline, or one made for training; or the model
@@ -45,9 +49,9 @@ class PixelSAILInferencer(BaseInferencer):
 
     Example:
         >>> ask = PixelSAILInferencer('demo/checkpoints/pixelsail_tiny_grounding')  # doctest: +SKIP
-        >>> result = ask('image.png', 'Please segment the red circle in this image.')
+        >>> result = ask('demo/shapes.jpg', 'Please segment the blue circle.')
         >>> result['text'], result['masks'].shape
-        ('It is [SEG].', (1, 64, 64))
+        ('[SEG].', (1, 80, 80))
     """
 
     forward_kwargs = {'max_new_tokens'}
@@ -55,7 +59,8 @@ class PixelSAILInferencer(BaseInferencer):
 
     def __init__(self, model: str | os.PathLike | Mapping | Config | nn.Module,
                  weights: str | os.PathLike | None = None, device: str | None = None,
-                 show_progress: bool = False) -> None:
+                 show_progress: bool = False, exif: str = ROTATE) -> None:
+        self.exif = exif
         if isinstance(model, nn.Module):
             if weights is not None:
                 raise ConfigError('weights are only loaded when the model is built here; pass a '
@@ -88,7 +93,7 @@ class PixelSAILInferencer(BaseInferencer):
                 :func:`~pixelsail_mm.apis.inputs.make_prompts`.
             history: Earlier turns about the same image, as returned by the last call.
             max_new_tokens: Bound of the answer's length; the config's by default.
-            answer_prefix: Text the answer must begin with, e.g. ``'It is [SEG].'``.
+            answer_prefix: Text the answer must begin with, e.g. ``'[SEG].'``.
             return_visualization: Draw a picture of each answer.
             batch_size: Samples processed together.
             return_datasamples: Add the data sample of each answer.
@@ -106,8 +111,8 @@ class PixelSAILInferencer(BaseInferencer):
             * ``visualization``: uint8 RGB array, or ``None``;
             * ``history``: turns so far, to be passed to the next call;
             * ``warnings``: list of str, what the user may not expect: a picture scaled down, a
-              prompt that no text names, words that training never had, an empty mask, ... Each is
-              logged too, once;
+              prompt that no text names, words that were not among those read of the training data,
+              an empty mask that the answer does not announce, ... Each is logged too, once;
             * ``data_sample``: the :class:`~pixelsail_mm.structures.PixelDataSample` with all
               predictions, if ``return_datasamples``.
 
@@ -118,7 +123,8 @@ class PixelSAILInferencer(BaseInferencer):
         several = any(isinstance(value, (list, tuple)) for value in (image, text))
         columns = make_columns(several, ('image', 'text'), image=image, text=text, prompts=prompts,
                                history=history, answer_prefix=answer_prefix)
-        records = [make_record(f'input {i}', *values) for i, values in enumerate(zip(*columns))]
+        records = [make_record(f'input {i}', *values, exif=self.exif)
+                   for i, values in enumerate(zip(*columns))]
         for key, value in dict(max_new_tokens=max_new_tokens, batch_size=batch_size).items():
             if value is not None and value < 1:
                 raise ValueError(f'{key} must be at least 1, got {value}')
@@ -176,7 +182,8 @@ class PixelSAILInferencer(BaseInferencer):
         """
         results = []
         for sample, picture in zip(preds, visualization):
-            said = [*sample.get('warnings', ()), *describe_empty(sample.pred_masks)]
+            said = [*sample.get('warnings', ()), *describe_empty(sample.pred_masks,
+                                                                  sample.pred_text)]
             for text in said:
                 warn_once(text)
             result = dict(
@@ -219,5 +226,5 @@ class PixelSAILInferencer(BaseInferencer):
 
 
 def _pixels(record: dict) -> np.ndarray | None:
-    """The image of a record as uint8 RGB."""
-    return LoadImage().transform(dict(record))['img']
+    """The image of a record as uint8 RGB; the pipeline accepted its size."""
+    return LoadImage(math.inf).transform(dict(record))['img']

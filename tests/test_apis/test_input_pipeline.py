@@ -82,6 +82,35 @@ def test_pictures_without_a_known_size_get_what_max_length_leaves(ask_with):
     assert stage.image_length((rows, columns)) <= room < stage.image_length(larger)
 
 
+def test_a_size_lowered_by_area_is_said(ask_with):
+    """Small pictures are enlarged to the area, less than they would be without the bound."""
+    model = ask_with(max_length=128).model
+    model.cfg.test_pipeline[3].update(rule='area', max_size=160)
+    result = PixelSAILInferencer(model)(picture(20, 30), TEXT, answer_prefix=PREFIX)
+    said, = [text for text in result['warnings'] if 'scaled' in text]
+    assert 'of 30x20 pixels is scaled to ' in said and 'max_length=128' in said
+
+
+def test_answers_to_one_question_get_one_picture(ask_with):
+    ask = ask_with(max_size=1024, max_length=128)
+
+    def sample(answer):
+        record = make_record('x', picture(300, 451), TEXT)
+        return ask.pipeline.with_answer(record, answer), record['meta']['warnings']
+
+    short, said = sample('a')
+    long, said_again = sample('a' * 60)
+    assert short['inputs']['image'].shape == long['inputs']['image'].shape
+    assert len(long['inputs']['input_ids']) - len(short['inputs']['input_ids']) == 59
+    assert said == said_again and 'max_length=128' in said[0]
+    # Where there is room for all, it is what a forced beginning gives.
+    ask = ask_with(max_length=1024)
+    forced = ask.pipeline(make_record('x', picture(30, 45), TEXT, answer_prefix='abc'))
+    given = ask.pipeline.with_answer(make_record('x', picture(30, 45), TEXT), 'abc')
+    for key in ('input_ids', 'labels'):
+        assert torch.equal(forced['inputs'][key], given['inputs'][key])
+
+
 def test_a_question_that_does_not_fit_is_refused(ask_with):
     with pytest.raises(BadSampleError, match='max_length is 16'):
         ask_with(max_length=16)(picture(300, 451), TEXT)
@@ -121,7 +150,7 @@ def test_left_out_turns_are_said(ask_with):
     assert not any('left out' in text for text in ask(picture(16, 16), 'Now?')['warnings'])
 
 
-def test_words_that_training_never_had(ask_with, logged):
+def test_words_that_were_not_read_in_training(ask_with, logged):
     """A tokenizer of bytes: training had those of 'red cat?' and of the template."""
     ask = ask_with()
     ids = ask.pipeline.stages[4].transform(dict(
@@ -129,9 +158,9 @@ def test_words_that_training_never_had(ask_with, logged):
     ask = ask_with(trained_tokens=write_id_ranges(ids.tolist()))
     assert ask(None, 'cat? red')['warnings'] == []
     result = ask(None, 'The red dog, tea? dog', answer_prefix='[SEG]')
-    said = ("training never had 'The', 'dog', ',', '[SEG]' as written here: the model cannot know "
-            'what that means')
-    assert result['warnings'] == [said] and logged == [said]
+    said = ("not among the words of the training samples that were read: 'The', 'dog', ',', "
+            "'[SEG]' (as written here); the model hardly knows what that means")
+    assert result['warnings'][0] == logged[0] == said
     # The history was asked about when it was new.
     assert ask(None, 'red cat?', history=[('dog', 'dog')])['warnings'] == []
 
@@ -170,4 +199,21 @@ def test_which_masks_are_empty():
     masks[1, 3, 4] = True
     assert [text[:15] for text in describe_empty(masks)] == ['mask 0 is empty', 'mask 2 is empty']
     assert describe_empty(torch.zeros(0, 4, 5, dtype=torch.bool)) == []
-    assert describe_empty(torch.zeros(2, 0, 0, dtype=torch.bool)) == []
+
+
+def test_an_empty_mask_may_be_what_the_answer_says():
+    masks = torch.zeros(2, 4, 5, dtype=torch.bool)
+    assert describe_empty(masks[:1], 'No target [SEG].') == []
+    assert [text[:15] for text in describe_empty(masks, 'It is [SEG]. No target [SEG].')] == [
+        'mask 0 is empty']
+    assert [text[:15] for text in describe_empty(masks, 'No target [SEG]. A cat [SEG].')] == [
+        'mask 1 is empty']
+    assert all('right if the answer says' in text for text in describe_empty(masks))
+
+
+def test_without_an_image_there_is_no_mask(ask_with):
+    said = 'the answer has {} [SEG], but there is no image: it has no mask'
+    assert describe_empty(torch.zeros(2, 0, 0, dtype=torch.bool)) == [said.format(2)]
+    assert describe_empty(torch.zeros(0, 0, 0, dtype=torch.bool), 'A cat.') == []
+    result = ask_with()(None, TEXT, answer_prefix='[SEG] and [SEG]', max_new_tokens=1)
+    assert said.format(result['text'].count('[SEG]')) in result['warnings']

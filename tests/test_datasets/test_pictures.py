@@ -7,12 +7,14 @@ import pytest
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
+from pixelsail_mm.apis.inferencer import _pixels as record_pixels
 from pixelsail_mm.datasets.pictures import (
     BY_BITS,
     BY_RANGE,
     NOT_FINITE,
     ON_WHITE,
     ROTATION_IGNORED,
+    is_rotated,
     to_rgb,
 )
 from pixelsail_mm.datasets.transforms import LoadImage
@@ -41,7 +43,7 @@ def spread(grey):
 
 @pytest.mark.parametrize('dtype, highest, suffix, note', [
     (np.uint16, 65535, 'tif', BY_BITS.format(16)), (np.uint16, 65535, 'png', BY_BITS.format(16)),
-    (np.uint16, 4095, 'tif', BY_BITS.format(12)), (np.uint16, 255, 'png', BY_BITS.format(8)),
+    (np.uint16, 4095, 'tif', BY_BITS.format(12)), (np.uint16, 255, 'png', None),
     ('>u2', 65535, 'tif', BY_BITS.format(16)), (np.int32, 65535, 'tif', BY_BITS.format(16)),
     (np.int32, 4095, 'tif', BY_BITS.format(12)), (np.int32, 10**9, 'tif', BY_RANGE)])
 def test_deep_greys_are_scaled_and_not_cut(tmp_path, dtype, highest, suffix, note):
@@ -49,7 +51,7 @@ def test_deep_greys_are_scaled_and_not_cut(tmp_path, dtype, highest, suffix, not
     image = stored(tmp_path, np.round(RAMP * highest).astype(dtype), suffix)
     assert image.mode in ('I', 'I;16', 'I;16B')
     grey, notes = to_rgb(image)
-    assert grey.dtype == np.uint8 and notes == [note]
+    assert grey.dtype == np.uint8 and notes == ([note] if note else [])
     low, high, shades = spread(grey)
     assert (low, high) == (0, 255) and shades > 190
     assert np.abs(grey[..., 0] - RAMP * 255).max() <= 0.54  # rounded twice
@@ -142,6 +144,13 @@ def photo(tmp_path):
     return str(path)
 
 
+@pytest.mark.parametrize('orientation', [0, 1, 9, 255])
+def test_other_orientations_turn_nothing(orientation):
+    image = Image.new('RGB', (12, 8))
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    assert not is_rotated(image) and to_rgb(image)[1] == []
+
+
 def test_a_rotation_is_ignored_and_noted_or_followed(photo):
     notes = []
     kept = LoadImage()(dict(img_path=photo, notes=notes))
@@ -177,6 +186,16 @@ def test_a_dataset_counts_them_in_all_workers(photo, tmp_path, said, workers):
     assert dataset.noted == {ROTATION_IGNORED: 2, BY_BITS.format(12): 2}
     if not workers:  # the workers' own log
         assert [line.split(': ')[1] for line in said] == ['item 0', 'item 1']
+
+
+def test_a_picture_that_the_pipeline_accepted_is_read_again(photo, monkeypatch):
+    """Whatever Pillow's own limit for one picture is, which the default follows."""
+    monkeypatch.setattr(LoadImage.__init__, '__defaults__', (10, 'ignore'))
+    with pytest.raises(ValueError, match='exceeds max_pixels=10'):
+        LoadImage()(dict(img_path=photo))
+    record = dict(img_path=photo, notes=[])
+    assert original_image(PixelDataSample(metainfo=record)).shape == (3, 8, 12)
+    assert record_pixels(record).shape == (8, 12, 3)
 
 
 def test_a_turned_sample_stays_turned_for_experts_and_pictures(photo, tmp_path):

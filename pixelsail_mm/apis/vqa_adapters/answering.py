@@ -10,11 +10,14 @@ from typing import Any, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from pixelsail_mm.apis.inferencer import PixelSAILInferencer
 from pixelsail_mm.apis.inputs import ImageInput, make_record
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.pictures import IGNORE
+from pixelsail_mm.notices import warn_once
 
 # Longest answer in the authors' release.
 MAX_NEW_TOKENS = 512
@@ -54,6 +57,9 @@ class Question:
 class VQAAnswerer:
     """Ask a model the questions of a benchmark: image first, greedy, end tokens removed.
 
+    Pictures keep their stored pixels, whatever their EXIF data say: one kit gives files, another
+    gives opened pictures, and both must ask the same.
+
     Args:
         model: See :class:`~pixelsail_mm.apis.PixelSAILInferencer`.
         weights: Checkpoint; a folder's own weights by default.
@@ -62,7 +68,7 @@ class VQAAnswerer:
 
     def __init__(self, model: str | os.PathLike | Mapping | Config | nn.Module,
                  weights: str | os.PathLike | None = None, device: str | None = None) -> None:
-        self.ask = PixelSAILInferencer(model, weights, device)
+        self.ask = PixelSAILInferencer(model, weights, device, exif=IGNORE)
         # Benchmarks are answered greedily whatever the config samples with.
         self.model.generation = dict(self.model.generation, do_sample=False)
 
@@ -99,6 +105,9 @@ class VQAAnswerer:
     def score(self, question: Question, answer: str) -> tuple[float, bool]:
         """How well the model knows an answer that is given.
 
+        All answers to one question see the picture at one size, that of the question alone. What
+        is changed about the question is logged, once.
+
         Args:
             question: The question.
             answer: The answer; blanks around it are removed, as in training.
@@ -113,8 +122,10 @@ class VQAAnswerer:
         if not answer.strip():
             raise BadSampleError(question.name, 'answer', 'there is no text to score')
         record = make_record(question.name, _only_image(question), question.text,
-                             answer_prefix=answer.strip())
-        batch = next(iter(self.ask.preprocess([record])))
+                             exif=self.ask.exif)
+        batch = pseudo_collate([self.ask.pipeline.with_answer(record, answer.strip())])
+        for text in record['meta']['warnings']:
+            warn_once(text)
         inputs = self.model.data_preprocessor(batch, False)['inputs']
         targets = inputs['labels'][0, 1:]
         labelled = targets != -100

@@ -66,9 +66,9 @@ class BuildConversation(BaseTransform):
         image_in_question: Put the image and a line break at the beginning of the first question,
             behind the opening of its template (EVEv2), instead of in front of everything.
         cache_size: Number of tokenised texts kept in memory.
-        trained_tokens: Ids of the tokens that the model met in training, in the form of
+        trained_tokens: Ids of the tokens in the training samples that were read, in the form of
             :func:`~pixelsail_mm.tokenization.write_id_ranges`; None where that is not known. It
-            changes no token; :meth:`unseen_words` tells from it what the model cannot know.
+            changes no token; :meth:`unseen_words` tells from it what the model hardly knows.
 
     Raises:
         BadSampleError: A question, an answer (training) or ``meta['expression']`` is empty; the
@@ -181,11 +181,23 @@ class BuildConversation(BaseTransform):
         """Number of tokens of an image with a grid of (h, w) patches."""
         return len(self._image_ids(grid))
 
+    def answer_ids(self, results: Results, answer: str) -> tuple[int, ...]:
+        """Token ids of a text behind the last question, as of ``answer_prefix``.
+
+        Required key: ``conversation``.
+
+        Raises:
+            BadSampleError: The text holds a token that only the pipeline may write.
+        """
+        turns = self._clean(results)
+        return self._turn(turns[-1], len(turns) - 1, results | dict(answer_prefix=answer))[1]
+
     def unseen_words(self, results: Results) -> list[str]:
-        """Words of the last question and of ``answer_prefix`` with a token that training never had.
+        """Words of the last question and ``answer_prefix`` with a token not in ``trained_tokens``.
 
         A token that no training sample holds has the vector it was initialised with: it says
-        nothing to the model. Empty where ``trained_tokens`` is not set.
+        nothing to the model. But a sample of them was read, so a rare word may be here that the
+        model knows. Empty where ``trained_tokens`` is not set.
 
         Required key: ``conversation``; optional ``answer_prefix``.
         """

@@ -1,12 +1,21 @@
 """Answers: one image, text only, greedy, bounded, ended."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image
 
-from pixelsail_mm.apis.vqa_adapters import Question, UnsupportedItemError, VQAAnswerer
+from pixelsail_mm.apis.vqa_adapters import (
+    Question,
+    UnsupportedItemError,
+    VQAAnswerer,
+    answering,
+    lmms_eval,
+    vlmevalkit,
+)
 from pixelsail_mm.apis.vqa_adapters.answering import checked_limit, checked_prompts
 from pixelsail_mm.datasets.errors import BadSampleError
 
@@ -89,6 +98,31 @@ def test_score_is_the_loss_of_the_answer(answerer):
     ids = inputs['input_ids'][0]
     assert ids.shape[0] > len(answer) and not greedy
     assert loss == pytest.approx(F.cross_entropy(logits[-4:-1], ids[-3:]).item(), abs=1e-4)
+
+
+def test_what_scoring_changes_is_logged(answerer, monkeypatch):
+    said = []
+    monkeypatch.setattr(answering, 'warn_once', said.append)
+    answerer.ask.pipeline.stages[3].max_size = 16
+    answerer.score(Question('a', 'What?', [picture()]), 'yes')
+    assert len(said) == 1 and 'of 45x30 pixels is scaled to 16x' in said[0]
+
+
+def test_both_kits_ask_about_the_stored_pixels(kit_stubs, talker, tmp_path):
+    """VLMEvalKit passes the file, lmms-eval the opened picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = str(tmp_path / 'photo.png')
+    picture().save(path, exif=exif)
+    vlm = vlmevalkit.PixelSAIL(str(talker), device='cpu', max_new_tokens=6)
+    lmms = lmms_eval.PixelSAIL(str(talker), device='cpu', max_new_tokens=6)
+    lmms.task_dict['t'] = dict(test=[dict(image=Image.open(path))])
+    request = SimpleNamespace(args=('What?', {}, lambda doc: [doc['image']], 0, 't', 'test'))
+    by_file = vlm.generate([dict(type='image', value=path), dict(type='text', value='What?')])
+    by_picture, = lmms.generate_until([request])
+    stored, = lmms.answerer([Question('a', 'What?', [picture()], 6)])
+    turned, = lmms.answerer([Question('a', 'What?', [picture().rotate(-90, expand=True)], 6)])
+    assert by_file == by_picture == stored != turned
 
 
 def test_the_greedy_answer_is_known_as_such(answerer):
