@@ -5,8 +5,8 @@ The picture of the answer and one PNG per mask are written to --out-dir. Visual 
 0, 1, ... in the order given; name them in TEXT as <Prompt0>, <Prompt1>, ...
 
 Examples:
-    python demo/image_demo.py shapes.png "Please segment the red circle in this image."
-    python demo/image_demo.py shapes.png "What is <Prompt0>?" --box 10,12,40,44
+    python demo/image_demo.py demo/shapes.jpg "Please segment the blue circle."
+    python demo/image_demo.py demo/shapes.jpg "What is <Prompt0>?" --box 12,21,44,53
 """
 
 import argparse
