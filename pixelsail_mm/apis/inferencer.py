@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class PixelSAILInferencer(BaseInferencer):
                  weights: str | os.PathLike | None = None, device: str | None = None,
                  show_progress: bool = False, exif: str = ROTATE) -> None:
         self.exif = exif
+        self.say: Callable[[str], None] = warn_once  # how warnings are logged
         if isinstance(model, nn.Module):
             if weights is not None:
                 raise ConfigError('weights are only loaded when the model is built here; pass a '
@@ -185,7 +186,7 @@ class PixelSAILInferencer(BaseInferencer):
             said = [*sample.get('warnings', ()), *describe_empty(sample.pred_masks,
                                                                   sample.pred_text)]
             for text in said:
-                warn_once(text)
+                self.say(text)
             result = dict(
                 text=sample.pred_text, masks=sample.pred_masks.cpu().numpy(), warnings=said,
                 mask_scores=sample.pred_scores.float().cpu().numpy(), visualization=picture)

@@ -17,7 +17,7 @@ from pixelsail_mm.apis.inferencer import PixelSAILInferencer
 from pixelsail_mm.apis.inputs import ImageInput, make_record
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.pictures import IGNORE
-from pixelsail_mm.notices import warn_once
+from pixelsail_mm.notices import CountedWarnings
 
 # Longest answer in the authors' release.
 MAX_NEW_TOKENS = 512
@@ -58,7 +58,8 @@ class VQAAnswerer:
     """Ask a model the questions of a benchmark: image first, greedy, end tokens removed.
 
     Pictures keep their stored pixels, whatever their EXIF data say: one kit gives files, another
-    gives opened pictures, and both must ask the same.
+    gives opened pictures, and both must ask the same. Warnings are counted by kind; the 1st, 10th,
+    100th, ... is logged.
 
     Args:
         model: See :class:`~pixelsail_mm.apis.PixelSAILInferencer`.
@@ -69,6 +70,7 @@ class VQAAnswerer:
     def __init__(self, model: str | os.PathLike | Mapping | Config | nn.Module,
                  weights: str | os.PathLike | None = None, device: str | None = None) -> None:
         self.ask = PixelSAILInferencer(model, weights, device, exif=IGNORE)
+        self.ask.say = CountedWarnings()
         # Benchmarks are answered greedily whatever the config samples with.
         self.model.generation = dict(self.model.generation, do_sample=False)
 
@@ -106,7 +108,7 @@ class VQAAnswerer:
         """How well the model knows an answer that is given.
 
         All answers to one question see the picture at one size, that of the question alone. What
-        is changed about the question is logged, once.
+        is changed about the question is logged.
 
         Args:
             question: The question.
@@ -125,7 +127,7 @@ class VQAAnswerer:
                              exif=self.ask.exif)
         batch = pseudo_collate([self.ask.pipeline.with_answer(record, answer.strip())])
         for text in record['meta']['warnings']:
-            warn_once(text)
+            self.ask.say(text)
         inputs = self.model.data_preprocessor(batch, False)['inputs']
         targets = inputs['labels'][0, 1:]
         labelled = targets != -100

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image
 
+from pixelsail_mm import notices
 from pixelsail_mm.apis.vqa_adapters import (
     Question,
     UnsupportedItemError,
     VQAAnswerer,
-    answering,
     lmms_eval,
     vlmevalkit,
 )
@@ -102,10 +102,20 @@ def test_score_is_the_loss_of_the_answer(answerer):
 
 def test_what_scoring_changes_is_logged(answerer, monkeypatch):
     said = []
-    monkeypatch.setattr(answering, 'warn_once', said.append)
+    monkeypatch.setattr(notices, 'print_log', lambda text, **kwargs: said.append(text))
     answerer.ask.pipeline.stages[3].max_size = 16
     answerer.score(Question('a', 'What?', [picture()]), 'yes')
     assert len(said) == 1 and 'of 45x30 pixels is scaled to 16x' in said[0]
+
+
+def test_warnings_of_many_questions_are_counted(answerer, monkeypatch):
+    said = []
+    monkeypatch.setattr(notices, 'print_log', lambda text, **kwargs: said.append(text))
+    answerer.ask.pipeline.stages[3].max_size = 16
+    answerer([Question('a', 'What?', [picture().resize((20 + i, 20))], 1) for i in range(12)], 4)
+    said = [text for text in said if text.startswith('the picture of')]
+    assert [text.split()[3] for text in said] == ['20x20', '29x20']
+    assert said[1].endswith('(number 10 of this kind)')
 
 
 def test_both_kits_ask_about_the_stored_pixels(kit_stubs, talker, tmp_path):
