@@ -16,7 +16,7 @@ def describe_empty(masks: Tensor, text: str | None = None) -> list[str]:
         text: The answer. A ``[SEG]`` of one of the answers ``no_target_answers``, such as ``No
             target [SEG].``, is meant to have an empty mask. None where the text is not known.
     """
-    if not masks.numel():
+    if 0 in masks.shape[1:]:
         count = len(masks) if text is None else text.count(SEG_TOKEN)
         return [f'the answer has {count} {SEG_TOKEN}, but there is no image: it has no mask'
                 ] if count else []
