@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.runner import FlexibleRunner
-
+from pixelsail_mm.engine.default_hooks import HooksOffRunner
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.safe_pickle import read_pickle
 from pixelsail_mm.engine.training_settings import (
@@ -108,7 +107,7 @@ class _Fresh:
         return float(self._wrapper.param_groups[0]['lr'])
 
 
-class PixelRunner(FlexibleRunner):
+class PixelRunner(HooksOffRunner):
     """MMEngine's ``FlexibleRunner`` that resumes with the settings of the config.
 
     MMEngine takes learning rate, schedules and all other settings of the optimizer from the

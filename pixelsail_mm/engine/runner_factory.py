@@ -23,10 +23,11 @@ def _cuda_available() -> bool:
 def _fit_device(cfg: Config) -> None:
     """Run a config written for a GPU in float32 where there is none (bfloat16 is very slow)."""
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper' and not _cuda_available():
-        print_log('no CUDA device: training in float32 (AmpOptimWrapper -> OptimWrapper)',
+    kind = wrapper.get('type')
+    if kind in ('AmpOptimWrapper', 'PixelAmpOptimWrapper') and not _cuda_available():
+        wrapper['type'] = kind.replace('Amp', '')
+        print_log(f'no CUDA device: training in float32 ({kind} -> {wrapper["type"]})',
                   logger='current')
-        wrapper['type'] = 'OptimWrapper'
         for key in ('dtype', 'loss_scale', 'use_fsdp'):
             wrapper.pop(key, None)
 
@@ -44,7 +45,8 @@ def _wrap_sampler(cfg: Config) -> None:
 def _set_log_window(cfg: Config) -> None:
     """Average the logged losses over at least one accumulation window."""
     processor = cfg.setdefault('log_processor', dict(by_epoch=False))
-    interval = cfg.get('default_hooks', {}).get('logger', {}).get('interval', 10)
+    logger = (cfg.get('default_hooks') or {}).get('logger') or {}
+    interval = logger.get('interval', 10)
     accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
     processor['window_size'] = max(processor.get('window_size', interval), accumulation)
 
@@ -82,18 +84,21 @@ def _choose_strategy(cfg: Config, deepspeed: Optional[str]) -> dict:
 def _check_steps(cfg: Config) -> None:
     """Use the optimizer wrapper that skips bad steps, unless ``default_hooks.bad_steps`` is None.
 
-    Configs that do not name the hook get it, too: a skipped step must not go unreported.
+    Configs that do not name the hook get it, too: a skipped step must not go unreported. With None
+    the wrappers that skip are replaced by MMEngine's; a dumped config names them.
     """
     hook = cfg.setdefault('default_hooks', dict()).setdefault(
         'bad_steps', dict(type='BadStepHook'))
-    if hook is None:
-        del cfg.default_hooks['bad_steps']  # MMEngine takes None only for hooks of its own
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if kind == 'PixelDeepSpeedOptimWrapper':
         wrapper['check_steps'] = hook is not None
-    elif hook is not None and kind in ('OptimWrapper', 'AmpOptimWrapper'):
-        wrapper['type'] = f'Pixel{kind}'
+        return
+    other = {f'Pixel{name}': name for name in ('OptimWrapper', 'AmpOptimWrapper')}
+    if hook is not None:
+        other = {name: checked for checked, name in other.items()}
+    if kind in other:
+        wrapper['type'] = other[kind]
 
 
 def _settle_resume(cfg: Config) -> None:
@@ -167,12 +172,12 @@ def build_test_runner(cfg: Config, checkpoint: str):
             every weight that prediction uses.
 
     Returns:
-        FlexibleRunner: The runner.
+        HooksOffRunner: The runner.
 
     Raises:
         ConfigError: The config names no test data.
     """
-    from mmengine.runner import FlexibleRunner
+    from pixelsail_mm.engine.default_hooks import HooksOffRunner
     _set_defaults(cfg)
     init_default_scope(cfg.default_scope)
     for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):
@@ -185,4 +190,4 @@ def build_test_runner(cfg: Config, checkpoint: str):
         cfg.model.distill = []
     cfg.load_from, cfg.resume = None, False
     cfg.strategy = dict(_choose_strategy(cfg, None), weights=str(checkpoint))
-    return FlexibleRunner.from_cfg(cfg)
+    return HooksOffRunner.from_cfg(cfg)

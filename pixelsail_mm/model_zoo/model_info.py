@@ -102,7 +102,8 @@ def model_info(cfg: Any, tokenizer: str | None = None) -> ModelInfo:
     if cfg.model.backbone.get('quantization'):
         four_bit = _linear_weights(model.backbone.llm)
     half = (cfg.model.backbone.get('dtype') == 'bfloat16'
-            or cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper')
+            or cfg.get('optim_wrapper', {}).get('type') in (
+                'AmpOptimWrapper', 'PixelAmpOptimWrapper'))
     tokens, size = _image_tokens(cfg, getattr(model.backbone, 'image_layout', 'block'))
     return ModelInfo(
         parts=_count_parts(model),

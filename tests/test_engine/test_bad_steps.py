@@ -1,17 +1,19 @@
 """NaN and infinity in losses, gradients and weights: steps are skipped, files stay finite."""
 
+import sys
 from itertools import count
 from pathlib import Path
 
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import pytest
 import torch
+from mmengine.config import Config
 
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.cli import DIVERGED
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.optim_wrappers import PixelAmpOptimWrapper
-from pixelsail_mm.engine.runner_factory import build_runner
+from pixelsail_mm.engine.runner_factory import _fit_device, build_runner, build_test_runner
 from pixelsail_mm.engine.step_check import Outcome, all_finite
 from pixelsail_mm.errors import CheckpointError, DivergedError
 
@@ -173,6 +175,52 @@ def test_what_no_scale_can_mend_is_skipped(scaled, scale, loss, options):
         assert wrapper.loss_scaler.get_scale() == scale
     wrapper.update_params(layer(torch.ones(1, 2)).sum())
     assert wrapper.outcome is Outcome.TAKEN and not torch.equal(layer.weight, before)
+
+
+def test_wrapper_of_a_dumped_config_is_unchecked_too(build, tmp_path):
+    """The copy of a config in the work directory names the wrapper that the run used."""
+    unchecked = {'default_hooks.bad_steps': 'None'}
+    runner = build(**unchecked, **{'optim_wrapper.type': 'PixelOptimWrapper'})
+    assert runner.cfg.optim_wrapper.type == 'OptimWrapper'
+    dumped = Config.fromfile(str(tmp_path / CONFIG.name))
+    assert dumped.default_hooks.bad_steps is None
+    dumped.work_dir, dumped.experiment_name = str(tmp_path / 'again'), f'bad{next(numbers)}'
+    assert build_runner(dumped).cfg.optim_wrapper.type == 'OptimWrapper'
+
+
+@pytest.mark.parametrize(('kind', 'fitted'), [
+    ('AmpOptimWrapper', 'OptimWrapper'), ('PixelAmpOptimWrapper', 'PixelOptimWrapper')])
+def test_without_gpu_mixed_precision_is_float32(monkeypatch, kind, fitted):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = Config(dict(optim_wrapper=dict(type=kind, dtype='bfloat16', loss_scale='dynamic')))
+    _fit_device(cfg)
+    assert cfg.optim_wrapper == dict(type=fitted)
+
+
+def test_hook_that_is_turned_off_does_not_end_testing(build, tmp_path):
+    build().train()
+    cfg = read_config(str(CONFIG), ['default_hooks.bad_steps=None', 'default_hooks.logger=None'])
+    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'test'), f'bad{next(numbers)}'
+    cfg.launcher = 'none'
+    assert build_test_runner(cfg, str(tmp_path / 'model.safetensors')).test()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('zero', ['zero1', 'zero3'])
+def test_resumed_after_a_skipped_step_all_steps_are_taken(run_tool, tmp_path, zero):
+    """DeepSpeed's checkpoint says that the step was skipped; unchecked, nothing sets it back."""
+    config = tmp_path / 'config.py'
+    config.write_text(f"_base_ = '{Path(__file__).with_name('faulty_config.py')}'\n"
+                      "custom_hooks = [dict(type='FaultHook', faults=[(2, 0, 'loss')])]\n")
+    tool = [sys.executable, 'tools/train.py', config, '--work-dir', tmp_path / 'run',
+            '--deepspeed', zero]
+    status, output = run_tool(*tool, '--cfg-options', 'train_cfg.max_iters=3')
+    assert status == 0 and 'iteration 3: optimizer step skipped' in output, output[-4000:]
+    status, output = run_tool(*tool, '--resume', '--cfg-options', 'train_cfg.max_iters=5',
+                              'default_hooks.bad_steps=None')
+    assert status == 0, output[-4000:]
+    assert same(tmp_path / 'run', 2, 3)
+    assert not same(tmp_path / 'run', 3, 4) and not same(tmp_path / 'run', 4, 5)
 
 
 @pytest.mark.slow

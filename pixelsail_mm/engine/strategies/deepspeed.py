@@ -234,6 +234,10 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         # ZeRO-1 and 2 take the norm to clip at from the checkpoint; it is a setting of the config.
         if hasattr(self.model.optimizer, 'clip_grad'):
             self.model.optimizer.clip_grad = self.config['gradient_clipping']
+        # They also take from it whether its last step was skipped, and where nothing looks for bad
+        # steps they would go on to skip every step.
+        if hasattr(self.model.optimizer, 'overflow'):
+            self.model.optimizer.overflow = False
         self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
                                                    self.dispatch_kwargs['max_iters'])
         return checkpoint
