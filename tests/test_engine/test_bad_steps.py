@@ -8,6 +8,7 @@ import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.cli import DIVERGED
@@ -16,6 +17,7 @@ from pixelsail_mm.engine.optim_wrappers import PixelAmpOptimWrapper
 from pixelsail_mm.engine.runner_factory import _fit_device, build_runner, build_test_runner
 from pixelsail_mm.engine.step_check import Outcome, all_finite
 from pixelsail_mm.errors import CheckpointError, DivergedError
+from pixelsail_mm.registry import HOOKS
 
 CONFIG = Path(__file__).with_name('toy_config.py')
 CLIP = dict(max_norm=1.0)
@@ -26,11 +28,11 @@ numbers = count()
 def build(tmp_path):
     """Build a runner of the toy that saves after every step and has faults."""
 
-    def build(*faults, work_dir=tmp_path, resume=False, clip=CLIP, **options):
+    def build(*faults, work_dir=tmp_path, resume=False, clip=CLIP, hooks=(), **options):
         options = {'default_hooks.checkpoint.interval': 1,
                    'default_hooks.checkpoint.max_keep_ckpts': -1} | options
         cfg = read_config(str(CONFIG), [f'{key}={value}' for key, value in options.items()])
-        cfg.custom_hooks = [dict(type='FaultHook', faults=list(faults))]
+        cfg.custom_hooks = [dict(type='FaultHook', faults=list(faults)), *hooks]
         cfg.work_dir, cfg.experiment_name = str(work_dir), f'bad{next(numbers)}'
         cfg.launcher, cfg.resume, cfg.optim_wrapper.clip_grad = 'none', resume, clip
         return build_runner(cfg)
@@ -119,6 +121,34 @@ def test_bad_weights_are_neither_saved_nor_exported(build, tmp_path):
     with pytest.raises(DivergedError, match=r'model\.safetensors.*layer\.bias'):
         never_saved.train()
     assert not (tmp_path / 'export/model.safetensors').exists()
+
+
+@HOOKS.register_module()
+class ScoreHook(Hook):
+    """Give each validation a better score and the model buffers that are infinite on purpose."""
+
+    def before_train(self, runner):
+        mask = torch.full((3, 3), float('-inf')).triu(1)
+        runner.model.register_buffer('mask', mask, persistent=False)
+        runner.model.register_buffer('saved_mask', mask.clone())
+
+    def before_val_epoch(self, runner):
+        metric = runner.val_loop.parts[0].evaluator.metrics[0]
+        metric.compute_metrics = lambda results: dict(mean=float(runner.iter))
+
+
+def test_best_checkpoint_is_kept_from_bad_weights(build, tmp_path):
+    """And buffers that are infinite on purpose end no training."""
+    runner = build((3, 0, 'weights'), hooks=[dict(type='ScoreHook')], **{
+        'default_hooks.checkpoint.interval': 100, 'default_hooks.checkpoint.save_last': False,
+        'default_hooks.checkpoint.save_best': 'a/mean', 'default_hooks.checkpoint.rule': 'greater',
+        'train_cfg.val_interval': 2, 'train_cfg.val_begin': 1})
+    with pytest.raises(DivergedError, match=r'best_.* is not written: 1 weights .*layer\.bias'):
+        runner.train()
+    [best] = tmp_path.glob('best_*')
+    assert best.name.endswith('iter_2.pth')
+    state = load_state(best)['state_dict']
+    assert not all_finite([state.pop('saved_mask')]) and all_finite(state.values())
 
 
 def test_bad_checkpoint_is_not_resumed(build, tmp_path):

@@ -18,8 +18,8 @@ class PixelCheckpointHook(CheckpointHook):
     * The ``last_checkpoint`` pointer is replaced atomically, after the checkpoint.
     * ``interval`` is rounded up to whole optimizer steps: gradients accumulated so far are not
       part of a checkpoint, so one in the middle of a window could not be resumed exactly.
-    * Weights that are NaN or infinite are not written and replace no checkpoint: the training ends
-      with a ``DivergedError``.
+    * Weights that are NaN or infinite are not written and replace no checkpoint, the best one
+      (``save_best``) included: the training ends with a ``DivergedError``.
     """
 
     def before_train(self, runner) -> None:
@@ -36,6 +36,12 @@ class PixelCheckpointHook(CheckpointHook):
                 f'checkpoint interval {self.interval} is not a multiple of the gradient '
                 f'accumulation {window}: saving every {rounded} iterations')
             self.interval = rounded
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        if self.save_best:  # MMEngine removes the best so far before it writes the new one
+            runner.strategy.require_finite_weights(
+                self.file_backend.join_path(self.out_dir, 'best_*.pth'))
+        super()._save_best_checkpoint(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         filename = self.filename_tmpl.format(step)

@@ -168,11 +168,15 @@ class StrategyMixin:
     def bad_weights(self) -> List[str]:
         """Name the weights that are NaN or infinite in any process; every rank must call this.
 
-        With ZeRO-3 each process looks at its part.
+        Of the buffers only those that checkpoints hold count, and only if they are NaN: infinity
+        may be meant, as in a mask of attention. With ZeRO-3 each process looks at its part.
         """
         model = unwrap(self.model)
-        bad = [name for name, weight in (*model.named_parameters(), *model.named_buffers())
+        bad = [name for name, weight in model.named_parameters()
                if not all_finite([getattr(weight, 'ds_tensor', weight)])]
+        saved = model.state_dict().keys()
+        bad += [name for name, buffer in model.named_buffers()
+                if name in saved and bool(torch.isnan(buffer).any())]
         device = next(model.parameters()).device
         if not on_any_rank([bool(bad)], device)[0]:
             return []
