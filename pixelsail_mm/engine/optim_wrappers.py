@@ -1,6 +1,6 @@
 """Optimizer wrappers, which take no step that would put NaN or infinity into the weights."""
 
-from typing import Optional
+from typing import List, Optional
 
 import torch
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
@@ -49,23 +49,38 @@ class _CheckedSteps:
             *args: As in MMEngine.
             **kwargs: As in MMEngine.
         """
-        self.outcome = None
         self.losses.see(loss)
         super().update_params(loss, *args, **kwargs)
 
-    def _check(self) -> tuple:
-        """Clip; give (a loss is bad, the gradient is bad) on any process."""
-        weights = [weight for group in self.optimizer.param_groups for weight in group['params']
-                   if weight.grad is not None]
+    def backward(self, loss: torch.Tensor, **kwargs) -> None:
+        """Accumulate gradients.
+
+        Args:
+            loss: Scalar. A model that calls this and :meth:`step` itself has its gradients
+                checked, not its losses.
+            **kwargs: As in MMEngine.
+        """
+        self.outcome = None
+        super().backward(loss, **kwargs)
+
+    def _check(self, *flags: bool) -> List[bool]:
+        """Clip; give (a loss is bad, the gradient is bad, the flags) on any process.
+
+        The norm to clip by tells about all gradients. Other ways to clip would turn infinity into
+        a number, so the gradients are looked at before.
+        """
+        trained = [weight for group in self.optimizer.param_groups for weight in group['params']]
+        weights = [weight for weight in trained if weight.grad is not None]
+        by_norm = (bool(self.clip_grad_kwargs and weights)
+                   and self.clip_func is torch.nn.utils.clip_grad_norm_)
+        finite = by_norm or all_finite(weight.grad for weight in weights)
         if self.clip_grad_kwargs:
             self._clip_grad()
-        if self.clip_grad_kwargs and self.clip_func is torch.nn.utils.clip_grad_norm_ and weights:
+        if by_norm:
             norm = self.message_hub.get_scalar(f'train/{self.grad_name}').current()
             finite = abs(norm) < float('inf')
-        else:
-            finite = all_finite(weight.grad for weight in weights)
-        return tuple(on_any_rank([not self.losses.close(), not finite],
-                                 self.losses.finite[0].device))
+        device = (self.losses.finite or trained)[0].device
+        return on_any_rank([not self.losses.close(), not finite, *flags], device)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -88,7 +103,8 @@ class PixelAmpOptimWrapper(_CheckedSteps, AmpOptimWrapper):
     """MMEngine's ``AmpOptimWrapper`` that skips steps with a bad loss or gradient.
 
     A gradient that overflows while the loss is finite belongs to a dynamic loss scaler, which
-    lowers its scale. At a scale of 1 it has nothing to lower: then the step counts as skipped.
+    lowers its scale. Where it cannot help, the step counts as skipped: at a scale of 1 there is
+    nothing to lower, and finite gradients whose norm overflows are as large at any scale.
     """
 
     def step(self, **kwargs) -> None:
@@ -99,8 +115,10 @@ class PixelAmpOptimWrapper(_CheckedSteps, AmpOptimWrapper):
         """
         scale = self.loss_scaler.get_scale()
         self.loss_scaler.unscale_(self.optimizer)
-        bad_loss, bad_gradient = self._check()
-        fixed = self._scale_update_param is not None or scale <= 1
+        # The only record of it; the scaler's own step and update read it, too.
+        found = self.loss_scaler._found_inf_per_device(self.optimizer).values()
+        bad_loss, bad_gradient, overflow = self._check(any(bool(flag) for flag in found))
+        fixed = not overflow or self._scale_update_param is not None or scale <= 1
         if bad_loss or (bad_gradient and fixed):
             self.outcome = Outcome.SKIPPED
             self.loss_scaler.update(scale)
@@ -208,6 +226,8 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
         gradients_overflow = optimizer.has_overflow
         optimizer.has_overflow = lambda *args, **kwargs: (
             self._bad_loss or gradients_overflow(*args, **kwargs))
+        if hasattr(getattr(optimizer, 'loss_scaler', None), 'raise_error_at_min_scale'):
+            optimizer.loss_scaler.raise_error_at_min_scale = False  # BadStepHook ends the training
         if hasattr(optimizer, 'check_grad_overflow'):
             optimizer.check_grad_overflow = True
             return True
@@ -215,9 +235,15 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
 
     def _note_outcome(self) -> None:
         """Say what DeepSpeed did at the end of the window."""
-        if not self._check_steps or not self.model.optimizer.overflow:
+        optimizer = self.model.optimizer
+        if not self._check_steps or not optimizer.overflow:
             self.outcome = Outcome.TAKEN
-        elif self._bad_loss or self._scale <= 1 or not self.model.optimizer.dynamic_loss_scale:
+            return
+        scaler = getattr(optimizer, 'loss_scaler', None)
+        lowest = max(1, getattr(scaler, 'min_scale', 1))
+        if self._bad_loss or self._scale <= lowest or not optimizer.dynamic_loss_scale:
             self.outcome = Outcome.SKIPPED
         else:
             self.outcome = Outcome.RESCALED
+        if self._bad_loss and hasattr(scaler, 'cur_scale'):
+            scaler.cur_scale = self._scale  # no scale mends a loss

@@ -83,6 +83,8 @@ class LossWatch:
         self.finite.append(torch.isfinite(loss.detach()))
 
     def close(self) -> bool:
-        """End the window; whether all its losses were finite."""
+        """End the window; whether all its losses were finite, as if none was seen."""
+        if self._stepped:
+            self.finite = []
         self._stepped = True
-        return bool(torch.stack(self.finite).all())
+        return not self.finite or bool(torch.stack(self.finite).all())

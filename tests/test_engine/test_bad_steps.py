@@ -1,21 +1,29 @@
 """NaN and infinity in losses, gradients and weights: steps are skipped, files stay finite."""
 
+import logging
 import sys
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.engine.cli import DIVERGED
+from pixelsail_mm.engine.hooks.bad_step_hook import BadStepHook
 from pixelsail_mm.engine.launch import read_config
-from pixelsail_mm.engine.optim_wrappers import PixelAmpOptimWrapper
+from pixelsail_mm.engine.optim_wrappers import (
+    PixelAmpOptimWrapper,
+    PixelDeepSpeedOptimWrapper,
+    PixelOptimWrapper,
+)
 from pixelsail_mm.engine.runner_factory import _fit_device, build_runner, build_test_runner
-from pixelsail_mm.engine.step_check import Outcome, all_finite
+from pixelsail_mm.engine.step_check import LossWatch, Outcome, all_finite
 from pixelsail_mm.errors import CheckpointError, DivergedError
 from pixelsail_mm.registry import HOOKS
 
@@ -251,6 +259,120 @@ def test_resumed_after_a_skipped_step_all_steps_are_taken(run_tool, tmp_path, ze
     assert status == 0, output[-4000:]
     assert same(tmp_path / 'run', 2, 3)
     assert not same(tmp_path / 'run', 3, 4) and not same(tmp_path / 'run', 4, 5)
+
+
+def test_norm_that_overflows_is_not_the_scalers(scaled):
+    """The gradients are finite at any scale, so lowering it would go on for ever."""
+    layer, wrapper = scaled(4.0, clip_grad=CLIP)
+    before = layer.weight.detach().clone()
+    for _ in range(2):
+        output = layer(torch.ones(1, 2)).sum()
+        output.register_hook(lambda gradient: gradient * 2e20)
+        wrapper.update_params(output)
+        assert wrapper.outcome is Outcome.SKIPPED and torch.equal(layer.weight, before)
+        assert wrapper.loss_scaler.get_scale() == 4.0
+
+
+def test_value_clipping_does_not_hide_infinity():
+    """Gradients that are infinite and nowhere NaN: clipped, they would be the clip value."""
+    layer = torch.nn.Linear(2, 1, bias=False)
+    wrapper = PixelOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1),
+                                clip_grad=dict(type='value', clip_value=1.0))
+    before = layer.weight.detach().clone()
+    output = layer(torch.ones(1, 2)).sum()
+    output.register_hook(lambda gradient: gradient * float('inf'))
+    wrapper.update_params(output)
+    assert wrapper.outcome is Outcome.SKIPPED and torch.equal(layer.weight, before)
+
+
+def test_model_that_steps_by_itself_has_its_gradients_checked():
+    """Its own `train_step` may call `backward` and `step`, which show no loss."""
+    layer = torch.nn.Linear(2, 1, bias=False)
+    wrapper = PixelOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1))
+    for factor, outcome in ((1.0, Outcome.TAKEN), (float('inf'), Outcome.SKIPPED),
+                            (1.0, Outcome.TAKEN)):
+        before = layer.weight.detach().clone()
+        wrapper.backward(layer(torch.ones(1, 2)).sum() * factor)
+        assert wrapper.outcome is None
+        wrapper.step()
+        assert wrapper.outcome is outcome
+        assert torch.equal(layer.weight, before) is (outcome is Outcome.SKIPPED)
+        wrapper.zero_grad()
+
+
+def test_losses_of_the_last_window_do_not_count_twice():
+    watch = LossWatch()
+    assert watch.close()
+    watch.see(torch.tensor(float('nan')))
+    assert not watch.close() and len(watch.finite) == 1
+    assert watch.close() and watch.finite == []
+
+
+def hook_of(outcomes, hook, caplog):
+    """Show outcomes to a hook; give the messages."""
+    wrapper = SimpleNamespace(losses=SimpleNamespace(finite=[torch.tensor(True)]))
+    runner = SimpleNamespace(optim_wrapper=wrapper, logger=logging.getLogger('bad'))
+    caplog.set_level('INFO', 'bad')
+    for index, outcome in enumerate(outcomes):
+        wrapper.outcome = outcome
+        hook.after_train_iter(runner, index)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_first_rescaled_step_of_a_streak_is_logged(caplog):
+    hook = BadStepHook(max_streak=1)
+    outcomes = [Outcome.RESCALED] * 3 + [Outcome.TAKEN, None, Outcome.RESCALED]
+    lines = hook_of(outcomes, hook, caplog)
+    assert [line.split(':')[0] for line in lines] == ['iteration 1', 'iteration 6']
+    assert 'loss scaler lowers its scale' in lines[0] and hook.rescaled == 4
+    with pytest.raises(DivergedError, match='1 in this run, 4 more dropped by the loss scaler'):
+        hook_of([Outcome.SKIPPED], hook, caplog)
+
+
+def test_hook_keeps_nothing_of_an_unchecked_run():
+    hook = BadStepHook()
+    for index in range(3):
+        hook.after_train_iter(SimpleNamespace(optim_wrapper=object()), index, dict(
+            data_samples=[dict(sample_id='a')]))
+    assert hook._window == []
+
+
+class StubOptimizer:
+    """Stands in for ZeRO's float16 optimizer, which needs a GPU; the scaler is DeepSpeed's own."""
+
+    dtype, dynamic_loss_scale, check_grad_overflow, bad = torch.float16, True, False, False
+
+    def __init__(self, **scaler):
+        self.loss_scaler = DynamicLossScaler(scale_window=1000, delayed_shift=1,
+                                             consecutive_hysteresis=False, **scaler)
+
+    @property
+    def loss_scale(self):
+        return self.loss_scaler.cur_scale
+
+    def has_overflow(self):
+        return self.bad
+
+    def step(self):
+        self.overflow = self.has_overflow()
+        self.loss_scaler.update_scale(self.overflow)
+
+
+@pytest.mark.parametrize(('scale', 'lowest', 'loss', 'outcome', 'after'), [
+    (8.0, 1.0, float('nan'), Outcome.SKIPPED, 8.0), (8.0, 1.0, 1.0, Outcome.RESCALED, 4.0),
+    (1.0, 1.0, 1.0, Outcome.SKIPPED, 1.0), (8.0, 8.0, 1.0, Outcome.SKIPPED, 8.0)])
+def test_float16_of_deepspeed_counts_at_its_lowest_scale(monkeypatch, scale, lowest, loss, outcome,
+                                                         after):
+    monkeypatch.setattr('deepspeed.runtime.fp16.loss_scaler.dist.get_rank', lambda: 0)
+    optimizer = StubOptimizer(init_scale=scale, min_scale=lowest)
+    optimizer.bad = True
+    wrapper = PixelDeepSpeedOptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]))
+    wrapper.model = SimpleNamespace(
+        optimizer=optimizer, step=optimizer.step, backward=lambda loss: None,
+        set_gradient_accumulation_boundary=lambda steps: None, get_global_grad_norm=lambda: None)
+    for _ in range(2 if outcome is Outcome.SKIPPED else 1):
+        wrapper.update_params(torch.tensor(loss))
+        assert wrapper.outcome is outcome and optimizer.loss_scale == after
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ class BadStepHook(Hook):
     """Say which steps were skipped for NaN or infinity, count them, and stop after a streak.
 
     The optimizer wrappers skip such steps, see :mod:`pixelsail_mm.engine.optim_wrappers`. Steps
-    that a loss scaler drops while it looks for a scale are counted apart and end no training.
+    that a loss scaler drops while it looks for a scale are counted apart and end no training; of
+    such steps in a row the first is logged.
 
     Args:
         max_streak: Skipped optimizer steps in a row after which the training stops; 0 never stops
@@ -33,6 +34,7 @@ class BadStepHook(Hook):
     def __init__(self, max_streak: int = 10):
         self.max_streak = max_streak
         self.skipped = self.rescaled = self.streak = 0
+        self._rescaling = False
         self._window: List[List[str]] = []
 
     def before_train(self, runner) -> None:
@@ -56,19 +58,26 @@ class BadStepHook(Hook):
             data_batch: The batch, whose samples are named when its step is skipped.
             outputs: The log variables.
         """
+        if not hasattr(runner.optim_wrapper, 'outcome'):
+            return
         self._window.append(_sample_ids(data_batch))
-        outcome = getattr(runner.optim_wrapper, 'outcome', None)
+        outcome = runner.optim_wrapper.outcome
         if outcome is None:
             return
         window, self._window = self._window, []
         if outcome is Outcome.RESCALED:
             self.rescaled += 1
+            if not self._rescaling:
+                runner.logger.info(
+                    f'iteration {batch_idx + 1}: a gradient overflowed, so the loss scaler lowers '
+                    'its scale; this step and those until the scale fits are dropped')
         elif outcome is Outcome.TAKEN:
             self.streak = 0
         else:
             self.skipped += 1
             self.streak += 1
             self._report(runner, batch_idx + 1, window, outputs or {})
+        self._rescaling = outcome is Outcome.RESCALED
 
     def _report(self, runner, iteration: int, window: List[List[str]], outputs: dict) -> None:
         finite = runner.optim_wrapper.losses.finite[-len(window):]
@@ -79,7 +88,8 @@ class BadStepHook(Hook):
         ids = [sample for found in guilty or everyone
                for batch in found['lost' if guilty else 'all'] for sample in batch]
         names = list(dict.fromkeys(name for found in everyone for name in found['names']))
-        what = 'its loss' if guilty else 'a gradient (all losses were finite)'
+        seen = 'all losses were finite' if finite else 'the model showed no losses'
+        what = 'its loss' if guilty else f'a gradient ({seen})'
         rest = f' and {len(ids) - _NAMED} more' if len(ids) > _NAMED else ''
         # Rank 0 alone: errors of all ranks reach the terminal, and this one is the same for all.
         log = runner.logger.error if is_main_process() else runner.logger.debug
@@ -88,9 +98,11 @@ class BadStepHook(Hook):
             f'Samples: {", ".join(ids[:_NAMED])}{rest}. Skipped so far: {self.skipped}, in a row: '
             f'{self.streak}')
         if self.max_streak and self.streak >= self.max_streak:
+            counts = f'{self.skipped} in this run' + (
+                f', {self.rescaled} more dropped by the loss scaler' if self.rescaled else '')
             raise DivergedError(
                 f'{self.streak} optimizer steps in a row had a loss or a gradient that is NaN or '
-                f'infinite (the last at iteration {iteration}; {self.skipped} in this run); none '
+                f'infinite (the last at iteration {iteration}; {counts}); none '
                 'of them was taken, and checkpoints hold finite weights. Lower the learning rate '
                 'or correct the samples named above, then continue with --resume; '
                 'default_hooks.bad_steps.max_streak sets how many are allowed')
