@@ -14,6 +14,7 @@ from pixelsail_mm.engine.training_settings import (
     RECORD,
     Change,
     compare,
+    place_of,
     table,
     to_text,
     training_settings,
@@ -163,6 +164,9 @@ class PixelRunner(HooksOffRunner):
     def _compare(self, filename: str, saved: Saved, fresh: _Fresh) -> list[Change]:
         """Say what differs; refuse what cannot be applied."""
         if saved.settings is None:
+            fault = place_of(self._settings, saved.iteration).fault
+            if fault:
+                raise ConfigError(f'cannot resume: {filename}: {fault}, or, {_WEIGHTS_ONLY}')
             self.logger.warning(
                 f'training settings: {filename} has no record of them (an earlier version wrote '
                 'it), so they cannot be compared; those of this config are used'

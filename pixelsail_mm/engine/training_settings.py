@@ -101,9 +101,24 @@ class _Place(NamedTuple):
     deepspeed: bool
 
     @property
-    def in_window(self) -> bool:
-        """Whether gradients would be accumulated over a part of a window."""
-        return self.iteration < self.max_iters and self.iteration % self.accumulation != 0
+    def fault(self) -> str | None:
+        """Why it cannot continue here: a checkpoint holds no gradients of a part of a window."""
+        if self.iteration >= self.max_iters or self.iteration % self.accumulation == 0:
+            return None
+        return (f'its iteration {self.iteration} is not a multiple of {self.accumulation} '
+                '(accumulative_counts); take a checkpoint that is')
+
+
+def place_of(now: Mapping[str, Any], iteration: int) -> _Place:
+    """Say where a run continues; this needs no record of the settings saved.
+
+    Args:
+        now: :func:`training_settings` of the run.
+        iteration: Iterations that the checkpoint has done.
+    """
+    return _Place(iteration, now.get('max_iters', iteration),
+                  (now.get('optim_wrapper') or {}).get('accumulative_counts', 1),
+                  now.get('deepspeed') is not None)
 
 
 def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) -> list[Change]:
@@ -114,9 +129,7 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) ->
         now: Those of this run.
         iteration: Iterations that the checkpoint has done.
     """
-    place = _Place(iteration, now.get('max_iters', iteration),
-                   (now.get('optim_wrapper') or {}).get('accumulative_counts', 1),
-                   now.get('deepspeed') is not None)
+    place = place_of(now, iteration)
     changes = [Change(*found) for part in sorted(saved.keys() | now.keys())
                if part != 'trained_weights'
                for found in differences(saved.get(part), now.get(part), part)]
@@ -166,12 +179,18 @@ def _judge_max_iters(change: Change, place: _Place) -> None:
 
 
 def _judge_accumulation(change: Change, place: _Place) -> None:
-    """A checkpoint holds no gradients: it continues at the beginning of a window only."""
-    if place.in_window:
-        _refuse(f'its iteration {place.iteration} is not a multiple of {place.accumulation} '
-                '(accumulative_counts); take a checkpoint that is')(change, place)
+    if place.fault:
+        _refuse(place.fault)(change, place)
     else:
         _apply_schedule(change, place)
+
+
+def _judge_loss_scale(change: Change, place: _Place) -> None:
+    """The scaler's state is saved; a fixed scale of mixed precision replaces it after a step."""
+    if change.key == 'optim_wrapper.loss_scale' and isinstance(change.now, (int, float)):
+        change.effect = 'applied after one step'
+    else:
+        change.effect = 'not used: the loss scale of the checkpoint goes on, if it has one'
 
 
 def _judge_stage(change: Change, place: _Place) -> None:
@@ -195,6 +214,8 @@ _RULES: list[tuple[str, Callable[[Change, _Place], None]]] = [
     (rf'optim_wrapper\.optimizer\.({"|".join(_FREE)})\b', _apply),
     (r'optim_wrapper\.optimizer\b', _refuse('the optimizer state depends on it')),
     (r'optim_wrapper\.accumulative_counts$', _judge_accumulation),
+    (r'optim_wrapper\.loss_scale\b', _judge_loss_scale),
+    (r'deepspeed\.fp16\.(?!enabled)', _judge_loss_scale),
     (r'optim_wrapper\b|auto_scale_lr|deepspeed\.gradient_clipping', _apply),
     (r'param_scheduler', _apply_schedule),
     (r'max_iters$', _judge_max_iters),

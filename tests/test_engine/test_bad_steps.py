@@ -244,14 +244,13 @@ def test_hook_that_is_turned_off_does_not_end_testing(build, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('zero', ['zero1', 'zero3'])
-def test_resumed_after_a_skipped_step_all_steps_are_taken(run_tool, tmp_path, zero):
+def test_resumed_after_a_skipped_step_all_steps_are_taken(run_tool, tmp_path):
     """DeepSpeed's checkpoint says that the step was skipped; unchecked, nothing sets it back."""
     config = tmp_path / 'config.py'
     config.write_text(f"_base_ = '{Path(__file__).with_name('faulty_config.py')}'\n"
                       "custom_hooks = [dict(type='FaultHook', faults=[(2, 0, 'loss')])]\n")
     tool = [sys.executable, 'tools/train.py', config, '--work-dir', tmp_path / 'run',
-            '--deepspeed', zero]
+            '--deepspeed', 'zero1']
     status, output = run_tool(*tool, '--cfg-options', 'train_cfg.max_iters=3')
     assert status == 0 and 'iteration 3: optimizer step skipped' in output, output[-4000:]
     status, output = run_tool(*tool, '--resume', '--cfg-options', 'train_cfg.max_iters=5',

@@ -185,6 +185,24 @@ def test_older_checkpoints_follow_the_config_and_say_so(runner_of, whole, tmp_pa
     assert history(faster, 'lr')[2] == pytest.approx(500 * history(reference, 'lr')[2])
 
 
+def test_older_checkpoint_inside_a_window_is_refused(runner_of, whole, tmp_path):
+    old = without_record(whole / 'iter_2.pth', tmp_path / 'iter_2.pth')
+    with pytest.raises(ConfigError, match='iter_2.pth: its iteration 2 is not a multiple of 4'):
+        resumed(runner_of, old, **{ACCUMULATION: 4})
+
+
+@pytest.mark.parametrize(('part', 'saved', 'now', 'effect'), [
+    ('optim_wrapper', dict(loss_scale='dynamic'), dict(loss_scale=64.0), 'applied after one step'),
+    ('optim_wrapper', dict(loss_scale=64.0), dict(loss_scale='dynamic'), 'not used'),
+    ('optim_wrapper', dict(loss_scale=dict(growth_interval=5)),
+     dict(loss_scale=dict(growth_interval=9)), 'not used'),
+    ('deepspeed', dict(fp16=dict(enabled=True, min_loss_scale=1)),
+     dict(fp16=dict(enabled=True, min_loss_scale=4)), 'not used')])
+def test_the_loss_scale_of_the_checkpoint_goes_on(part, saved, now, effect):
+    change, = compare({part: saved}, {part: now}, 2)
+    assert change.effect.startswith(effect) and not change.refused and not change.schedules
+
+
 def test_weights_alone_are_not_resumed(runner_of, whole, tmp_path):
     content = torch.load(whole / 'iter_2.pth', weights_only=False)
     del content['optimizer']
