@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from pixelsail_mm.engine.checkpoint import load_state
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
@@ -58,4 +59,5 @@ def test_no_mix_hangs_or_changes_a_loss(run_tool, logged, tmp_path, tokenizer, o
             assert entry[key] == expected, (step, key, PAIRS[step - 1])
     first, second = (load_state(folder / 'model.safetensors')['state_dict']
                      for folder in (one, two))
-    assert first.keys() == second.keys()
+    # Training moves the weights by 1e-3.
+    torch.testing.assert_close(dict(second), dict(first), atol=1e-5, rtol=0)
