@@ -1,5 +1,6 @@
 """A source archive of the layout of labelme's, with drawn photos."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -56,7 +57,9 @@ def pack(tmp_path):
 
     def pack(files, *members) -> tuple:
         path = tmp_path / 'labelme-6.3.1.tar.gz'
-        with tarfile.open(path, 'w:gz') as archive:
+        # Without the time: two archives of the same files are the same bytes.
+        with gzip.GzipFile(path, 'wb', mtime=0) as packed, (
+                tarfile.open(fileobj=packed, mode='w')) as archive:
             for name, content in files.items():
                 content = json.dumps(content).encode() if isinstance(content, dict) else content
                 member = tarfile.TarInfo(name)
