@@ -347,7 +347,7 @@ def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iter
     arguments = (job, numbers, threads, stop)
     with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
         try:
-            with _interrupts_ignored():
+            with _interrupts_blocked():
                 futures = [pool.submit(_work, chunk) for chunk in chunks]
             for future in as_completed(futures):
                 yield future.result()
@@ -362,16 +362,16 @@ def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iter
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C, which reaches them too; their parent ends them."""
-    if threading.current_thread() is not threading.main_thread():  # it cannot, and gets none
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, which reaches them too; their parent ends them.
+
+    Blocked, it waits for the end of the block. Ignored, it would be lost to the parent as well.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(job: Job, numbers: Any, threads: int, stop: connection.Connection) -> None:
