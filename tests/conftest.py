@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import logging
 import os
 import random
 import sys
@@ -68,3 +69,16 @@ def public_layout(tmp_path_factory) -> tuple[Path, Path]:
     make_shapes_world(folder / 'world', 'full', counts=dict(train=16, val=6, test=8))
     write_public_layout(folder / 'world', folder / 'data')
     return folder / 'world', folder / 'data'
+
+
+@pytest.fixture
+def said():
+    """Warnings of the log, as they come."""
+    from mmengine.logging import MMLogger
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)

@@ -1,7 +1,7 @@
 """Which optimizer steps may be taken: all processes look at losses and gradients together."""
 
 import enum
-from typing import Any, Iterable, List, Sequence
+from typing import Iterable, List, Sequence
 
 import torch
 import torch.distributed as dist
@@ -36,19 +36,6 @@ def on_any_rank(flags: Sequence[bool], device: torch.device) -> List[bool]:
     votes = torch.tensor(flags, dtype=torch.float32, device=device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return [vote > 0 for vote in votes.tolist()]
-
-
-def gather_objects(mine: Any) -> List[Any]:
-    """Bring an object of each process to all of them, in order of the ranks.
-
-    Args:
-        mine: This process's.
-    """
-    if get_world_size() == 1:
-        return [mine]
-    everyone: List[Any] = [None] * get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return everyone
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

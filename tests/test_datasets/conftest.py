@@ -1,12 +1,10 @@
 """Small drawn data sets that the tests of this folder read."""
 
 import json
-import logging
 import pickle
 from pathlib import Path
 
 import pytest
-from mmengine.logging import MMLogger
 
 COUNTS = {'train': 24, 'val': 4, 'test': 12}
 
@@ -51,18 +49,6 @@ def refcoco_cfg(mini_world) -> dict:
         ann_file='refcoco/instances.json',
         split_file='refcoco/refs(unc).p',
         data_prefix=dict(img_path='images'))
-
-
-@pytest.fixture
-def said():
-    """Warnings of the log, as they come."""
-    messages: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 @pytest.fixture

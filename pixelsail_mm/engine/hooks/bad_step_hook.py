@@ -3,10 +3,10 @@
 from typing import List, Optional
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 
-from pixelsail_mm.engine.step_check import Outcome, gather_objects
+from pixelsail_mm.engine.step_check import Outcome
 from pixelsail_mm.errors import DivergedError
 from pixelsail_mm.registry import HOOKS
 
@@ -83,7 +83,7 @@ class BadStepHook(Hook):
         finite = runner.optim_wrapper.losses.finite[-len(window):]
         lost = [ids for ids, flag in zip(window, finite) if not flag]
         names = [name for name, value in outputs.items() if not _is_finite(value)]
-        everyone = gather_objects(dict(lost=lost, all=window, names=names))
+        everyone = all_gather_object(dict(lost=lost, all=window, names=names))
         guilty = [found for found in everyone if found['lost']]
         ids = [sample for found in guilty or everyone
                for batch in found['lost' if guilty else 'all'] for sample in batch]

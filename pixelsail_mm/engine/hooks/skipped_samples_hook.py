@@ -3,8 +3,7 @@
 from collections import Counter
 from typing import Iterable
 
-import torch.distributed as dist
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 
 from pixelsail_mm.registry import HOOKS
@@ -41,11 +40,7 @@ class SkippedSamplesHook(Hook):
     def _gather(loaders: Iterable, name: str) -> Counter:
         """Sum of a counter of the datasets, over all processes."""
         mine = sum((Counter(getattr(loader.dataset, name, {})) for loader in loaders), Counter())
-        if get_world_size() == 1:
-            return mine
-        everyone = [None] * get_world_size()
-        dist.all_gather_object(everyone, mine)
-        return sum(everyone, Counter())
+        return sum(all_gather_object(mine), Counter())
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Warn when further samples were skipped.

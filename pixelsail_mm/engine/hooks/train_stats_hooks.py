@@ -2,11 +2,10 @@
 
 import resource
 import sys
-from typing import Dict, List, Optional
+from typing import Dict, Optional
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 
 from pixelsail_mm.registry import HOOKS
@@ -22,8 +21,7 @@ def mean_over_ranks(values: Dict[str, float]) -> Dict[str, float]:
     """
     if get_world_size() == 1:
         return values
-    everyone: List[Optional[dict]] = [None] * get_world_size()
-    dist.all_gather_object(everyone, values)
+    everyone = all_gather_object(values)
     keys = [key for found in everyone for key in found]
     return {key: sum(found[key] for found in everyone if key in found)
             / sum(key in found for found in everyone) for key in dict.fromkeys(keys)}

@@ -8,7 +8,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import all_gather_object, barrier, is_main_process
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from pixelsail_mm.engine.checkpoint_files import UNFINISHED_SUFFIX, publish, rem
 from pixelsail_mm.engine.load_report import shortened
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.safetensors_files import map_once
-from pixelsail_mm.engine.step_check import all_finite, gather_objects, on_any_rank
+from pixelsail_mm.engine.step_check import all_finite, on_any_rank
 from pixelsail_mm.errors import CheckpointError, DivergedError
 
 _RANK_VARIABLES = dict(
@@ -180,7 +180,7 @@ class StrategyMixin:
         device = next(model.parameters()).device
         if not on_any_rank([bool(bad)], device)[0]:
             return []
-        return list(dict.fromkeys(name for names in gather_objects(bad) for name in names))
+        return list(dict.fromkeys(name for names in all_gather_object(bad) for name in names))
 
     def require_finite_weights(self, path: str) -> None:
         """Stop the training in all processes if its weights are not fit to be written.
