@@ -12,9 +12,10 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import load_json, require_keys
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.refcoco import TEST_QUESTION
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN

@@ -6,13 +6,13 @@ from typing import Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.base import Record
 from pixelsail_mm.datasets.coco_panoptic import (
     COCOSegmentsDataset,
     load_coco_panoptic_names,
     segment_mask,
 )
 from pixelsail_mm.datasets.regions import REGION, RegionTurns, draw_prompt_ids, region_prompts
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS

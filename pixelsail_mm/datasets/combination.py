@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 from pixelsail_mm.datasets.annotation_files import MissingFilesError
-from pixelsail_mm.datasets.base import SampleSource
+from pixelsail_mm.datasets.sample_source import SampleSource
 from pixelsail_mm.registry import DATASETS
 
 

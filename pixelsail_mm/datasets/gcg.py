@@ -9,8 +9,9 @@ from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.tokenization import SEG_TOKEN
 

@@ -9,9 +9,10 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import load_tables, require_keys
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.gcg import PHRASE_END, PHRASE_START, TEST_QUESTION, ground_caption
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN
 

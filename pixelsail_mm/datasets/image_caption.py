@@ -12,8 +12,9 @@ from pixelsail_mm.datasets.annotation_files import (
     iter_json_list,
     require_keys,
 )
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import BadSampleError
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 

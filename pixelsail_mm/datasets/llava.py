@@ -8,8 +8,9 @@ from typing import Iterator
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys
-from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
+from pixelsail_mm.datasets.base import PixelDataset, select_turns
 from pixelsail_mm.datasets.conversations import parse_turns
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.registry import DATASETS
 
 

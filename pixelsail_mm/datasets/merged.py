@@ -10,10 +10,11 @@ import numpy as np
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from pixelsail_mm.datasets.base import PixelDataset, Record, SampleSource, build_pipeline
+from pixelsail_mm.datasets.base import PixelDataset, build_pipeline
 from pixelsail_mm.datasets.combination import build_parts
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.regions import named_prompts, rename_prompts
+from pixelsail_mm.datasets.sample_source import Record, SampleSource
 from pixelsail_mm.datasets.skip_counter import SkipCounter
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, SEG_TOKEN

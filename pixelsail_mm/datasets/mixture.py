@@ -8,8 +8,8 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from pixelsail_mm.datasets.base import SampleSource
 from pixelsail_mm.datasets.combination import build_parts
+from pixelsail_mm.datasets.sample_source import SampleSource
 from pixelsail_mm.registry import DATASETS
 
 

@@ -8,9 +8,10 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys, stated_size
-from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
+from pixelsail_mm.datasets.base import PixelDataset, select_turns
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.image_keys import coco_names
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import clean_question, load_templates
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN

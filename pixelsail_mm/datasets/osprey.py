@@ -8,10 +8,11 @@ from typing import Iterator
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import iter_json_list, require_keys, stated_size
-from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
+from pixelsail_mm.datasets.base import PixelDataset, select_turns
 from pixelsail_mm.datasets.conversations import parse_turns
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.regions import draw_prompt_ids
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 

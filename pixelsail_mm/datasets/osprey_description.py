@@ -7,9 +7,10 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import image_fields, iter_json_list, require_keys
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.regions import RegionTurns, draw_prompt_ids, region_prompts
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 

@@ -6,10 +6,10 @@ from typing import Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.base import Record
 from pixelsail_mm.datasets.coco_panoptic import PanopticDataset, SegmentParser, segment_mask
 from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.regions import RegionTurns, draw_prompt_ids, region_prompts
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS

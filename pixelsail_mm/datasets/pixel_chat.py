@@ -13,9 +13,10 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 
 from pixelsail_mm.datasets.annotation_files import iter_json_lines, iter_json_list
-from pixelsail_mm.datasets.base import PixelDataset, Record, select_turns
+from pixelsail_mm.datasets.base import PixelDataset, select_turns
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.regions import draw_prompt_ids, named_prompts, rename_prompts
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, SEG_TOKEN
 

@@ -10,8 +10,9 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import require_keys
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 

@@ -11,9 +11,10 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.annotation_files import load_json, require_keys
-from pixelsail_mm.datasets.base import PixelDataset, Record
+from pixelsail_mm.datasets.base import PixelDataset
 from pixelsail_mm.datasets.errors import AnnotationError
 from pixelsail_mm.datasets.restricted_pickle import PlainUnpickler, load_plain_pickle
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.registry import DATASETS
 

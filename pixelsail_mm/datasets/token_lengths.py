@@ -15,7 +15,7 @@ from pixelsail_mm.datasets.transforms.conversation import BuildConversation
 from pixelsail_mm.datasets.transforms.grid import ResizeToGrid
 
 if TYPE_CHECKING:
-    from pixelsail_mm.datasets.base import Record, SampleSource
+    from pixelsail_mm.datasets.sample_source import Record, SampleSource
 
 _REPORT_SECONDS = 30.0
 

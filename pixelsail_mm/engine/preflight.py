@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.annotation_files import find_file
-from pixelsail_mm.datasets.base import SampleSource
 from pixelsail_mm.datasets.checks.repeats import find_repeats
 from pixelsail_mm.datasets.image_folders import absent_choices
+from pixelsail_mm.datasets.sample_source import SampleSource
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS
 

@@ -20,6 +20,14 @@ from pixelsail_mm.testing.tiny_models import (
 NEW_TOKENS = ('<ship>', '<harbour>')
 #: Largest difference of float32 logits that counts as equal.
 LOGIT_TOLERANCE = 1e-5
+#: Small adapters.
+LORA = dict(type='LoraConfig', r=4, lora_alpha=16, lora_dropout=0.05, bias='none',
+            task_type='CAUSAL_LM')
+#: 4-bit weights.
+NF4 = dict(type='BitsAndBytesConfig', load_in_4bit=True, bnb_4bit_quant_type='nf4',
+           bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype='torch.float32')
+# 64 weights share a scale in 4-bit: layers of whole blocks.
+_LORA_LLM = TINY_LLM | dict(hidden_size=64)
 
 
 def tokenizer_with(new_tokens: Sequence[str] = NEW_TOKENS):
@@ -46,6 +54,31 @@ def tiny_pixel_sail(tied: bool, new_tokens: Sequence[str] = NEW_TOKENS, seed: in
     settings = TINY_LLM | dict(tie_word_embeddings=tied) | dict(llm or {})
     torch.manual_seed(seed)
     return MODELS.build(tiny_model_config(tokenizer, settings, **parts)).eval()
+
+
+def lora_backbone(tied: bool = True, lora: dict | None = LORA, kind: str = 'SingleTransformer',
+                  **settings) -> dict:
+    """Config of a tiny transformer with adapters.
+
+    Args:
+        tied: Whether input embedding and output head are one tensor.
+        lora: Settings of the adapters; None for none.
+        kind: Type of the transformer.
+        **settings: Its further settings, such as ``quantization``.
+    """
+    return dict(type=kind, llm=_LORA_LLM | dict(tie_word_embeddings=tied), patch_size=8,
+                lora=lora, **settings)
+
+
+def tiny_lora(tied: bool = True, seed: int = 0, **settings) -> nn.Module:
+    """:func:`tiny_pixel_sail` with a :func:`lora_backbone`.
+
+    Args:
+        tied: See there.
+        seed: Seed of the weights.
+        **settings: See :func:`lora_backbone`.
+    """
+    return tiny_pixel_sail(tied, seed=seed, backbone=lora_backbone(tied, **settings))
 
 
 def fixed_batch(model: nn.Module) -> dict:

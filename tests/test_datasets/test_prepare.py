@@ -33,7 +33,8 @@ def build_without_annotations(config, monkeypatch):
         raise AssertionError('the index was built again')
 
     monkeypatch.setattr('pixelsail_mm.datasets.index_cache.write_items', refuse)
-    monkeypatch.setattr('pixelsail_mm.datasets.base.measure_lengths', refuse)
+    for module in ('base', 'sample_source'):
+        monkeypatch.setattr(f'pixelsail_mm.datasets.{module}.measure_lengths', refuse)
     return DATASETS.build(config['train_dataloader']['dataset'])
 
 

@@ -10,3 +10,12 @@ def own_cache_home(tmp_path_factory):
         home = tmp_path_factory.mktemp('home')
         patch.setenv('XDG_CACHE_HOME', str(home))
         yield home
+
+
+@pytest.fixture
+def avx512bf16(request, monkeypatch):
+    """What bitsandbytes sees in the CPU: with these instructions its layers pack their weights.
+
+    Packing works on every CPU; computing with packed weights needs the instructions.
+    """
+    monkeypatch.setattr('bitsandbytes.nn.modules.has_avx512bf16', lambda: request.param)

@@ -1,6 +1,5 @@
 """LoRA, 4-bit weights and rows of new tokens: what trains, what is saved, what a merge gives."""
 
-from copy import deepcopy
 
 import pytest
 import torch
@@ -13,40 +12,20 @@ from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.checkpoint_cases import (
     LOGIT_TOLERANCE,
+    LORA,
+    NF4,
     assert_same_logits,
     fixed_batch,
     logits_of,
     tiny_pixel_sail,
     tokenizer_with,
 )
-from pixelsail_mm.testing.tiny_models import TINY_LLM, collate, make_sample, tiny_model_config
+from pixelsail_mm.testing.checkpoint_cases import lora_backbone as backbone
+from pixelsail_mm.testing.checkpoint_cases import tiny_lora as build
+from pixelsail_mm.testing.tiny_models import collate, make_sample, tiny_model_config
 
-LORA = dict(type='LoraConfig', r=4, lora_alpha=16, lora_dropout=0.05, bias='none',
-            task_type='CAUSAL_LM')
-NF4 = dict(type='BitsAndBytesConfig', load_in_4bit=True, bnb_4bit_quant_type='nf4',
-           bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype='torch.float32')
-# 64 weights share a scale in 4-bit: layers of whole blocks.
-LLM = TINY_LLM | dict(hidden_size=64)
 DORA = LORA | dict(use_dora=True)
 TIED = pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])
-
-
-@pytest.fixture
-def avx512bf16(request, monkeypatch):
-    """What bitsandbytes sees in the CPU: with these instructions its layers pack their weights.
-
-    Packing works on every CPU; computing with packed weights needs the instructions.
-    """
-    monkeypatch.setattr('bitsandbytes.nn.modules.has_avx512bf16', lambda: request.param)
-
-
-BOTH_CPUS = pytest.mark.parametrize('avx512bf16', [False, True], indirect=True,
-                                    ids=['any-cpu', 'avx512bf16'])
-
-
-def backbone(tied=True, lora=LORA, kind='SingleTransformer', **settings):
-    return dict(type=kind, llm=LLM | dict(tie_word_embeddings=tied), patch_size=8,
-                lora=lora, **settings)
 
 
 def config(tied=True, **settings):
@@ -55,10 +34,6 @@ def config(tied=True, **settings):
     cfg = Config(dict(model={key: value for key, value in model.items() if key != 'tokenizer'}))
     cfg.model.tokenizer = model['tokenizer']
     return cfg
-
-
-def build(tied=True, seed=0, **settings):
-    return tiny_pixel_sail(tied, seed=seed, backbone=backbone(tied, **settings))
 
 
 def train(model, steps=3):
@@ -212,63 +187,6 @@ def test_quantised_weights_stay_four_bit():
     assert layer.base_layer.weight.dtype == torch.uint8
     assert layer.base_layer.weight.numel() == 64 * 64 // 2
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-
-
-def gradients(model):
-    """Of one step without dropout, which the seed of the caller would change."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.eval()
-    data = collate([make_sample(model.tokens, (2, 2), 1)])
-    sum(model(**model.data_preprocessor(data), mode='loss').values()).backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return found
-
-
-@BOTH_CPUS
-@pytest.mark.parametrize('double', [True, False], ids=['double', 'single'])
-def test_an_answer_leaves_four_bit_weights_alone(double, avx512bf16, tmp_path):
-    """Nor what is learnt after it: a training answers at every validation."""
-    model = build(quantization=NF4 | dict(bnb_4bit_use_double_quant=double))
-    before, expected = weights(model), gradients(model)
-    save_weights(before, tmp_path / 'model.safetensors')
-    again = build(seed=1, quantization=NF4 | dict(bnb_4bit_use_double_quant=double))
-    load_weights(again, tmp_path / 'model.safetensors')
-    for one in (deepcopy(model), model, model.to('cpu').to(torch.float32), again):
-        answer = logits_of(one)
-        after = weights(one)
-        assert after.keys() == before.keys()
-        assert all(torch.equal(value, before[key]) for key, value in after.items())
-        assert torch.equal(logits_of(one), answer)
-        learnt = gradients(one)
-        assert learnt.keys() == expected.keys()
-        for name, value in learnt.items():
-            torch.testing.assert_close(value, expected[name])
-
-
-@BOTH_CPUS
-def test_four_bit_layers_compute_with_the_saved_weights(avx512bf16):
-    """In float32, where they compute in it: packed ones would round to bfloat16."""
-    from bitsandbytes.functional import dequantize_4bit
-    model = build(quantization=NF4).eval()
-    layer = model.backbone.llm.model.layers[1].mlp.up_proj.base_layer
-    states = torch.randn(3, 64)
-    expected = states @ dequantize_4bit(layer.weight.data, layer.weight.quant_state).T
-    with torch.no_grad():
-        torch.testing.assert_close(layer(states), expected, atol=1e-6, rtol=0)
-
-
-def test_packed_weights_are_not_saved():
-    """Another's hand, or another version of bitsandbytes, may pack in spite of us."""
-    model = build(quantization=NF4)
-    layer = model.backbone.llm.model.layers[0].self_attn.q_proj.base_layer
-    layer.support_avx512bf16_for_cpu = True
-    with torch.no_grad():
-        layer(torch.zeros(1, 64))
-    with pytest.raises(RuntimeError, match='packed .*load its checkpoint again'):
-        model.state_dict()
 
 
 def test_adapters_and_rows_stay_float32_beside_bfloat16():
