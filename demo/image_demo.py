@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Run; return the exit status."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: run(args), debug=args.debug)
 
 

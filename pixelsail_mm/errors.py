@@ -1,14 +1,25 @@
-"""What a user can mend; the command line shows these errors without a traceback."""
+"""Errors that a user can correct; the command line shows them without a traceback."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
-from typing import Union
+from typing import Iterable
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """An error that a user can correct; its message names file, key and remedy.
+
+    :func:`~pixelsail_mm.command_line.run_command` prints the message alone, for a subclass in any
+    room or in a plug-in.
+    """
+
+
+class ConfigError(UserError, ValueError):
     """The config asks for something impossible; the message names the key and the remedy."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be used.
 
     Args:
@@ -17,7 +28,7 @@ class CheckpointError(ValueError):
         remedy: What the user can do.
     """
 
-    def __init__(self, path: Union[str, Path], reason: str, remedy: str):
+    def __init__(self, path: str | Path, reason: str, remedy: str):
         super().__init__(f'{path}: {reason}; {remedy}')
         self.path, self.reason, self.remedy = str(path), reason, remedy
 
@@ -26,11 +37,92 @@ class CheckpointError(ValueError):
         return type(self), (self.path, self.reason, self.remedy)
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError, RuntimeError):
     """Training stopped because losses, gradients or weights are NaN or infinite.
 
-    Command lines end with the status :data:`pixelsail_mm.engine.cli.DIVERGED`.
+    Command lines end with the status :data:`pixelsail_mm.command_line.DIVERGED`.
     """
+
+
+class BadSampleError(UserError, ValueError):
+    """A sample that cannot be used; names the culprit.
+
+    During training the dataset skips and counts it, in test mode it propagates to the user.
+
+    Args:
+        file: File that holds the fault (image or annotation), or ``'<memory>'``.
+        key: Record key or entry at fault, e.g. ``'masks[2]'``.
+        reason: What is wrong and what to do about it.
+    """
+
+    def __init__(self, file: str | None, key: str, reason: str) -> None:
+        self.file = str(file) if file else '<memory>'
+        self.key = key
+        self.reason = reason
+        super().__init__(f'{self.file}: {key}: {reason}')
+
+    def __reduce__(self):
+        """Rebuild from the three fields, so that it crosses worker process borders."""
+        return type(self), (self.file, self.key, self.reason)
+
+
+class AnnotationError(BadSampleError):
+    """An annotation file as a whole cannot be used; raised when a dataset is built.
+
+    Args:
+        file: The annotation file.
+        key: Config key or entry at fault, e.g. ``'ann_file'``.
+        reason: What is wrong and what to do about it.
+    """
+
+
+class MissingFilesError(UserError, FileNotFoundError):
+    """Files or folders that a dataset's config names do not exist.
+
+    Args:
+        missing: (config key, path) pairs, all of them.
+        dataset: Name of the dataset.
+    """
+
+    def __init__(self, missing: Iterable[tuple[str, str]], dataset: str) -> None:
+        self.missing = list(missing)
+        self.dataset = dataset
+        lines = '\n'.join(f'  {path}   ({key})' for key, path in self.missing)
+        super().__init__(f'{dataset}: {len(self.missing)} files or folders are missing:\n{lines}\n'
+                         'correct these keys (relative paths start at data_root), or fetch or '
+                         'generate the data first')
+
+    def __reduce__(self):
+        """Rebuild from the arguments, so that it crosses worker process borders."""
+        return type(self), (self.missing, self.dataset)
+
+
+class DownloadError(UserError, OSError):
+    """A file could not be downloaded; names what was asked and the remedy."""
+
+
+class OfflineError(DownloadError):
+    """No package index, registry or hub could be reached at all."""
+
+
+class StorageError(DownloadError):
+    """What arrives cannot be written here: a full disk, no permission, a folder in the way."""
+
+
+class NotPublishedError(DownloadError):
+    """What was asked for exists nowhere; says so and what to start from instead."""
+
+
+class ArchiveError(UserError, ValueError):
+    """An archive or a file of it is damaged, another one than expected, or unsafe.
+
+    Args:
+        path: The archive or file.
+        reason: What is wrong and what to do about it.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(f'{path}: {reason}')
 
 
 def first_line(error: BaseException) -> str:

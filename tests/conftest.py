@@ -60,11 +60,45 @@ def parity_dir() -> Path:
     return folder
 
 
+WORLD_COUNTS = {'train': 24, 'val': 4, 'test': 12}
+
+
+def _draw(tmp_path_factory, preset: str) -> Path:
+    from pixelsail_mm.worlds.shapes_world import make_shapes_world
+    folder = tmp_path_factory.mktemp('shapes_world') / preset
+    make_shapes_world(folder, preset, seed=3, counts=WORLD_COUNTS)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def world_counts() -> dict:
+    """Images per split of the two worlds."""
+    return dict(WORLD_COUNTS)
+
+
+@pytest.fixture(scope='session')
+def mini_world(tmp_path_factory) -> Path:
+    """A mini ShapesWorld of 24 + 4 + 12 images (polygons, PNG)."""
+    return _draw(tmp_path_factory, 'mini')
+
+
+@pytest.fixture(scope='session')
+def full_world(tmp_path_factory) -> Path:
+    """A full ShapesWorld of 24 + 4 + 12 images (run lengths, JPEG)."""
+    return _draw(tmp_path_factory, 'full')
+
+
+@pytest.fixture(params=['mini_world', 'full_world'])
+def world(request) -> Path:
+    """Each of the two in turn."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope='session')
 def public_layout(tmp_path_factory) -> tuple[Path, Path]:
     """A small ShapesWorld with JPEG images, and the same in the layout of the public data sets."""
-    from pixelsail_mm.datasets.shapes_world import make_shapes_world
-    from pixelsail_mm.datasets.shapes_world.formats.public_layout import write_public_layout
+    from pixelsail_mm.worlds.shapes_world import make_shapes_world
+    from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
     folder = tmp_path_factory.mktemp('layout')
     make_shapes_world(folder / 'world', 'full', counts=dict(train=16, val=6, test=8))
     write_public_layout(folder / 'world', folder / 'data')

@@ -33,7 +33,7 @@ def main() -> int:
     """Train; return the exit status."""
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
         from pixelsail_mm.engine.launch import train

@@ -18,7 +18,7 @@ from pixelsail_mm.apis.init_model import init_model
 from pixelsail_mm.apis.input_pipeline import InputPipeline
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_record
 from pixelsail_mm.apis.remarks import describe_empty
-from pixelsail_mm.datasets.pictures import ROTATE
+from pixelsail_mm.datasets.files.pictures import ROTATE
 from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.notices import warn_once

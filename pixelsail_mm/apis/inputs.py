@@ -10,8 +10,8 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.pictures import DECODING_ERRORS, ROTATE, to_rgb
+from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS, ROTATE, to_rgb
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
@@ -30,8 +30,8 @@ def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
         image: Path, PIL image, uint8 array (RGB ``(H, W, 3)``, RGBA or grey ``(H, W)``), or
             ``None``. Files are shown as a viewer shows them: turned as their EXIF data say (unless
             ``exif`` says otherwise), transparency on white, 16-bit and float scaled, see
-            :func:`~pixelsail_mm.datasets.pictures.to_rgb`. PIL images and arrays keep their size
-            and are not turned. Prompts and masks are in pixels of what is shown.
+            :func:`~pixelsail_mm.datasets.files.pictures.to_rgb`. PIL images and arrays keep their
+            size and are not turned. Prompts and masks are in pixels of what is shown.
         text: The question.
         prompts: See :func:`make_prompts`.
         history: See :func:`make_history`.

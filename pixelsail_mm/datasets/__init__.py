@@ -1,35 +1,35 @@
 """Datasets: one reader per annotation format, combinations of readers, transforms, samplers."""
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.coco_panoptic import COCOPanopticDataset, COCOSemanticDataset
-from pixelsail_mm.datasets.coco_region_class import COCORegionClassDataset
-from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.gcg_evaluation import GCGEvaluationDataset
-from pixelsail_mm.datasets.gcg_formats import (
+from pixelsail_mm.datasets.mixing.merged import MergedDataset
+from pixelsail_mm.datasets.mixing.mixture import MixtureDataset
+from pixelsail_mm.datasets.readers.coco_panoptic import COCOPanopticDataset, COCOSemanticDataset
+from pixelsail_mm.datasets.readers.coco_region_class import COCORegionClassDataset
+from pixelsail_mm.datasets.readers.gcg_evaluation import GCGEvaluationDataset
+from pixelsail_mm.datasets.readers.gcg_formats import (
     FlickrGCGDataset,
     GranDfDataset,
     OpenPSGGCGDataset,
     RefCOCOgGCGDataset,
 )
-from pixelsail_mm.datasets.grefcoco import GRefCOCODataset
-from pixelsail_mm.datasets.image_caption import ImageCaptionDataset
-from pixelsail_mm.datasets.llava import LLaVADataset
-from pixelsail_mm.datasets.merged import MergedDataset
-from pixelsail_mm.datasets.mixture import MixtureDataset
-from pixelsail_mm.datasets.muse import MUSEDataset
-from pixelsail_mm.datasets.osprey import OspreyDataset
-from pixelsail_mm.datasets.osprey_description import OspreyDescriptionDataset
-from pixelsail_mm.datasets.perbench import (
+from pixelsail_mm.datasets.readers.grefcoco import GRefCOCODataset
+from pixelsail_mm.datasets.readers.image_caption import ImageCaptionDataset
+from pixelsail_mm.datasets.readers.llava import LLaVADataset
+from pixelsail_mm.datasets.readers.muse import MUSEDataset
+from pixelsail_mm.datasets.readers.osprey import OspreyDataset
+from pixelsail_mm.datasets.readers.osprey_description import OspreyDescriptionDataset
+from pixelsail_mm.datasets.readers.perbench import (
     PerBenchCaptionDataset,
     PerBenchMCQDataset,
     PerBenchVRESDataset,
 )
-from pixelsail_mm.datasets.pix2cap import Pix2CapRegionDataset, Pix2CapSegDataset
-from pixelsail_mm.datasets.pixel_chat import PixelChatDataset
-from pixelsail_mm.datasets.reason_seg import ReasonSegDataset
-from pixelsail_mm.datasets.refcoco import RefCOCODataset
-from pixelsail_mm.datasets.refcocog_region import RefCOCOgRegionDataset
-from pixelsail_mm.datasets.sam_region import SAMRegionDataset
+from pixelsail_mm.datasets.readers.pix2cap import Pix2CapRegionDataset, Pix2CapSegDataset
+from pixelsail_mm.datasets.readers.pixel_chat import PixelChatDataset
+from pixelsail_mm.datasets.readers.reason_seg import ReasonSegDataset
+from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
+from pixelsail_mm.datasets.readers.refcocog_region import RefCOCOgRegionDataset
+from pixelsail_mm.datasets.readers.sam_region import SAMRegionDataset
+from pixelsail_mm.errors import AnnotationError, BadSampleError
 
 __all__ = [
     'AnnotationError', 'BadSampleError', 'COCOPanopticDataset', 'COCORegionClassDataset',

@@ -12,20 +12,20 @@ from mmengine.dataset import BaseDataset
 from mmengine.dataset.base_dataset import force_full_init
 from mmengine.logging import print_log
 
-from pixelsail_mm.datasets.annotation_files import find_file, require_paths
-from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.image_folders import absent_choices, find_photo, require_images
-from pixelsail_mm.datasets.image_keys import image_key, read_image_keys
-from pixelsail_mm.datasets.index_cache import (
+from pixelsail_mm.datasets.files.annotation_files import find_file, require_paths
+from pixelsail_mm.datasets.files.image_folders import absent_choices, find_photo, require_images
+from pixelsail_mm.datasets.files.image_keys import image_key, read_image_keys
+from pixelsail_mm.datasets.files.index_cache import (
     IndexCache,
     fingerprint,
     items_in_memory,
     read_item,
     without_garbage_collection,
 )
+from pixelsail_mm.datasets.files.skip_counter import SkipCounter
 from pixelsail_mm.datasets.sample_source import SampleSource
-from pixelsail_mm.datasets.skip_counter import SkipCounter
 from pixelsail_mm.datasets.token_lengths import LengthMeter, measure_lengths
+from pixelsail_mm.errors import AnnotationError, BadSampleError
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 
 # What is set on a reader and does not change its items.

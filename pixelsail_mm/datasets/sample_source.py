@@ -9,11 +9,10 @@ from typing import Any, Callable, Iterator
 import numpy as np
 from mmengine.logging import print_log
 
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.skip_counter import SkipCounter
-from pixelsail_mm.datasets.token_lengths import LengthMeter, measure_lengths
+from pixelsail_mm.datasets.files.skip_counter import SkipCounter
+from pixelsail_mm.datasets.token_lengths import LengthMeter, Record, measure_lengths
+from pixelsail_mm.errors import BadSampleError
 
-Record = dict[str, Any]
 _LOGGED_SKIPS = 10
 
 

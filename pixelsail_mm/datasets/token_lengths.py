@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms.conversation import BuildConversation
 from pixelsail_mm.datasets.transforms.grid import ResizeToGrid
+from pixelsail_mm.errors import BadSampleError
 
-if TYPE_CHECKING:
-    from pixelsail_mm.datasets.sample_source import Record, SampleSource
-
+Record = dict[str, Any]
 _REPORT_SECONDS = 30.0
+
+
+class Measurable(Protocol):
+    """What :func:`measure_lengths` needs of a dataset, see :class:`.SampleSource`."""
+
+    name: str
+    seed: int
+
+    def __len__(self) -> int: ...
+
+    def record(self, index: int, rng: np.random.Generator) -> Record:
+        """Give the canonical record of an item."""
 
 
 class LengthMeter:
@@ -57,7 +67,7 @@ class LengthMeter:
         return tokens if size else -tokens
 
 
-def measure_lengths(dataset: SampleSource, meter: LengthMeter) -> list[int]:
+def measure_lengths(dataset: Measurable, meter: LengthMeter) -> list[int]:
     """Count the tokens of the first draw of every item.
 
     Later epochs draw other turns of the same items; their lengths are similar.

@@ -1,9 +1,15 @@
 """Public bases and experts: what there is, where from, and fetching it safely."""
 
-from .archives import check_sha256, read_members
-from .catalogue import find_entry, hub_architecture, load_catalogue
-from .errors import ArchiveError, DownloadError, NotPublishedError, OfflineError, StorageError
-from .install import check_entry, check_present, download_entry, listing
+from pixelsail_mm.downloads.archives import check_sha256, read_members
+from pixelsail_mm.downloads.catalogue import find_entry, hub_architecture, load_catalogue
+from pixelsail_mm.downloads.install import check_entry, check_present, download_entry, listing
+from pixelsail_mm.errors import (
+    ArchiveError,
+    DownloadError,
+    NotPublishedError,
+    OfflineError,
+    StorageError,
+)
 
 __all__ = [
     'ArchiveError', 'DownloadError', 'NotPublishedError', 'OfflineError', 'StorageError',

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Callable, Iterator, Mapping, NamedTuple
 
-from .errors import ArchiveError
+from pixelsail_mm.errors import ArchiveError
 
 _CHUNK = 1 << 20
 _MAX_SMALL = 32 << 20

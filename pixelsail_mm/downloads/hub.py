@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
-from .archives import sha256_of
-from .errors import ArchiveError, DownloadError, OfflineError
+from pixelsail_mm.downloads.archives import sha256_of
+from pixelsail_mm.errors import ArchiveError, DownloadError, OfflineError
 
 _PATTERNS = ('*.safetensors', '*.json', '*.txt', '*.model', '*.jinja', 'LICENSE*', 'README.md')
 _PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')

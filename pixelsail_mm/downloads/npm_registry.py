@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
-from .errors import DownloadError, OfflineError, StorageError
-from .transfer import NETWORK_ERRORS, fetch, read_text, shown
+from pixelsail_mm.downloads.transfer import NETWORK_ERRORS, fetch, read_text, shown
+from pixelsail_mm.errors import DownloadError, OfflineError, StorageError
 
 # The short form of a package's listing, which npm itself asks for; not every mirror has it.
 _ACCEPT = 'application/vnd.npm.install-v1+json, application/json;q=0.8'

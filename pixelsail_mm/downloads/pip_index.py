@@ -18,8 +18,8 @@ from typing import Iterator
 from urllib.error import HTTPError
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from .errors import DownloadError, OfflineError, StorageError
-from .transfer import NETWORK_ERRORS, fetch, read_text, shown
+from pixelsail_mm.downloads.transfer import NETWORK_ERRORS, fetch, read_text, shown
+from pixelsail_mm.errors import DownloadError, OfflineError, StorageError
 
 # Both forms of the simple index (PEP 691 and PEP 503); mirrors often know only the second.
 _ACCEPT = 'application/vnd.pypi.simple.v1+json, text/html;q=0.5'

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from .errors import StorageError
+from pixelsail_mm.errors import StorageError
 
 _TIMEOUT = 30
 _CHUNK = 1 << 20

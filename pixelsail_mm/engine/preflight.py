@@ -7,9 +7,9 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from pixelsail_mm.datasets.annotation_files import find_file
 from pixelsail_mm.datasets.checks.repeats import find_repeats
-from pixelsail_mm.datasets.image_folders import absent_choices
+from pixelsail_mm.datasets.files.annotation_files import find_file
+from pixelsail_mm.datasets.files.image_folders import absent_choices
 from pixelsail_mm.datasets.sample_source import SampleSource
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS

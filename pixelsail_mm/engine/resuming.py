@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pixelsail_mm.checkpoints.formats.safe_pickle import read_pickle
+from pixelsail_mm.checkpoints.formats.zero_checkpoint import is_zero_folder, read_structure
 from pixelsail_mm.engine.default_hooks import HooksOffRunner
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
-from pixelsail_mm.engine.safe_pickle import read_pickle
 from pixelsail_mm.engine.training_settings import (
     RECORD,
     Change,
@@ -19,7 +20,6 @@ from pixelsail_mm.engine.training_settings import (
     to_text,
     training_settings,
 )
-from pixelsail_mm.engine.zero_checkpoint import is_zero_folder, read_structure
 from pixelsail_mm.errors import CheckpointError, ConfigError
 
 _WEIGHTS_ONLY = ('to begin a new training with its weights, leave out --resume and give '

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from pixelsail_mm.engine.checkpoint_files import find_resumable, verify_checkpoint
+from pixelsail_mm.checkpoints.formats.checkpoint_files import find_resumable, verify_checkpoint
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE
 
@@ -129,8 +129,8 @@ def build_runner(cfg: Config, weights: Optional[str] = None):
 
     Keys read here, besides those of MMEngine's runner: ``deepspeed`` (a preset name or JSON path,
     see :func:`pixelsail_mm.engine.strategies.deepspeed.read_preset`), ``load_from`` (weights to
-    start from, in any format of :func:`pixelsail_mm.engine.checkpoint.load_state`) and ``resume``
-    (True for the newest complete checkpoint in ``work_dir``, or a path).
+    start from, in any format of :func:`pixelsail_mm.checkpoints.checkpoint.load_state`) and
+    ``resume`` (True for the newest complete checkpoint in ``work_dir``, or a path).
 
     Args:
         cfg: The config; it is changed.
@@ -168,8 +168,8 @@ def build_test_runner(cfg: Config, checkpoint: str):
 
     Args:
         cfg: The config; it is changed: what only training needs is dropped.
-        checkpoint: Anything :func:`pixelsail_mm.engine.checkpoint.load_state` reads; it must hold
-            every weight that prediction uses.
+        checkpoint: Anything :func:`pixelsail_mm.checkpoints.checkpoint.load_state` reads; it
+            must hold every weight that prediction uses.
 
     Returns:
         HooksOffRunner: The runner.

@@ -6,18 +6,16 @@ without ``trust_remote_code``.
 """
 
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
 )
 
-from pixelsail_mm.hf.configuration import PixelSAILConfig
+from pixelsail_mm.checkpoints.folders.configuration import PixelSAILConfig
 from pixelsail_mm.hf.modeling import PixelSAILForCausalLM, PixelSAILGenerateOutput
 from pixelsail_mm.hf.processing import PixelSAILImageProcessor, PixelSAILProcessor
 
-AutoConfig.register(PixelSAILConfig.model_type, PixelSAILConfig)
 AutoModelForCausalLM.register(PixelSAILConfig, PixelSAILForCausalLM)
 AutoModelForImageTextToText.register(PixelSAILConfig, PixelSAILForCausalLM)
 AutoImageProcessor.register(PixelSAILConfig, slow_image_processor_class=PixelSAILImageProcessor)

@@ -12,28 +12,28 @@ from mmengine.config import Config
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
-from pixelsail_mm.datasets.templates import resolve_prompt_template
-from pixelsail_mm.engine.checkpoint import apply_weights
-from pixelsail_mm.engine.checkpoint_files import (
-    BASE_FILES,
-    check_replaceable,
-    replace_when_complete,
-)
-from pixelsail_mm.engine.publish import (
+from pixelsail_mm.checkpoints.checkpoint import apply_weights
+from pixelsail_mm.checkpoints.conversion.publish import (
     check_publishable,
     portable_imports,
     portable_model,
     published_weights,
 )
-from pixelsail_mm.engine.training_record import SAMPLES, recorded_pipeline
-from pixelsail_mm.engine.vocabulary import (
+from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES, recorded_pipeline
+from pixelsail_mm.checkpoints.folders.configuration import PixelSAILConfig
+from pixelsail_mm.checkpoints.folders.exported import check_model_type
+from pixelsail_mm.checkpoints.formats.checkpoint_files import (
+    BASE_FILES,
+    check_replaceable,
+    replace_when_complete,
+)
+from pixelsail_mm.checkpoints.loading.vocabulary import (
     Vocabulary,
     VocabularyError,
     plan_rows,
 )
+from pixelsail_mm.datasets.templates import resolve_prompt_template
 from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
-from pixelsail_mm.hf.configuration import PixelSAILConfig
-from pixelsail_mm.hf.folder import check_model_type
 from pixelsail_mm.hf.model_card import write_model_card
 from pixelsail_mm.hf.modeling import PixelSAILForCausalLM
 from pixelsail_mm.hf.processing import PixelSAILImageProcessor, PixelSAILProcessor
@@ -56,12 +56,12 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
     """Write config, weights, tokenizer, processor, generation config and model card.
 
     What the training showed the model goes into the processor, see
-    :func:`~pixelsail_mm.engine.training_record.recorded_pipeline`.
+    :func:`~pixelsail_mm.checkpoints.conversion.training_record.recorded_pipeline`.
     An existing folder stays as it is until the new one is complete; then it is replaced as a whole.
 
     Args:
         cfg: Config the model was trained with.
-        checkpoint: Anything :func:`~pixelsail_mm.engine.checkpoint.load_state` reads.
+        checkpoint: Anything :func:`~pixelsail_mm.checkpoints.checkpoint.load_state` reads.
         folder: Folder to write.
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``; None keeps what the checkpoint has.
         max_shard_size: Largest size of a file of weights, e.g. ``'500MB'``; a number counts bytes.

@@ -12,9 +12,9 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from pixelsail_mm.apis.remarks import describe_empty
+from pixelsail_mm.checkpoints.folders.configuration import PixelSAILConfig
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
-from pixelsail_mm.hf.configuration import PixelSAILConfig
 from pixelsail_mm.models.generation import generate_answers
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import MODELS

@@ -13,11 +13,11 @@ from transformers.utils import ModelOutput
 
 from pixelsail_mm.apis.input_pipeline import InputPipeline
 from pixelsail_mm.apis.inputs import ImageInput, make_columns, make_image_record, make_record
+from pixelsail_mm.checkpoints.folders.configuration import check_stages
 from pixelsail_mm.datasets.transforms import BuildConversation
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IMAGE_KEYS, TEXT_KEYS, pad_images, pad_samples
 from pixelsail_mm.hf.chat import ChatFormat
-from pixelsail_mm.hf.configuration import check_stages
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
 
@@ -33,7 +33,7 @@ def build_stages(transforms: Sequence[dict], **defaults: Any) -> list:
         **defaults: Settings of every transform that needs a tokenizer.
 
     Raises:
-        ConfigError: See :func:`~pixelsail_mm.hf.configuration.check_stages`.
+        ConfigError: See :func:`~pixelsail_mm.checkpoints.folders.configuration.check_stages`.
     """
     return [TRANSFORMS.build(stage | defaults if stage['type'] == 'BuildConversation' else stage)
             for stage in check_stages(transforms, 'the processor')]

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from pixelsail_mm.downloads import load_catalogue
-
-from .metafile import NOT_RUN, all_metafiles, paper_results, read_metafile
+from pixelsail_mm.model_zoo.metafile import NOT_RUN, all_metafiles, paper_results, read_metafile
 
 _HEAD = """\
 # Model zoo

@@ -54,7 +54,7 @@ class ParityFixtures:
         """Model with the recorded weights, in float32 on the CPU."""
         from safetensors.torch import load_file
 
-        from pixelsail_mm.models.official_keys import official_to_mm
+        from pixelsail_mm.checkpoints.conversion.official_keys import official_to_mm
         from pixelsail_mm.registry import MODELS
         config = self.model_config(tied_preproj, num_points) | dict(distill=list(distill))
         model = MODELS.build(config)

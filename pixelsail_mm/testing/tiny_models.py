@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pixelsail_mm.engine.checkpoint import save_weights
+from pixelsail_mm.checkpoints.checkpoint import save_weights
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer

@@ -121,7 +121,7 @@ def load_with_heads(cfg: Config, checkpoint: str) -> nn.Module:
         ConfigError: The checkpoint has no projections onto the experts.
         CheckpointError: It is unreadable, or of another model.
     """
-    from pixelsail_mm.engine.checkpoint import apply_weights, load_state
+    from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_state
     state = load_state(checkpoint)['state_dict']
     if not any('distill.' in key for key in state):
         raise ConfigError(f'{checkpoint} has no projections onto the experts: exported weights '

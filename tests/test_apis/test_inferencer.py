@@ -9,8 +9,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image
 
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import BadSampleError, ConfigError
 from pixelsail_mm.registry import TRANSFORMS, VISUALIZERS
 
 TEXT = 'Please segment it in this image.'

@@ -9,8 +9,8 @@ from PIL import Image
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.apis.inputs import make_record
 from pixelsail_mm.apis.remarks import describe_empty
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.pictures import BY_BITS
+from pixelsail_mm.datasets.files.pictures import BY_BITS
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.tokenization import write_id_ranges
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from pixelsail_mm.apis.inputs import make_history, make_prompts, make_record
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms import LoadImage
+from pixelsail_mm.errors import BadSampleError
 
 MASKS = np.zeros((2, 6, 5), dtype=bool)
 MASKS[0, :2, :2] = MASKS[1, 3:, 3:] = True

@@ -9,9 +9,9 @@ import pytest
 import skimage.data
 
 from pixelsail_mm.apis import PixelSAILInferencer
-from pixelsail_mm.datasets.shapes_world import make_shapes_world
-from pixelsail_mm.datasets.shapes_world.formats.public_layout import write_public_layout
 from pixelsail_mm.engine.results import sha256_of
+from pixelsail_mm.worlds.shapes_world import make_shapes_world
+from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
 
 GROUNDING, WHOLE_MIX = 'pixelsail_tiny_grounding', 'pixelsail_tiny'
 # Twice the standard error of a mean over 120 test items, generously.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine import Config
 
-from pixelsail_mm.models.experts.fingerprint import expert_fingerprint
+from pixelsail_mm.models.experts.cache.fingerprint import expert_fingerprint
 from pixelsail_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[2]

@@ -1,43 +1,9 @@
-"""Small drawn data sets that the tests of this folder read."""
+"""Annotation files that the tests of this folder read."""
 
 import json
 import pickle
-from pathlib import Path
 
 import pytest
-
-COUNTS = {'train': 24, 'val': 4, 'test': 12}
-
-
-def _draw(tmp_path_factory, preset: str) -> Path:
-    from pixelsail_mm.datasets.shapes_world import make_shapes_world
-    folder = tmp_path_factory.mktemp('shapes_world') / preset
-    make_shapes_world(folder, preset, seed=3, counts=COUNTS)
-    return folder
-
-
-@pytest.fixture(scope='session')
-def world_counts() -> dict:
-    """Images per split of the two worlds."""
-    return dict(COUNTS)
-
-
-@pytest.fixture(scope='session')
-def mini_world(tmp_path_factory) -> Path:
-    """A mini ShapesWorld of 24 + 4 + 12 images (polygons, PNG)."""
-    return _draw(tmp_path_factory, 'mini')
-
-
-@pytest.fixture(scope='session')
-def full_world(tmp_path_factory) -> Path:
-    """A full ShapesWorld of 24 + 4 + 12 images (run lengths, JPEG)."""
-    return _draw(tmp_path_factory, 'full')
-
-
-@pytest.fixture(params=['mini_world', 'full_world'])
-def world(request) -> Path:
-    """Each of the two in turn."""
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

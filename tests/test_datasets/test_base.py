@@ -10,9 +10,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from pixelsail_mm.datasets import AnnotationError, BadSampleError, PixelDataset
-from pixelsail_mm.datasets.annotation_files import MissingFilesError
 from pixelsail_mm.datasets.base import select_turns
-from pixelsail_mm.datasets.skip_counter import SkipCounter
+from pixelsail_mm.datasets.files.skip_counter import SkipCounter
+from pixelsail_mm.errors import MissingFilesError
 
 
 class NumberDataset(PixelDataset):

@@ -77,7 +77,7 @@ def logged():
 @pytest.fixture(scope='session')
 def mixed_world(tmp_path_factory):
     """A small ShapesWorld with a file of text-only conversations."""
-    from pixelsail_mm.datasets.shapes_world import make_shapes_world
+    from pixelsail_mm.worlds.shapes_world import make_shapes_world
     folder = tmp_path_factory.mktemp('shapes') / 'world'
     make_shapes_world(str(folder), 'mini', 0, dict(train=8, val=3, test=2))
     turns = [{'from': 'human', 'value': 'What is the red star?'},

@@ -13,8 +13,8 @@ from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from pixelsail_mm.engine.checkpoint import load_state
-from pixelsail_mm.engine.cli import DIVERGED
+from pixelsail_mm.checkpoints.checkpoint import load_state
+from pixelsail_mm.command_line import DIVERGED
 from pixelsail_mm.engine.hooks.bad_step_hook import BadStepHook
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.optim_wrappers import (

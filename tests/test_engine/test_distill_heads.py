@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.checkpoints.checkpoint import load_state
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
 

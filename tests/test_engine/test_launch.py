@@ -1,7 +1,6 @@
 import pytest
 
-from pixelsail_mm.engine.cli import run_command
-from pixelsail_mm.engine.errors import explain
+from pixelsail_mm.command_line import explain, run_command
 from pixelsail_mm.engine.launch import parse_options, read_config
 from pixelsail_mm.engine.preflight import check_files
 from pixelsail_mm.errors import CheckpointError, ConfigError

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.checkpoints.checkpoint import load_state
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
 from tests.test_engine.mixed_components import ALIKE, PAIRS
 from tests.test_engine.test_text_only_rank import ZERO3

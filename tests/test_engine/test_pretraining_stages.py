@@ -5,7 +5,7 @@ import torch
 from mmengine import Config
 from mmengine.hooks import Hook
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.checkpoints.checkpoint import load_state
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.registry import TRANSFORMS
@@ -20,7 +20,7 @@ def places(tmp_path_factory):
     """A tiny text-only Llama in a folder, a small ShapesWorld, and room for work directories."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from pixelsail_mm.datasets.shapes_world import make_shapes_world
+    from pixelsail_mm.worlds.shapes_world import make_shapes_world
     folder = tmp_path_factory.mktemp('stages')
     make_shapes_world(str(folder / 'world'), 'mini', 0, dict(train=8, val=3, test=2))
     tokenizer = byte_tokenizer()

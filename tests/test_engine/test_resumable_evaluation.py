@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
 
-from pixelsail_mm.datasets.shapes_world import make_shapes_world
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.worlds.shapes_world import make_shapes_world
 
 CONFIG = 'tests/test_engine/evaluation_config.py'
 SETTINGS = dict(checkpoint=dict(sha256='aa'), pipeline=[dict(size=8)], samples=4)

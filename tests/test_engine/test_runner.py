@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.checkpoints.checkpoint import load_state
 from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.runner_factory import build_runner, build_test_runner
 from pixelsail_mm.errors import CheckpointError, ConfigError
@@ -207,7 +207,7 @@ def test_lists_of_other_lengths_and_equal_prefixes_are_refused(config, tmp_path)
 
 
 def test_checkpoint_without_a_used_module_is_refused(config, tmp_path):
-    from pixelsail_mm.engine.checkpoint import save_weights
+    from pixelsail_mm.checkpoints.checkpoint import save_weights
     build_runner(config(**{'train_cfg.max_iters': 2})).train()
     state = load_state(tmp_path / 'model.safetensors')['state_dict']
     save_weights({key: value for key, value in state.items() if 'layer' not in key},

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.checkpoints.checkpoint import load_state
 
 FOLDER = 'tests/test_engine'
 CONFIG = 'alternating_config'

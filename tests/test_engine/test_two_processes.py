@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixelsail_mm.engine.checkpoint import load_state
+from pixelsail_mm.checkpoints.checkpoint import load_state
 
 STEPS = 20
 KEYS = ('loss', 'loss_lm', 'loss_noise', 'grad_norm', 'lr')

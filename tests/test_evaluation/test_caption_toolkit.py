@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pixelsail_mm.engine.errors import explain
+from pixelsail_mm.command_line import explain
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.evaluation.metrics import caption_toolkit
 from pixelsail_mm.evaluation.metrics.caption_toolkit import (

@@ -380,7 +380,7 @@ def test_bert_similarity_is_the_cosine_of_mean_states(tiny_bert):
 def test_what_the_reader_gives_is_what_the_metric_reads(tmp_path):
     from PIL import Image
 
-    from pixelsail_mm.datasets.gcg_formats import GranDfDataset
+    from pixelsail_mm.datasets.readers.gcg_formats import GranDfDataset
     from pixelsail_mm.datasets.transforms.loading import LoadImage, LoadMasks
     Image.new('RGB', (6, 1)).save(tmp_path / 'a.png')
     dog, cat = encode(TWO)

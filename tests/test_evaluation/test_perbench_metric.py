@@ -272,7 +272,7 @@ def test_what_the_readers_give_is_what_the_metric_reads(tmp_path, fake_java, fak
     from PIL import Image
     from pycocotools import mask as coco_mask
 
-    from pixelsail_mm.datasets.perbench import (
+    from pixelsail_mm.datasets.readers.perbench import (
         PerBenchCaptionDataset,
         PerBenchMCQDataset,
         PerBenchVRESDataset,

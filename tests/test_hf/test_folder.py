@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
-from pixelsail_mm.engine.checkpoint import load_state, save_weights
-from pixelsail_mm.engine.vocabulary import vocabulary_metadata
+from pixelsail_mm.checkpoints.checkpoint import load_state, save_weights
+from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.hf.export import export_hf
 from pixelsail_mm.testing.checkpoint_cases import NEW_TOKENS, tokenizer_with

@@ -2,8 +2,8 @@
 
 from PIL import Image
 
-from pixelsail_mm.engine.checkpoint import load_state, save_weights
-from pixelsail_mm.hf.precision import compare_precisions, report
+from pixelsail_mm.benchmarks.precision import compare_precisions, report
+from pixelsail_mm.checkpoints.checkpoint import load_state, save_weights
 
 
 def test_float32_is_what_the_others_are_compared_with(exports, image, tmp_path):

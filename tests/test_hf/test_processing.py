@@ -7,8 +7,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms import BuildConversation
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.hf.chat import ChatFormat
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
 

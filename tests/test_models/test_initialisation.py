@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from pixelsail_mm.models.heads import SegTokenMaskHead
 from pixelsail_mm.models.initialisation import keep_variance
-from pixelsail_mm.models.mask_heads import SegTokenMaskHead
 from pixelsail_mm.models.necks import LearnableUpsampler
 
 

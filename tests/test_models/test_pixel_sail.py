@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixelsail_mm.engine.errors import explain
+from pixelsail_mm.command_line import explain
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
 from pixelsail_mm.testing.tiny_models import tiny_model_config as config

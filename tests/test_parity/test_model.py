@@ -31,7 +31,7 @@ def _points(fixtures, arrays, model):
 
 
 def _check_gradients(model, arrays, prefix=''):
-    from pixelsail_mm.models.official_keys import mm_to_official
+    from pixelsail_mm.checkpoints.conversion.official_keys import mm_to_official
     parameters = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
     gradients = mm_to_official(parameters, duplicate_tied=False)
     start = prefix + GRAD_PREFIX
@@ -97,7 +97,7 @@ def fixtures_norms(fixtures, case):
 @pytest.mark.parametrize('case', ['forward_1img', 'forward_1img_tied_preproj', 'batch2',
                                   'batch3_textonly'])
 def test_gradient_norm_of_every_parameter(fixtures, models, case):
-    from pixelsail_mm.models.official_keys import mm_to_official
+    from pixelsail_mm.checkpoints.conversion.official_keys import mm_to_official
     arrays = fixtures.arrays(case)
     model = models['tied' in case].train()
     model.mask_head.num_points = None

@@ -16,15 +16,15 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from pixelsail_mm.engine.expert_cache import (
+from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.models.experts.cache.build import (
     Job,
     cache_features,
     choose_expert,
     list_images,
     make_job,
 )
-from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.experts.feature_shards import ShardStore
+from pixelsail_mm.models.experts.cache.feature_shards import ShardStore
 from pixelsail_mm.registry import DATASETS
 
 HERE = str(Path(__file__).parent)
@@ -120,18 +120,18 @@ class TestExpert:
     def test_from_a_file(self, cfg, tmp_path):
         file = tmp_path / 'mine.py'
         file.write_text("expert = dict(type='OnnxExpert', model='m.onnx')")
-        job = make_job(cfg, str(file), 'out', 'data', device='cpu')
+        job = make_job(cfg, Config.fromfile(file), 'out', 'data', device='cpu')
         assert job.expert == dict(type='OnnxExpert', model='m.onnx')
         file.write_text("other = 1")
         with pytest.raises(ConfigError, match='mine.py: must set expert'):
-            choose_expert(cfg, str(file))
+            choose_expert(cfg, Config.fromfile(file))
 
     def test_imports_of_the_file_reach_the_workers(self, cfg, tmp_path):
         cfg['custom_imports'] = dict(imports=['pixelsail_mm.errors'])
         file = tmp_path / 'mine.py'
         file.write_text("expert = dict(type='Mine')\n"
                         "custom_imports = dict(imports=['pixelsail_mm.registry'])")
-        job = make_job(cfg, str(file), 'out', 'data', device='cpu')
+        job = make_job(cfg, Config.fromfile(file), 'out', 'data', device='cpu')
         assert [entry['imports'] for entry in job.custom_imports] == [
             ['pixelsail_mm.errors'], ['pixelsail_mm.registry']]
 
@@ -200,10 +200,10 @@ class TestFeatures:
     def test_a_full_disk_is_foreseen(self, job, images, monkeypatch):
         """The disk's free space is the one thing that is pretended here."""
         said = []
-        monkeypatch.setattr('pixelsail_mm.engine.expert_cache.print_log',
+        monkeypatch.setattr('pixelsail_mm.models.experts.cache.build.print_log',
                             lambda message, *args, **options: said.append(message))
         usage = type('Usage', (), dict(free=1000))
-        monkeypatch.setattr('pixelsail_mm.engine.expert_cache.shutil.disk_usage',
+        monkeypatch.setattr('pixelsail_mm.models.experts.cache.build.shutil.disk_usage',
                             lambda path: usage)
         cache_features(job, images)
         assert len(said) == 1 and 'more are needed for 40 images' in said[0]

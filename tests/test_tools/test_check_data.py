@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pixelsail_mm.datasets.shapes_world import make_shapes_world
+from pixelsail_mm.worlds.shapes_world import make_shapes_world
 
 CONFIG = 'configs/pixelsail/pixelsail_mini.py'
 
@@ -65,7 +65,7 @@ def test_overlap_is_written_and_excluded(check, tmp_path):
 @pytest.fixture(scope='module')
 def public(tmp_path_factory):
     """The public folders, without any training file of the recipe but RefCOCO's."""
-    from pixelsail_mm.datasets.shapes_world.formats.public_layout import write_public_layout
+    from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
     folder = tmp_path_factory.mktemp('public')
     make_shapes_world(folder / 'world', 'full', counts=dict(train=4, val=2, test=3))
     write_public_layout(folder / 'world', folder / 'data', 0)

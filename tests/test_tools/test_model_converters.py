@@ -8,11 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pixelsail_mm.engine.checkpoint import load_state
-from pixelsail_mm.engine.convert import convert_checkpoint
-from pixelsail_mm.engine.errors import explain
+from pixelsail_mm.checkpoints.checkpoint import load_state
+from pixelsail_mm.checkpoints.conversion.official_keys import (
+    UnknownKeysError,
+    mm_to_official,
+    official_to_mm,
+)
+from pixelsail_mm.checkpoints.conversion.rewrite import convert_checkpoint
+from pixelsail_mm.command_line import explain
 from pixelsail_mm.errors import CheckpointError, ConfigError
-from pixelsail_mm.models.official_keys import UnknownKeysError, mm_to_official, official_to_mm
 
 
 def run(repo_root, tool, *args):
@@ -117,7 +121,7 @@ def test_distillation_heads_are_not_exported():
 @pytest.mark.slow
 def test_zero_command(repo_root, tmp_path):
     """Shards of a DeepSpeed folder as a user puts them together; a wrong folder is one message."""
-    from pixelsail_mm.testing.checkpoint_benchmark import write_zero3
+    from pixelsail_mm.benchmarks.checkpoints import write_zero3
     shapes = dict(a=torch.Size([3, 5]), b=torch.Size([4]))
     write_zero3(tmp_path / 'iter_1.pth', shapes, 2, dict(c='a'))
     done = run(repo_root, 'zero_to_safetensors', tmp_path / 'iter_1.pth', tmp_path / 'out',

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-STUBS = 'tests/test_apis/test_vqa_adapters/kit_stubs'
+STUBS = 'tests/test_evaluation/test_harnesses/kit_stubs'
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from pixelsail_mm.engine.checkpoint import save_weights
+from pixelsail_mm.checkpoints.checkpoint import save_weights
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
@@ -18,7 +18,7 @@ from pixelsail_mm.visualization.distillation import (
     live_experts,
     visualize_distillation,
 )
-from tests.test_models.test_onnx_expert import pooling
+from tests.test_models.test_experts.test_onnx_expert import pooling
 
 
 def test_colours_are_the_principal_components():

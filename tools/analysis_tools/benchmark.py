@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='also write the figures to this JSON file')
     args = parser.parse_args()
 
-    from pixelsail_mm.testing.benchmark import report, run_benchmark
+    from pixelsail_mm.benchmarks.step import report, run_benchmark
     result = run_benchmark(args.repeats, args.threads)
     print(report(result))
     if args.out:

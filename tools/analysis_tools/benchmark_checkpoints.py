@@ -23,7 +23,7 @@ def main() -> None:
 
     import torch
 
-    from pixelsail_mm.testing import checkpoint_benchmark as benchmark
+    from pixelsail_mm.benchmarks import checkpoints as benchmark
     torch.set_num_threads(1)
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def main() -> None:
     import torch
 
     import pixelsail_mm.datasets  # noqa: F401  registers the readers
-    from pixelsail_mm.testing import data_benchmark as benchmark
+    from pixelsail_mm.benchmarks import data as benchmark
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix='pixelsail_benchmark_') as folder:
         folder = Path(folder)

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='also write the figures to this JSON file')
     args = parser.parse_args()
 
-    from pixelsail_mm.testing import expert_cache_benchmark as benchmark
+    from pixelsail_mm.benchmarks import expert_cache as benchmark
     with tempfile.TemporaryDirectory(prefix='pixelsail_benchmark_', dir=args.folder) as folder:
         result = benchmark.caching_cost(Path(folder), benchmark.small_sam2(args.size), args.images,
                                         args.device, args.seconds)

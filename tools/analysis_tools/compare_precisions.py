@@ -14,11 +14,11 @@ def main() -> int:
     parser.add_argument('text', help='question about the image')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
-        from pixelsail_mm.apis.init_model import read_model_config
-        from pixelsail_mm.hf.precision import compare_precisions, report
+        from pixelsail_mm.benchmarks.precision import compare_precisions, report
+        from pixelsail_mm.checkpoints.folders.reading import read_model_config
         cfg, _ = read_model_config(args.config)
         print(report(compare_precisions(cfg, args.checkpoint, args.image, args.text)))
 

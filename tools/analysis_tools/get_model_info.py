@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Print the facts of each config, or bring its metafile up to date."""
+    from pixelsail_mm.benchmarks.model_info import model_info, report
     from pixelsail_mm.engine.launch import read_config
     from pixelsail_mm.model_zoo.metafile import update
-    from pixelsail_mm.model_zoo.model_info import model_info, report
     for name in args.configs:
         if args.update_metafile:
             print(f'{name}: {update(Path(name), ROOT, args.tokenizer)} is up to date')
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: run(args), debug=args.debug)
 
 

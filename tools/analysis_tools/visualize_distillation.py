@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Draw the pictures, print the agreement; return the exit status."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
         from mmengine.registry import init_default_scope

@@ -69,8 +69,8 @@ def cache(args: argparse.Namespace) -> int:
     """Write the features and say what became of the images."""
     from tqdm import tqdm
 
-    from pixelsail_mm.engine.expert_cache import cache_features, list_images, make_job
     from pixelsail_mm.engine.launch import read_config
+    from pixelsail_mm.models.experts.cache.build import cache_features, list_images, make_job
 
     def show(parts, total):
         with tqdm(total=total, desc='images') as bar:
@@ -79,7 +79,10 @@ def cache(args: argparse.Namespace) -> int:
                 bar.update(part.written + len(part.skipped))
 
     cfg = read_config(args.config, args.cfg_options)
-    job = make_job(cfg, args.expert, args.out, image_roots(args.image_root), args.dtype,
+    expert = args.expert
+    if expert is not None and expert.endswith(('.py', '.json', '.yml', '.yaml')):
+        expert = read_config(expert)
+    job = make_job(cfg, expert, args.out, image_roots(args.image_root), args.dtype,
                    args.device)
     images = list_images(cfg, job.image_root, args.shard)
     done = cache_features(job, images, args.workers, show)
@@ -96,7 +99,7 @@ def cache(args: argparse.Namespace) -> int:
 def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: cache(args), debug=args.debug)
 
 

@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Draw the data set and print its counts."""
     args = parse_args()
-    from pixelsail_mm.datasets.shapes_world import make_shapes_world
+    from pixelsail_mm.worlds.shapes_world import make_shapes_world
     counts = {split: getattr(args, split) for split in ('train', 'val', 'test')
               if getattr(args, split) is not None}
     try:

@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Write the photos and print their numbers; return the exit status."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
         from pixelsail_mm.datasets.converters.skimage_photos import make_skimage_photos

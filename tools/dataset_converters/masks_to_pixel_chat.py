@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 def draw(args: argparse.Namespace) -> None:
     """Draw the example."""
-    from pixelsail_mm.datasets.shapes_world.mask_table import draw_mask_table
+    from pixelsail_mm.worlds.shapes_world.mask_table import draw_mask_table
     drawn = draw_mask_table(args.folder)
     print(f'{args.folder}: ' + ', '.join(f'{count} {what}' for what, count in drawn.items()))
 
@@ -67,7 +67,7 @@ def convert(args: argparse.Namespace) -> None:
 def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: (draw if args.draw_example else convert)(args), debug=args.debug)
 
 

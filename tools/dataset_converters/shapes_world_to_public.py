@@ -22,8 +22,8 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0, help='seed of what is drawn (default 0)')
     args = parser.parse_args()
 
-    from pixelsail_mm.datasets.errors import AnnotationError
-    from pixelsail_mm.datasets.shapes_world.formats.public_layout import write_public_layout
+    from pixelsail_mm.errors import AnnotationError
+    from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
     try:
         written = write_public_layout(args.world, args.out, args.seed)
     except (AnnotationError, FileExistsError, FileNotFoundError, ValueError) as error:

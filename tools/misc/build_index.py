@@ -27,7 +27,7 @@ def build(args: argparse.Namespace) -> int:
     """Build everything and print a line per reader."""
     from tqdm import tqdm
 
-    from pixelsail_mm.datasets.prepare import prepare_config
+    from pixelsail_mm.datasets.manifest.prepare import prepare_config
     from pixelsail_mm.engine.launch import read_config
     done = prepare_config(read_config(args.config, args.cfg_options), args.workers,
                           lambda parts, total: tqdm(parts, total=total, desc='readers'))
@@ -39,7 +39,7 @@ def build(args: argparse.Namespace) -> int:
 def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: build(args), debug=args.debug)
 
 

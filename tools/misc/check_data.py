@@ -42,7 +42,7 @@ def check(args: argparse.Namespace) -> int:
     from pixelsail_mm.datasets.checks import check_config
     from pixelsail_mm.datasets.checks.leaves import LOADERS
     from pixelsail_mm.datasets.checks.report import ERROR, WARNING
-    from pixelsail_mm.datasets.image_keys import write_image_keys
+    from pixelsail_mm.datasets.files.image_keys import write_image_keys
     from pixelsail_mm.engine.launch import choose_model, is_benchmark, read_config
 
     if args.model is not None:
@@ -63,7 +63,7 @@ def check(args: argparse.Namespace) -> int:
 def main() -> int:
     """Run the check; user errors end in a message."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: check(args), debug=args.debug)
 
 

@@ -15,7 +15,7 @@ def main() -> int:
                         help='write nothing; status 1 if the page is not what the manifest says')
     args = parser.parse_args()
 
-    from pixelsail_mm.datasets.manifest_page import render_page
+    from pixelsail_mm.datasets.manifest.page import render_page
     page = render_page()
     if args.check:
         current = PAGE.is_file() and PAGE.read_text(encoding='utf-8') == page

@@ -35,6 +35,13 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def convert(folder, archive) -> list:
+    """Fetch and convert the one data set of the catalogue."""
+    from pixelsail_mm.datasets.converters import make_labelme_mini
+    info = make_labelme_mini(folder, archive)
+    return [f'{folder}: {info["images"]} photos, {info["instances"]} instances']
+
+
 def run(args: argparse.Namespace) -> int:
     """List, check or fetch; print a report, return the exit status."""
     from pixelsail_mm import downloads
@@ -46,14 +53,15 @@ def run(args: argparse.Namespace) -> int:
                  else downloads.check_present())
         print('\n'.join(line for _, line in found) or 'nothing of the catalogue is here')
         return int(not all(right for right, _ in found))
-    print('\n'.join(downloads.download_entry(args.name, args.out, args.archive, args.revision)))
+    print('\n'.join(downloads.download_entry(args.name, args.out, args.archive, args.revision,
+                                             convert)))
     return 0
 
 
 def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
     return run_command(lambda: run(args), debug=args.debug)
 
 

@@ -12,8 +12,8 @@ import sys
 
 def main() -> None:
     """Add the model to the kit's list and start the kit."""
-    from pixelsail_mm.apis.vqa_adapters.answering import KitError
-    from pixelsail_mm.apis.vqa_adapters.lmms_eval import register
+    from pixelsail_mm.evaluation.harnesses.answering import KitError
+    from pixelsail_mm.evaluation.harnesses.lmms_eval import register
     try:
         name = register()
     except KitError as error:

@@ -48,7 +48,7 @@ def main() -> None:
     """Add the model to the kit's list and start the kit."""
     args = parse_args()
     kit = load_kit(args.kit)
-    from pixelsail_mm.apis.vqa_adapters.vlmevalkit import register
+    from pixelsail_mm.evaluation.harnesses.vlmevalkit import register
     register(args.name, config=args.config, weights=args.weights,
              max_new_tokens=args.max_new_tokens, prompts=args.prompts)
     sys.argv = [str(args.kit / 'run.py'), '--model', args.name, *args.kit_args]

@@ -16,13 +16,13 @@ def main() -> int:
                         help='drop weights whose names belong to no part of EVEv2')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
         from functools import partial
 
-        from pixelsail_mm.engine.convert import convert_checkpoint
-        from pixelsail_mm.models.eve_keys import eve_to_mm
+        from pixelsail_mm.checkpoints.conversion.eve_keys import eve_to_mm
+        from pixelsail_mm.checkpoints.conversion.rewrite import convert_checkpoint
         from pixelsail_mm.tokenization import build_tokenizer
         rename = partial(eve_to_mm, tokenizer=build_tokenizer(args.tokenizer),
                          ignore_unknown=args.ignore_unknown)

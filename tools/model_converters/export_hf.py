@@ -19,11 +19,11 @@ def main() -> int:
                              'the model was trained on (default: 2000; 0 reads none)')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
-        from pixelsail_mm.apis.init_model import read_model_config
-        from pixelsail_mm.engine.training_record import SAMPLES
+        from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES
+        from pixelsail_mm.checkpoints.folders.reading import read_model_config
         from pixelsail_mm.hf.export import export_hf
         cfg, _ = read_model_config(args.config)
         folder = export_hf(cfg, args.checkpoint, args.folder, args.dtype, args.max_shard_size,

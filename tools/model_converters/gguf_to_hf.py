@@ -14,10 +14,10 @@ def main() -> int:
                         help='precision of the weights written')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
-        from pixelsail_mm.bases import gguf_to_hf
+        from pixelsail_mm.checkpoints.conversion.gguf import gguf_to_hf
         facts = gguf_to_hf(args.source, args.target, args.dtype)
         print('\n'.join(f'{name:12}{value:,}' if isinstance(value, int) else f'{name:12}{value}'
                         for name, value in facts.items()))

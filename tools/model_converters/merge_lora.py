@@ -15,11 +15,11 @@ def main() -> int:
                         help="write the decoder's adapter as a PEFT folder instead of merging it")
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
+        from pixelsail_mm.checkpoints.conversion.lora_merge import export_adapter, merge_lora
         from pixelsail_mm.engine.launch import read_config
-        from pixelsail_mm.engine.merge import export_adapter, merge_lora
         cfg = read_config(args.config)
         if args.adapter_only:
             number = export_adapter(cfg, args.checkpoint, args.target)

@@ -14,13 +14,13 @@ def main() -> int:
                         help='drop weights whose names belong to neither side')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
         from functools import partial
 
-        from pixelsail_mm.engine.convert import convert_checkpoint
-        from pixelsail_mm.models.official_keys import mm_to_official
+        from pixelsail_mm.checkpoints.conversion.official_keys import mm_to_official
+        from pixelsail_mm.checkpoints.conversion.rewrite import convert_checkpoint
         rename = partial(mm_to_official, ignore_unknown=args.ignore_unknown)
         print(convert_checkpoint(args.source, args.target, rename))
         print(f'wrote {args.target}')

@@ -17,12 +17,12 @@ def main() -> int:
                              'the model was trained on (default: 2000; 0 reads none)')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
-        from pixelsail_mm.apis.init_model import read_model_config
-        from pixelsail_mm.engine.publish import publish_model
-        from pixelsail_mm.engine.training_record import SAMPLES
+        from pixelsail_mm.checkpoints.conversion.publish import publish_model
+        from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES
+        from pixelsail_mm.checkpoints.folders.reading import read_model_config
         cfg, _ = read_model_config(args.config)
         folder = publish_model(cfg, args.checkpoint, args.folder, args.dtype,
                                SAMPLES if args.training_samples is None else args.training_samples)

@@ -12,10 +12,10 @@ def main() -> int:
     parser.add_argument('target', help='folder to write, for `tokenizer` of a config')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
-        from pixelsail_mm.bases import qwen_tokenizer
+        from pixelsail_mm.checkpoints.conversion.tokenizers import qwen_tokenizer
         tokenizer = qwen_tokenizer(args.source)
         tokenizer.save_pretrained(args.target)
         print(f'wrote {args.target}: {len(tokenizer):,} tokens')

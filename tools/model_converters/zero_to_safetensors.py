@@ -15,10 +15,10 @@ def main() -> int:
     parser.add_argument('--max-shard-size', help='write shards of at most this size, e.g. 5GB')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    from pixelsail_mm.engine.cli import run_command
+    from pixelsail_mm.command_line import run_command
 
     def command():
-        from pixelsail_mm.engine.convert import zero_to_safetensors
+        from pixelsail_mm.checkpoints.conversion.rewrite import zero_to_safetensors
         print(zero_to_safetensors(args.folder, args.target, args.dtype, args.max_shard_size))
         print(f'wrote {args.target}')
 

@@ -1,4 +1,4 @@
-# The co-training mix of the recipe: every data set of pixelsail_mm/datasets/manifest.yml with
+# The co-training mix of the recipe: every data set of datasets/manifest/manifest.yml with
 # `repeats`, as often as the recipe lists it. Where the files lie and come from: docs/datasets.md;
 # what is missing: python tools/misc/check_data.py CONFIG. PIXELSAIL_DATA names another folder than
 # `data`.

@@ -33,7 +33,7 @@ model = dict(
         num_points=None,
         # Small objects need the region loss to weigh more than in the recipe (0.5).
         loss_dice=dict(loss_weight=3.0)),
-    # A stand-in for the vision experts of the paper, see datasets/shapes_world/expert_maps.py.
+    # A stand-in for the vision experts of the paper, see worlds/shapes_world/expert_maps.py.
     # With it grounding begins after some hundred steps instead of many hundreds.
     distill=[
         dict(

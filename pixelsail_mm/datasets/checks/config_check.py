@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pixelsail_mm.datasets.annotation_files import MissingFilesError
 from pixelsail_mm.datasets.base import PixelDataset, build_pipeline
 from pixelsail_mm.datasets.checks.leaves import EVALUATION, LOADERS, TRAIN, Leaf, find_leaves
 from pixelsail_mm.datasets.checks.repeats import find_repeats
 from pixelsail_mm.datasets.checks.report import ERROR, WARNING, Report
 from pixelsail_mm.datasets.checks.samples import check_sample
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.image_keys import image_key
-from pixelsail_mm.datasets.manifest import where_to_get
+from pixelsail_mm.datasets.files.image_keys import image_key
+from pixelsail_mm.datasets.manifest.entries import where_to_get
+from pixelsail_mm.errors import BadSampleError, MissingFilesError
 from pixelsail_mm.registry import DATASETS
 
 Progress = Callable[[Iterable, str], Iterable]

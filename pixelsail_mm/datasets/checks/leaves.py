@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelsail_mm.datasets.combination import part_config
+from pixelsail_mm.datasets.mixing.combination import part_config
 
 TRAIN, EVALUATION = 'train', 'evaluation'
 # Config keys of the data loaders, and what their readers are for.

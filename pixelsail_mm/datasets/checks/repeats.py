@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.sample_source import Record, SampleSource
+from pixelsail_mm.errors import BadSampleError
 
 _SHOWN = 3
 

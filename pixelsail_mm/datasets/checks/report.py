@@ -42,8 +42,8 @@ class Report:
         images: Different images of each dataset.
         paths: Files and folders that each dataset reads.
         unchecked: What could not be checked, and why; a dict for its order.
-        overlap: Images (see :func:`~pixelsail_mm.datasets.image_keys.image_key`) that are both
-            trained on and evaluated.
+        overlap: Images (see :func:`~pixelsail_mm.datasets.files.image_keys.image_key`) that are
+            both trained on and evaluated.
     """
 
     faults: list[Fault] = field(default_factory=list)

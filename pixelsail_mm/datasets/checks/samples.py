@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pixelsail_mm.datasets.checks.report import WARNING, Report
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.sample_source import Record, SampleSource
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.tokenization import SEG_TOKEN
 
 # Polygons may touch the border; annotation tools also overshoot by rounding.

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixelsail_mm.datasets.annotation_files import require_keys
-from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.masks import decode_mask
-from pixelsail_mm.datasets.refcoco import clean_phrase
-from pixelsail_mm.datasets.shapes_world.writers import RefCOCOWriter, dump_json
+from pixelsail_mm.datasets.files.annotation_files import require_keys
+from pixelsail_mm.datasets.files.annotation_writer import RefCOCOWriter, dump_json
+from pixelsail_mm.datasets.files.masks import decode_mask
+from pixelsail_mm.datasets.readers.refcoco import clean_phrase
 from pixelsail_mm.downloads.archives import check_sha256, read_members
 from pixelsail_mm.downloads.pip_index import download
+from pixelsail_mm.errors import AnnotationError, BadSampleError
 
 PACKAGE = 'labelme'
 SDIST = 'labelme-6.3.1.tar.gz'

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
-from pixelsail_mm.datasets.errors import AnnotationError, BadSampleError
-from pixelsail_mm.datasets.masks import decode_mask
-from pixelsail_mm.datasets.shapes_world.writers import dump_json
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.datasets.files.annotation_writer import dump_json
+from pixelsail_mm.datasets.files.masks import decode_mask
+from pixelsail_mm.errors import AnnotationError, BadSampleError, ConfigError
 from pixelsail_mm.tokenization import SEG_TOKEN, TASK_TOKENS, VISION_TOKENS
 
 _NEEDED = ('image', 'mask', 'phrase')

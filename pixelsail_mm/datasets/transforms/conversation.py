@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.templates import clean_question, resolve_prompt_template
 from pixelsail_mm.datasets.transforms.loading import Results, source_of
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import BadSampleError, ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import (
     IMAGE_LAYOUTS,

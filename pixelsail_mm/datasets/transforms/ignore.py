@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mmcv.transforms import BaseTransform
 
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.masks import decode_masks
+from pixelsail_mm.datasets.files.masks import decode_masks
 from pixelsail_mm.datasets.transforms.loading import Results, source_of
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import TRANSFORMS
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from PIL import Image
 
-from pixelsail_mm.datasets.errors import BadSampleError
-from pixelsail_mm.datasets.masks import decode_mask, decode_masks
-from pixelsail_mm.datasets.pictures import DECODING_ERRORS, IGNORE, ROTATE, is_rotated, to_rgb
+from pixelsail_mm.datasets.files.masks import decode_mask, decode_masks
+from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS, IGNORE, ROTATE, is_rotated, to_rgb
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
@@ -31,7 +31,7 @@ def source_of(results: Results) -> str:
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Read the image as RGB, see :func:`~pixelsail_mm.datasets.pictures.to_rgb`.
+    """Read the image as RGB, see :func:`~pixelsail_mm.datasets.files.pictures.to_rgb`.
 
     Required keys: ``img_path`` (str | None) or ``img`` (uint8 (H, W, 3) RGB array, used as it
     is). Neither of them means a text-only sample. Optional: ``height``, ``width`` as the

@@ -5,7 +5,7 @@ import math
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 
-from pixelsail_mm.engine.checkpoint_files import remove, write_pointer
+from pixelsail_mm.checkpoints.formats.checkpoint_files import remove, write_pointer
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.registry import HOOKS
 

@@ -5,10 +5,10 @@ import os.path as osp
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from pixelsail_mm.engine.checkpoint import TRAINING_ONLY_PREFIXES, save_weights
-from pixelsail_mm.engine.checkpoint_files import replace_when_complete
+from pixelsail_mm.checkpoints.checkpoint import TRAINING_ONLY_PREFIXES, save_weights
+from pixelsail_mm.checkpoints.formats.checkpoint_files import replace_when_complete
+from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
 from pixelsail_mm.engine.strategies.common import unwrap
-from pixelsail_mm.engine.vocabulary import vocabulary_metadata
 from pixelsail_mm.registry import HOOKS
 
 

@@ -8,7 +8,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner.amp import autocast
 from mmengine.runner.loops import TestLoop, ValLoop
 
-from pixelsail_mm.datasets.samplers import EvaluationBatchSampler
+from pixelsail_mm.datasets.mixing import EvaluationBatchSampler
 from pixelsail_mm.datasets.templates import templates_version
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
 from pixelsail_mm.engine.loops.train_loop import seed_step
@@ -183,7 +183,7 @@ class MultiTestLoop(_MultiLoop, TestLoop):
             set into ``WORK_DIR/predictions/<number>_<prefix>`` as they are made, in place of older
             ones. ``resume=True`` takes what is there, and predicts only the rest; the metrics are
             those of an uninterrupted run. Needs data loaders with an
-            :class:`~pixelsail_mm.datasets.samplers.EvaluationBatchSampler`.
+            :class:`~pixelsail_mm.datasets.mixing.EvaluationBatchSampler`.
 
     Raises:
         ConfigError: ``resume`` is set and a data loader has another batch sampler. In :meth:`run`,

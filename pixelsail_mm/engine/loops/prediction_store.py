@@ -14,8 +14,8 @@ from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
 from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
-from pixelsail_mm.datasets.masks import decode_masks, mask_to_rle
-from pixelsail_mm.engine.checkpoint_files import remove, replace_when_complete
+from pixelsail_mm.checkpoints.formats.checkpoint_files import remove, replace_when_complete
+from pixelsail_mm.datasets.files.masks import decode_masks, mask_to_rle
 from pixelsail_mm.engine.setting_differences import differences
 from pixelsail_mm.errors import ConfigError
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from xtuner.engine.runner.loops import TrainLoop
 
-from pixelsail_mm.datasets.samplers import DrawIndexSampler
+from pixelsail_mm.datasets.mixing import DrawIndexSampler
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 

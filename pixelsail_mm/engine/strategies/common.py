@@ -12,11 +12,11 @@ from mmengine.dist import all_gather_object, barrier, is_main_process
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.checkpoint import load_weights
-from pixelsail_mm.engine.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
-from pixelsail_mm.engine.load_report import shortened
+from pixelsail_mm.checkpoints.checkpoint import load_weights
+from pixelsail_mm.checkpoints.formats.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
+from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
+from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
-from pixelsail_mm.engine.safetensors_files import map_once
 from pixelsail_mm.engine.step_check import all_finite, on_any_rank
 from pixelsail_mm.errors import CheckpointError, DivergedError
 
@@ -74,7 +74,7 @@ class StrategyMixin:
         weights: Checkpoint whose weights the model starts from, loaded before the model is wrapped
             (and, with ZeRO-3, cut up).
         required_prefixes: Keys that ``weights`` must hold, see
-            :func:`pixelsail_mm.engine.checkpoint.load_weights`.
+            :func:`pixelsail_mm.checkpoints.checkpoint.load_weights`.
         **kwargs: Arguments of the strategy.
     """
 

@@ -14,7 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from torch import Tensor, nn
 
-from pixelsail_mm.engine.checkpoint import one_line, weights_only_loading
+from pixelsail_mm.checkpoints.checkpoint import one_line, weights_only_loading
 from pixelsail_mm.engine.strategies.common import StrategyMixin, on_cpu
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES

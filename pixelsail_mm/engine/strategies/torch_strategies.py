@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
-from pixelsail_mm.engine.checkpoint import apply_weights, load_state
+from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_state
 from pixelsail_mm.engine.strategies.common import StrategyMixin, unwrap
 from pixelsail_mm.registry import STRATEGIES
 

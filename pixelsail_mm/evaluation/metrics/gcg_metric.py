@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pixelsail_mm.datasets.masks import mask_to_rle
+from pixelsail_mm.datasets.files.masks import mask_to_rle
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
 from pixelsail_mm.evaluation.metrics.caption_metric import END_TOKENS, read_prediction

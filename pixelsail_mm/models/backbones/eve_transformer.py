@@ -29,7 +29,7 @@ class EVETransformer(SingleTransformer):
 
     EVEv2's class and split embedding are rows of the token embedding here: ``<|vis_cls|>`` and
     ``<vrow_sep>``. The row of ``<vpatch>`` is added to all patches; it is zero in converted
-    weights (:func:`~pixelsail_mm.models.eve_keys.eve_to_mm`).
+    weights (:func:`~pixelsail_mm.checkpoints.conversion.eve_keys.eve_to_mm`).
 
     Goes with ``image_layout='rows'`` of ``BuildConversation`` and ``rule='area'`` of
     ``ResizeToGrid``.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
-from pixelsail_mm.models.experts.fingerprint import plain
+from pixelsail_mm.models.experts.cache.fingerprint import plain
 from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.models.experts.onnx_graph import import_optional, subgraph, weights_sha256
 from pixelsail_mm.registry import MODELS

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Iterator
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.experts.fingerprint import file_sha256s
+from pixelsail_mm.models.experts.cache.fingerprint import file_sha256s
 
 _MAX_LISTED = 6
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
-from pixelsail_mm.models.experts.fingerprint import (
+from pixelsail_mm.models.experts.cache.fingerprint import (
     plain,
     settings_sha256,
     tensors_sha256,

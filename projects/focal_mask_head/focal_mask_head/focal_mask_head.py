@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixelsail_mm.models.mask_heads import SegTokenMaskHead
+from pixelsail_mm.models.heads import SegTokenMaskHead
 from pixelsail_mm.registry import MODELS
 
 

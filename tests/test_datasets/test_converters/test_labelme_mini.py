@@ -11,7 +11,7 @@ from mmcv.transforms import Compose
 from pixelsail_mm.datasets import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.converters import labelme_mini, make_labelme_mini
 from pixelsail_mm.datasets.converters.labelme_mini import MEMBERS
-from pixelsail_mm.datasets.restricted_pickle import load_plain_pickle
+from pixelsail_mm.datasets.files.restricted_pickle import load_plain_pickle
 from pixelsail_mm.downloads import ArchiveError
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 

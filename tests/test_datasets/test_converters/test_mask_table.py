@@ -13,10 +13,10 @@ from PIL import Image
 
 from pixelsail_mm.datasets import AnnotationError, PixelChatDataset
 from pixelsail_mm.datasets.converters.mask_table import masks_to_pixel_chat
-from pixelsail_mm.datasets.pixel_chat import validate_pixel_chat
-from pixelsail_mm.datasets.shapes_world.mask_table import draw_mask_table
+from pixelsail_mm.datasets.readers.pixel_chat import validate_pixel_chat
 from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.worlds.shapes_world.mask_table import draw_mask_table
 
 H, W = 6, 8
 HEAD = 'image,mask,phrase'
@@ -265,7 +265,7 @@ class TestDrawnExample:
 
     def test_masks_lie_on_their_colours(self, drawn):
         """The mean colour under a mask is nearest to the colour that its phrase names."""
-        from pixelsail_mm.datasets.shapes_world.presets import COLOURS
+        from pixelsail_mm.worlds.shapes_world.presets import COLOURS
         colours = {name: COLOURS[name] for name in ('red', 'green', 'blue')}
         seen = 0
         with open(drawn[1] / 'masks.csv', encoding='utf-8', newline='') as file:

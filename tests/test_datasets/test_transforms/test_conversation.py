@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms import BuildConversation
+from pixelsail_mm.errors import BadSampleError
 
 GRID = (2, 3)
 IMAGE = '<vision>' + '<vpatch>' * 6 + '</vision>'

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms import LoadIgnoreMasks
+from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import TRANSFORMS
 
 H, W = 20, 30

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from pixelsail_mm.datasets.errors import BadSampleError
 from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks, LoadVisualPrompts
+from pixelsail_mm.errors import BadSampleError
 
 H, W = 20, 30
 

@@ -1,0 +1,1 @@
+"""What ``tools/analysis_tools`` measures: steps, data, checkpoints, caches, precision, size."""

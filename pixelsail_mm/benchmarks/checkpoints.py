@@ -1,0 +1,208 @@
+"""Cost of weights on their way in: time of loading, memory of consolidating ZeRO-3 shards."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pixelsail_mm.testing.tiny_models import tiny_model_config
+from pixelsail_mm.tokenization import build_tokenizer
+
+TARGETS = dict(loading_ratio=1.3, consolidation_ratio=1.3, zero_loading_ratio=1.3)
+#: Qwen2.5-0.5B: 494 M parameters, tied.
+QWEN_0_5B = dict(model_type='qwen2', hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+                 num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
+_ROWS, _ORDINARY = 151_936, 151_643
+_BUFFER = 16 << 20
+
+
+def build_model() -> nn.Module:
+    """A Pixel-SAIL of random weights around a decoder of 0.5B, with as many tokens as Qwen2.5."""
+    from pixelsail_mm.registry import MODELS
+    config = tiny_model_config(_large_tokenizer(), QWEN_0_5B, patch_size=16)
+    config['backbone']['vocab_size'] = _ROWS
+    return MODELS.build(config)
+
+
+def _large_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    words = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words += [f'word{number}' for number in range(_ORDINARY - len(words))]
+    core = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return build_tokenizer(PreTrainedTokenizerFast(
+        tokenizer_object=core, clean_up_tokenization_spaces=False))
+
+
+def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]:
+    """Time to load a checkpoint into a built model of its precision, beside reading its file.
+
+    The file is read in two ways: through one buffer of 16 MiB, where nothing is kept and the
+    processor's cache takes part of the work; and into memory of its size, which is what a loader
+    has to fill. All three run in turns, after one read that brings the file into the page cache;
+    that memory has been touched before, as the model's has.
+
+    Args:
+        model: The model.
+        folder: Where the checkpoint is written.
+        rounds: How often each is timed; medians count.
+    """
+    from pixelsail_mm.checkpoints.checkpoint import load_weights, save_weights
+    from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
+    dtype = str(next(model.parameters()).dtype).removeprefix('torch.')
+    path = folder / f'{dtype}.safetensors'
+    save_weights(model.state_dict(), path, vocabulary_metadata(model.tokenizer))
+    size = path.stat().st_size
+    buffer, memory = bytearray(_BUFFER), bytearray(size)
+    actions = dict(streaming=lambda: _read(path, buffer), reading=lambda: _read(path, memory),
+                   loading=lambda: load_weights(model, path))
+    actions['reading']()
+    times = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            times[name].append(_timed(action))
+    path.unlink()
+    seconds = {name: statistics.median(taken) for name, taken in times.items()}
+    return {f'{dtype}_gigabytes': size / 1e9,
+            **{f'{dtype}_{name}_seconds': value for name, value in seconds.items()},
+            f'{dtype}_loading_to_streaming': seconds['loading'] / seconds['streaming'],
+            f'{dtype}_loading_ratio': seconds['loading'] / seconds['reading']}
+
+
+def _timed(action) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _read(path: Path, memory: bytearray) -> None:
+    """Read a file to its end; memory smaller than the file is filled again and again."""
+    view, filled = memoryview(memory), 0
+    with open(path, 'rb', buffering=0) as file:
+        while count := file.readinto(view[filled:]):
+            filled = (filled + count) % len(memory)
+
+
+def write_zero3(folder: Path, shapes: dict[str, torch.Size], processes: int,
+                aliases: dict[str, str] | None = None) -> None:
+    """Write random weights as DeepSpeed's stage 3 does, optimizer state included.
+
+    Args:
+        folder: Folder to fill.
+        shapes: Name -> shape of every trained parameter.
+        processes: Number of shards.
+        aliases: Names of tied parameters -> name in ``shapes``.
+    """
+    folder.mkdir(parents=True)
+    part = sum(-(-shape.numel() // processes) for shape in shapes.values())
+    for rank in range(processes):
+        prefix = f'zero_pp_rank_{rank}_mp_rank_00'
+        torch.save(dict(
+            module={name: torch.empty(0) for name in shapes}, buffer_names=[], mp_world_size=1,
+            param_shapes=[shapes], shared_params=aliases or {}, frozen_param_shapes=None,
+            frozen_param_fragments=None), folder / f'{prefix}_model_states.pt')
+        generator = torch.Generator().manual_seed(rank)
+        flat = torch.empty(part).uniform_(-0.1, 0.1, generator=generator)
+        moments = dict(step=torch.tensor(1.0), exp_avg=torch.zeros(part),
+                       exp_avg_sq=torch.zeros(part))
+        torch.save(dict(optimizer_state_dict=dict(
+            zero_stage=3, partition_count=processes, fp32_flat_groups=[flat],
+            optimizer_state_dict=dict(state={0: moments}, param_groups=[]))),
+            folder / f'{prefix}_optim_states.pt')
+
+
+def consolidation(model: nn.Module, folder: Path, processes: int = 4) -> dict[str, float]:
+    """Peak memory of putting ZeRO-3 shards of a model together, as a share of its float32 size.
+
+    Each way runs in a process of its own, which samples its anonymous and its whole resident
+    memory (with mapped pages of files) every 2 ms. What it had before it began (PyTorch, and for
+    loading a model the model) is subtracted from the peaks, and the model added again.
+
+    Args:
+        model: The model; its shapes count.
+        folder: Where the shards are written (three times the model's size).
+        processes: Number of shards.
+    """
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    aliases = {'backbone.llm.lm_head.weight': 'backbone.llm.model.embed_tokens.weight'}
+    size = 4 * sum(shape.numel() for shape in shapes.values())
+    write_zero3(folder / 'zero', shapes, processes, aliases)
+    result = dict(model_gigabytes=size / 1e9, shards=processes)
+    for way, name in (('file', 'consolidation'), ('model', 'zero_loading')):
+        done = subprocess.run(
+            [sys.executable, '-m', 'pixelsail_mm.benchmarks.checkpoints', way,
+             str(folder / 'zero')], stdout=subprocess.PIPE, text=True, check=True)
+        measured = json.loads(done.stdout.splitlines()[-1])
+        held = size if way == 'model' else 0
+        result[f'{name}_seconds'] = measured['seconds']
+        result[f'{name}_ratio'] = (held + measured['anonymous']) / size
+        result[f'{name}_resident_ratio'] = (held + measured['resident']) / size
+    return result
+
+
+def _memory() -> tuple[int, int]:
+    """Anonymous and all resident memory of this process in bytes (Linux only)."""
+    lines = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
+    anonymous, resident = (int(lines[key].split()[0]) * 1024 for key in ('RssAnon', 'VmRSS'))
+    return anonymous, resident
+
+
+def _measure(action) -> dict[str, float]:
+    """Run something; seconds, and how far memory rose above what it was before, in bytes."""
+    before, samples, done = _memory(), [], threading.Event()
+
+    def sample():
+        while not done.wait(0.002):
+            samples.append(_memory())
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    try:
+        seconds = _timed(action)
+    finally:
+        done.set()
+        watcher.join()
+    samples.append(_memory())
+    anonymous, resident = (max(column) - start for column, start in zip(zip(*samples), before))
+    return dict(seconds=seconds, anonymous=anonymous, resident=resident)
+
+
+def _child(way: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    from pixelsail_mm.checkpoints.checkpoint import load_weights
+    from pixelsail_mm.checkpoints.conversion.rewrite import zero_to_safetensors
+    if way == 'file':
+        target = folder.parent / 'model.safetensors'
+        print(json.dumps(_measure(lambda: zero_to_safetensors(folder, target))))
+        target.unlink()
+        return
+    model = build_model()
+    print(json.dumps(_measure(lambda: load_weights(model, folder))))
+
+
+def report(result: dict[str, float]) -> str:
+    """Format the figures beside their targets.
+
+    Args:
+        result: What the benchmarks returned, merged.
+    """
+    width = max(map(len, result))
+    return '\n'.join(f'{name:{width}} {value:10.3f}{_target(name)}'
+                     for name, value in result.items())
+
+
+def _target(name: str) -> str:
+    limit = next((value for key, value in TARGETS.items() if name.endswith(key)), None)
+    return '' if limit is None else f'   (at most {limit})'
+
+
+if __name__ == '__main__':
+    _child(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""Conversion of checkpoints: official names, EVE, GGUF, LoRA merging, folders for others."""

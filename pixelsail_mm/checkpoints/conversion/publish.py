@@ -1,0 +1,211 @@
+"""Turn a trained model into a folder that ``init_model`` opens anywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from pixelsail_mm.checkpoints.checkpoint import TRAINING_ONLY_PREFIXES, open_state, save_weights
+from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES, recorded_pipelines
+from pixelsail_mm.checkpoints.formats.checkpoint_files import (
+    check_replaceable,
+    replace_when_complete,
+)
+from pixelsail_mm.checkpoints.formats.safetensors_files import DTYPES, map_once
+from pixelsail_mm.checkpoints.formats.zero_checkpoint import ZeroTensor
+from pixelsail_mm.checkpoints.loading.vocabulary import Vocabulary, stored_vocabulary
+from pixelsail_mm.errors import CheckpointError, ConfigError
+from pixelsail_mm.registry import SCOPE
+from pixelsail_mm.tokenization import build_tokenizer
+
+_TOKENIZER = 'tokenizer'
+# Parts of a model's config that do nothing for prediction.
+_TRAINING_KEYS = ('distill', 'init_cfg', 'lora', 'quantization', 'new_token_rows')
+# Parts of names that LoRA layers, separately trained rows and 4-bit layers have.
+_UNMERGED = ('.lora_', '.base_layer.', '.new_rows', '.quant_state', '.absmax')
+# Parts of a visualizer's config that say where a training writes pictures.
+_OF_A_TRAINING = ('name', 'save_dir', 'vis_backends')
+# Generation as the meta-architecture does it, whatever a base prefers.
+_GREEDY = dict(max_new_tokens=512, do_sample=False)
+# Settings of a base that are not ours, and those that only sampling uses.
+_OF_THE_BASE = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'transformers_version',
+                'max_length')
+_SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')
+
+
+def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
+                  dtype: str | None = None, training_samples: int = SAMPLES) -> Path:
+    """Write ``config.py``, ``model.safetensors`` and ``tokenizer/`` into one folder.
+
+    The config keeps the model (architecture instead of a path to a language model), the pipelines
+    for prediction, ``custom_imports`` and a visualizer of answers, and names the tokenizer relative
+    to itself. What the training showed the model goes into these pipelines, see
+    :func:`~pixelsail_mm.checkpoints.conversion.training_record.recorded_pipelines`. An existing
+    folder stays as it is until the new one is complete; then it is replaced as a whole.
+
+    Args:
+        cfg: Config the model was trained with.
+        checkpoint: Anything :func:`~pixelsail_mm.checkpoints.checkpoint.load_state` reads.
+        folder: Folder to write.
+        dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
+        training_samples: Samples of the training data to read; 0 reads none.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: The config lacks ``model`` or ``test_pipeline``, ``dtype`` is unknown, or the
+            folder has other things in it.
+        CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
+    """
+    check_publishable(cfg, dtype)
+    target = Path(folder)
+    check_replaceable(target, ('config.py', 'model.safetensors', _TOKENIZER))
+    # Rows belong to the tokens they were trained with, whatever tokenizer the config names.
+    state, vocabulary = published_weights(checkpoint, dtype)
+    config = _portable_config(cfg, training_samples)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replace_when_complete(target) as unfinished:
+        Path(unfinished).mkdir()
+        build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
+        config.dump(f'{unfinished}/config.py')
+        save_weights(state, f'{unfinished}/model.safetensors',
+                     None if vocabulary is None else vocabulary.metadata())
+    return target
+
+
+def check_publishable(cfg: Config, dtype: str | None) -> None:
+    """Check that a config and a precision can be published.
+
+    Args:
+        cfg: Config the model was trained with.
+        dtype: One of :data:`DTYPES` or None.
+
+    Raises:
+        ConfigError: The config lacks ``model`` or ``test_pipeline``, or ``dtype`` is unknown.
+    """
+    for key in ('model', 'test_pipeline'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'{cfg.filename or "the config"} has no `{key}`, which a published '
+                              'model needs; give the config it was trained with')
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
+
+
+def published_weights(checkpoint: str | os.PathLike, dtype: str | None
+                      ) -> tuple[dict[str, Tensor], Vocabulary | None]:
+    """Read the weights that prediction uses, in the wanted precision; tied ones stay tied.
+
+    Those that keep their precision stay mapped to their file where it can be mapped.
+
+    Args:
+        checkpoint: Anything :func:`~pixelsail_mm.checkpoints.checkpoint.load_state` reads.
+        dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
+
+    Returns:
+        The weights, and the tokens they were trained with (None where that is not known).
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
+    """
+    content = open_state(checkpoint)
+    state = content['state_dict']
+    separate = next((key for key in state if any(mark in key for mark in _UNMERGED)), None)
+    if separate is not None:
+        raise CheckpointError(checkpoint, f'holds LoRA or 4-bit layers of a training ({separate})',
+                              'merge them first: tools/model_converters/merge_lora.py')
+
+    def convert(value: Tensor | ZeroTensor) -> Tensor:
+        whole = value.read() if isinstance(value, ZeroTensor) else value
+        changes = dtype is not None and whole.is_floating_point()
+        return whole.to(getattr(torch, dtype)) if changes else whole
+
+    used = {key: value for key, value in state.items()
+            if not key.startswith(TRAINING_ONLY_PREFIXES)}
+    vocabulary = stored_vocabulary(Path(checkpoint).expanduser(), content.get('meta'))
+    return map_once(used, convert), vocabulary
+
+
+def portable_model(cfg: Config) -> dict[str, Any]:
+    """``model`` of a config for prediction anywhere, except for the path of its tokenizer.
+
+    The language model becomes its architecture, with the settings that its base generates with;
+    what only training uses is left out.
+
+    Args:
+        cfg: Config the model was trained with.
+
+    Raises:
+        ConfigError: The config of the language model cannot be read.
+    """
+    model = _without_training(cfg.model.to_dict())
+    llm, base = model['backbone'].get('llm'), {}
+    if isinstance(llm, str):
+        model['backbone']['llm'], base = _describe(llm)
+    generation = base | _GREEDY | model.get('generation', {})
+    model['generation'] = {key: value for key, value in generation.items()
+                           if generation['do_sample'] or key not in _SAMPLING}
+    return model
+
+
+def _without_training(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_training(value) for key, value in node.items()
+                if key not in _TRAINING_KEYS}
+    if isinstance(node, (list, tuple)):
+        return [_without_training(item) for item in node]
+    return node
+
+
+def _describe(llm: str) -> tuple[dict, dict]:
+    """Architecture of a pre-trained language model, and the settings it generates with."""
+    from transformers import AutoConfig, GenerationConfig
+    try:
+        architecture = AutoConfig.from_pretrained(llm).to_diff_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'model.backbone.llm {llm!r}: its config.json cannot be read '
+                          f'({str(error).splitlines()[0]}); give the folder of the base') from error
+    try:
+        settings = GenerationConfig.from_pretrained(llm).to_diff_dict()
+    except OSError:
+        settings = {}
+    return architecture, {key: value for key, value in settings.items()
+                          if key not in _OF_THE_BASE and not key.startswith('_')}
+
+
+def portable_imports(cfg: Config) -> list[str]:
+    """Modules that ``custom_imports`` of a config names.
+
+    Args:
+        cfg: Any config.
+    """
+    named = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _portable_config(cfg: Config, training_samples: int) -> Config:
+    """Model, pipelines and visualizer without a path of this machine."""
+    content = dict(default_scope=cfg.get('default_scope', SCOPE), model=portable_model(cfg),
+                   **recorded_pipelines(cfg, training_samples))
+    if portable_imports(cfg):
+        content['custom_imports'] = cfg.custom_imports.to_dict()
+    visualizer = cfg.get('visualizer') or {}
+    if visualizer.get('type') not in (None, 'Visualizer'):
+        content['visualizer'] = {key: value for key, value in visualizer.to_dict().items()
+                                 if key not in _OF_A_TRAINING}
+    return Config(_with_tokenizer(content))
+
+
+def _with_tokenizer(node: Any) -> Any:
+    """Copy in which every ``tokenizer`` is the one in the folder."""
+    if isinstance(node, dict):
+        return {key: _TOKENIZER if key == 'tokenizer' else _with_tokenizer(value)
+                for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_with_tokenizer(item) for item in node]
+    return node

@@ -1,0 +1,1 @@
+"""Folders that hold a model: what a config, or ``config.json``, in them says."""

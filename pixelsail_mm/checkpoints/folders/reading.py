@@ -1,0 +1,87 @@
+"""The config of a model, from a file or from a folder that holds a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Mapping
+
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
+
+from pixelsail_mm.errors import ConfigError, first_line
+
+_PATH_KEYS = ('tokenizer', 'pretrained_model_name_or_path', 'llm')
+
+
+def read_model_config(config: str | os.PathLike | Mapping | Config
+                      ) -> tuple[Config, Path | None]:
+    """Read what :func:`~pixelsail_mm.apis.init_model.init_model` takes as a config.
+
+    Args:
+        config: Config file, folder, config object or dict, see there.
+
+    Returns:
+        The config, and the folder of weights shipped with it (or None).
+
+    Raises:
+        ConfigError: There is no such config, or a module of its ``custom_imports`` cannot be
+            imported.
+    """
+    if isinstance(config, Config):
+        return config.copy(), None
+    if isinstance(config, Mapping):
+        return Config(dict(config)), None
+    path = Path(config).expanduser().absolute()
+    shipped = path if path.is_dir() and any(path.glob('*.safetensors')) else None
+    if path.is_dir():
+        path = _config_in(path)
+    if path.name == 'config.json':
+        from pixelsail_mm.checkpoints.folders.exported import read_folder
+        return read_folder(path.parent), path.parent
+    if not path.is_file():
+        raise ConfigError(f'config {config}: no such file or folder (see configs/ and '
+                          'demo/checkpoints/ for those that exist)')
+    cfg = Config.fromfile(path, import_custom_modules=False)
+    _import_modules(cfg, path)
+    _anchor_paths(cfg._cfg_dict, path.parent)
+    return cfg, shipped
+
+
+def _import_modules(cfg: Config, path: Path) -> None:
+    """Import ``custom_imports``, as MMEngine does, with an error that a user can act on."""
+    if not cfg.get('custom_imports'):
+        return
+    try:
+        import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, TypeError) as error:
+        cause = f' ({first_line(error.__context__)})' if error.__context__ else ''
+        raise ConfigError(f'{path}: custom_imports: {first_line(error)}{cause}; put the folder that'
+                          ' holds the module on PYTHONPATH, or install it') from error
+
+
+def _config_in(folder: Path) -> Path:
+    """The config file of a checkpoint folder."""
+    for name in ('config.py', 'config.json'):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob('*.py'))
+    if len(found) != 1:
+        raise ConfigError(f'{folder}: expected one config (config.py or config.json), found '
+                          f'{[file.name for file in found] or "none"}; pass the config file and '
+                          'the checkpoint separately')
+    return found[0]
+
+
+def _anchor_paths(node: Any, folder: Path) -> None:
+    """Make relative tokenizer and language-model paths absolute where ``folder`` has them."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            _anchor_paths(item, folder)
+    elif isinstance(node, (dict, ConfigDict)):
+        for key, value in node.items():
+            if key in _PATH_KEYS and isinstance(value, str):
+                if not Path(value).is_absolute() and (folder / value).exists():
+                    node[key] = str(folder / value)
+            else:
+                _anchor_paths(value, folder)

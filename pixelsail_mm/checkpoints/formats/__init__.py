@@ -1,0 +1,1 @@
+"""File formats of weights: safetensors, restricted pickles, DeepSpeed ZeRO folders."""

@@ -1,0 +1,113 @@
+"""Exit statuses and messages of the command-line tools."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Callable
+
+from pixelsail_mm.errors import DivergedError, UserError
+
+#: Exit status of a training that stopped because its numbers are no longer finite.
+DIVERGED = 3
+
+
+def run_command(command: Callable[[], object], debug: bool = False) -> int:
+    """Run a command; answer a user's mistake with one message instead of a traceback.
+
+    Args:
+        command: What to do; heavy imports belong inside it. May return an exit status.
+        debug: Show the traceback of every error; so does ``PIXELSAIL_DEBUG=1``.
+
+    Returns:
+        int: 0 (or what the command says) on success, 2 after a mistake that the user can correct
+        (missing file, unknown type, broken checkpoint), :data:`DIVERGED` when a training
+        stopped for NaN or infinity, 130 after Ctrl-C. A bug in the code keeps its traceback.
+    """
+    try:
+        status = command()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    except DivergedError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return DIVERGED
+    except Exception as error:
+        message = None if debug or debugging() else explain(error)
+        if message is None:
+            raise
+        print(f'error: {message}\n(--debug or PIXELSAIL_DEBUG=1 shows where it was raised)',
+              file=sys.stderr)
+        return 2
+    return status if isinstance(status, int) else 0
+
+
+def _known_types(registry_name: str) -> list:
+    from pixelsail_mm import registry as registries
+    names = []
+    for attribute in registries.__all__:
+        registry = getattr(registries, attribute)
+        if getattr(registry, 'name', None) == registry_name:
+            while registry is not None:
+                names += list(registry.module_dict)
+                registry = registry.parent
+    return sorted(set(names))
+
+
+def _explain_unknown_type(message: str) -> str | None:
+    found = re.search(r"(\S+) is not in the (\S+?)::(.+?) registry", message)
+    if not found:
+        return None
+    name, _, registry = found.groups()
+    name = name.strip('\'"').split('.')[-1]
+    close = difflib.get_close_matches(name, _known_types(registry), n=3)
+    hint = f'did you mean {" or ".join(close)}?' if close else (
+        "check the spelling, or list the module that registers it under custom_imports")
+    return f"type='{name}' is not a registered {registry}; {hint}"
+
+
+def _is_wrong_argument(error: BaseException) -> bool:
+    """Whether a component was built with an argument it does not take (or without one it needs).
+
+    Python raises that in the caller's frame, here the registry's.
+    """
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return (isinstance(error, TypeError) and frame is not None
+            and Path(frame.tb_frame.f_code.co_filename).parts[-2:] ==
+            ('registry', 'build_functions.py'))
+
+
+def explain(error: BaseException) -> str | None:
+    """Turn an error that a user can correct into one message.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        str | None: The message; None for an error that is a bug, where the traceback is wanted.
+    """
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    unknown = _explain_unknown_type(text)
+    if unknown:
+        return unknown
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return f'{error.strerror or text}: {error.filename}' if error.filename else text
+    if isinstance(error, SyntaxError):
+        return f'{error.filename}, line {error.lineno}: {error.msg}'
+    if _is_wrong_argument(error):
+        return f'{text}; compare the keys of this component in the config with its documentation'
+    if isinstance(error, ModuleNotFoundError) and not (error.name or '').startswith('pixelsail_mm'):
+        return f'{text}; install it, or correct custom_imports in the config'
+    return None
+
+
+def debugging() -> bool:
+    """Whether ``PIXELSAIL_DEBUG=1`` asks for full tracebacks."""
+    return os.environ.get('PIXELSAIL_DEBUG', '0') not in ('', '0')

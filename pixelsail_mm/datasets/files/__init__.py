@@ -1,0 +1,1 @@
+"""Files that readers read: annotations, restricted pickles, masks, images, index caches."""

@@ -1,0 +1,184 @@
+"""Decoding of every mask spelling that annotations use."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pixelsail_mm.errors import BadSampleError
+
+_PARTS = ('target', 'ignore')
+# Far outside of any image, and safe to draw in whole numbers.
+_MAX_COORDINATE = 1 << 20
+
+
+def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    """Decode one mask to a boolean array at image resolution.
+
+    Polygons of one mask are joined by a logical OR. The authors' release adds them, which gives 2
+    where they overlap; that is not followed.
+
+    Args:
+        mask: One of
+
+            * a COCO RLE dict (``counts`` compressed as str/bytes, or an uncompressed list);
+            * a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels (an empty list is an empty
+              mask) and of RLE dicts, which are joined;
+            * ``dict(png=path)``: an image in which non-zero pixels are inside;
+            * ``dict(png=path, ids=[...])``: a COCO panoptic PNG and the ids of its segments
+              (id = R + 256 G + 65536 B) that belong to the mask. The file is decoded once for all
+              masks of a sample;
+            * ``dict(union=[...])``: masks of any of these spellings, joined;
+            * ``dict(painted=[dict(points=[[x, y], ...], ignore=bool), ...])``: outlines, filled
+              and painted over each other, the large ones first (ReasonSeg). Inside are the pixels
+              that show a shape without ``ignore``; with the further key ``part='ignore'`` those
+              that show one with it;
+            * an (H, W) array in which non-zero means inside.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        file: File to name in errors.
+        key: Record key to name in errors, e.g. ``'masks[2]'``.
+
+    Returns:
+        bool (height, width); may share memory with an array input.
+
+    Raises:
+        BadSampleError: The mask is malformed or not of the image's size.
+    """
+    if isinstance(mask, dict) and 'union' in mask:
+        decoded = np.zeros((height, width), bool)
+        for i, part in enumerate(mask['union']):
+            decoded |= decode_mask(part, height, width, file, f'{key}.union[{i}]')
+    elif isinstance(mask, dict) and 'png' in mask:
+        decoded = _decode_png(mask, key)
+    elif isinstance(mask, dict) and 'painted' in mask:
+        decoded = _decode_painted(mask, height, width, file, key)
+    elif isinstance(mask, dict):
+        decoded = _decode_rle(mask, height, width, file, key)
+    elif isinstance(mask, (list, tuple)):
+        decoded = _decode_parts(mask, height, width, file, key)
+    elif isinstance(mask, np.ndarray):
+        decoded = mask if mask.dtype == bool else mask != 0
+    else:
+        raise BadSampleError(file, key, f'unknown mask type {type(mask).__name__}; give a COCO RLE '
+                             'dict, a list of polygons or RLE dicts, '
+                             'dict(png=...), dict(union=...), '
+                             'dict(painted=...) or an (H, W) array')
+    if decoded.shape != (height, width):
+        raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
+                             f'size {(height, width)}; masks must be drawn on the original image')
+    return decoded
+
+
+def decode_masks(masks: Sequence[Any], height: int, width: int, file: str | None,
+                 key: str) -> np.ndarray:
+    """Decode several masks, see :func:`decode_mask`, to bool (n, height, width)."""
+    decoded = np.zeros((len(masks), height, width), bool)
+    for i, mask in enumerate(masks):
+        decoded[i] = decode_mask(mask, height, width, file, f'{key}[{i}]')
+    return decoded
+
+
+@lru_cache(maxsize=2)
+def _read_segment_ids(path: str) -> np.ndarray:
+    """Segment id of every pixel of a panoptic PNG, int32 (H, W); a grey PNG holds it directly."""
+    with Image.open(path) as image:
+        pixels = np.array(image if image.mode in ('L', 'I', 'I;16', '1') else image.convert('RGB'),
+                          np.int32)
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _decode_png(mask: dict, key: str) -> np.ndarray:
+    path, ids = mask['png'], mask.get('ids')
+    try:
+        pixels = _read_segment_ids(path)
+    except FileNotFoundError as error:
+        raise BadSampleError(path, key, 'no such mask file; check the folder of the masks in '
+                             'data_prefix') from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadSampleError(path, key, f'cannot be decoded ({error}); download it '
+                             'again') from error
+    if ids is None:
+        return pixels != 0
+    return pixels == ids[0] if len(ids) == 1 else np.isin(pixels, ids)
+
+
+def _decode_rle(rle: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    if 'counts' not in rle or tuple(rle.get('size', ())) != (height, width):
+        raise BadSampleError(file, key, f'RLE needs counts and size {[height, width]} (the image '
+                             f'size H, W), got keys {sorted(rle)} and size {rle.get("size")}')
+    counts = rle['counts']
+    try:
+        if isinstance(counts, (list, tuple)):
+            if min(counts, default=0) < 0 or sum(counts) != height * width:
+                raise ValueError(f'run lengths sum to {sum(counts)}, not {height * width}')
+            rle = coco_mask.frPyObjects(rle, height, width)
+        return coco_mask.decode(rle).astype(bool)
+    except (TypeError, ValueError) as error:
+        raise BadSampleError(file, key, f'broken RLE ({error}); export the mask again') from error
+
+
+def _decode_parts(parts, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    decoded = np.zeros((height, width), bool)
+    for i, part in enumerate(parts):
+        decode = _decode_rle if isinstance(part, dict) else _decode_polygon
+        decoded |= decode(part, height, width, file, f'{key}[{i}]')
+    return decoded
+
+
+def _decode_polygon(polygon, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    try:
+        points = np.asarray(polygon, float)
+    except (TypeError, ValueError):
+        points = np.full(0, np.nan)
+    if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
+        raise BadSampleError(file, key, 'a polygon needs at least 3 points as a flat list [x1, y1, '
+                             f'x2, y2, ...] of finite numbers, got {polygon!r:.60}')
+    rle, = coco_mask.frPyObjects([points.tolist()], height, width)
+    return coco_mask.decode(rle).astype(bool)
+
+
+def _decode_painted(mask: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:
+    part = mask.get('part', 'target')
+    if part not in _PARTS or not isinstance(mask['painted'], (list, tuple)):
+        raise BadSampleError(file, key, 'a painted mask needs a list of shapes and a part of '
+                             f'{list(_PARTS)}, got {type(mask["painted"]).__name__} and {part!r}')
+    shapes = []
+    for i, shape in enumerate(mask['painted']):
+        points = _outline(shape, file, f'{key}.painted[{i}]')
+        stencil = np.zeros((height, width), np.uint8)
+        # Also draws the outline, one pixel wide; a single point gives one pixel.
+        cv2.fillPoly(stencil, [points], 1)
+        shapes.append((stencil.astype(bool), 'ignore' if shape.get('ignore') else 'target'))
+    decoded = np.zeros((height, width), bool)
+    # Stable: of two shapes of one size, the later one is on top.
+    for stencil, kind in sorted(shapes, key=lambda shape: -np.count_nonzero(shape[0])):
+        decoded[stencil] = kind == part
+    return decoded
+
+
+def _outline(shape: Any, file: str | None, key: str) -> np.ndarray:
+    """Points of a shape as int32 (n, 2); fractions of a pixel are cut off."""
+    try:
+        points = np.asarray(shape['points'], float)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        points = np.full(0, np.nan)
+    if points.ndim != 2 or points.shape[1:] != (2, ) or not len(points) or not (
+            np.abs(points) <= _MAX_COORDINATE).all():
+        raise BadSampleError(file, key, "a shape needs 'points', at least one [x, y] of finite "
+                             f'numbers, got {shape!r:.60}')
+    return points.astype(np.int32)
+
+
+def mask_to_rle(mask: np.ndarray) -> dict:
+    """Compressed COCO run lengths of a bool (H, W) mask, ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return dict(size=list(rle['size']), counts=rle['counts'].decode('ascii'))

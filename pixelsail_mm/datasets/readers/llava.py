@@ -1,0 +1,58 @@
+"""Reader of visual instruction data in the LLaVA format."""
+
+from __future__ import annotations
+
+import os.path as osp
+from typing import Iterator
+
+import numpy as np
+
+from pixelsail_mm.datasets.base import PixelDataset, select_turns
+from pixelsail_mm.datasets.files.annotation_files import iter_json_list, require_keys
+from pixelsail_mm.datasets.readers.conversations import parse_turns
+from pixelsail_mm.datasets.sample_source import Record
+from pixelsail_mm.registry import DATASETS
+
+
+@DATASETS.register_module()
+class LLaVADataset(PixelDataset):
+    """Instruction data such as ``llava_v1_5_mix665k.json``.
+
+    Keys read: ``conversations`` and, unless the item is text only, ``image`` (path below the image
+    folder). Broken entries are counted and left out when the file is read.
+
+    Args:
+        ann_file: The JSON list.
+        max_turns: Most turns per sample; None keeps all.
+        shuffle_turns: Draw the kept turns in any order in training, for files whose turns do not
+            depend on each other.
+        **kwargs: See :class:`PixelDataset`.
+    """
+
+    def __init__(self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False,
+                 **kwargs) -> None:
+        self.max_turns = max_turns
+        self.shuffle_turns = shuffle_turns
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def load_data_list(self) -> Iterator[dict]:
+        """Items with paired turns."""
+        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
+            where = f'[{i}]'
+            require_keys(entry, ('conversations', ), self.ann_file, where)
+            turns = self.usable(parse_turns, entry['conversations'], self.ann_file, where)
+            if turns is None:
+                continue
+            image = entry.get('image')
+            path = osp.join(self.data_prefix['img_path'], image) if image else None
+            yield dict(img_path=path, turns=turns, id=str(entry.get('id', i)),
+                       height=entry.get('height'), width=entry.get('width'))
+
+    def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
+        """See :meth:`SampleSource.record`."""
+        info = self.get_data_info(index)
+        shuffle = self.shuffle_turns and not self.test_mode
+        turns = select_turns(info['turns'], num_turns or self.max_turns, shuffle, rng)
+        meta = dict(sample_id=f'{self.name}/{info["id"]}', dataset=self.name, task='vqa')
+        return dict(img_path=info['img_path'], conversation=turns, masks=[], prompts=[], meta=meta,
+                    **{k: info[k] for k in ('height', 'width') if info[k]})

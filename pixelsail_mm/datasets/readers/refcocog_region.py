@@ -1,0 +1,136 @@
+"""Reader of short region captions: RefCOCOg turned around."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Iterator, Sequence
+
+from pixelsail_mm.datasets.files.annotation_files import image_fields, load_tables, require_keys
+from pixelsail_mm.datasets.readers.osprey_description import TEST_QUESTION, RegionDescriptionDataset
+from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
+from pixelsail_mm.errors import AnnotationError, BadSampleError
+from pixelsail_mm.registry import DATASETS
+
+
+@DATASETS.register_module()
+class RefCOCOgRegionDataset(RegionDescriptionDataset):
+    """Region captions from the referring expressions of RefCOCOg.
+
+    Training reads what :class:`~pixelsail_mm.datasets.readers.refcoco.RefCOCODataset` reads. An
+    item is an image; its regions are the objects that references name, and a phrase of an object is
+    drawn with the sample.
+
+    Test mode reads a COCO file such as ``finetune_refcocog_val_with_mask.json``; an item is one
+    annotation, with the ``image_id`` of that annotation. (The release looks annotations up by the
+    place of their image.) References are the captions of that ``image_id`` in ``captions_file``
+    or, without that file, the ``caption`` of the annotation or of its image, if there is one.
+
+    Args:
+        ann_file: ``instances.json``, or the COCO file of test mode.
+        split_file: The references, training only.
+        split: Split of the references, training only.
+        captions_file: COCO captions such as ``finetune_refcocog_val_captions.json``, test mode
+            only.
+        questions: Template list (name or strings) with ``<region>``.
+        test_question: Question of test mode. The release asks in detail in evaluation and for a
+            short description in training; give the question that the checkpoint was trained with
+            for a fair figure.
+        paper: See :class:`~pixelsail_mm.datasets.readers.refcoco.RefCOCODataset`, training only.
+        **kwargs: See :class:`RegionDescriptionDataset`.
+    """
+
+    file_options = ('split_file', 'captions_file')
+
+    def __init__(self,
+                 ann_file: str = 'instances.json',
+                 split_file: str = 'refs(umd).p',
+                 split: str = 'train',
+                 captions_file: str = '',
+                 questions: str | Sequence[str] = 'region_short_questions',
+                 test_question: str = TEST_QUESTION,
+                 paper: bool = False,
+                 **kwargs) -> None:
+        self.split_file = split_file
+        self.split = split
+        self.captions_file = captions_file
+        self.paper = paper
+        super().__init__(ann_file=ann_file, questions=questions, test_question=test_question,
+                         **kwargs)
+
+    def required_paths(self) -> dict[str, str]:
+        """Annotation file, image folders, and the split file or the captions of test mode."""
+        paths = super().required_paths()
+        paths.pop('split_file' if self.test_mode else 'captions_file')
+        return {key: path for key, path in paths.items() if path or key not in self.file_options}
+
+    def load_data_list(self) -> Iterator[dict]:
+        """Items: images with their named objects, or single annotations in test mode."""
+        return self._read_annotations() if self.test_mode else self._read_references()
+
+    def _read_references(self) -> Iterator[dict]:
+        source = RefCOCODataset(
+            ann_file=self.ann_file, split_file=self.split_file, split=self.split,
+            data_prefix=self.data_prefix, paper=self.paper, seed=self.seed, name=self.name)
+        for reason, times in source.skipped.items():
+            self._skips.add(reason, times)
+        for i in range(len(source)):
+            info = source.get_data_info(i)
+            # One region per object: two prompts on the same pixels would hide each other.
+            regions: dict[int, dict] = {}
+            for ref in info['refs']:
+                region = regions.setdefault(ref['ann_id'], dict(mask=ref['mask'], texts=[]))
+                region['texts'] += [sentence['phrase'] for sentence in ref['sentences']]
+            sizes = {k: info[k] for k in ('height', 'width') if info[k]}
+            yield dict(sizes, img_path=info['img_path'], name=str(info['image_id']),
+                       regions=list(regions.values()))
+
+    def _read_annotations(self) -> Iterator[dict]:
+        content = load_tables(self.ann_file, 'ann_file', ('images', 'annotations'))
+        images = {}
+        for i, image in enumerate(content['images']):
+            require_keys(image, ('id', 'file_name'), self.ann_file, f'images[{i}]')
+            images[str(image['id'])] = (f'images[{i}]', image)
+        captions = self._read_captions()
+        for i, annotation in enumerate(content['annotations']):
+            where = f'annotations[{i}]'
+            require_keys(annotation, ('id', 'image_id', 'segmentation'), self.ann_file, where)
+            if str(annotation['image_id']) not in images:
+                raise BadSampleError(self.ann_file, f'{where}.image_id', 'image '
+                                     f'{annotation["image_id"]} is not in the file')
+            yield self._annotation(annotation, *images[str(annotation['image_id'])], captions,
+                                   where)
+
+    def _annotation(self, annotation: dict, image_where: str, image: dict,
+                    captions: dict[str, list[str]] | None, where: str) -> dict:
+        image_id = annotation['image_id']
+        if not annotation['segmentation']:
+            raise BadSampleError(self.ann_file, f'{where}.segmentation', 'is empty, so there is '
+                                 'no region to ask about')
+        if captions is None:
+            texts = [entry['caption'] for entry in (annotation, image)
+                     if isinstance(entry.get('caption'), str) and entry['caption'].strip()][:1]
+        else:
+            texts = captions.get(str(image_id), [])
+            if not texts:
+                raise BadSampleError(self.captions_file, 'annotations', f'has no caption of '
+                                     f'image_id {image_id}, which {self.ann_file} asks about; the '
+                                     'two files do not belong together')
+        fields = image_fields(image, 'file_name', self.data_prefix['img_path'], self.ann_file,
+                              image_where)
+        region = dict(mask=annotation['segmentation'], texts=texts)
+        return dict(fields, name=str(annotation['id']), regions=[region], image_id=image_id,
+                    ann_id=annotation['id'])
+
+    def _read_captions(self) -> dict[str, list[str]] | None:
+        """Captions of every image id; None without a file."""
+        if not self.captions_file:
+            return None
+        captions = defaultdict(list)
+        content = load_tables(self.captions_file, 'captions_file', ('annotations', ))
+        for i, entry in enumerate(content['annotations']):
+            require_keys(entry, ('image_id', 'caption'), self.captions_file, f'annotations[{i}]')
+            if not isinstance(entry['caption'], str):
+                raise AnnotationError(self.captions_file, f'annotations[{i}].caption', 'must be a '
+                                      f'text, got {entry["caption"]!r:.60}')
+            captions[str(entry['image_id'])].append(entry['caption'].strip())
+        return captions

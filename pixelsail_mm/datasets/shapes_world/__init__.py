@@ -1,9 +1,0 @@
-"""ShapesWorld: drawn images of textured shapes with exact masks and strict expressions.
-
-A data set small enough to train on a CPU, in the on-disk formats of the public ones.
-"""
-
-from .generate import make_shapes_world
-from .presets import PRESETS, Preset
-
-__all__ = ['PRESETS', 'Preset', 'make_shapes_world']

@@ -1,0 +1,1 @@
+"""Cached features of experts: written once, read during training."""

@@ -1,0 +1,389 @@
+"""Compute features of an expert for all training images and write them into a cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.utils import import_modules_from_strings
+
+from pixelsail_mm.datasets.manifest.image_list import training_images
+from pixelsail_mm.errors import BadSampleError, ConfigError
+from pixelsail_mm.models.experts.base import VisionExpert
+from pixelsail_mm.models.experts.cache.feature_shards import (
+    ImageState,
+    ShardHeader,
+    ShardStore,
+    ShardWriter,
+    read_index,
+)
+from pixelsail_mm.models.experts.cache.fingerprint import differences, expert_fingerprint
+from pixelsail_mm.models.experts.cache.image_names import Roots, image_name
+from pixelsail_mm.registry import MODELS
+from pixelsail_mm.structures import PixelDataSample
+
+_CHUNK = 16  # images that a worker process gets at once
+_READ_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image file and its name in the cache."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compute and where to put it.
+
+    Attributes:
+        expert: Config of the expert.
+        out: Folder of the cache.
+        image_root: What images are named relative to, see :func:`image_name`.
+        dtype: One of :data:`~.feature_shards.DTYPES`.
+        device: ``'cpu'``, ``'cuda:N'`` or ``'cuda'`` (worker processes take the GPUs in turn).
+        custom_imports: Entries of this name in the configs, for the user's own experts.
+    """
+
+    expert: dict[str, Any]
+    out: str
+    image_root: Roots
+    dtype: str = 'float16'
+    device: str = 'cpu'
+    custom_imports: Sequence[Mapping[str, Any]] = ()
+
+    def load(self, number: int = 0) -> tuple[VisionExpert, ShardWriter]:
+        """Build the expert on the device of worker ``number`` and open the cache for writing.
+
+        Raises:
+            ConfigError: The cache holds features of another kind.
+        """
+        for imports in self.custom_imports:
+            import_modules_from_strings(**imports)
+        device = self.device
+        if device == 'cuda':
+            number += int(os.environ.get('LOCAL_RANK', 0))
+            device = f'cuda:{number % torch.cuda.device_count()}'
+        expert = MODELS.build(self.expert).to(torch.device(device))
+        return expert, ShardWriter(self.out, ShardHeader(expert.fingerprint(), self.dtype))
+
+
+@dataclass
+class Outcome:
+    """What became of the images.
+
+    Attributes:
+        written: Number of images whose features were computed now.
+        found: Number of images whose features were there.
+        skipped: What is wrong with each image that cannot be read.
+        bytes: Bytes written.
+    """
+
+    written: int = 0
+    found: int = 0
+    skipped: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+    def add(self, other: Outcome) -> None:
+        """Count the images of another outcome in."""
+        self.written += other.written
+        self.found += other.found
+        self.skipped += other.skipped
+        self.bytes += other.bytes
+
+
+Progress = Callable[[Iterable[Outcome], int], Iterable[Outcome]]
+
+
+def choose_expert(cfg: Mapping[str, Any], wanted: str | Config | None) -> dict[str, Any]:
+    """Find the expert to run.
+
+    Args:
+        cfg: The whole config.
+        wanted: Name or number of an entry of ``model.distill``, type of its expert (for a
+            ``CachedExpert`` also of the one that it names as ``of``), or a loaded config that sets
+            ``expert``. None takes the only entry there is.
+
+    Returns:
+        Config of the expert.
+
+    Raises:
+        ConfigError: There is none or several.
+    """
+    if isinstance(wanted, Config):
+        expert = wanted.get('expert')
+        if not isinstance(expert, Mapping):
+            raise ConfigError(f"{wanted.filename}: must set expert = dict(type='SAM2Expert', ...)")
+        return dict(expert)
+    names = [[str(i), entry.get('name'), entry['expert']['type'],
+              (entry['expert'].get('of') or {}).get('type')]
+             for i, entry in enumerate(cfg.get('model', {}).get('distill') or [])]
+    fitting = [i for i, known in enumerate(names) if wanted is None or wanted in known]
+    if len(fitting) != 1:
+        known = '; '.join(', '.join(filter(None, row)) for row in names) or 'none'
+        raise ConfigError(f'--expert {wanted or "is missing"}: {len(fitting)} entries of '
+                          f'model.distill fit (there are: {known}); name one, or give a config '
+                          'file that sets expert = dict(...)')
+    return dict(cfg['model']['distill'][fitting[0]]['expert'])
+
+
+def _choose_device(device: str) -> str:
+    if device == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    known = re.fullmatch(r'cpu|cuda(?::(\d+))?', device)
+    gpus = torch.cuda.device_count()
+    if not known or (device != 'cpu' and int(known[1] or 0) >= gpus):
+        raise ConfigError(f'--device {device}: use cpu, cuda or cuda:N; PyTorch sees {gpus} GPUs '
+                          'here')
+    return device
+
+
+def make_job(cfg: Mapping[str, Any], expert: str | Config | None = None, out: str | None = None,
+             image_root: Roots | None = None, dtype: str = 'float16',
+             device: str = 'auto') -> Job:
+    """Combine config and command line.
+
+    Args:
+        cfg: The whole config.
+        expert: See :func:`choose_expert`.
+        out: See :class:`Job`; None takes ``root`` of the config's ``CachedExpert``.
+        image_root: See :class:`Job`; None takes that of the config's ``CachedExpert``.
+        dtype: See :class:`Job`.
+        device: See :class:`Job`; ``'auto'`` takes the GPUs if there are any.
+
+    Raises:
+        ConfigError: Something is missing, or the device is not there.
+    """
+    chosen = choose_expert(cfg, expert)
+    if chosen['type'] == 'CachedExpert':
+        out, image_root = out or chosen.get('root'), image_root or chosen.get('image_root')
+        chosen = chosen.get('of')
+        if chosen is None:
+            raise ConfigError("distill.expert.of is missing: the config says where the features "
+                              "are to be, but not whose; set of=dict(type='SAM2Expert', ...)")
+    for option, value in (('--out', out), ('--image-root', image_root)):
+        if not value:
+            raise ConfigError(f'{option} is missing; give it, or let the config have '
+                              "expert=dict(type='CachedExpert', root=..., image_root=..., "
+                              'of=dict(...))')
+    configs = [cfg, expert] if isinstance(expert, Config) else [cfg]
+    imports = [dict(config['custom_imports']) for config in configs if config.get('custom_imports')]
+    return Job(dict(chosen), str(out), image_root, dtype, _choose_device(device), imports)
+
+
+def list_images(cfg: Mapping[str, Any], image_root: Roots, part: tuple[int, int] = (0, 1)
+                ) -> list[Image]:
+    """Images of the training data of a config.
+
+    Args:
+        cfg: The whole config.
+        image_root: See :func:`image_name`.
+        part: (i, n): every n-th image from the i-th on, for n machines or GPUs.
+
+    Raises:
+        ConfigError: There is no image, or one is outside of ``image_root``.
+    """
+    first, step = part
+    paths = {image_name(path, image_root): path for path in training_images(cfg)}
+    return [Image(name, path) for name, path in paths.items()][first::step]
+
+
+def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
+                   progress: Progress = lambda parts, total: parts) -> Outcome:
+    """Compute the features of all images that the cache does not have.
+
+    May be interrupted at any moment and run again; several may run at once on different images.
+
+    Args:
+        job: What to do.
+        images: Images, each once.
+        workers: Processes, each with an expert of its own; 1 uses this one.
+        progress: Wraps the outcomes as they come; called with them and the number of images.
+
+    Raises:
+        ConfigError: The cache holds other features, features cannot be stored in the dtype, or a
+            worker process died.
+    """
+    todo = _without_features(job, images)
+    outcome = Outcome(found=len(images) - len(todo))
+    chunks = [todo[i:i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
+    parts = _here(job, chunks) if workers == 1 else _in_processes(job, chunks, workers)
+    for part in progress(parts, len(todo)):
+        before = outcome.written
+        outcome.add(part)
+        if part.written and not before:
+            _check_space(job.out, outcome, len(todo))
+    return outcome
+
+
+def _without_features(job: Job, images: Sequence[Image]) -> list[Image]:
+    """Images that are not in the cache or have changed since; refuses a foreign cache early."""
+    # First of all, since it refuses wrong arguments: from a worker they would come as a traceback.
+    expected = dict(expert_fingerprint(job.expert), dtype=job.dtype)
+    root = Path(job.out)
+    header = read_index(root) if root.is_dir() else None
+    if header is None:
+        return list(images)
+    if wrong := list(differences(header, expected)):
+        raise ConfigError(f'{job.out}: this cache holds features of another kind, to which none '
+                          f'can be added: {"; ".join(wrong)}; give another --out, or delete it')
+    store = ShardStore(root)
+    return [image for image in images if not _is_done(store, image)]
+
+
+def _is_done(store: ShardStore, image: Image) -> bool:
+    entry = store.find(image.name)
+    try:
+        return entry is not None and entry.image.matches(image.path)
+    except OSError:  # it will be counted among the unreadable ones
+        return False
+
+
+def _check_space(out: str, outcome: Outcome, total: int) -> None:
+    needed = outcome.bytes / outcome.written * total - outcome.bytes
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        print_log(f'{out}: {needed / 1e9:.1f} GB more are needed for {total} images, but '
+                  f'{free / 1e9:.1f} GB are free; make room or use another --out. What is written '
+                  'until the disk is full stays valid', 'current', level=30)
+
+
+def _here(job: Job, chunks: Sequence[list[Image]]) -> Iterator[Outcome]:
+    if chunks:
+        expert, writer = job.load()
+        with writer:
+            for chunk in chunks:
+                yield cache_images(expert, writer, chunk)
+
+
+def cache_images(expert: VisionExpert, writer: ShardWriter, images: Sequence[Image]) -> Outcome:
+    """Compute and write the features of images, reading ahead while the expert works.
+
+    Args:
+        expert: The expert, on its device.
+        writer: Where features go.
+        images: Images.
+
+    Returns:
+        Images that cannot be read or decoded are among the skipped ones.
+    """
+    outcome, before = Outcome(), writer.written_bytes
+    for image, loaded in _read_ahead(images):
+        try:
+            sample, state = loaded.result()
+        except (BadSampleError, OSError) as error:
+            outcome.skipped.append(str(error))
+            continue
+        [feature] = expert([sample])
+        writer.write(image.name, feature, state)
+        outcome.written += 1
+    outcome.bytes = writer.written_bytes - before
+    return outcome
+
+
+def _read_ahead(images: Iterable[Image]) -> Iterator[tuple[Image, Future]]:
+    pending: deque[tuple[Image, Future]] = deque()
+    with ThreadPoolExecutor(1) as reader:
+        for image in images:
+            pending.append((image, reader.submit(_read, image)))
+            if len(pending) > _READ_AHEAD:
+                yield pending.popleft()
+        yield from pending
+
+
+def _read(image: Image) -> tuple[PixelDataSample, ImageState]:
+    from pixelsail_mm.datasets.transforms import LoadImage
+    state = ImageState.read(image.path)
+    pixels = LoadImage().transform(dict(img_path=image.path))['img']
+    sample = PixelDataSample(metainfo=dict(
+        sample_id=image.name, img_path=image.path, ori_shape=pixels.shape[:2]))
+    sample.image = torch.from_numpy(pixels).permute(2, 0, 1)
+    return sample, state
+
+
+class _Worker:
+    """State of a worker process.
+
+    The expert is built with the first images and not at the start, since errors of a pool's
+    initialiser are lost.
+    """
+
+    job: Job
+    number: int
+    loaded: tuple[VisionExpert, ShardWriter] | None = None
+
+
+def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iterator[Outcome]:
+    # Spawned: forked processes inherit locks of threads that are not there, and cannot use CUDA.
+    context = get_context('spawn')
+    numbers = context.SimpleQueue()
+    for number in range(workers):
+        numbers.put(number)
+    threads = max(1, torch.get_num_threads() // workers)
+    stop, stopping = context.Pipe(duplex=False)
+    arguments = (job, numbers, threads, stop)
+    with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
+        try:
+            with _interrupts_blocked():
+                futures = [pool.submit(_work, chunk) for chunk in chunks]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise ConfigError('a worker process was killed, perhaps for lack of memory; all that '
+                              'was written is kept: run again, with fewer --workers') from error
+        except (KeyboardInterrupt, GeneratorExit):
+            stopping.close()  # workers may end at any moment, as if killed
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, which reaches them too; their parent ends them.
+
+    Blocked, it waits for the end of the block. Ignored, it would be lost to the parent as well.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(job: Job, numbers: Any, threads: int, stop: connection.Connection) -> None:
+    _Worker.job, _Worker.number = job, numbers.get()
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, args=[stop], daemon=True).start()
+
+
+def _end_with_parent(stop: connection.Connection) -> None:
+    """End a worker at once when its parent was interrupted or killed.
+
+    It would finish the images it was given, or wait for some, and hold its GPU, forever.
+    """
+    connection.wait([parent_process().sentinel, stop])
+    os._exit(1)
+
+
+def _work(images: list[Image]) -> Outcome:
+    if _Worker.loaded is None:
+        _Worker.loaded = _Worker.job.load(_Worker.number)
+    return cache_images(*_Worker.loaded, images)

@@ -1,0 +1,164 @@
+"""Masks from ``[SEG]`` states: projections, point sampling and mask losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.models.heads.mask_targets import RESIZE_MODES, resize_targets
+from pixelsail_mm.models.initialisation import keep_variance
+from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
+from pixelsail_mm.registry import MODELS
+
+# Keeps the averages finite when a batch holds no mask (authors' release).
+EPS = 1e-4
+
+
+def _projector(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_channels, hidden_channels), nn.ReLU(),
+                         nn.Linear(hidden_channels, out_channels))
+
+
+@MODELS.register_module()
+class SegTokenMaskHead(BaseModule):
+    """Mask logits as dot products of ``[SEG]`` embeddings with projected image features.
+
+    No scale and no bias (Pixel-SAIL paper, section 3; behaviour of the release). Losses are
+    MMDetection's, computed in float32.
+
+    Args:
+        in_channels: Channels of the neck's maps; filled in by the meta-architecture.
+        hidden_size: Channels C of the transformer; filled in by the meta-architecture.
+        embed_channels: Width S of the common space.
+        num_points: Points per mask (PointRend sampling); None compares whole masks, the ground
+            truth resized to the logits.
+        oversample_ratio: Candidates per point in PointRend sampling.
+        importance_sample_ratio: Share of points chosen for their uncertainty.
+        loss_mask: Config of the per-pixel loss.
+        loss_dice: Config of the region loss.
+        threshold: Probability above which a pixel belongs to the mask.
+        target_resize: How whole masks are resized to the logits, see
+            :func:`~pixelsail_mm.models.heads.mask_targets.resize_targets`: ``'area'``,
+            ``'nearest-exact'`` or ``'nearest'`` (authors' release, shifts the masks).
+        embed_std: Start with weights that keep variance (see
+            :func:`~pixelsail_mm.models.initialisation.keep_variance`) and give embeddings and
+            image features of unit-variance inputs this standard deviation; None keeps PyTorch's.
+        init_cfg: MMEngine initialisation config.
+
+    Raises:
+        ConfigError: Unknown ``target_resize``.
+    """
+
+    def __init__(self, in_channels: int, hidden_size: int, embed_channels: int = 512,
+                 num_points: int | None = 12544, oversample_ratio: float = 3.0,
+                 importance_sample_ratio: float = 0.75, loss_mask: dict | None = None,
+                 loss_dice: dict | None = None, threshold: float = 0.5,
+                 target_resize: str = 'area', embed_std: float | None = None,
+                 init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if target_resize not in RESIZE_MODES:
+            raise ConfigError(f'mask_head.target_resize={target_resize!r}: use one of '
+                              f'{list(RESIZE_MODES)}')
+        self.embed_channels = embed_channels
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        self.threshold = threshold
+        self.target_resize = target_resize
+        self.image_projector = _projector(in_channels, in_channels, embed_channels)
+        self.seg_projector = _projector(hidden_size, in_channels, embed_channels)
+        if embed_std is not None:
+            for first, _, second in (self.image_projector, self.seg_projector):
+                keep_variance(first, 2**0.5)
+                keep_variance(second, embed_std)
+        self.loss_mask = MODELS.build(loss_mask or dict(
+            type='CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=2.0))
+        self.loss_dice = MODELS.build(loss_dice or dict(
+            type='DiceLoss', use_sigmoid=True, activate=True, reduction='mean', naive_dice=True,
+            eps=1.0, loss_weight=0.5))
+
+    def project_images(self, maps: list[Tensor]) -> list[Tensor]:
+        """Image features ``(H,W,S)`` of neck maps ``(H,W,in_channels)``."""
+        return apply_per_pixel(self.image_projector, maps)
+
+    def project_segs(self, states: Tensor) -> Tensor:
+        """``[SEG]`` embeddings ``(n,S)`` of final states ``(n,C)``."""
+        return self.seg_projector(states)
+
+    def mask_logits(self, segs: Tensor, image: Tensor) -> Tensor:
+        """Logits ``(n,H,W)`` from embeddings ``(n,S)`` and one image's features ``(H,W,S)``."""
+        return (segs @ image.flatten(0, 1).T).view(-1, *image.shape[:2])
+
+    def loss(self, logits: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        """Mask losses of a batch.
+
+        Args:
+            logits: Per image ``(n_i,H_i,W_i)``, any float dtype.
+            targets: Per image binary masks ``(n_i,H,W)`` at their own resolution.
+
+        Returns:
+            ``loss_mask`` and ``loss_dice``: averages over all masks of the batch (zero for empty
+            lists).
+        """
+        pairs = self._pairs(logits, targets)
+        # Per-mask averages summed, over the number of masks: what the release computes.
+        total = sum(len(prediction) for prediction, _ in pairs) + EPS
+        losses_mask, losses_dice = [], []
+        for prediction, target in pairs:
+            cells = prediction.shape[1]
+            slack = EPS if self.num_points else 0.0
+            losses_mask.append(self.loss_mask(
+                prediction.flatten(), target.flatten(), avg_factor=cells + slack))
+            losses_dice.append(self.loss_dice(prediction, target, avg_factor=1.0 + slack))
+        return dict(loss_mask=sum(losses_mask) / total, loss_dice=sum(losses_dice) / total)
+
+    def _pairs(self, logits: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Matching float32 predictions and targets ``(n,P)``, masks of equal size together."""
+        if self.num_points:
+            points = [self._sample_points(x.float(), y) for x, y in zip(logits, targets)]
+            return [tuple(map(torch.cat, zip(*points)))] if points else []
+        resized = [resize_targets(y.to(x.device), x.shape[-2:], self.target_resize)
+                   for x, y in zip(logits, targets)]
+        by_size: dict[tuple, list[int]] = {}
+        for index, x in enumerate(logits):
+            by_size.setdefault(tuple(x.shape[-2:]), []).append(index)
+        return [(torch.cat([logits[i] for i in group]).flatten(1).float(),
+                 torch.cat([resized[i] for i in group]).flatten(1))
+                for group in by_size.values()]
+
+    def _sample_points(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and soft targets ``(n,P)`` at points chosen by uncertainty (PointRend)."""
+        from mmcv.ops import point_sample
+        from mmdet.models.utils import get_uncertain_point_coords_with_randomness
+        logits = logits.unsqueeze(1)
+        target = target.to(logits.device, torch.float32).unsqueeze(1)
+        with torch.no_grad():
+            points = get_uncertain_point_coords_with_randomness(
+                logits.detach(), None, self.num_points, self.oversample_ratio,
+                self.importance_sample_ratio)
+            sampled_target = point_sample(target, points).squeeze(1)
+        return point_sample(logits, points).squeeze(1), sampled_target
+
+    def predict(self, logits: Tensor, ori_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Masks at the size of the original image.
+
+        Args:
+            logits: ``(n,h,w)``.
+            ori_shape: ``(H,W)`` in pixels.
+
+        Returns:
+            Boolean masks ``(n,H,W)``, and float32 scores ``(n,)`` whatever the logits are: the mean
+            probability inside each mask (0 for an empty one).
+        """
+        if len(logits) == 0:
+            return (logits.new_zeros((0, *ori_shape), dtype=torch.bool),
+                    logits.new_zeros(0, dtype=torch.float32))
+        probabilities = F.interpolate(logits[None].float(), size=tuple(ori_shape), mode='bilinear',
+                                      align_corners=False)[0].sigmoid()
+        masks = probabilities > self.threshold
+        area = masks.flatten(1).sum(1)
+        scores = (probabilities * masks).flatten(1).sum(1) / area.clamp(min=1)
+        return masks, scores

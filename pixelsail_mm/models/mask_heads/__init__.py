@@ -1,5 +1,0 @@
-"""Mask heads."""
-
-from pixelsail_mm.models.mask_heads.seg_token_mask_head import SegTokenMaskHead
-
-__all__ = ['SegTokenMaskHead']
