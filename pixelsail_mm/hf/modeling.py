@@ -15,7 +15,6 @@ from pixelsail_mm.apis.remarks import describe_empty
 from pixelsail_mm.checkpoints.folders.configuration import PixelSAILConfig
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
-from pixelsail_mm.models.generation import generate_answers
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -205,7 +204,7 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         extras['generation_config'] = settings
         if settings.eos_token_id is not None:
             extras['eos_token_id'] = torch.as_tensor(settings.eos_token_id).flatten().tolist()
-        answers = generate_answers(self.model, batch['inputs'], batch['data_samples'], extras)
+        answers = self.model.generate_answers(batch['inputs'], batch['data_samples'], extras)
         for answer in answers:
             for text in describe_empty(answer.pred_masks):
                 warn_once(text)

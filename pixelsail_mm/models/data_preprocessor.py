@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -108,6 +108,17 @@ def collate_rows(samples: list[dict], pad: int) -> dict:
     return batch
 
 
+def inputs_by_sample(inputs: list[dict] | Mapping[str, Sequence]) -> list[dict]:
+    """Give the inputs of a collated batch as one dict per sample.
+
+    Args:
+        inputs: Such a list, or a mapping of lists (MMEngine's ``pseudo_collate``).
+    """
+    if isinstance(inputs, Mapping):
+        return [dict(zip(inputs, values)) for values in zip(*inputs.values())]
+    return inputs
+
+
 @MODELS.register_module()
 class PixelDataPreprocessor(BaseDataPreprocessor):
     """Normalise and cut images into patches, pad text on the right, build positions.
@@ -158,9 +169,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         Raises:
             ConfigError: The image tokens of a sample do not match its image or ``image_layout``.
         """
-        samples = data['inputs']
-        if isinstance(samples, dict):
-            samples = [dict(zip(samples, values)) for values in zip(*samples.values())]
+        samples = inputs_by_sample(data['inputs'])
         data_samples = data.get('data_samples')
         batch = collate_rows(
             [self._sample(sample, index) for index, sample in enumerate(samples)], self.tokens.pad)

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
-from pixelsail_mm.models.generation import generate_answers
-from pixelsail_mm.models.second_answer import answer_again
+from pixelsail_mm.models.generation import AnsweringMixin
 from pixelsail_mm.models.trainable import train_only
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer, new_tokens
 
 
 @MODELS.register_module()
-class PixelSAIL(BaseModel):
+class PixelSAIL(AnsweringMixin, BaseModel):
     """Single transformer for pixel-grounded understanding (arXiv 2504.10465).
 
     Args:
@@ -248,18 +247,6 @@ class PixelSAIL(BaseModel):
                         f'{number} masks; its mask loss is left out')
             targets.append(masks if usable else None)
         return targets, is_seg
-
-    @torch.no_grad()
-    def predict(self, inputs: dict, data_samples: list, **generation) -> list:
-        """Answer every sample, some of them twice.
-
-        See :func:`~pixelsail_mm.models.generation.generate_answers` and
-        :func:`~pixelsail_mm.models.second_answer.answer_again`.
-        """
-        options = self.generation | generation
-        generate_answers(self, inputs, data_samples, options)
-        answer_again(self, inputs, data_samples, options)
-        return data_samples
 
 
 def _patch_rows(inputs: dict) -> Tensor:

@@ -22,7 +22,7 @@ CAPTION_QUESTION = ('Can you provide me with a detailed description of the regio
 MCQ_QUESTION = ('Please answer the question according to the <Prompt0>. {question}Select a correct '
                 'choice.')
 # How a second answer begins where the first one has no mask.
-RETRY_PREFIX = f'It is {SEG_TOKEN}.'
+SECOND_ANSWER = f'It is {SEG_TOKEN}.'
 
 
 class PerBenchDataset(PixelDataset):
@@ -230,7 +230,7 @@ class PerBenchVRESDataset(PerBenchDataset):
             gpt = _mark(answer, ids, {**tokens, **dict.fromkeys(targets, SEG_TOKEN)})
         return [dict(human=human, gpt=gpt, masks=[masks[tag] for tag in targets],
                      prompts=[dict(id=ids[tag], mask=masks[tag]) for tag in asked],
-                     meta=dict(targets=targets, answer_text=answer, retry_prefix=RETRY_PREFIX,
+                     meta=dict(targets=targets, answer_text=answer, retry_prefix=SECOND_ANSWER,
                                first_in_file=targets.index(min(targets, key=ids.__getitem__))))]
 
     def _check(self, ids: dict[str, int], asked: list[str], targets: list[str],

@@ -7,13 +7,16 @@ import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner.amp import autocast
 from mmengine.runner.loops import TestLoop, ValLoop
+from torch import nn
 
 from pixelsail_mm.datasets.mixing import EvaluationBatchSampler
 from pixelsail_mm.datasets.templates import templates_version
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
+from pixelsail_mm.engine.loops.second_answer import answer_twice
 from pixelsail_mm.engine.loops.train_loop import seed_step
 from pixelsail_mm.engine.preflight import check_sample_ids
 from pixelsail_mm.engine.results import package_versions, sha256_of
+from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
@@ -85,6 +88,31 @@ class _MultiLoop:
         return metrics
 
 
+def answer(model: nn.Module, step: str, data_batch: dict) -> list:
+    """Answer a batch with a model, which may be wrapped; see :func:`.answer_twice`."""
+    tokenizer = getattr(unwrap(model), 'tokenizer', None)
+    return answer_twice(getattr(model, step), tokenizer, data_batch)
+
+
+class _ValPart(ValLoop):
+    """Validate on one data set."""
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Predict a batch and score it.
+
+        Args:
+            idx: Number of the batch among those of this process.
+            data_batch: The collated batch.
+        """
+        self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
+        with autocast(enabled=self.fp16):
+            outputs = answer(self.runner.model, 'val_step', data_batch)
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch,
+                              outputs=outputs)
+
+
 @LOOPS.register_module()
 class MultiValLoop(_MultiLoop, ValLoop):
     """Validate on one or several datasets.
@@ -98,7 +126,7 @@ class MultiValLoop(_MultiLoop, ValLoop):
     """
 
     mode = 'val'
-    part_class = ValLoop
+    part_class = _ValPart
 
 
 class _TestPart(TestLoop):
@@ -139,22 +167,19 @@ class _TestPart(TestLoop):
             idx: Number of the batch among those of this process.
             data_batch: The collated batch.
         """
-        if self.batches is None:
-            super().run_iter(idx, data_batch)
-            return
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
-        number = self.batches.round(idx)[self.batches.rank]
+        number = None if self.batches is None else self.batches.round(idx)[self.batches.rank]
         outputs = self._predict(number, data_batch) if self.store is None else (
             self._predict_or_take(idx, number, data_batch))
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch,
                               outputs=outputs)
 
-    def _predict(self, number: int, data_batch: dict) -> list:
-        # For answers that are drawn instead of the likeliest.
-        seed_step(self.runner.seed, number)
+    def _predict(self, number: Optional[int], data_batch: dict) -> list:
+        if number is not None:  # for answers that are drawn instead of the likeliest
+            seed_step(self.runner.seed, number)
         with autocast(enabled=self.fp16):
-            return self.runner.model.test_step(data_batch)
+            return answer(self.runner.model, 'test_step', data_batch)
 
     def _predict_or_take(self, idx: int, number: int, data_batch: dict) -> list:
         samples = data_batch['data_samples']

@@ -6,6 +6,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
 
+from pixelsail_mm.engine.loops.second_answer import answer_twice
 from pixelsail_mm.registry import MODELS, TRANSFORMS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, tiny_model_config
 
@@ -45,8 +46,11 @@ def predict(model, *samples, **options):
     """Predictions; the model may not write [SEG] of its own accord, nor image tokens."""
     tokens = model.tokens
     never = [tokens.seg, tokens.vpatch, tokens.vision_start, tokens.vision_end]
-    return model.predict(**model.data_preprocessor(pseudo_collate(list(samples))),
-                         suppress_tokens=never, **options)
+
+    def step(batch):
+        return model.predict(**model.data_preprocessor(batch), suppress_tokens=never, **options)
+
+    return answer_twice(step, model.tokenizer, pseudo_collate(list(samples)))
 
 
 def test_the_second_answer_is_that_to_a_forced_beginning(model, tokenizer):
