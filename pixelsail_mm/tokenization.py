@@ -26,6 +26,13 @@ IMAGE_LAYOUTS = {'block': (VISION_START, VISION_PATCH, VISION_END),
                  'rows': (VISION_CLASS, VISION_PATCH, VISION_ROW_END)}
 TASK_TOKENS = (SEG_TOKEN, '<p>', '</p>', *PROMPT_TOKENS, '<NO_Prompt>')
 
+#: Label of a token that is not learned; the one that PyTorch's cross entropy leaves out.
+IGNORE_INDEX = -100
+#: What stands in the place of a prompt's number: on a patch without a prompt, and on other tokens.
+NO_PROMPT, NOT_A_PATCH = -2, -1
+#: ``<PromptK>`` in a text; the group is K.
+PROMPT_PATTERN = re.compile(r'<Prompt(\d+)>')
+
 _ID_RANGE = re.compile(r'[0-9]+(-[0-9]+)?')
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import stat
 import tarfile
 import zipfile
@@ -40,12 +41,19 @@ class Member(NamedTuple):
     open: Callable[[], BinaryIO]
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content in hexadecimal digits."""
+def sha256_of(path: str | os.PathLike) -> str:
+    """Sha256 of a file, or of all files of a folder in order of name, in hexadecimal digits.
+
+    Args:
+        path: File or folder.
+    """
+    path = Path(path)
+    files = sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    for file in files:
+        with open(file, 'rb') as handle:
+            while chunk := handle.read(_CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

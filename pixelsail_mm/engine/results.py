@@ -1,6 +1,5 @@
 """The result file of a test: numbers with everything needed to get them again."""
 
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -10,26 +9,11 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 
 from pixelsail_mm.datasets.templates import templates_version
+from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.errors import ConfigError
 
 _PACKAGES = ('torch', 'transformers', 'mmengine', 'mmcv', 'mmdet', 'xtuner', 'numpy')
 _VISUALIZATION_HOOK = 'PixelVisualizationHook'
-
-
-def sha256_of(path: Union[str, Path]) -> str:
-    """Hash a checkpoint; of a folder, all its files in order of name.
-
-    Args:
-        path: File or folder.
-    """
-    path = Path(path)
-    files = sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, 'rb') as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def package_versions() -> dict:

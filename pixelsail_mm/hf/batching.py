@@ -22,8 +22,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-NO_PROMPT = -2
-IGNORE_INDEX = -100
+from pixelsail_mm.tokenization import IGNORE_INDEX, NO_PROMPT
+
 TEXT_KEYS = ('input_ids', 'attention_mask', 'answer_mask')
 IMAGE_KEYS = ('pixel_values', 'image_sizes', 'image_grids', 'prompt_map', 'original_sizes')
 

@@ -14,10 +14,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 from pixelsail_mm.apis.remarks import describe_empty
 from pixelsail_mm.checkpoints.folders.configuration import PixelSAILConfig
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.hf.batching import IGNORE_INDEX, unpad_samples
+from pixelsail_mm.hf.batching import unpad_samples
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.tokenization import IGNORE_INDEX
 
 
 @dataclass

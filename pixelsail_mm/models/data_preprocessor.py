@@ -10,12 +10,16 @@ from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
+from pixelsail_mm.tokenization import (
+    IGNORE_INDEX,
+    NO_PROMPT,
+    NOT_A_PATCH,
+    SpecialTokens,
+    build_tokenizer,
+)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-IGNORE_INDEX = -100
-NO_PROMPT, NOT_A_PATCH = -2, -1
 
 
 def position_ids(length: int, image_start: int | None, grid: tuple[int, int],

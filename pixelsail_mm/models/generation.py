@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pixelsail_mm.models.backbones.attention import AttentionLayout
+from pixelsail_mm.tokenization import IGNORE_INDEX
 
 
 class AnsweringMixin:
@@ -66,7 +67,7 @@ class AnsweringMixin:
         features = self.image_features(self.patch_maps(prompt_states, inputs))
         for row, sample in enumerate(data_samples):
             answer = _until_stop(new_ids[row], stops)
-            forced = inputs['labels'][row] != -100
+            forced = inputs['labels'][row] != IGNORE_INDEX
             ids = torch.cat([inputs['input_ids'][row][forced], answer])
             hidden = torch.cat([prompt_states[row][forced], new_states[row, :len(answer)]])
             self._write_prediction(sample, ids, hidden, features[row], stops)

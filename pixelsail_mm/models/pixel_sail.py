@@ -15,7 +15,7 @@ from pixelsail_mm.models.backbones.attention import AttentionLayout
 from pixelsail_mm.models.generation import AnsweringMixin
 from pixelsail_mm.models.trainable import train_only
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer, new_tokens
+from pixelsail_mm.tokenization import IGNORE_INDEX, SpecialTokens, build_tokenizer, new_tokens
 
 
 @MODELS.register_module()
@@ -212,7 +212,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
     def _lm_loss(self, states: Tensor, inputs: dict) -> Tensor:
         """Next-token cross entropy; the vocabulary product runs on labelled positions only."""
         targets = inputs['labels'][:, 1:]
-        labelled = targets != -100
+        labelled = targets != IGNORE_INDEX
         if not labelled.any():
             # Mean of nothing would be NaN and spread to every loss, as in the release.
             # Summed in float32: a vocabulary overflows float16, and 0 * inf is NaN too.

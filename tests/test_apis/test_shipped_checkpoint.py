@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 
 from pixelsail_mm.apis import PixelSAILInferencer
-from pixelsail_mm.engine.results import sha256_of
+from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.worlds.shapes_world import make_shapes_world
 from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
 

@@ -8,10 +8,9 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from pixelsail_mm.datasets.templates import load_templates
-from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
+from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_PATTERN, PROMPT_TOKENS
 
 REGION = '<region>'
-_PROMPT = re.compile(r'<Prompt(\d+)>')
 
 
 def draw_prompt_ids(count: int, rng: np.random.Generator | None) -> list[int]:
@@ -27,7 +26,7 @@ def draw_prompt_ids(count: int, rng: np.random.Generator | None) -> list[int]:
 def named_prompts(turns: Iterable[Mapping[str, str]]) -> list[int]:
     """Ids of the prompts that turns (``dict(human=, gpt=)``) name, in order and each once."""
     return list(dict.fromkeys(int(number) for turn in turns for side in ('human', 'gpt')
-                              for number in _PROMPT.findall(turn[side])))
+                              for number in PROMPT_PATTERN.findall(turn[side])))
 
 
 def rename_prompts(turn: Mapping[str, str], names: Mapping[int, int]) -> dict[str, str]:
@@ -41,7 +40,7 @@ def rename_prompts(turn: Mapping[str, str], names: Mapping[int, int]) -> dict[st
     def new_token(match: re.Match) -> str:
         return PROMPT_TOKENS[names[int(match.group(1))]]
 
-    return {side: _PROMPT.sub(new_token, turn[side]) for side in ('human', 'gpt')}
+    return {side: PROMPT_PATTERN.sub(new_token, turn[side]) for side in ('human', 'gpt')}
 
 
 class RegionTurns:

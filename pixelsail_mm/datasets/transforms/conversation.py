@@ -14,16 +14,16 @@ from pixelsail_mm.datasets.transforms.loading import Results, source_of
 from pixelsail_mm.errors import BadSampleError, ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import (
+    IGNORE_INDEX,
     IMAGE_LAYOUTS,
     NUM_PROMPTS,
+    PROMPT_PATTERN,
     SEG_TOKEN,
     SpecialTokens,
     build_tokenizer,
     read_id_ranges,
 )
 
-IGNORE_INDEX = -100
-_PROMPT_NUMBER = re.compile(r'<Prompt(\d+)>')
 # What is a word to a reader: a token in brackets, letters and digits, other signs, white space.
 _WORD = re.compile(r'<[^<>\s]+>|\[\w+\]|\w+|[^\w\s]+|\s+')
 
@@ -273,7 +273,7 @@ class BuildConversation(BaseTransform):
             if token in text:
                 raise _ForbiddenTextError(f'the text contains the image token {token}, which only '
                                           'the pipeline may write; remove it')
-        for number in _PROMPT_NUMBER.findall(text):
+        for number in PROMPT_PATTERN.findall(text):
             if int(number) >= NUM_PROMPTS:
                 raise _ForbiddenTextError(f'prompt id {number} is out of range '
                                           f'0..{NUM_PROMPTS - 1}; renumber the prompts')

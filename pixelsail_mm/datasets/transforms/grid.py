@@ -11,8 +11,8 @@ from PIL import Image
 from pixelsail_mm.datasets.transforms.loading import Results
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import TRANSFORMS
+from pixelsail_mm.tokenization import NO_PROMPT
 
-NO_PROMPT = -2
 _FILTERS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
 
 

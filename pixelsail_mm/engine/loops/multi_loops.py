@@ -11,11 +11,12 @@ from torch import nn
 
 from pixelsail_mm.datasets.mixing import EvaluationBatchSampler
 from pixelsail_mm.datasets.templates import templates_version
+from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
 from pixelsail_mm.engine.loops.second_answer import answer_twice
 from pixelsail_mm.engine.loops.train_loop import seed_step
 from pixelsail_mm.engine.preflight import check_sample_ids
-from pixelsail_mm.engine.results import package_versions, sha256_of
+from pixelsail_mm.engine.results import package_versions
 from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
