@@ -211,7 +211,10 @@ def _encode(value: Any, key: str) -> Any:
     kind = dict(dtype=str(value.dtype).removeprefix('torch.'), shape=list(value.shape))
     if value.dtype == torch.bool and value.ndim == 3:
         return dict(kind, rle=[mask_to_rle(mask) for mask in value.numpy()])
-    # A Python float holds every float32, and JSON every Python float.
+    if value.is_floating_point() and value.isnan().any():
+        # JSON has one NaN; sign and payload of others would be lost.
+        return dict(kind, bits=value.flatten().view(torch.uint8).numpy().tobytes().hex())
+    # A Python float holds every other float32, and JSON every Python float.
     return dict(kind, values=value.flatten().tolist())
 
 
@@ -231,5 +234,7 @@ def _decode(value: Any, path: str, key: str) -> Any:
     if 'rle' in value:
         _, height, width = value['shape']
         return torch.from_numpy(decode_masks(value['rle'], height, width, path, key))
-    return torch.tensor(value['values'], dtype=getattr(torch, value['dtype'])
-                        ).reshape(value['shape'])
+    dtype = getattr(torch, value['dtype'])
+    values = (torch.frombuffer(bytearray.fromhex(value['bits']), dtype=dtype) if 'bits' in value
+              else torch.tensor(value['values'], dtype=dtype))
+    return values.reshape(value['shape'])
