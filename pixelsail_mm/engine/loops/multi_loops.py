@@ -7,7 +7,6 @@ import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner.amp import autocast
 from mmengine.runner.loops import TestLoop, ValLoop
-from torch import nn
 
 from pixelsail_mm.datasets.mixing import EvaluationBatchSampler
 from pixelsail_mm.datasets.templates import templates_version
@@ -89,14 +88,10 @@ class _MultiLoop:
         return metrics
 
 
-def answer(model: nn.Module, step: str, data_batch: dict) -> list:
-    """Answer a batch with a model, which may be wrapped; see :func:`.answer_twice`."""
-    tokenizer = getattr(unwrap(model), 'tokenizer', None)
-    return answer_twice(getattr(model, step), tokenizer, data_batch)
+class _Part:
+    """What validation and test on one data set share: predict a batch, score it, tell the hooks."""
 
-
-class _ValPart(ValLoop):
-    """Validate on one data set."""
+    mode = ''
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
@@ -106,12 +101,24 @@ class _ValPart(ValLoop):
             idx: Number of the batch among those of this process.
             data_batch: The collated batch.
         """
-        self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
-        with autocast(enabled=self.fp16):
-            outputs = answer(self.runner.model, 'val_step', data_batch)
+        self.runner.call_hook(f'before_{self.mode}_iter', batch_idx=idx, data_batch=data_batch)
+        outputs = self._outputs(idx, data_batch)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch,
+        self.runner.call_hook(f'after_{self.mode}_iter', batch_idx=idx, data_batch=data_batch,
                               outputs=outputs)
+
+    def _outputs(self, idx: int, data_batch: dict) -> list:
+        """Samples of a batch with their predictions."""
+        model = self.runner.model
+        with autocast(enabled=self.fp16):
+            return answer_twice(getattr(model, f'{self.mode}_step'),
+                                getattr(unwrap(model), 'tokenizer', None), data_batch)
+
+
+class _ValPart(_Part, ValLoop):
+    """Validate on one data set."""
+
+    mode = 'val'
 
 
 @LOOPS.register_module()
@@ -130,9 +137,10 @@ class MultiValLoop(_MultiLoop, ValLoop):
     part_class = _ValPart
 
 
-class _TestPart(TestLoop):
+class _TestPart(_Part, TestLoop):
     """Test on one data set, in batches that do not depend on the number of processes."""
 
+    mode = 'test'
     store: Optional[PredictionStore] = None
 
     @property
@@ -160,27 +168,19 @@ class _TestPart(TestLoop):
                  for number in self.batches.round(index)}
         return sum(len(self.batches.batch(number)) for number in taken)
 
-    @torch.no_grad()
-    def run_iter(self, idx: int, data_batch: dict) -> None:
-        """Predict a batch, or take its predictions from the store; then score it.
+    def _outputs(self, idx: int, data_batch: dict) -> list:
+        """Samples with predictions, which are taken from the store where it has them."""
+        if self.batches is None:
+            return super()._outputs(idx, data_batch)
+        number = self.batches.round(idx)[self.batches.rank]
+        if self.store is None:
+            return self._predict(idx, number, data_batch)
+        return self._predict_or_take(idx, number, data_batch)
 
-        Args:
-            idx: Number of the batch among those of this process.
-            data_batch: The collated batch.
-        """
-        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
-        number = None if self.batches is None else self.batches.round(idx)[self.batches.rank]
-        outputs = self._predict(number, data_batch) if self.store is None else (
-            self._predict_or_take(idx, number, data_batch))
-        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch,
-                              outputs=outputs)
-
-    def _predict(self, number: Optional[int], data_batch: dict) -> list:
-        if number is not None:  # for answers that are drawn instead of the likeliest
-            seed_step(self.runner.seed, number)
-        with autocast(enabled=self.fp16):
-            return answer(self.runner.model, 'test_step', data_batch)
+    def _predict(self, idx: int, number: int, data_batch: dict) -> list:
+        # For answers that are drawn instead of the likeliest.
+        seed_step(self.runner.seed, number)
+        return super()._outputs(idx, data_batch)
 
     def _predict_or_take(self, idx: int, number: int, data_batch: dict) -> list:
         samples = data_batch['data_samples']
@@ -191,7 +191,7 @@ class _TestPart(TestLoop):
         if self._stored_rounds[idx]:
             self.store.fill(number, checksum, samples)
             return samples
-        outputs = self._predict(number, data_batch)
+        outputs = self._predict(idx, number, data_batch)
         self.store.write(number, checksum, outputs, known)
         return outputs
 
