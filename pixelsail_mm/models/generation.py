@@ -1,4 +1,4 @@
-"""Answering: generation of text, and masks from the ``[SEG]`` states it passes through."""
+"""Answering: generation of text, and what the heads make of its ``[SEG]`` states."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from pixelsail_mm.models.backbones.attention import AttentionLayout
+from pixelsail_mm.models.precision import as_weights_of
 from pixelsail_mm.tokenization import IGNORE_INDEX
 
 
 class AnsweringMixin:
     """The part of the meta-architecture that answers; its other part reads and trains.
 
-    Uses ``tokenizer``, ``tokens``, ``causal_images``, ``generation``, ``backbone``, ``mask_head``
-    and the steps ``embed``, ``patch_maps``, ``image_features`` and ``seg_embeddings`` of
+    Uses ``tokenizer``, ``tokens``, ``causal_images``, ``generation``, ``backbone``, ``heads`` and
+    the steps ``embed``, ``patch_maps`` and ``head_features`` of
     :class:`~pixelsail_mm.models.pixel_sail.PixelSAIL`.
     """
 
@@ -36,11 +37,11 @@ class AnsweringMixin:
 
         Args:
             inputs: Batch of the data preprocessor. Labels other than -100 mark a forced answer
-                prefix; its ``[SEG]`` tokens give masks like generated ones. ``[SEG]`` in questions
-                and in earlier turns does not.
+                prefix; its ``[SEG]`` tokens count like generated ones. ``[SEG]`` in questions and
+                in earlier turns does not.
             data_samples: One per row; receive ``pred_text`` (with the forced prefix),
-                ``pred_masks`` bool ``(n,H,W)``, ``pred_scores`` ``(n,)`` and ``pred_token_ids``
-                (new tokens).
+                ``pred_token_ids`` (new tokens) and the fields of each head, e.g. ``pred_masks``
+                bool ``(n,H,W)`` and ``pred_scores`` ``(n,)``.
             options: Keywords of Hugging Face's ``generate``; ``max_new_tokens`` at least 1. A list
                 ``eos_token_id`` replaces ``<|endoftext|>`` and ``<|im_end|>``, which end an answer.
 
@@ -64,30 +65,30 @@ class AnsweringMixin:
         prompt_states = torch.stack([
             row.roll(length - batch_length, dims=0) for row, length in zip(states[0], lengths)])
         new_states = torch.cat(states[1:], dim=1)
-        features = self.image_features(self.patch_maps(prompt_states, inputs))
+        features = self.head_features(self.patch_maps(prompt_states, inputs))
         for row, sample in enumerate(data_samples):
             answer = _until_stop(new_ids[row], stops)
             forced = inputs['labels'][row] != IGNORE_INDEX
             ids = torch.cat([inputs['input_ids'][row][forced], answer])
             hidden = torch.cat([prompt_states[row][forced], new_states[row, :len(answer)]])
-            self._write_prediction(sample, ids, hidden, features[row], stops)
+            self._write_prediction(sample, ids, hidden,
+                                   {name: maps[row] for name, maps in features.items()}, stops)
             sample.pred_token_ids = answer
         return data_samples
 
     def _write_prediction(self, sample, ids: Tensor, states: Tensor,
-                          feature: Tensor | None, stops: list[int]) -> None:
+                          features: dict[str, Tensor | None], stops: list[int]) -> None:
         """Fill one sample from its answer ``ids`` ``(T,)`` and their states ``(T,C)``."""
         text_ids = [token for token in ids.tolist() if token not in stops]
         sample.pred_text = self.tokenizer.decode(
             text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
-        ori_shape = sample.get('ori_shape')
-        if feature is None or ori_shape is None:
-            sample.pred_masks = torch.zeros((0, *(ori_shape or (0, 0))), dtype=torch.bool)
-            sample.pred_scores = torch.zeros(0)
-            return
-        segs = self.seg_embeddings(states[ids == self.tokens.seg])
-        logits = self.mask_head.mask_logits(segs, feature)
-        sample.pred_masks, sample.pred_scores = self.mask_head.predict(logits, ori_shape)
+        segs = states[ids == self.tokens.seg]
+        for name, head in self.heads.items():
+            feature = features[name]
+            if feature is None or sample.get('ori_shape') is None:
+                head.predict(as_weights_of(head, segs[:0]), None, sample)
+            else:
+                head.predict(as_weights_of(head, segs), feature, sample)
 
     def _stop_ids(self) -> list[int]:
         im_end = self.tokenizer.convert_tokens_to_ids('<|im_end|>')

@@ -1,8 +1,8 @@
-"""The meta-architecture: wires backbone, injector, neck, head and distillation."""
+"""The meta-architecture: wires backbone, injector, neck, heads and distillation."""
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
+from pixelsail_mm.models.every_rank import zero_of
 from pixelsail_mm.models.generation import AnsweringMixin
+from pixelsail_mm.models.heads import SegTokenHead
+from pixelsail_mm.models.heads.names import MASK, head_attribute, head_configs, module_name
+from pixelsail_mm.models.precision import as_weights_of
 from pixelsail_mm.models.trainable import train_only
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.tokenization import IGNORE_INDEX, SpecialTokens, build_tokenizer, new_tokens
@@ -27,7 +31,10 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         backbone: Config of the transformer.
         prompt_injector: Config of the visual-prompt injector.
         neck: Config of the upsampler.
-        mask_head: Config of the mask head.
+        mask_head: Short for ``heads=dict(mask=...)``.
+        heads: Name -> config of the heads on ``[SEG]`` states, see
+            :class:`~pixelsail_mm.models.heads.base.SegTokenHead`. The weights of head ``NAME`` are
+            called ``NAME_head.*``, its losses ``NAME.loss*`` (those of ``mask``: ``loss*``).
         distill: Configs of expert-distillation losses (training only); ``[]`` for none.
         lm_loss_weight: Weight of the language loss in a batch without mask loss.
         lm_loss_weight_with_masks: Its weight in a batch with mask loss (0.1 in the release).
@@ -36,8 +43,8 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         generation: Defaults for ``predict``: ``max_new_tokens`` and other keywords of Hugging
             Face's ``generate``.
         data_preprocessor: Config of the data preprocessor.
-        trainable: Names of the parts that train, see
-            :func:`~pixelsail_mm.models.trainable.train_only`; None for all.
+        trainable: Names of the parts that train, e.g. ``['backbone.patch_embed', 'heads.box']``,
+            see :func:`~pixelsail_mm.models.trainable.train_only`; None for all.
         init_cfg: MMEngine initialisation config.
 
     What follows from another part (``hidden_size``, ``in_channels``, ``patch_size``,
@@ -45,11 +52,13 @@ class PixelSAIL(AnsweringMixin, BaseModel):
     line of config.
 
     Raises:
-        ConfigError: Two entries of ``distill`` have the same name.
+        ConfigError: There is no head, ``mask`` is given twice, or a name is none; two entries of
+            ``distill`` have the same name, or one reads ``'neck'`` without a mask head.
     """
 
     def __init__(self, tokenizer: Any, backbone: dict, prompt_injector: dict, neck: dict,
-                 mask_head: dict, distill: Sequence[dict] = (), lm_loss_weight: float = 1.0,
+                 mask_head: dict | None = None, heads: Mapping[str, dict] | None = None,
+                 distill: Sequence[dict] = (), lm_loss_weight: float = 1.0,
                  lm_loss_weight_with_masks: float = 0.1,
                  lm_loss_weight_text_only: float = 1.0, generation: dict | None = None,
                  data_preprocessor: dict | None = None, trainable: Sequence[str] | None = None,
@@ -74,16 +83,31 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         width = self.backbone.hidden_size
         self.prompt_injector = _build(prompt_injector, hidden_size=width)
         self.neck = _build(neck, in_channels=width, patch_size=patch_size)
-        self.mask_head = _build(mask_head, in_channels=self.neck.out_channels, hidden_size=width)
-        widths = dict(neck=self.mask_head.embed_channels, backbone=width)
+        named = head_configs(mask_head, heads)
+        self.head_names = list(named)
+        for name, cfg in named.items():
+            self.add_module(head_attribute(name), _build(
+                cfg, in_channels=self.neck.out_channels, hidden_size=width))
         self.distill = nn.ModuleList(
-            _build(cfg, in_channels=widths[cfg.get('feature', 'neck')]) for cfg in distill)
+            _build(cfg, in_channels=self._width_of(cfg.get('feature', 'neck'))) for cfg in distill)
         names = [loss.name for loss in self.distill]
         if len(set(names)) < len(names):
             raise ConfigError(f'model.distill: losses of one name would hide each other ({names}); '
                               'give every entry its own `name`')
         if trainable is not None:
-            train_only(self, trainable)
+            train_only(self, [module_name(part) for part in trainable])
+
+    @property
+    def heads(self) -> dict[str, SegTokenHead]:
+        """The heads by their names."""
+        return {name: getattr(self, head_attribute(name)) for name in self.head_names}
+
+    def _width_of(self, feature: str) -> int | None:
+        """Channels of the feature that a distillation loss reads; None for one it refuses."""
+        if feature == 'neck' and MASK not in self.head_names:
+            raise ConfigError("model.distill: feature='neck' is what the mask head projects, and "
+                              "model.heads has no `mask`; add one, or use feature='backbone'")
+        return self.mask_head.embed_channels if feature == 'neck' else self.backbone.hidden_size
 
     def init_weights(self) -> None:
         """Apply each ``init_cfg``, except to a model with 4-bit weights: MMEngine would fail."""
@@ -116,18 +140,17 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         tokens = self.backbone.embed_tokens(inputs['input_ids'])
         prompts = self.backbone.embed_tokens(inputs['prompt_token_ids'])
         pixels, grids = inputs['vision_patches'], inputs['grids']
-        # Every rank calls every module, also for a batch of text only (ZeRO must not hang).
         text_only = len(pixels) == 0
         if text_only:
             pixels, grids = pixels.new_zeros(1, pixels.shape[1]), [(1, 1)]
         patches = self.backbone.embed_patches(pixels, grids)
         if text_only:
-            tokens = tokens + 0.0 * patches.sum().to(tokens.dtype)
+            tokens = tokens + zero_of(patches).to(tokens.dtype)
         else:
             rows = _patch_rows(inputs)
             tokens = tokens.flatten(0, 1).index_add(
                 0, rows, patches.to(tokens.dtype)).view_as(tokens)
-        read = (_as_weights_of(self.prompt_injector, part) for part in (tokens, patches, prompts))
+        read = (as_weights_of(self.prompt_injector, part) for part in (tokens, patches, prompts))
         return self.prompt_injector(*read, inputs).to(tokens.dtype)
 
     def encode(self, inputs: dict) -> Tensor:
@@ -145,69 +168,82 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         return [part.view(*grid, -1) if size else None
                 for part, grid, size in zip(patches, inputs['grids'], sizes)]
 
-    def image_features(self, maps: list[Tensor | None]) -> list[Tensor | None]:
-        """Upsampled and projected features ``(H,W,S)``; None stays None."""
+    def head_features(self, maps: list[Tensor | None]) -> dict[str, list[Tensor | None]]:
+        """Maps ``(H,W,D)`` that each head reads, from patch states; None stays None."""
         present = [feature for feature in maps if feature is not None]
         if not present:
-            return list(maps)
-        upsampled = self.neck([_as_weights_of(self.neck, feature) for feature in present])
-        features = iter(self.mask_head.project_images(
-            [_as_weights_of(self.mask_head, feature) for feature in upsampled]))
-        return [None if feature is None else next(features) for feature in maps]
+            return {name: list(maps) for name in self.head_names}
+        upsampled = self.neck([as_weights_of(self.neck, feature) for feature in present])
+        features = {}
+        for name, head in self.heads.items():
+            projected = iter(head.project_images(
+                [as_weights_of(head, feature) for feature in upsampled]))
+            features[name] = [None if feature is None else next(projected) for feature in maps]
+        return features
 
-    def seg_embeddings(self, states: Tensor) -> Tensor:
-        """Queries ``(n,S)`` of the mask head from states ``(n,C)`` of ``[SEG]`` tokens."""
-        return self.mask_head.project_segs(_as_weights_of(self.mask_head, states))
+    def seg_states(self, states: Tensor, inputs: dict) -> list[Tensor]:
+        """States ``(n,C)`` of the ``[SEG]`` tokens per sample."""
+        is_seg = inputs['input_ids'] == self.tokens.seg
+        return list(states[is_seg].split(is_seg.sum(1).tolist()))
 
     def tensor(self, inputs: dict) -> dict[str, Any]:
         """Raw outputs of one pass.
 
         Returns:
-            ``logits`` ``(B,L,V)``, ``last_hidden_state`` ``(B,L,C)``, ``image_features`` (list),
-            ``seg_embeddings`` ``(n,S)`` of all ``[SEG]`` in order, ``mask_logits`` (list of
-            ``(n_i,H,W)``, None for text-only samples).
+            ``logits`` ``(B,L,V)``, ``last_hidden_state`` ``(B,L,C)``, ``features`` (see
+            :meth:`head_features`), ``seg_states`` (list of ``(n,C)``) and ``heads``: for each head
+            the list of its outputs, None for text-only samples.
         """
         states = self.encode(inputs)
-        features = self.image_features(self.patch_maps(states, inputs))
-        is_seg = inputs['input_ids'] == self.tokens.seg
-        segs = self.seg_embeddings(states[is_seg])
-        masks = [None if feature is None else self.mask_head.mask_logits(seg, feature)
-                 for seg, feature in zip(segs.split(is_seg.sum(1).tolist()), features)]
+        features = self.head_features(self.patch_maps(states, inputs))
+        segs = self.seg_states(states, inputs)
+        outputs = {
+            name: [None if feature is None else head([as_weights_of(head, seg)], [feature])[0]
+                   for seg, feature in zip(segs, features[name])]
+            for name, head in self.heads.items()}
         return dict(logits=self.backbone.logits(states), last_hidden_state=states,
-                    image_features=features, seg_embeddings=segs, mask_logits=masks)
+                    features=features, seg_states=segs, heads=outputs)
 
     def loss(self, inputs: dict, data_samples: list) -> dict[str, Tensor]:
-        """Losses of a batch: ``loss_lm``, ``loss_mask``, ``loss_dice``, ``loss_distill_*``."""
+        """Losses of a batch: ``loss_lm``, those of the heads, ``loss_distill_*``."""
         states = self.encode(inputs)
         maps = self.patch_maps(states, inputs)
-        targets, is_seg = self._mask_targets(inputs, data_samples)
-        wants_features = any(loss.feature == 'neck' for loss in self.distill)
-        used = [feature if wants_features or target is not None else None
-                for feature, target in zip(maps, targets)]
-        anchor = states.new_zeros((), dtype=torch.float32)
+        segs = self.seg_states(states, inputs)
+        rows = self._rows_with_targets(segs, maps, data_samples)
+        learned = set().union(*rows.values())
+        wants_all = any(loss.feature == 'neck' for loss in self.distill)
+        used = [feature if wants_all or row in learned else None
+                for row, feature in enumerate(maps)]
         if all(feature is None for feature in used):
-            dummy = (states[:1, :1] * 0.0).detach()
-            features = [None] * len(used)
-            anchor = anchor + 0.0 * self.image_features([dummy])[0].sum()
+            stand_in = (states[:1, :1] * 0.0).detach()
+            features = self.head_features([stand_in])
         else:
-            features = self.image_features(used)
-        seg_states = states[is_seg]
-        if len(seg_states) == 0:
-            anchor = anchor + 0.0 * self.seg_embeddings(states[:1, 0]).sum()
-            segs = []
-        else:
-            segs = self.seg_embeddings(seg_states).split(is_seg.sum(1).tolist())
-        kept = [i for i, target in enumerate(targets) if target is not None]
-        losses = self.mask_head.loss(
-            [self.mask_head.mask_logits(segs[i], features[i]) for i in kept],
-            [targets[i] for i in kept])
-        losses = {name: value + anchor for name, value in losses.items()}
-        weight = self.lm_loss_weight_with_masks if kept else self.lm_loss_weight
+            features = self.head_features(used)
+        losses = {}
+        for name, head in self.heads.items():
+            found = self._head_losses(head, rows[name], segs, features[name], data_samples,
+                                      stand_in=states[:1, 0])
+            prefix = '' if name == MASK else f'{name}.'
+            losses.update({prefix + key: value for key, value in found.items()})
+        weight = self.lm_loss_weight_with_masks if learned else self.lm_loss_weight
         losses['loss_lm'] = weight * self._lm_loss(states, inputs)
         for loss in self.distill:
-            source = features if loss.feature == 'neck' else maps
+            source = maps
+            if loss.feature == 'neck':
+                source = features[MASK] if len(features[MASK]) == len(maps) else [None] * len(maps)
             losses[f'loss_distill_{loss.name}'] = loss(source, data_samples)
         return losses
+
+    @staticmethod
+    def _head_losses(head: SegTokenHead, rows: list[int], segs: list[Tensor],
+                     features: list[Tensor | None], data_samples: list, stand_in: Tensor
+                     ) -> dict[str, Tensor]:
+        """Losses of one head on the samples ``rows``; zeros if there are none."""
+        if rows:
+            return head.loss([as_weights_of(head, segs[row]) for row in rows],
+                             [features[row] for row in rows], [data_samples[row] for row in rows])
+        some = next(feature for feature in features if feature is not None)
+        return head.no_loss([as_weights_of(head, stand_in)], [some])
 
     def _lm_loss(self, states: Tensor, inputs: dict) -> Tensor:
         """Next-token cross entropy; the vocabulary product runs on labelled positions only."""
@@ -215,8 +251,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         labelled = targets != IGNORE_INDEX
         if not labelled.any():
             # Mean of nothing would be NaN and spread to every loss, as in the release.
-            # Summed in float32: a vocabulary overflows float16, and 0 * inf is NaN too.
-            return 0.0 * self.backbone.logits(states[:, :1]).float().sum()
+            return zero_of(self.backbone.logits(states[:, :1]))
         logits = self.backbone.logits(states[:, :-1][labelled])
         losses = F.cross_entropy(logits.float(), targets[labelled], reduction='none')
         if self.lm_loss_weight_text_only != 1.0:
@@ -226,43 +261,39 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             losses = torch.where(text_only[rows], self.lm_loss_weight_text_only * losses, losses)
         return losses.mean()
 
-    def _mask_targets(self, inputs: dict, data_samples: list
-                      ) -> tuple[list[Tensor | None], Tensor]:
-        """Ground truth per sample and the ``[SEG]`` positions ``(B,L)`` it belongs to.
+    def _rows_with_targets(self, segs: list[Tensor], maps: list[Tensor | None],
+                           data_samples: list) -> dict[str, list[int]]:
+        """Samples that each head learns from: with image and a target for each ``[SEG]``.
 
-        A sample whose numbers of ``[SEG]`` and masks differ gets no mask loss (as in the release);
-        the transforms reject such samples before they come here.
+        A sample may have the targets of some heads only. Where the numbers of ``[SEG]`` and
+        targets differ, the sample is left out (as in the release); the transforms reject such
+        samples before they come here.
         """
-        is_seg = inputs['input_ids'] == self.tokens.seg
-        targets: list[Tensor | None] = []
-        for row, (sample, count) in enumerate(zip(data_samples, is_seg.sum(1).tolist())):
-            masks = sample.get('gt_masks')
-            number = 0 if masks is None else len(masks)
-            usable = number == count and count > 0 and inputs['image_spans'][row] is not None
-            if not usable:
-                is_seg[row] = False
-                if number != count:
-                    MMLogger.get_current_instance().warning(
-                        f'{sample.get("sample_id", f"sample {row}")}: {count} [SEG] tokens but '
-                        f'{number} masks; its mask loss is left out')
-            targets.append(masks if usable else None)
-        return targets, is_seg
+        rows: dict[str, list[int]] = {name: [] for name in self.head_names}
+        for row, (sample, count, feature) in enumerate(
+                zip(data_samples, map(len, segs), maps)):
+            numbers = {}
+            for name, head in self.heads.items():
+                own = {key: _length(sample.get(key)) for key in head.targets}
+                numbers.update(own)
+                if count and feature is not None and set(own.values()) <= {count}:
+                    rows[name].append(row)
+            wrong = {key: number for key, number in numbers.items() if number not in (0, count)}
+            unused = count and not any(row in one for one in rows.values())
+            if wrong or unused:
+                MMLogger.get_current_instance().warning(
+                    f'{sample.get("sample_id", f"sample {row}")}: {count} [SEG] tokens but '
+                    f'{wrong or numbers}; heads leave out what does not fit')
+        return rows
+
+
+def _length(target: Any) -> int:
+    return 0 if target is None else len(target)
 
 
 def _patch_rows(inputs: dict) -> Tensor:
     """Flat indices ``(N,)`` into ``(B*L)`` of the patches, in order of ``vision_patches``."""
     return torch.nonzero(inputs['vision_patch_indices'].flatten() >= 0).squeeze(1)
-
-
-def _as_weights_of(part: nn.Module, value: Tensor) -> Tensor:
-    """``value`` in the precision of the part that reads it, e.g. behind a bfloat16 backbone.
-
-    Autocast does this by itself and better; evaluation runs without it.
-    """
-    weight = next(part.parameters(), None)
-    if weight is None or torch.is_autocast_enabled(value.device.type):
-        return value
-    return value.to(weight.dtype)
 
 
 def _build(cfg: dict, **defaults) -> nn.Module:

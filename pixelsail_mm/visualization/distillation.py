@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.images import original_image
+from pixelsail_mm.models.heads.names import MASK
 from pixelsail_mm.registry import DATASETS, MODELS
 from pixelsail_mm.visualization.colours import INK, MUTED, PAPER
 from pixelsail_mm.visualization.drawing import fit
@@ -156,7 +157,7 @@ def compare(model: nn.Module, sample: dict) -> list[Comparison]:
     data = model.data_preprocessor(pseudo_collate([sample]))
     [described] = data['data_samples']
     maps = model.patch_maps(model.encode(data['inputs']), data['inputs'])
-    sources = dict(backbone=maps, neck=model.image_features(maps))
+    sources = dict(backbone=maps, neck=model.head_features(maps).get(MASK))
     path = described.get('img_path')
     image = original_image(described).permute(1, 2, 0).numpy()
     found = []

@@ -44,7 +44,7 @@ def test_features_of_different_pixels_stay_apart():
 def test_embeddings_have_the_wanted_size():
     torch.manual_seed(0)
     head = SegTokenMaskHead(64, 64, 256, embed_std=0.3)
-    assert head.project_segs(torch.randn(500, 64)).std().item() == pytest.approx(0.3, rel=0.15)
+    assert head.project_segs([torch.randn(500, 64)])[0].std().item() == pytest.approx(0.3, rel=0.15)
 
 
 def test_wide_states_pass_the_pre_projector():

@@ -41,14 +41,13 @@ def test_mixed_batch_equals_its_samples(model):
         length = alone['logits'].shape[1]
         torch.testing.assert_close(together['logits'][row, :length], alone['logits'][0],
                                    atol=1e-5, rtol=1e-4)
-        count = len(alone['seg_embeddings'])
-        torch.testing.assert_close(together['seg_embeddings'][segs:segs + count],
-                                   alone['seg_embeddings'], atol=1e-5, rtol=1e-4)
-        segs += count
-        if alone['mask_logits'][0] is None:
-            assert together['mask_logits'][row] is None
+        torch.testing.assert_close(together['seg_states'][row], alone['seg_states'][0],
+                                   atol=1e-5, rtol=1e-4)
+        segs += len(alone['seg_states'][0])
+        if alone['heads']['mask'][0] is None:
+            assert together['heads']['mask'][row] is None
         else:
-            torch.testing.assert_close(together['mask_logits'][row], alone['mask_logits'][0],
+            torch.testing.assert_close(together['heads']['mask'][row], alone['heads']['mask'][0],
                                        atol=1e-5, rtol=1e-4)
     assert segs == 3
 

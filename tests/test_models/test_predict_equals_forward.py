@@ -98,7 +98,7 @@ def teacher_forced(model, packed, new_ids):
 
 def assert_same_masks(model, sample, logits):
     """Masks of ``[SEG]`` logits ``(n,h,w)``; pixels on the threshold may fall on either side."""
-    _, scores = model.mask_head.predict(logits, sample.ori_shape)
+    _, scores = model.mask_head.predict_by_logits(logits, sample.ori_shape)
     torch.testing.assert_close(sample.pred_scores, scores, atol=1e-4, rtol=1e-3)
     probability = torch.nn.functional.interpolate(
         logits[None], size=sample.ori_shape, mode='bilinear', align_corners=False)[0].sigmoid()
@@ -143,7 +143,7 @@ def test_masks_of_a_free_answer_equal_one_pass(model, tokenizer):
         if packed['inputs']['image'] is None:
             assert len(sample.pred_masks) == 0
             continue
-        logits = teacher_forced(model, packed, sample.pred_token_ids)['mask_logits'][0]
+        logits = teacher_forced(model, packed, sample.pred_token_ids)['heads']['mask'][0]
         assert len(sample.pred_masks) == len(logits) == count
         assert_same_masks(model, sample, logits)
 
@@ -163,7 +163,7 @@ def test_the_training_pipeline_gives_the_sequence_that_is_answered(model, tokeni
             outputs = model(model.data_preprocessor(pseudo_collate([trained]))['inputs'],
                             mode='tensor')
         sample.pred_masks, sample.pred_scores = sample.pred_masks[:1], sample.pred_scores[:1]
-        assert_same_masks(model, sample, outputs['mask_logits'][0])
+        assert_same_masks(model, sample, outputs['heads']['mask'][0])
         first = outputs['logits'][0, len(ids) - 1]
         first[image_tokens(model)] = -torch.inf
         assert first[sample.pred_token_ids[0]] >= first.max() - 2e-3

@@ -58,13 +58,15 @@ def test_forward(fixtures, models, case):
     valid = _valid(arrays)
     torch.testing.assert_close(output['logits'][valid], arrays['logits'][valid], **LOGITS)
     if 'seg_embeddings' in arrays:
-        torch.testing.assert_close(output['seg_embeddings'], arrays['seg_embeddings'], **LOGITS)
-    with_masks = [m for m in output['mask_logits'] if m is not None and len(m)]
+        with torch.no_grad():
+            segs = torch.cat(model.mask_head.project_segs(output['seg_states']))
+        torch.testing.assert_close(segs, arrays['seg_embeddings'], **LOGITS)
+    with_masks = [m for m in output['heads']['mask'] if m is not None and len(m)]
     recorded = [arrays[k] for k in sorted(arrays) if k.startswith('mask_logits_')]
     assert len(with_masks) == len(recorded)
     for ours, theirs in zip(with_masks, recorded):
         torch.testing.assert_close(ours, theirs, **LOGITS)
-    for row, feature in enumerate(output['image_features']):
+    for row, feature in enumerate(output['features']['mask']):
         key = f'image_features_{row}'
         if feature is not None and key in arrays:
             torch.testing.assert_close(feature, arrays[key], **LOGITS)

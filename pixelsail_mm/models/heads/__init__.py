@@ -1,5 +1,6 @@
-"""Mask heads."""
+"""Heads on ``[SEG]`` states."""
 
+from pixelsail_mm.models.heads.base import SegTokenHead
 from pixelsail_mm.models.heads.seg_token_mask_head import SegTokenMaskHead
 
-__all__ = ['SegTokenMaskHead']
+__all__ = ['SegTokenHead', 'SegTokenMaskHead']

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.models.heads.base import SegTokenHead
 from pixelsail_mm.models.heads.mask_targets import RESIZE_MODES, resize_targets
 from pixelsail_mm.models.initialisation import keep_variance
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
+from pixelsail_mm.structures import PixelDataSample
 
 # Keeps the averages finite when a batch holds no mask (authors' release).
 EPS = 1e-4
@@ -23,11 +26,12 @@ def _projector(in_channels: int, hidden_channels: int, out_channels: int) -> nn.
 
 
 @MODELS.register_module()
-class SegTokenMaskHead(BaseModule):
+class SegTokenMaskHead(SegTokenHead):
     """Mask logits as dot products of ``[SEG]`` embeddings with projected image features.
 
-    No scale and no bias (Pixel-SAIL paper, section 3; behaviour of the release). Losses are
-    MMDetection's, computed in float32.
+    Learns from ``gt_masks``, writes ``pred_masks`` and ``pred_scores``. No scale and no bias
+    (Pixel-SAIL paper, section 3; behaviour of the release). Losses are MMDetection's, computed in
+    float32.
 
     Args:
         in_channels: Channels of the neck's maps; filled in by the meta-architecture.
@@ -51,6 +55,9 @@ class SegTokenMaskHead(BaseModule):
     Raises:
         ConfigError: Unknown ``target_resize``.
     """
+
+    targets = ('gt_masks', )
+    losses = ('loss_mask', 'loss_dice')
 
     def __init__(self, in_channels: int, hidden_size: int, embed_channels: int = 512,
                  num_points: int | None = 12544, oversample_ratio: float = 3.0,
@@ -84,20 +91,30 @@ class SegTokenMaskHead(BaseModule):
         """Image features ``(H,W,S)`` of neck maps ``(H,W,in_channels)``."""
         return apply_per_pixel(self.image_projector, maps)
 
-    def project_segs(self, states: Tensor) -> Tensor:
+    def project_segs(self, states: list[Tensor]) -> list[Tensor]:
         """``[SEG]`` embeddings ``(n,S)`` of final states ``(n,C)``."""
-        return self.seg_projector(states)
+        return apply_per_pixel(self.seg_projector, states)
+
+    def forward(self, states: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
+        """Mask logits ``(n,H,W)`` per image, see :class:`SegTokenHead`."""
+        return [self.mask_logits(seg, feature)
+                for seg, feature in zip(self.project_segs(states), maps)]
 
     def mask_logits(self, segs: Tensor, image: Tensor) -> Tensor:
         """Logits ``(n,H,W)`` from embeddings ``(n,S)`` and one image's features ``(H,W,S)``."""
         return (segs @ image.flatten(0, 1).T).view(-1, *image.shape[:2])
 
-    def loss(self, logits: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+    def loss(self, states: list[Tensor], maps: list[Tensor],
+             samples: Sequence[PixelDataSample]) -> dict[str, Tensor]:
+        """Mask losses of a batch, see :class:`SegTokenHead`."""
+        return self.loss_by_logits(self(states, maps), [sample.gt_masks for sample in samples])
+
+    def loss_by_logits(self, logits: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
         """Mask losses of a batch.
 
         Args:
-            logits: Per image ``(n_i,H_i,W_i)``, any float dtype.
-            targets: Per image binary masks ``(n_i,H,W)`` at their own resolution.
+            logits: Per image ``(n,H,W)``, any float dtype.
+            targets: Per image binary masks ``(n,H,W)`` at their own resolution.
 
         Returns:
             ``loss_mask`` and ``loss_dice``: averages over all masks of the batch (zero for empty
@@ -142,7 +159,16 @@ class SegTokenMaskHead(BaseModule):
             sampled_target = point_sample(target, points).squeeze(1)
         return point_sample(logits, points).squeeze(1), sampled_target
 
-    def predict(self, logits: Tensor, ori_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def predict(self, states: Tensor, image_map: Tensor | None, sample: PixelDataSample) -> None:
+        """Write ``pred_masks`` and ``pred_scores``, see :class:`SegTokenHead`."""
+        logits = states.new_zeros(0, 1, 1)
+        if image_map is not None:
+            logits, = self([states], [image_map])
+        sample.pred_masks, sample.pred_scores = self.predict_by_logits(
+            logits, sample.get('ori_shape') or (0, 0))
+
+    def predict_by_logits(self, logits: Tensor, ori_shape: tuple[int, int]
+                          ) -> tuple[Tensor, Tensor]:
         """Masks at the size of the original image.
 
         Args:

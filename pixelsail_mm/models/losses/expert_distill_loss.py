@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.models.every_rank import zero_of
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -125,8 +126,6 @@ class ExpertDistillLoss(nn.Module):
         maps = [feature for feature in features if feature is not None]
         device = maps[0].device if maps else weight.device
         targets = self._targets(data_samples, device)
-        # Under ZeRO every process must call the projection once and give every parameter behind
-        # the maps a gradient, also when its batch holds nothing to compare.
         maps = [feature.to(weight.dtype) for feature in maps] or [
             weight.new_zeros(1, 1, self.proj.in_features)]
         with torch.autocast(device.type, enabled=False):
@@ -135,7 +134,7 @@ class ExpertDistillLoss(nn.Module):
             losses = [self._distance(ours, theirs) for ours, theirs in zip(projected, present)
                       if theirs is not None]
             if not losses:
-                return sum(0.0 * ours.float().sum() for ours in projected)
+                return zero_of(*projected)
             return self.loss_weight * sum(losses) / (len(losses) + EPS)
 
     @torch.no_grad()

@@ -50,8 +50,8 @@ def split_pixels(pixels: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
 def apply_per_pixel(function, maps: list[Tensor]) -> list[Tensor]:
     """Apply a per-pixel function ``(P,C) -> (P,D)`` to maps ``(...,C)`` in **one** call.
 
-    One call whatever the number and sizes of the maps: under ZeRO-3 every process must call every
-    module the same number of times.
+    One call whatever the number and sizes of the maps, see
+    :func:`~pixelsail_mm.models.every_rank.zero_of` for the reason.
     """
     if len(maps) == 1:
         return [function(maps[0])]

@@ -6,6 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.models.every_rank import zero_of
 from pixelsail_mm.registry import MODELS
 
 
@@ -51,12 +52,10 @@ class VisualPromptInjector(BaseModule):
         table = prompts if self.proj is None else self.proj(prompts)
         prompt_of = inputs['vp_token_indices'].flatten()
         rows = torch.nonzero(prompt_of >= 0).squeeze(1)
-        # With no prompt in the batch this still uses the projection, with weight zero, so that
-        # every process of a ZeRO run has a gradient for it.
         added = table[prompt_of[rows]]
         flat = embeds.flatten(0, 1).index_add(0, rows, added.to(embeds.dtype))
         if rows.numel() == 0:
-            flat = flat + 0.0 * table.sum().to(embeds.dtype)
+            flat = flat + zero_of(table).to(embeds.dtype)
         return flat.view_as(embeds)
 
 

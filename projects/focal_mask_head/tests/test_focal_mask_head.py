@@ -40,5 +40,5 @@ def test_equals_the_formula(config):
     logits, target = torch.randn(1, 5, 6), torch.rand(1, 5, 6) > 0.5
     p = logits.sigmoid()
     hard = torch.where(target, 0.25 * (1 - p)**2 * -p.log(), 0.75 * p**2 * -(1 - p).log())
-    loss = head.loss([logits], [target])['loss_mask']
+    loss = head.loss_by_logits([logits], [target])['loss_mask']
     assert loss.item() == pytest.approx(3.0 * hard.mean().item(), rel=1e-3)

@@ -158,18 +158,18 @@ def test_mixed_batch_equals_its_samples(model):
     samples = mixed(model)
     model.eval()
     together = model(batch_of(model, samples)['inputs'], mode='tensor')
-    segs = together['seg_embeddings'].split([2, 0, 0, 1])
+    segs = together['seg_states']
     for row, one in enumerate(samples):
         alone = model(batch_of(model, [one])['inputs'], mode='tensor')
         length = alone['logits'].shape[1]
         close = dict(atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(together['logits'][row, :length], alone['logits'][0], **close)
-        torch.testing.assert_close(segs[row], alone['seg_embeddings'], **close)
-        masks = alone['mask_logits'][0]
+        torch.testing.assert_close(segs[row], alone['seg_states'][0], **close)
+        masks = alone['heads']['mask'][0]
         assert (masks is None) == (one[0]['image'] is None)
         if masks is not None:
-            torch.testing.assert_close(together['mask_logits'][row], masks, **close)
-    assert together['image_features'][0].shape[:2] == (2 * 4, 3 * 4), 'patch 8, stride 2'
+            torch.testing.assert_close(together['heads']['mask'][row], masks, **close)
+    assert together['features']['mask'][0].shape[:2] == (2 * 4, 3 * 4), 'patch 8, stride 2'
 
 
 @pytest.mark.parametrize('checkpointing', [False, True])

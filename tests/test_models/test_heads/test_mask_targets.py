@@ -39,7 +39,7 @@ def _learn(head, masks, grid, steps=60):
     optimizer = torch.optim.Adam([logits], lr=0.3)
     for _ in range(steps):
         optimizer.zero_grad()
-        (sum(head.loss([logits], [masks]).values()) * logits[0].numel()).backward()
+        (sum(head.loss_by_logits([logits], [masks]).values()) * logits[0].numel()).backward()
         optimizer.step()
     return logits.detach()
 
@@ -50,7 +50,7 @@ def _offset(head, size, patch, stride, seed):
     grid = (height // stride, width // stride)
     cell = torch.tensor(size) / torch.tensor(grid)
     masks = _shapes(size, cell.tolist(), seed)
-    found, _ = head.predict(_learn(head, masks, grid), size)
+    found, _ = head.predict_by_logits(_learn(head, masks, grid), size)
     return ((_centroids(found) - _centroids(masks)) / cell).mean(0)
 
 
