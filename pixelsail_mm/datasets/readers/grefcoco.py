@@ -7,7 +7,7 @@ from typing import Any, Sequence
 from pixelsail_mm.datasets.files.annotation_files import iter_json_list
 from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
 from pixelsail_mm.datasets.templates import load_templates
-from pixelsail_mm.errors import AnnotationError, BadSampleError
+from pixelsail_mm.errors import AnnotationError, BadSampleError, ConfigError
 from pixelsail_mm.registry import DATASETS
 
 # The only entry of ``ann_id`` of a reference without target.
@@ -35,6 +35,9 @@ class GRefCOCODataset(RefCOCODataset):
             training only, for its evaluation asks all sentences. No reference is lost, unlike in
             RefCOCO: lists of annotations are no keys under which they could collapse.
         **kwargs: See :class:`RefCOCODataset`.
+
+    Raises:
+        ConfigError: ``with_boxes`` is set.
     """
 
     def __init__(self,
@@ -42,6 +45,9 @@ class GRefCOCODataset(RefCOCODataset):
                  no_target_answers: str | Sequence[str] = 'no_target_answers',
                  paper: bool = False,
                  **kwargs) -> None:
+        if kwargs.get('with_boxes'):
+            raise ConfigError('GRefCOCODataset: with_boxes=True needs one annotation for each '
+                              'expression, and here there are several or none; remove it')
         self.no_target_answers = load_templates(no_target_answers)
         super().__init__(split_file=split_file, paper=paper, **kwargs)
 

@@ -104,6 +104,8 @@ class RefCOCODataset(PixelDataset):
         test_question: Question of test mode, with ``{x}``.
         shuffle_expressions: Control of grounding, test mode only: every item gets the expression
             of another image and keeps its own mask, so a model that listens must fail.
+        with_boxes: Give records ``boxes`` too: the annotations' ``bbox`` as ``[x1, y1, x2, y2]`` in
+            pixels, one for each mask.
         **kwargs: See :class:`PixelDataset`.
     """
 
@@ -121,6 +123,7 @@ class RefCOCODataset(PixelDataset):
                  answers: str | Sequence[str] = 'segmentation_answers',
                  test_question: str = TEST_QUESTION,
                  shuffle_expressions: bool = False,
+                 with_boxes: bool = False,
                  **kwargs) -> None:
         self.split_file = split_file
         self.split = split
@@ -131,6 +134,7 @@ class RefCOCODataset(PixelDataset):
         self.answers = load_templates(answers)
         self.test_question = test_question
         self.shuffle_expressions = shuffle_expressions
+        self.with_boxes = with_boxes
         if shuffle_expressions and not kwargs.get('test_mode'):
             raise ValueError('RefCOCODataset: shuffle_expressions=True is a control for '
                              'evaluation; set test_mode=True as well')
@@ -194,8 +198,9 @@ class RefCOCODataset(PixelDataset):
         sentences = self._parse_sentences(ref, i)
         if not sentences:
             return None
+        box = dict(box=self._box(ref, annotations)) if self.with_boxes else {}
         return dict(ref_id=ref['ref_id'], ann_id=ref['ann_id'], image_id=ref['image_id'],
-                    sentences=sentences, mask=mask)
+                    sentences=sentences, mask=mask, **box)
 
     def _target(self, ref: dict, i: int, annotations: dict) -> Any:
         """Mask of a reference, in any spelling."""
@@ -207,6 +212,13 @@ class RefCOCODataset(PixelDataset):
                                   f'{ref["ann_id"]} is not in {self.ann_file}; the two files do '
                                   'not belong together')
         return annotations[ref['ann_id']]['segmentation']
+
+    def _box(self, ref: dict, annotations: dict) -> list[float]:
+        """Box of a reference's annotation; the file has x, y, width and height."""
+        annotation = annotations[ref['ann_id']]
+        require_keys(annotation, ('bbox', ), self.ann_file, f'annotation {ref["ann_id"]}')
+        x, y, width, height = annotation['bbox']
+        return [x, y, x + width, y + height]
 
     def _parse_sentences(self, ref: dict, i: int) -> list[dict]:
         """Sentences with their cleaned phrases; empty ones are counted and left out."""
@@ -281,15 +293,20 @@ class RefCOCODataset(PixelDataset):
                       **{k: info[k] for k in ('height', 'width') if info[k]})
         if self.test_mode:
             return {**record, **self._test_turn(info)}
-        turns, masks = [], []
+        turns, drawn = [], []
         for ref, sentence in self._draw(info['refs'], num_turns or self.num_turns, rng):
             question = self.questions[rng.integers(len(self.questions))]
             answers = self._answers_to(ref)
             turns.append(dict(human=question.replace('{x}', sentence['phrase']),
                               gpt=answers[rng.integers(len(answers))]))
-            masks.append(ref['mask'])
+            drawn.append(ref)
         meta = dict(sample_id=f'{self.name}/{info["image_id"]}', dataset=self.name, task='refseg')
-        return dict(record, conversation=turns, masks=masks, meta=meta)
+        return dict(record, conversation=turns, meta=meta, **self._targets(drawn))
+
+    def _targets(self, refs: list[dict]) -> dict[str, list]:
+        """What the ``[SEG]`` tokens of some references stand for."""
+        boxes = dict(boxes=[ref['box'] for ref in refs]) if self.with_boxes else {}
+        return dict(masks=[ref['mask'] for ref in refs], **boxes)
 
     def _answers_to(self, ref: dict) -> list[str]:
         """Answers to choose from, with one ``[SEG]`` each."""
@@ -316,4 +333,4 @@ class RefCOCODataset(PixelDataset):
         if sentence['kind'] is not None:
             meta['expression_kind'] = sentence['kind']
         turn = dict(human=self.test_question.replace('{x}', phrase), gpt=self._answers_to(ref)[0])
-        return dict(conversation=[turn], masks=[ref['mask']], meta=meta)
+        return dict(conversation=[turn], meta=meta, **self._targets([ref]))

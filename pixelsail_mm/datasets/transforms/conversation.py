@@ -10,7 +10,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from pixelsail_mm.datasets.templates import clean_question, resolve_prompt_template
-from pixelsail_mm.datasets.transforms.loading import Results, source_of
+from pixelsail_mm.datasets.transforms.loading import Results, source_of, target_arrays
 from pixelsail_mm.errors import BadSampleError, ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import (
@@ -71,8 +71,8 @@ class BuildConversation(BaseTransform):
 
     Raises:
         BadSampleError: A question, an answer (training) or ``meta['expression']`` is empty; the
-            number of ``[SEG]`` in the answers differs from the number of masks (training); a
-            text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
+            number of ``[SEG]`` in the answers differs from the number of masks, or of another
+            target ``gt_*`` (training); a text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
             not even one turn fits into ``max_length``.
         ConfigError: Unknown ``image_layout``; ``image_in_question`` with independent turns,
             which share an image that belongs to none of them; ``trained_tokens`` is malformed.
@@ -154,7 +154,7 @@ class BuildConversation(BaseTransform):
         if self.independent_turns:
             results['turn_ids'] = np.array(turn_ids, np.int64)
         if not self.generation:
-            self._match_masks(turns, len(kept), results)
+            self._match_targets(turns, len(kept), results)
         return results
 
     def count_tokens(self, results: Results) -> int:
@@ -305,16 +305,25 @@ class BuildConversation(BaseTransform):
                                  'lower max_size of ResizeToGrid')
         return segments[-kept:] if self.generation else segments[:kept]
 
-    def _match_masks(self, turns: list[dict], kept: int, results: Results) -> None:
-        """Check one mask per ``[SEG]`` and drop the masks of dropped turns."""
+    def _match_targets(self, turns: list[dict], kept: int, results: Results) -> None:
+        """Check one target per ``[SEG]`` and drop those of dropped turns.
+
+        Masks are targets, and so is every other array ``gt_*`` (boxes, ...). A sample may have no
+        entry at all of some of them, as long as another one has its own.
+        """
         counts = [turn['gpt'].count(SEG_TOKEN) for turn in turns]
-        masks = results['gt_masks']
-        if sum(counts) != len(masks):
+        targets = target_arrays(results)
+        wrong = [key for key, value in targets.items() if len(value) not in (0, sum(counts))]
+        if sum(counts) and not any(map(len, targets.values())):
+            wrong = ['gt_masks']
+        if wrong:
             sample = results.get('meta', {}).get('sample_id', '?')
             raise BadSampleError(source_of(results), f'sample {sample}',
-                                 f'{sum(counts)} {SEG_TOKEN} in the answers, {len(masks)} masks; '
-                                 f'give one mask per {SEG_TOKEN}, in the same order')
-        results['gt_masks'] = masks[:sum(counts[:kept])]
+                                 f'{sum(counts)} {SEG_TOKEN} in the answers, '
+                                 f'{len(targets[wrong[0]])} {wrong[0].removeprefix("gt_")}; '
+                                 f'give one for each {SEG_TOKEN}, in the same order')
+        for key, value in targets.items():
+            results[key] = value[:sum(counts[:kept])]
 
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(tokenizer={self.tokenizer.name_or_path!r}, '

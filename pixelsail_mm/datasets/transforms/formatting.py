@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 
-from pixelsail_mm.datasets.transforms.loading import Results
+from pixelsail_mm.datasets.transforms.loading import Results, target_arrays
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.structures import PixelDataSample
 
@@ -27,8 +27,8 @@ class PackPixelInputs(BaseTransform):
 
     The sample's metainfo holds ``img_path``, ``ori_shape``, ``grid``, ``question``, ``gt_text``,
     ``dropped_turns``, ``exif_rotated`` (if the image was turned) and every key of the record's
-    ``meta`` (``sample_id``, ``dataset``, ``task``, ...). ``ignore_masks`` become a field of the
-    sample, aligned with ``gt_masks``.
+    ``meta`` (``sample_id``, ``dataset``, ``task``, ...). Every array ``gt_*`` becomes a field of
+    the sample, and so do ``ignore_masks``, aligned with ``gt_masks``.
 
     Args:
         keep_image: Keep the image at its original size in the sample, for the experts of
@@ -60,7 +60,7 @@ class PackPixelInputs(BaseTransform):
             meta['exif_rotated'] = results['exif_rotated']
         no_prompts = np.zeros((0, *results['ori_shape']), bool)
         fields = dict(
-            gt_masks=torch.from_numpy(results['gt_masks']),
+            **{key: torch.from_numpy(value) for key, value in target_arrays(results).items()},
             prompt_masks=torch.from_numpy(results.get('prompt_masks', no_prompts)),
             prompt_ids=torch.tensor(results.get('prompt_ids', []), dtype=torch.long))
         if 'ignore_masks' in results:

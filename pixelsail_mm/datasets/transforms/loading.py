@@ -29,6 +29,12 @@ def source_of(results: Results) -> str:
     return str(results.get('img_path') or results.get('meta', {}).get('sample_id') or '<memory>')
 
 
+def target_arrays(results: Results) -> dict[str, np.ndarray]:
+    """Targets of the ``[SEG]`` tokens: the arrays ``gt_*``, of which ``gt_masks`` is one."""
+    return {key: value for key, value in results.items()
+            if key.startswith('gt_') and isinstance(value, np.ndarray)}
+
+
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
     """Read the image as RGB, see :func:`~pixelsail_mm.datasets.files.pictures.to_rgb`.
