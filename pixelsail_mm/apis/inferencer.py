@@ -109,6 +109,8 @@ class PixelSAILInferencer(BaseInferencer):
             * ``text``: the answer, ``[SEG]`` included;
             * ``masks``: bool array ``(N, H, W)`` at the image's size, in the order of ``[SEG]``;
             * ``mask_scores``: float32 array ``(N,)`` in 0..1;
+            * what other heads predict: field ``pred_NAME`` as ``NAME``, tensors as arrays (``boxes``
+              of ``pred_boxes``, ...);
             * ``visualization``: uint8 RGB array, or ``None``;
             * ``history``: turns so far, to be passed to the next call;
             * ``warnings``: list of str, what the user may not expect: a picture scaled down, a
@@ -183,13 +185,15 @@ class PixelSAILInferencer(BaseInferencer):
         """
         results = []
         for sample, picture in zip(preds, visualization):
-            said = [*sample.get('warnings', ()), *describe_empty(sample.pred_masks,
-                                                                  sample.pred_text)]
+            said = list(sample.get('warnings', ()))
+            result = {name: _plain(value) for name, value in sample.further_predictions().items()}
+            if 'pred_masks' in sample:  # a model may have other heads only
+                said += describe_empty(sample.pred_masks, sample.pred_text)
+                result.update(masks=_plain(sample.pred_masks),
+                              mask_scores=_plain(sample.pred_scores))
             for text in said:
                 self.say(text)
-            result = dict(
-                text=sample.pred_text, masks=sample.pred_masks.cpu().numpy(), warnings=said,
-                mask_scores=sample.pred_scores.float().cpu().numpy(), visualization=picture)
+            result.update(text=sample.pred_text, warnings=said, visualization=picture)
             if return_datasamples:
                 result['data_sample'] = sample
             results.append(result)
@@ -224,6 +228,13 @@ class PixelSAILInferencer(BaseInferencer):
         settings = {key: value for key, value in settings.items() if key != 'vis_backends'}
         # MMEngine hands out one visualizer per name; the name keeps inferencers apart.
         return VISUALIZERS.build(dict(settings, name=f'ask_{id(self)}'))
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as an array; half precision, which NumPy may lack, as float32."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
 def _pixels(record: dict) -> np.ndarray | None:

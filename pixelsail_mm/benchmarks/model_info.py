@@ -19,13 +19,11 @@ _PARTS = {
     'backbone.patch_embed': 'patch embedding',
     'prompt_injector': 'prompt injector',
     'neck': 'upsampler',
-    'mask_head': 'mask head',
-    'distill': 'distillation (training only)',
 }
 _LORA_PART = 'LoRA'
 #: Said in the place of a size: DeepSpeed cannot share out bitsandbytes' layers.
 NO_ZERO3 = 'not with 4-bit weights'
-DISTILLATION = _PARTS['distill']
+DISTILLATION = 'distillation (training only)'
 # Bytes per parameter. bfloat16: gradients too; AdamW keeps float32 weights and two moments. A 4-bit
 # weight takes half a byte and its share of one float32 scale for 64 of them (bitsandbytes).
 _BYTES = {'bfloat16': dict(weights=2, gradients=2, optimizer=12),
@@ -180,12 +178,14 @@ def _no_expert(data_samples: Any) -> None:
 
 
 def _count_parts(model: Any) -> dict[str, int]:
+    heads = {head_attribute(name): f'{name} head' for name in model.head_names}
+    parts = {**_PARTS, **heads, 'distill': DISTILLATION}
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = _LORA_PART if '.lora_' in name else next(
-            (part for prefix, part in _PARTS.items() if name.startswith(prefix + '.')), 'other')
+            (part for prefix, part in parts.items() if name.startswith(prefix + '.')), 'other')
         counts[part] = counts.get(part, 0) + parameter.numel()
-    order = [*_PARTS.values(), _LORA_PART, 'other']
+    order = [*parts.values(), _LORA_PART, 'other']
     return {part: counts[part] for part in order if part in counts}
 
 

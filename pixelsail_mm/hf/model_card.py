@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pixelsail_mm.models.heads.names import head_configs
 from pixelsail_mm.version import __version__
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ def write_model_card(model: PixelSAILForCausalLM, folder: Path, name: str) -> No
                    f'{len(files)} file{"s" if len(files) > 1 else ""}',
         'decoder': decoder,
         'patch': f'{model.model.backbone.patch_size} pixels',
-        'parts': ', '.join(f'`{parts[key]["type"]}`' for key in
-                           ('backbone', 'prompt_injector', 'neck', 'mask_head')),
+        'parts': ', '.join(f'`{part["type"]}`' for part in (
+            *(parts[key] for key in ('backbone', 'prompt_injector', 'neck')),
+            *head_configs(parts.get('mask_head'), parts.get('heads')).values())),
         'longest answer': f'{model.generation_config.max_new_tokens} tokens by default'}
     (folder / 'README.md').write_text(_CARD.format(
         name=name, version=__version__,

@@ -1,4 +1,4 @@
-"""Pixel-SAIL with the manners of a Transformers model."""
+"""Pixel-SAIL as a Transformers model: ``from_pretrained``, ``generate``, ``Trainer``."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ class PixelSAILGenerateOutput(ModelOutput):
         masks: Per row bool ``(n,H,W)``, one mask for each ``[SEG]`` of the answer, at the size of
             ``original_sizes``; ``(0,0,0)`` without an image.
         mask_scores: Per row ``(n,)``, mean probability inside each mask.
+        predictions: Per row what other heads predict: field ``pred_NAME`` as ``NAME``. None where
+            there is no other head.
     """
 
     sequences: Tensor | None = None
     masks: Sequence[Tensor] | None = None
     mask_scores: Sequence[Tensor] | None = None
+    predictions: Sequence[dict[str, Any]] | None = None
 
 
 class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
@@ -206,16 +209,20 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         if settings.eos_token_id is not None:
             extras['eos_token_id'] = torch.as_tensor(settings.eos_token_id).flatten().tolist()
         answers = self.model.generate_answers(batch['inputs'], batch['data_samples'], extras)
-        for answer in answers:
+        has_masks = 'pred_masks' in answers[0]  # a model may have other heads only
+        for answer in answers if has_masks else ():
             for text in describe_empty(answer.pred_masks):
                 warn_once(text)
         sequences = self._sequences(input_ids.repeat_interleave(len(copies), dim=0),
                                     [answer.pred_token_ids for answer in answers])
         if not settings.return_dict_in_generate:
             return sequences
+        further = [answer.further_predictions() for answer in answers]
         return PixelSAILGenerateOutput(
-            sequences=sequences, masks=[answer.pred_masks for answer in answers],
-            mask_scores=[answer.pred_scores for answer in answers])
+            sequences=sequences,
+            masks=[answer.pred_masks for answer in answers] if has_masks else None,
+            mask_scores=[answer.pred_scores for answer in answers] if has_masks else None,
+            predictions=further if any(further) else None)
 
     def _sequences(self, prompts: Tensor, answers: list[Tensor]) -> Tensor:
         """Prompts ``(B,L)`` followed by answers, padded on the right."""

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 
+# Predictions that have names of their own wherever they are returned.
+_KNOWN_PREDICTIONS = ('pred_text', 'pred_masks', 'pred_scores', 'pred_token_ids')
+
 # Field -> (dtype, shape in words); three-dimensional fields have the image's (H, W).
 _ARRAY_FIELDS = {
     'gt_masks': ('bool', ('n', 'H', 'W')),
@@ -37,6 +40,8 @@ class PixelDataSample(BaseDataElement):
         pred_masks: BoolTensor (n, H, W), predicted masks in ``[SEG]`` order; n may be 0.
         pred_scores: FloatTensor (n,), confidence of each predicted mask in [0, 1].
 
+    Heads may add ``gt_*`` and ``pred_*`` fields of their own.
+
     Raises:
         TypeError: A field is set to another type, dtype or number of dimensions.
         ValueError: A field's (H, W) is not ``ori_shape``.
@@ -58,6 +63,11 @@ class PixelDataSample(BaseDataElement):
     pred_text: str
     pred_masks: torch.Tensor
     pred_scores: torch.Tensor
+
+    def further_predictions(self) -> dict[str, Any]:
+        """Predictions of heads other than the mask head, by field name without ``pred_``."""
+        return {key.removeprefix('pred_'): value for key, value in self.items()
+                if key.startswith('pred_') and key not in _KNOWN_PREDICTIONS}
 
     def set_field(self, value: Any, name: str, dtype=None, field_type: str = 'data') -> None:
         """Set a field after checking it; every way of setting one leads here."""

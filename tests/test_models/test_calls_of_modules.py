@@ -10,6 +10,7 @@ import torch
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import TINY_EVE, byte_tokenizer, collate, tiny_model_config
 from tests.test_engine.mixed_components import KINDS, make_batch
+from tests.test_models.test_heads import point_head  # noqa: F401  registers the head
 
 
 def distilled(feature):
@@ -43,8 +44,9 @@ def calls_of(model, batch):
     ('block', {}), ('block', distilled('neck')), ('block', distilled('backbone')),
     ('block', dict(neck=dict(type='LearnableUpsampler', out_stride=4, max_channels=16))),
     ('block', dict(neck=dict(type='BilinearUpsampler'))),
+    ('block', dict(heads=dict(point=dict(type='PointHead')))),
     ('block', dict(prompt_injector=dict(type='PooledPromptInjector'))), ('rows', TINY_EVE)],
-    ids=['plain', 'distilled neck', 'distilled states', 'projector', 'bilinear', 'pooled', 'eve'])
+    ids=['plain', 'distilled neck', 'distilled states', 'projector', 'bilinear', 'two heads', 'pooled', 'eve'])
 def test_calls_do_not_depend_on_the_batch(layout, parts):
     tokenizer = byte_tokenizer()
     model = MODELS.build(tiny_model_config(tokenizer, **parts))

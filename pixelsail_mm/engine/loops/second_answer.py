@@ -30,7 +30,7 @@ def answer_twice(step: Callable[[Mapping[str, Any]], list], tokenizer: Any,
     """
     samples = list(step(data_batch))
     rows = [row for row, sample in enumerate(samples)
-            if sample.get(RETRY_PREFIX) and not len(sample.pred_masks)]
+            if sample.get(RETRY_PREFIX) and not len(sample.get('pred_masks', ()))]
     if not rows:
         return samples
     inputs = inputs_by_sample(data_batch['inputs'])
