@@ -109,8 +109,8 @@ class PixelSAILInferencer(BaseInferencer):
             * ``text``: the answer, ``[SEG]`` included;
             * ``masks``: bool array ``(N, H, W)`` at the image's size, in the order of ``[SEG]``;
             * ``mask_scores``: float32 array ``(N,)`` in 0..1;
-            * what other heads predict: field ``pred_NAME`` as ``NAME``, tensors as arrays (``boxes``
-              of ``pred_boxes``, ...);
+            * what other heads predict: field ``pred_NAME`` as ``NAME``, tensors as arrays
+              (``boxes`` of ``pred_boxes``, ...);
             * ``visualization``: uint8 RGB array, or ``None``;
             * ``history``: turns so far, to be passed to the next call;
             * ``warnings``: list of str, what the user may not expect: a picture scaled down, a

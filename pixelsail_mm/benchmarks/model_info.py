@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.models.heads.names import head_attribute
 
 #: ZeRO stages with what they share out among the processes.
 ZERO_STAGES = {0: (), 1: ('optimizer', ), 2: ('optimizer', 'gradients'),

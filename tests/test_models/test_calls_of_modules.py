@@ -46,7 +46,8 @@ def calls_of(model, batch):
     ('block', dict(neck=dict(type='BilinearUpsampler'))),
     ('block', dict(heads=dict(point=dict(type='PointHead')))),
     ('block', dict(prompt_injector=dict(type='PooledPromptInjector'))), ('rows', TINY_EVE)],
-    ids=['plain', 'distilled neck', 'distilled states', 'projector', 'bilinear', 'two heads', 'pooled', 'eve'])
+    ids=['plain', 'distilled neck', 'distilled states', 'projector', 'bilinear', 'two heads',
+         'pooled', 'eve'])
 def test_calls_do_not_depend_on_the_batch(layout, parts):
     tokenizer = byte_tokenizer()
     model = MODELS.build(tiny_model_config(tokenizer, **parts))

@@ -72,8 +72,8 @@ class BuildConversation(BaseTransform):
     Raises:
         BadSampleError: A question, an answer (training) or ``meta['expression']`` is empty; the
             number of ``[SEG]`` in the answers differs from the number of masks, or of another
-            target ``gt_*`` (training); a text holds an image token, ``<PromptK>`` with K > 14, or a question holds ``[SEG]``;
-            not even one turn fits into ``max_length``.
+            target ``gt_*`` (training); a text holds an image token, ``<PromptK>`` with K > 14, or
+            a question holds ``[SEG]``; not even one turn fits into ``max_length``.
         ConfigError: Unknown ``image_layout``; ``image_in_question`` with independent turns,
             which share an image that belongs to none of them; ``trained_tokens`` is malformed.
     """
