@@ -11,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.infer import BaseInferencer
-from mmengine.visualization import Visualizer
 from torch import nn
 
 from pixelsail_mm.apis.init_model import init_model
@@ -22,7 +21,8 @@ from pixelsail_mm.datasets.files.pictures import ROTATE
 from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.notices import warn_once
-from pixelsail_mm.registry import SCOPE, TRANSFORMS, VISUALIZERS
+from pixelsail_mm.registry import SCOPE, TRANSFORMS
+from pixelsail_mm.visualization import build_visualizer
 
 
 class PixelSAILInferencer(BaseInferencer):
@@ -218,16 +218,7 @@ class PixelSAILInferencer(BaseInferencer):
         return pseudo_collate
 
     def _init_visualizer(self, cfg: Config):
-        settings = dict(type='PixelVisualizer') | (cfg.get('visualizer') or {})
-        kind = settings['type']
-        kind = VISUALIZERS.get(kind) if isinstance(kind, str) else kind
-        if kind is not None and kind.add_datasample is Visualizer.add_datasample:
-            # MMEngine's own, of every config for training: it writes curves and draws no answers.
-            settings = dict(type='PixelVisualizer')
-        # Pictures are returned; nothing goes to files or curves.
-        settings = {key: value for key, value in settings.items() if key != 'vis_backends'}
-        # MMEngine hands out one visualizer per name; the name keeps inferencers apart.
-        return VISUALIZERS.build(dict(settings, name=f'ask_{id(self)}'))
+        return build_visualizer(cfg.get('visualizer'), f'ask_{id(self)}')
 
 
 def _plain(value: Any) -> Any:

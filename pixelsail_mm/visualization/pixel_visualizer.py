@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 from mmengine.dist import master_only
@@ -75,7 +75,12 @@ class PixelVisualizer(Visualizer):
         Raises:
             ValueError: The image is not uint8 ``(H, W, 3)`` or a mask has another size.
         """
-        panels = self._panels(image, data_sample, draw_gt, draw_pred)
+        panels = []
+        if image is not None:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError('PixelVisualizer: image must be uint8 RGB of shape (H, W, 3), got '
+                                 f'{image.dtype} {image.shape}')
+            panels = self.panels(image, data_sample, draw_gt, draw_pred)
         fields = [('Question', data_sample.get('question'), True),
                   ('Answer', data_sample.get('pred_text'), draw_pred),
                   ('Truth', _truth(data_sample), draw_gt)]
@@ -111,16 +116,23 @@ class PixelVisualizer(Visualizer):
         else:
             self.add_image(name, picture, step)
 
-    def _panels(self, image: np.ndarray | None, sample: Any, draw_gt: bool,
-                draw_pred: bool) -> list[Panel]:
-        if image is None:
-            return []
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f'PixelVisualizer: image must be uint8 RGB of shape (H, W, 3), got '
-                             f'{image.dtype} {image.shape}')
+    def panels(self, image: np.ndarray, sample: Any, draw_gt: bool, draw_pred: bool
+               ) -> list[Panel]:
+        """Make the row of pictures; a project that predicts more than masks adds its own panels.
+
+        Args:
+            image: uint8 RGB ``(H, W, 3)`` at the size of the masks.
+            sample: See :meth:`draw`.
+            draw_gt: See :meth:`draw`.
+            draw_pred: See :meth:`draw`.
+
+        Returns:
+            Panels from left to right; pictures are uint8 RGB of any size, usually that of
+            :meth:`enlarge`.
+        """
         truth = _masks(sample, 'gt_masks', image) if draw_gt else None
         found = _masks(sample, 'pred_masks', image) if draw_pred else None
-        big = fit(image, *self.panel_size)
+        big = self.enlarge(image)
         panels = [Panel('Image', '', self._with_prompts(big, image, sample))]
         if found is not None and (len(found) or (truth is not None and len(truth))):
             panels.append(Panel('Prediction', _iou_note(found, truth),
@@ -129,6 +141,10 @@ class PixelVisualizer(Visualizer):
             note = '' if truth.any() else 'no target'
             panels.append(Panel('Truth', note, self._with_masks(big, truth)))
         return panels
+
+    def enlarge(self, image: np.ndarray) -> np.ndarray:
+        """Image ``(H, W, 3)`` at the size of a panel, see ``panel_size``."""
+        return fit(image, *self.panel_size)
 
     def _with_masks(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         colours = [colour_of(i) for i in range(len(masks))]
@@ -212,6 +228,26 @@ class PixelVisualizer(Visualizer):
                 sheet[y:y + heights[i], x:x + widths[j]] = PAPER
                 sheet[y:y + picture.shape[0], x:x + picture.shape[1]] = picture
         return sheet
+
+
+def build_visualizer(cfg: Mapping[str, Any] | None, name: str) -> Visualizer:
+    """Build the visualizer of a config, to draw answers.
+
+    MMEngine's own, of every config for training, writes curves and draws no answers; a
+    :class:`PixelVisualizer` takes its place, as where there is none. It gets no backends: who
+    draws decides where the pictures go.
+
+    Args:
+        cfg: ``visualizer`` of a config.
+        name: Name of the instance. MMEngine hands out one visualizer per name.
+    """
+    settings = dict(type='PixelVisualizer') | dict(cfg or {})
+    kind = settings['type']
+    kind = VISUALIZERS.get(kind) if isinstance(kind, str) else kind
+    if kind is not None and kind.add_datasample is Visualizer.add_datasample:
+        settings = dict(type='PixelVisualizer')
+    settings.pop('vis_backends', None)
+    return VISUALIZERS.build(settings | dict(name=name))
 
 
 def _truth(sample: Any) -> str | None:

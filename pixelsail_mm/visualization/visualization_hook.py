@@ -9,10 +9,12 @@ from typing import Any, Sequence
 
 import numpy as np
 from mmengine.hooks import Hook
+from mmengine.visualization import LocalVisBackend
 from PIL import Image
 
 from pixelsail_mm.models.experts.images import original_image
-from pixelsail_mm.registry import HOOKS, VISUALIZERS
+from pixelsail_mm.registry import HOOKS
+from pixelsail_mm.visualization.pixel_visualizer import build_visualizer
 
 
 @HOOKS.register_module()
@@ -22,14 +24,16 @@ class PixelVisualizationHook(Hook):
     The prefix is that of the metric, so that a data set tested twice in different ways gets two
     folders; with several metrics on one data loader it is the name of each sample's dataset. While
     validating, ``<show_dir>/val_<iteration>`` takes the place of ``<show_dir>``. In distributed
-    runs the main process draws samples of its own share only.
+    runs the main process draws samples of its own share only. Backends of the run's visualizer
+    that show pictures elsewhere (TensorBoard, ...) get them too.
 
     Args:
         show_dir: Folder of the pictures; ``None`` switches the hook off. ``tools/test.py
             --show-dir`` sets it.
         num: Pictures per data loader (``select='spread'``) or per folder (``'first'``).
         select: ``'spread'``: evenly over the data loader; ``'first'``: the first of each folder.
-        visualizer: Config of the visualizer that draws.
+        visualizer: Config of the visualizer that draws; by default the run's own, or a
+            ``PixelVisualizer`` where that draws no answers.
     """
 
     priority = 'LOW'
@@ -42,9 +46,7 @@ class PixelVisualizationHook(Hook):
         self.show_dir = show_dir
         self.num = num
         self.select = select
-        # MMEngine hands out one visualizer per name; the name keeps other settings apart.
-        self.visualizer_cfg = dict(
-            type='PixelVisualizer', name=f'pictures_{id(self)}') | dict(visualizer or {})
+        self.visualizer_cfg = visualizer
         self._visualizer = None
         self._seen = 0
         self._drawn: Counter = Counter()
@@ -62,13 +64,13 @@ class PixelVisualizationHook(Hook):
         """Draw the chosen samples of a validation batch."""
         if self.show_dir is not None:
             folder = Path(self.show_dir, f'val_{runner.iter}')
-            self._draw_batch(runner.val_loop, folder, data_batch, outputs)
+            self._draw_batch(runner, runner.val_loop, folder, data_batch, outputs)
 
     def after_test_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
                         outputs: Sequence | None = None) -> None:
         """Draw the chosen samples of a test batch."""
         if self.show_dir is not None:
-            self._draw_batch(runner.test_loop, Path(self.show_dir), data_batch, outputs)
+            self._draw_batch(runner, runner.test_loop, Path(self.show_dir), data_batch, outputs)
 
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
         """Say where the pictures are."""
@@ -78,7 +80,8 @@ class PixelVisualizationHook(Hook):
         """Say where the pictures are."""
         self._report(runner)
 
-    def _draw_batch(self, loop: Any, folder: Path, data_batch: dict, outputs: Sequence) -> None:
+    def _draw_batch(self, runner: Any, loop: Any, folder: Path, data_batch: dict,
+                    outputs: Sequence) -> None:
         from mmengine.dist import get_world_size, is_main_process
         if not is_main_process():
             return
@@ -91,7 +94,7 @@ class PixelVisualizationHook(Hook):
             place = folder / _file_name(prefix or sample.get('dataset') or 'samples')
             if self._chosen(place, share):
                 path = place / f"{_file_name(sample.get('sample_id') or self._seen)}.png"
-                self._draw(sample, data_batch['inputs']['image'][i], path)
+                self._draw(runner, sample, data_batch['inputs']['image'][i], path)
                 self._drawn[str(place)] += 1
             self._seen += 1
 
@@ -101,11 +104,16 @@ class PixelVisualizationHook(Hook):
             return self._drawn[str(place)] < self.num
         return self._seen * self.num // share != (self._seen - 1) * self.num // share
 
-    def _draw(self, sample: Any, model_image: Any, path: Path) -> None:
+    def _draw(self, runner: Any, sample: Any, model_image: Any, path: Path) -> None:
         if self._visualizer is None:
-            self._visualizer = VISUALIZERS.build(self.visualizer_cfg)
+            cfg = self.visualizer_cfg or runner.cfg.get('visualizer')
+            self._visualizer = build_visualizer(cfg, f'pictures_{id(self)}')
         self._visualizer.add_datasample(
             path.stem, _image_of(sample, model_image), sample, out_file=path)
+        for backend in runner.visualizer._vis_backends.values():
+            if not isinstance(backend, LocalVisBackend):  # that one would write a second file
+                backend.add_image(f'{path.parent.name}/{path.stem}', self._visualizer.get_image(),
+                                  runner.iter)
 
     def _report(self, runner) -> None:
         for folder, count in sorted(self._drawn.items()):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pixelsail_mm.registry import HOOKS
 from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.visualization import Panel, PixelVisualizer
 
 
 class RecordingVisualizer:
@@ -24,7 +25,8 @@ def make_runner(size, iteration=40, prefixes=('a', 'b')):
     metrics = [SimpleNamespace(prefix=prefix) for prefix in prefixes]
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(size), batch_sampler=None),
                            evaluator=SimpleNamespace(metrics=metrics))
-    return SimpleNamespace(test_loop=loop, val_loop=loop, iter=iteration,
+    return SimpleNamespace(test_loop=loop, val_loop=loop, iter=iteration, cfg={},
+                           visualizer=SimpleNamespace(_vis_backends={}),
                            logger=logging.getLogger('pictures'))
 
 
@@ -129,3 +131,33 @@ def test_draws_real_pictures(tmp_path):
 def test_faulty_select():
     with pytest.raises(ValueError, match='select'):
         build(select='random')
+
+
+class NumberedVisualizer(PixelVisualizer):
+    """A project's: one more panel."""
+
+    def panels(self, image, sample, draw_gt, draw_pred):
+        extra = Panel('Mine', 'note', np.full_like(self.enlarge(image), 7))
+        return [*super().panels(image, sample, draw_gt, draw_pred), extra]
+
+
+def test_the_configured_visualizer_draws_and_its_pictures_reach_tensorboard(tmp_path):
+    from mmengine.visualization import TensorboardVisBackend, Visualizer
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board = TensorboardVisBackend(save_dir=str(tmp_path / 'board'))
+    visualizer = Visualizer(vis_backends=None)
+    visualizer._vis_backends = dict(board=board)
+    runner = make_runner(2, prefixes=('a', ))
+    runner.visualizer, runner.cfg = visualizer, dict(visualizer=dict(type=NumberedVisualizer))
+    hook = build(show_dir=str(tmp_path / 'pictures'), num=1)
+    hook.before_test_epoch(runner)
+    for i, (batch, outputs) in enumerate(batches(2, 2)):
+        hook.after_test_iter(runner, i, batch, outputs)
+    board.close()
+    [file] = (tmp_path / 'pictures').rglob('*.png')
+    picture = np.asarray(Image.open(file))
+    assert (picture == 7).all(-1).any(), 'the panel of the project'
+    events = EventAccumulator(str(tmp_path / 'board')).Reload()
+    [tag] = events.Tags()['images']
+    assert tag == 'a/id_0' and (events.Images(tag)[0].height, events.Images(tag)[0].width) \
+        == picture.shape[:2]
