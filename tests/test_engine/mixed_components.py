@@ -47,6 +47,8 @@ class MixedBatches(torch.utils.data.Dataset):
         micro_batch, place = divmod(draw % len(self), 2)
         kind = PAIRS[micro_batch // 2][micro_batch % 2]
         inputs, sample = make_batch(self.tokens, kind, seed=2 * micro_batch)[place]
+        if micro_batch % 3:
+            sample.gt_points = torch.full((len(sample.gt_masks), 2), 0.25)
         return dict(inputs=inputs, data_samples=sample)
 
 
@@ -61,7 +63,6 @@ class SomeMapsExpert:
             generator = torch.Generator().manual_seed(number)
             maps.append(torch.rand(4, 2, 2, generator=generator) if number % 4 < 2 else None)
         return maps
-
 
 
 @MODELS.register_module()

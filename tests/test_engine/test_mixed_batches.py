@@ -31,7 +31,7 @@ def one_process(tmp_path_factory):
 
 @pytest.mark.parametrize(('config', 'zero', 'more'), [
     ('mixed_config', 'zero3', ()), ('mixed_config', 'zero2', ()), ('mixed_config', 'none', ()),
-    ('mixed_other_config', 'zero3', ('loss_distill_maps', ))])
+    ('mixed_other_config', 'zero3', ('loss_distill_maps', 'point.loss_point'))])
 def test_no_mix_hangs_or_changes_a_loss(run_tool, logged, tmp_path, tokenizer, one_process, config,
                                         zero, more):
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
