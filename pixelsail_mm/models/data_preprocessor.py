@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, TypedDict
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -20,6 +20,44 @@ from pixelsail_mm.tokenization import (
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class _SharedTurns(TypedDict, total=False):
+    turn_ids: Tensor
+
+
+class ModelInputs(_SharedTurns):
+    """One batch, as :class:`PixelDataPreprocessor` gives it to every part of the model.
+
+    B rows of L tokens, padded on the right; N patches of all images behind one another; p the patch
+    side in pixels.
+
+    Attributes:
+        input_ids: int64 ``(B,L)``.
+        labels: int64 ``(B,L)``, -100 where nothing is to be learned.
+        position_ids: int64 ``(3,B,L)``: axes t, h, w, see :func:`position_ids`.
+        vision_patches: float ``(N,3*p*p)``, normalised, flattened (channel, row, column).
+        vision_patch_indices: int64 ``(B,L)``: row in ``vision_patches``, -1 elsewhere.
+        vp_token_indices: int64 ``(B,L)``: K of the visual prompt that covers the patch, -2 for a
+            patch without prompt, -1 elsewhere.
+        prompt_token_ids: int64 ``(15,)``: ids of ``<Prompt0>`` ... ``<Prompt14>``.
+        turn_ids: int64 ``(B,L)`` if any sample has independent turns: 0 on the shared part, n on
+            turn n.
+        grids: Per row ``(h, w)`` in patches; ``(0, 0)`` without an image.
+        image_spans: Per row first image token and one past the last, or None.
+        lengths: Per row number of tokens without padding.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    vision_patches: Tensor
+    vision_patch_indices: Tensor
+    vp_token_indices: Tensor
+    prompt_token_ids: Tensor
+    grids: list[tuple[int, int]]
+    image_spans: list[tuple[int, int] | None]
+    lengths: list[int]
 
 
 def position_ids(length: int, image_start: int | None, grid: tuple[int, int],
@@ -162,13 +200,7 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             training: Not used: both modes share every step.
 
         Returns:
-            ``dict(inputs=..., data_samples=...)``; inputs holds ``input_ids``, ``labels``,
-            ``vision_patch_indices`` (row in ``vision_patches``, -1 elsewhere) and
-            ``vp_token_indices`` (K of the prompt, -2 patch without prompt, -1 elsewhere), all
-            ``(B,L)`` int64; ``position_ids`` ``(3,B,L)``; ``vision_patches`` ``(N,3*p*p)`` float,
-            flattened (channel, row, column); ``turn_ids`` ``(B,L)`` if any sample has them;
-            ``grids``, ``image_spans`` (first image token to one past the last, or None) and
-            ``lengths``, lists per sample.
+            ``dict(inputs=ModelInputs, data_samples=...)``.
 
         Raises:
             ConfigError: The image tokens of a sample do not match its image or ``image_layout``.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pixelsail_mm.models.backbones.attention import AttentionLayout
+from pixelsail_mm.models.data_preprocessor import ModelInputs
 from pixelsail_mm.models.precision import as_weights_of
 from pixelsail_mm.tokenization import IGNORE_INDEX
 
@@ -19,7 +20,7 @@ class AnsweringMixin:
     """
 
     @torch.no_grad()
-    def predict(self, inputs: dict, data_samples: list, **generation) -> list:
+    def predict(self, inputs: ModelInputs, data_samples: list, **generation) -> list:
         """Answer every sample, see :meth:`generate_answers`.
 
         Args:
@@ -29,7 +30,7 @@ class AnsweringMixin:
         """
         return self.generate_answers(inputs, data_samples, self.generation | generation)
 
-    def generate_answers(self, inputs: dict, data_samples: list, options: dict) -> list:
+    def generate_answers(self, inputs: ModelInputs, data_samples: list, options: dict) -> list:
         """Generate answers for prompts of any lengths and write predictions into the samples.
 
         The prompt is encoded once with the attention of training, then tokens follow causally with

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
+from pixelsail_mm.models.data_preprocessor import ModelInputs
 from pixelsail_mm.models.every_rank import zero_of
 from pixelsail_mm.models.generation import AnsweringMixin
 from pixelsail_mm.models.heads import SegTokenHead
@@ -114,7 +115,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         if all(weight.is_floating_point() for weight in self.parameters()):
             super().init_weights()
 
-    def forward(self, inputs: dict, data_samples: list | None = None, mode: str = 'tensor'):
+    def forward(self, inputs: ModelInputs, data_samples: list | None = None, mode: str = 'tensor'):
         """Run the model.
 
         Args:
@@ -135,7 +136,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             return self.tensor(inputs)
         raise ValueError(f"mode={mode!r}: use 'loss', 'predict' or 'tensor'")
 
-    def embed(self, inputs: dict) -> Tensor:
+    def embed(self, inputs: ModelInputs) -> Tensor:
         """Token, patch and prompt embeddings summed: ``(B,L,C)``."""
         tokens = self.backbone.embed_tokens(inputs['input_ids'])
         prompts = self.backbone.embed_tokens(inputs['prompt_token_ids'])
@@ -153,7 +154,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         read = (as_weights_of(self.prompt_injector, part) for part in (tokens, patches, prompts))
         return self.prompt_injector(*read, inputs).to(tokens.dtype)
 
-    def encode(self, inputs: dict) -> Tensor:
+    def encode(self, inputs: ModelInputs) -> Tensor:
         """States ``(B,L,C)`` after the final norm."""
         spans = [(0, *(span or (0, 0))) for span in inputs['image_spans']]
         embeds = self.embed(inputs)
@@ -161,7 +162,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
                                  causal_images=self.causal_images)
         return self.backbone(embeds, inputs['position_ids'], layout)
 
-    def patch_maps(self, states: Tensor, inputs: dict) -> list[Tensor | None]:
+    def patch_maps(self, states: Tensor, inputs: ModelInputs) -> list[Tensor | None]:
         """Patch states ``(h,w,C)`` per sample; None for text-only samples."""
         sizes = [rows * columns for rows, columns in inputs['grids']]
         patches = states.flatten(0, 1)[_patch_rows(inputs)].split(sizes)
@@ -181,12 +182,12 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             features[name] = [None if feature is None else next(projected) for feature in maps]
         return features
 
-    def seg_states(self, states: Tensor, inputs: dict) -> list[Tensor]:
+    def seg_states(self, states: Tensor, inputs: ModelInputs) -> list[Tensor]:
         """States ``(n,C)`` of the ``[SEG]`` tokens per sample."""
         is_seg = inputs['input_ids'] == self.tokens.seg
         return list(states[is_seg].split(is_seg.sum(1).tolist()))
 
-    def tensor(self, inputs: dict) -> dict[str, Any]:
+    def tensor(self, inputs: ModelInputs) -> dict[str, Any]:
         """Raw outputs of one pass.
 
         Returns:
@@ -204,7 +205,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         return dict(logits=self.backbone.logits(states), last_hidden_state=states,
                     features=features, seg_states=segs, heads=outputs)
 
-    def loss(self, inputs: dict, data_samples: list) -> dict[str, Tensor]:
+    def loss(self, inputs: ModelInputs, data_samples: list) -> dict[str, Tensor]:
         """Losses of a batch: ``loss_lm``, those of the heads, ``loss_distill_*``."""
         states = self.encode(inputs)
         maps = self.patch_maps(states, inputs)
@@ -245,7 +246,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         some = next(feature for feature in features if feature is not None)
         return head.no_loss([as_weights_of(head, stand_in)], [some])
 
-    def _lm_loss(self, states: Tensor, inputs: dict) -> Tensor:
+    def _lm_loss(self, states: Tensor, inputs: ModelInputs) -> Tensor:
         """Next-token cross entropy; the vocabulary product runs on labelled positions only."""
         targets = inputs['labels'][:, 1:]
         labelled = targets != IGNORE_INDEX
@@ -291,7 +292,7 @@ def _length(target: Any) -> int:
     return 0 if target is None else len(target)
 
 
-def _patch_rows(inputs: dict) -> Tensor:
+def _patch_rows(inputs: ModelInputs) -> Tensor:
     """Flat indices ``(N,)`` into ``(B*L)`` of the patches, in order of ``vision_patches``."""
     return torch.nonzero(inputs['vision_patch_indices'].flatten() >= 0).squeeze(1)
 

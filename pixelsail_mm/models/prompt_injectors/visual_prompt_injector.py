@@ -6,6 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pixelsail_mm.models.data_preprocessor import ModelInputs
 from pixelsail_mm.models.every_rank import zero_of
 from pixelsail_mm.registry import MODELS
 
@@ -36,7 +37,8 @@ class VisualPromptInjector(BaseModule):
         with torch.no_grad():
             self.proj.weight.mul_(init_gain)
 
-    def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor, inputs: dict) -> Tensor:
+    def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor,
+                inputs: ModelInputs) -> Tensor:
         """Inject.
 
         Args:
@@ -77,7 +79,8 @@ class PooledPromptInjector(BaseModule):
                  init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
 
-    def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor, inputs: dict) -> Tensor:
+    def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor,
+                inputs: ModelInputs) -> Tensor:
         """Replace prompt tokens; arguments as in :meth:`VisualPromptInjector.forward`."""
         batch, _, channels = embeds.shape
         count = prompts.shape[0]
