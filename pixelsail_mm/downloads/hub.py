@@ -6,18 +6,17 @@ code when they are opened.
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
 import json
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from pixelsail_mm.downloads.archives import sha256_of
+from pixelsail_mm.downloads.transfer import innermost
 from pixelsail_mm.errors import ArchiveError, DownloadError, OfflineError
 
 _PATTERNS = ('*.safetensors', '*.json', '*.txt', '*.model', '*.jinja', 'LICENSE*', 'README.md')
-_PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
+_PICKLES = ['*.bin', '*.pt', '*.pth', '*.ckpt']
 _RECORD = 'download.json'
 _TIMEOUT = 10
 # huggingface_hub goes on by itself after a broken connection, but not after every kind of break.
@@ -82,35 +81,34 @@ def _is_right(path: Path, facts: dict[str, Any]) -> bool:
         return False
     if 'sha256' in facts:
         return sha256_of(path) == facts['sha256']
-    # Files that are not in large-file storage have git's own checksum.
-    content = path.read_bytes()
-    blob = hashlib.sha1(b'blob %d\0' % len(content) + content, usedforsecurity=False)
-    return blob.hexdigest() == facts['blob']
+    from huggingface_hub.utils.sha import git_hash
+    return git_hash(path.read_bytes()) == facts['blob']
 
 
 def _wanted(repo: str, siblings: Sequence[Any], patterns: Sequence[str]) -> dict[str, Any]:
     """Size and checksum of each file to fetch."""
-    files = {}
-    for sibling in siblings:
-        if any(fnmatch.fnmatch(sibling.rfilename, pattern) for pattern in patterns):
-            name = PurePosixPath(sibling.rfilename.replace('\\', '/'))
-            if name.is_absolute() or '..' in name.parts:
-                raise ArchiveError(repo, f'its file {sibling.rfilename!r} leads out of the '
-                                   'repository; nothing was fetched. Take another mirror')
-            sums = dict(sha256=sibling.lfs.sha256) if sibling.lfs else dict(blob=sibling.blob_id)
-            files[sibling.rfilename] = dict(size=sibling.size, **sums)
-    if not any(name.endswith('.safetensors') for name in files):
-        pickles = [sibling.rfilename for sibling in siblings
-                   if any(fnmatch.fnmatch(sibling.rfilename, pattern) for pattern in _PICKLES)]
+    from huggingface_hub.utils import filter_repo_objects
+    names = [sibling.rfilename for sibling in siblings]
+    wanted = set(filter_repo_objects(names, allow_patterns=list(patterns)))
+    # huggingface_hub would write there; the hub itself has no such names, a mirror may lie.
+    for name in wanted:
+        if name.startswith('/') or '..' in name.replace('\\', '/').split('/'):
+            raise ArchiveError(repo, f'its file {name!r} leads out of the repository; nothing was '
+                               'fetched. Take another mirror')
+    if not any(name.endswith('.safetensors') for name in wanted):
+        pickles = list(filter_repo_objects(names, allow_patterns=_PICKLES))
         raise DownloadError(f'{repo} has no safetensors, only {pickles or "other files"}; pickles '
                             'are not fetched because they can run code when they are opened. Look '
                             'for a conversion pull request of the repository and name it with '
                             '--revision refs/pr/N')
-    return files
+    # Files that are not in large-file storage have git's own checksum.
+    return {sibling.rfilename: dict(
+        size=sibling.size,
+        **dict(sha256=sibling.lfs.sha256) if sibling.lfs else dict(blob=sibling.blob_id))
+        for sibling in siblings if sibling.rfilename in wanted}
 
 
 def _fetch_files(api: Any, repo: str, commit: str, folder: Path, names: list[str]) -> None:
-    import requests
     from huggingface_hub import snapshot_download
     with _explained(api.endpoint, repo, commit, folder):
         for remaining in reversed(range(_TRIES)):
@@ -118,17 +116,19 @@ def _fetch_files(api: Any, repo: str, commit: str, folder: Path, names: list[str
                 snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=names,
                                   endpoint=api.endpoint, max_workers=4)
                 return
-            except requests.exceptions.ChunkedEncodingError:
+            except _broken_off():
                 if not remaining:
                     raise
 
 
 @contextmanager
 def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterator[None]:
-    """Turn what huggingface_hub and requests raise into our errors, with the remedy."""
+    """Turn what huggingface_hub and its HTTP library raise into our errors, with the remedy."""
+    import httpx
     import requests
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -143,14 +143,15 @@ def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterato
         raise DownloadError(f'{where} does not exist or asks for a login; accept its terms on its '
                             'page if it has any, and log in with `hf auth login` or '
                             'HF_TOKEN') from error
-    except requests.exceptions.ChunkedEncodingError as error:
-        raise DownloadError(f'{where}: the connection kept breaking off ({_innermost(error)}); run '
+    except _broken_off() as error:
+        raise DownloadError(f'{where}: the connection kept breaking off ({innermost(error)}); run '
                             'the same command again, it goes on where it stopped') from error
-    except requests.HTTPError as error:
+    except HfHubHTTPError as error:
         raise DownloadError(f'{where} answers with an error: {error}') from error
-    except (requests.ConnectionError, requests.Timeout, OfflineModeIsEnabled) as error:
+    except (requests.ConnectionError, requests.Timeout, httpx.TransportError,
+            OfflineModeIsEnabled) as error:
         by_choice = isinstance(error, OfflineModeIsEnabled)
-        reason = 'HF_HUB_OFFLINE is set' if by_choice else _innermost(error)
+        reason = 'HF_HUB_OFFLINE is set' if by_choice else innermost(error)
         raise OfflineError(
             f'the hub at {endpoint} cannot be reached ({reason}). Either fetch {repo} on a machine '
             f'that can, with `hf download {repo} --revision {revision} --include "*.safetensors" '
@@ -159,8 +160,8 @@ def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterato
             'config') from error
 
 
-def _innermost(error: BaseException) -> str:
-    """The first cause in words, without the objects that requests and urllib3 print."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return str(error).rpartition('>: ')[2]
+def _broken_off() -> tuple[type[Exception], ...]:
+    """Errors of a connection that ends in the middle; huggingface_hub 1 asks through httpx."""
+    import httpx
+    import requests
+    return requests.exceptions.ChunkedEncodingError, httpx.RemoteProtocolError

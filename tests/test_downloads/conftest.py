@@ -44,7 +44,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
     ``server.cuts``: so many answers still end after half of what they announce; without
     ``server.lengths`` they announce nothing. ``server.redirects``: path -> other address;
-    ``server.logins``: host and login of every request.
+    ``server.logins``: host and login of every request; ``server.encodings``: what it accepts.
     """
 
     protocol_version = 'HTTP/1.1'
@@ -54,6 +54,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self, body=True):
         server = self.server
+        server.encodings.append(self.headers['Accept-Encoding'])
         server.logins.append((self.headers['Host'], self.headers.get('Authorization')))
         if self.path in server.redirects:
             self.send_response(302)
@@ -105,11 +106,11 @@ class Files(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     """The server; ``server.url`` is its address."""
     monkeypatch.setenv('no_proxy', '*')
-    monkeypatch.setattr(transfer, '_PAUSE', 0)
+    monkeypatch.setattr(transfer, '_RETRIES', 0)
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Files) as server:
         server.daemon_threads = True
         server.files, server.headers, server.errors, server.asked = {}, {}, {}, []
-        server.redirects, server.logins = {}, []
+        server.redirects, server.logins, server.encodings = {}, [], []
         server.cuts, server.cut_above, server.ranges, server.lengths = 0, 0, True, True
         server.url = f'http://127.0.0.1:{server.server_port}'
         threading.Thread(target=server.serve_forever, args=(0.02, ), daemon=True).start()

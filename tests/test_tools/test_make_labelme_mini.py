@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mmcv.transforms import Compose
 
-from pixelsail_mm.datasets.converters.labelme_mini import PACKAGE, SDIST
+from pixelsail_mm.datasets.converters.labelme_mini import PACKAGE, SDIST, SDIST_SHA256
 from pixelsail_mm.downloads import OfflineError
 from pixelsail_mm.downloads.pip_index import download
 
@@ -50,7 +50,7 @@ def test_offline_gives_one_message(tool, tmp_path):
 def archive(tmp_path_factory):
     """The real source archive, downloaded."""
     try:
-        return download(PACKAGE, SDIST, tmp_path_factory.mktemp('sdist'))
+        return download(PACKAGE, SDIST, tmp_path_factory.mktemp('sdist'), SDIST_SHA256)
     except OfflineError as error:
         pytest.skip(f'needs a package index: {error}')
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fetch a public base, tokenizer or expert by name, with checksums; goes on where it stopped.
+"""Fetch a public base, tokenizer or expert by name, and check its sha256.
 
 Examples:
     python tools/misc/download.py --list

@@ -81,7 +81,7 @@ def make_labelme_mini(out: str | os.PathLike, archive: str | os.PathLike | None 
 
     Raises:
         DownloadError: The archive cannot be downloaded.
-        ArchiveError: It is not the expected archive, or an unsafe one.
+        ArchiveError: It is not the expected archive.
         AnnotationError: Its content does not fit the sentences.
         FileExistsError: ``out`` holds something else.
     """
@@ -89,7 +89,8 @@ def make_labelme_mini(out: str | os.PathLike, archive: str | os.PathLike | None 
     _check_target(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as scratch:
-        path = Path(archive) if archive else download(PACKAGE, SDIST, Path(scratch))
+        path = Path(archive) if archive else download(PACKAGE, SDIST, Path(scratch),
+                                                         sha256)
         check_sha256(path, sha256)
         members = read_members(path, MEMBERS, ('.json', '.jpg'))
         partial = Path(scratch) / target.name

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import os.path as osp
 import re
-from types import MappingProxyType
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, NoReturn, Sequence
+from functools import cache
+from typing import Any, Iterator, Mapping, NamedTuple, NoReturn, Sequence
 
 import numpy as np
-from mmengine.structures import BaseDataElement
 
 from pixelsail_mm.datasets.base import PixelDataset, select_turns
 from pixelsail_mm.datasets.files.annotation_files import iter_json_lines, iter_json_list
+from pixelsail_mm.datasets.files.json_schema import Schema
 from pixelsail_mm.datasets.readers.regions import draw_prompt_ids, named_prompts, rename_prompts
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.errors import AnnotationError, BadSampleError
 from pixelsail_mm.registry import DATASETS
-from pixelsail_mm.tokenization import NUM_PROMPTS, SEG_TOKEN
+from pixelsail_mm.tokenization import SEG_TOKEN
 
 _EVALUATION_KEYS = ('choices', 'correct', 'references', 'expression', 'no_target')
 _LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
-_MOST_PIXELS = 1_000_000
-_FORBIDDEN = re.compile(r'</?vision>|<vpatch>|<Prompt(1[5-9]|[2-9][0-9]|0[0-9]|[0-9]{3,})>')
-# Keys of ``meta`` that the reader or the pipeline gives, and attributes of every data sample.
-RESERVED_KEYS = frozenset(
-    'sample_id dataset choices answer references expression no_target img_path ori_shape grid '
-    'question gt_text dropped_turns gt_masks prompt_masks prompt_ids image pred_text pred_masks '
-    'pred_scores'.split()) | {name for name in dir(BaseDataElement) if name[0] != '_'}
+
+
+@cache
+def _entry_schema() -> Schema:
+    return Schema('pixel_chat.schema.json', 'entry')
 
 
 @DATASETS.register_module()
@@ -166,7 +163,7 @@ def _read_entries(path: str) -> Iterator[Any]:
 
 def _make_item(entry: Any, number: int, at: _Place, img_path: str, mask_path: Any) -> dict:
     """Item of an entry: checked, masks beside their turns, paths with their folders."""
-    check_entry(entry, at)
+    _entry_schema().check(entry, at.file, at.key)
     check_links(entry, at)
     masks = iter([_locate(mask, mask_path) for mask in entry.get('masks', ())])
     turns = [dict(human=turn['question'], gpt=turn['answer'],
@@ -202,151 +199,6 @@ class _Place(NamedTuple):
 
     def fail(self, reason: str) -> NoReturn:
         raise BadSampleError(self.file, self.key, reason)
-
-
-Check = Callable[[Any, _Place], None]
-_NONE: Mapping[str, Any] = MappingProxyType({})
-
-
-def _is(rule: Callable[[Any], Any], what: str) -> Check:
-    def check(value: Any, at: _Place) -> None:
-        if not rule(value):
-            at.fail(f'must be {what}, got {type(value).__name__} {value!r:.60}')
-    return check
-
-
-def _list_of(each: Check, least: int = 0, most: float = math.inf) -> Check:
-    fits = _is(lambda value: isinstance(value, list) and least <= len(value) <= most,
-               f'a list of {least} or more values' + f', at most {most}' * (most < math.inf))
-
-    def check(value: Any, at: _Place) -> None:
-        fits(value, at)
-        for i, inner in enumerate(value):
-            each(inner, at(f'[{i}]'))
-    return check
-
-
-def _object(required: Mapping[str, Check], optional: Mapping[str, Check] = _NONE,
-            needs: Mapping[str, Sequence[str]] = _NONE) -> Check:
-    """Check of an object; ``needs`` are keys that a key must not be without."""
-    known = {**required, **optional}
-    fits = _is(lambda value: isinstance(value, dict), f'an object with keys of {list(known)}')
-
-    def check(value: Any, at: _Place) -> None:
-        fits(value, at)
-        unknown = [key for key in value if key not in known]
-        if unknown:
-            at.fail(f'has unknown keys {unknown[:12]}; known are {list(known)}')
-        wanted = [*required, *(more for key in needs if key in value for more in needs[key])]
-        missing = [key for key in wanted if key not in value]
-        if missing:
-            at.fail(f'lacks {missing}; has {list(value)}')
-        for key, inner in value.items():
-            known[key](inner, at(f'.{key}'))
-    return check
-
-
-def _one_of(kinds: Mapping[str, Check], polygons: bool = False) -> Check:
-    """Check of an object that has the key of exactly one kind, or of a list of polygons."""
-    what = f'an object with exactly one of {list(kinds)}' + ' or polygons' * polygons
-
-    def check(value: Any, at: _Place) -> None:
-        found = [kind for kind in kinds if isinstance(value, dict) and kind in value]
-        if polygons and isinstance(value, list):
-            _POLYGONS(value, at)
-        elif len(found) == 1:
-            kinds[found[0]](value, at)
-        else:
-            at.fail(f'must be {what}, got {type(value).__name__} {value!r:.60}')
-    return check
-
-
-def _is_integer(value: Any) -> bool:
-    """JSON knows one kind of number: 3.0 is whole, true is no number."""
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    return whole and not isinstance(value, bool)
-
-
-def _integer(least: int, most: float = math.inf) -> Check:
-    bound = f' and at most {most}' * (most < math.inf)
-    return _is(lambda value: _is_integer(value) and least <= value <= most,
-               f'a whole number, at least {least}{bound}')
-
-
-def _is_pixel(value: Any) -> bool:
-    """Whether it can be a coordinate; NaN cannot."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and -_MOST_PIXELS <= value <= _MOST_PIXELS
-
-
-def _pixels(least: int, most: float, what: str) -> Check:
-    return _is(lambda value: isinstance(value, list) and least <= len(value) <= most
-               and all(map(_is_pixel, value)), f'{what} of numbers, in pixels of the image')
-
-
-def _message(value: Any, at: _Place) -> None:
-    _TEXT(value, at)
-    found = _FORBIDDEN.search(value)
-    if found:
-        at.fail(f'{found.group()} cannot be used; prompts are <Prompt0> to '
-                f'<Prompt{NUM_PROMPTS - 1}>, image tokens come from the pipeline')
-
-
-def _question(value: Any, at: _Place) -> None:
-    _message(value, at)
-    if SEG_TOKEN in value:
-        at.fail(f'a question must not contain {SEG_TOKEN}; only answers have masks')
-
-
-def _meta(value: Any, at: _Place) -> None:
-    _is(lambda value: isinstance(value, dict), 'an object')(value, at)
-    for key in value:
-        if key in RESERVED_KEYS or not re.match('[A-Za-z]', key):
-            at.fail(f'cannot hold the key {key!r}, which means something else in a sample; choose '
-                    'another name that begins with a letter')
-
-
-_TEXT = _is(lambda value: isinstance(value, str) and re.search(r'\S', value),
-            'a text that is not blank')
-_LENGTH = _integer(1)
-_POINT = _pixels(2, 2, '[x, y]')
-_POLYGONS = _list_of(_pixels(6, math.inf, 'a polygon [x1, y1, x2, y2, x3, y3, ...]'))
-_COUNTS = _is(lambda value: isinstance(value, str) and re.search(r'\S', value) or isinstance(
-    value, list) and all(_is_integer(count) and count >= 0 for count in value),
-              'compressed run lengths (a text) or a list of whole numbers')
-_PARTS = dict(
-    counts=_object(dict(size=_list_of(_LENGTH, 2, 2), counts=_COUNTS)),
-    png=_object(dict(png=_TEXT), dict(ids=_list_of(_integer(0, 0xFFFFFF), 1))))
-_UNION = _object(dict(union=_list_of(_one_of(_PARTS, polygons=True), 1)))
-_MASK = _one_of(dict(_PARTS, union=_UNION), polygons=True)
-_ID = dict(id=_integer(0, NUM_PROMPTS - 1))
-_WIDTH = _is(lambda value: _is_pixel(value) and value >= 1, 'a number of pixels, at least 1')
-_PROMPT = _one_of(dict(
-    mask=_object(dict(_ID, mask=_MASK)),
-    box=_object(dict(_ID, box=_pixels(4, 4, '[x1, y1, x2, y2]'))),
-    point=_object(dict(_ID, point=_POINT)),
-    scribble=_object(dict(_ID, scribble=_list_of(_POINT, 1)), dict(width=_WIDTH)),
-    absent=_object(dict(_ID, absent=_is(lambda value: value is True, 'true')))))
-_LETTER = _is(lambda value: isinstance(value, str) and len(value) == 1 and value in _LETTERS,
-              'the letter of a choice, A for the first')
-_TURN = _object(
-    dict(question=_question, answer=_message),
-    dict(choices=_list_of(_TEXT, 2, len(_LETTERS)), correct=_LETTER, expression=_TEXT,
-         references=_list_of(_TEXT, 1),
-         no_target=_is(lambda value: isinstance(value, bool), 'true or false')),
-    needs=dict(choices=['correct'], correct=['choices']))
-_ENTRY = _object(
-    dict(turns=_list_of(_TURN, 1)),
-    dict(id=lambda value, at: None if _is_integer(value) else _TEXT(value, at), image=_TEXT,
-         height=_LENGTH, width=_LENGTH, masks=_list_of(_MASK),
-         prompts=_list_of(_PROMPT, 0, NUM_PROMPTS), meta=_meta),
-    needs=dict(masks=['image'], prompts=['image'], height=['width', 'image'],
-               width=['height', 'image']))
-
-
-def check_entry(entry: Any, at: _Place) -> None:
-    """Check an entry for what ``pixel_chat.schema.json`` says."""
-    _ENTRY(entry, at)
 
 
 def check_links(entry: dict, at: _Place) -> None:

@@ -1,4 +1,4 @@
-"""The schema of our own format and the checks of its reader, which must agree."""
+"""The schema of our own format: what it allows, and how its faults are said."""
 
 import copy
 import json
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pixelsail_mm.datasets import BadSampleError
 from pixelsail_mm.datasets.readers import pixel_chat
-from pixelsail_mm.datasets.readers.pixel_chat import RESERVED_KEYS, check_entry, validate_pixel_chat
+from pixelsail_mm.datasets.readers.pixel_chat import validate_pixel_chat
 from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.tokenization import NUM_PROMPTS
 from tests.test_datasets.test_readers.pixel_chat_entries import (
     FULL,
     POLYGON,
@@ -87,6 +88,32 @@ INVALID = dict(
     meta_method=entry(meta={'keys': 1}), meta_private=entry(meta=dict(_x=1)),
     meta_blank=entry(meta={'': 1}))
 
+# Place and reason of some of them: unknown and missing keys, values, alternatives.
+SAID = dict(
+    nothing=": lacks ['turns']; has []",
+    other_spelling=".turns[0]: has unknown keys ['human', 'gpt']; known are ['question', 'answer', "
+    "'choices', 'correct', 'references', 'expression', 'no_target']",
+    height_alone=": lacks ['width']; has ['image', 'turns', 'height']",
+    text_height='.height: got str \'6\', but it is not of type "integer"; wanted: A whole number of '
+    'pixels, at least 1.',
+    null_question='.turns[0].question: got NoneType None, but it is not of type "string"; wanted: A '
+    'text that is not blank.',
+    prompt_15='.turns[0].question: <Prompt15> cannot be used; wanted: A text without tokens that '
+    'only the pipeline writes and without prompts but <Prompt0> to <Prompt14>.',
+    text_coordinate='.masks[0][0][5]: got str \'5\', but it is not of type "number"; wanted: A '
+    'number of pixels of the image.',
+    extra_rle=".masks[0]: has unknown keys ['area']; known are ['size', 'counts']",
+    no_size=".masks[0]: lacks ['size']; has ['counts']",
+    ids_alone=".masks[0]: lacks ['png']; has ['ids']",
+    null_mask='.masks[0]: got NoneType None; wanted: One mask at the size of the image: polygons, '
+    "or an object with exactly one of 'counts', 'png' and 'union'.",
+    negative_counts='.masks[0].counts[1]: got int -1, but it is less than the minimum of 0; wanted: '
+    'COCO run lengths, compressed (text) or not (numbers, column by column).',
+    no_kind=".prompts[0]: got dict {'id': 3}; wanted: One visual prompt: an id and exactly one of "
+    "'mask', 'box', 'point', 'scribble' and 'absent'.",
+    meta_taken=".meta: cannot hold the key 'answer'; wanted: A name that begins with a letter and "
+    'means nothing else in a sample.')
+
 # A schema cannot say these; the reader does.
 UNLINKED = dict(
     masks_missing=(entry(turn(answer='[SEG] and [SEG].'), masks=[POLYGON]),
@@ -104,77 +131,27 @@ UNLINKED = dict(
     odd_prompt=(prompted(mask=[[1, 1, 5, 1, 5, 5, 2]]), r'prompts\[0\]\.mask\[0\]'))
 
 
-# --- a validator of what the schema uses, since the project has none ---
-
-NOTES = {'$schema', '$comment', '$defs', 'title', 'description'}
-
-
-def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-TYPES = dict(
-    object=lambda v: isinstance(v, dict), array=lambda v: isinstance(v, list),
-    string=lambda v: isinstance(v, str), boolean=lambda v: isinstance(v, bool), number=is_number,
-    integer=lambda v: is_number(v) and float(v).is_integer())
-# Keyword -> (type it applies to, rule(value, keyword's value, whole schema)).
-KEYWORDS = {
-    'required': ('object', lambda v, x, s: all(key in v for key in x)),
-    'properties': ('object', lambda v, x, s: all(follows(v[k], x[k]) for k in x if k in v)),
-    'additionalProperties': ('object', lambda v, x, s: x is False and set(v) <= set(
-        s['properties'])),
-    'propertyNames': ('object', lambda v, x, s: all(follows(key, x) for key in v)),
-    'dependentRequired': ('object', lambda v, x, s: all(
-        other in v for key in x if key in v for other in x[key])),
-    'items': ('array', lambda v, x, s: all(follows(inner, x) for inner in v)),
-    'minItems': ('array', lambda v, x, s: len(v) >= x),
-    'maxItems': ('array', lambda v, x, s: len(v) <= x),
-    'pattern': ('string', lambda v, x, s: re.search(x, v) is not None),
-    'minLength': ('string', lambda v, x, s: len(v) >= x),
-    'maxLength': ('string', lambda v, x, s: len(v) <= x),
-    'minimum': ('number', lambda v, x, s: v >= x),
-    'maximum': ('number', lambda v, x, s: v <= x),
-    'type': (None, lambda v, x, s: TYPES[x](v)),
-    'enum': (None, lambda v, x, s: v in x),
-    'const': (None, lambda v, x, s: type(v) is type(x) and v == x),
-    '$ref': (None, lambda v, x, s: follows(v, SCHEMA['$defs'][x.removeprefix('#/$defs/')])),
-    'not': (None, lambda v, x, s: not follows(v, x)),
-    'anyOf': (None, lambda v, x, s: any(follows(v, option) for option in x)),
-    'oneOf': (None, lambda v, x, s: sum(follows(v, option) for option in x) == 1),
-}
-
-
-def follows(value, schema):
-    """Whether a value is as a schema says; an unknown keyword is a KeyError."""
-    rules = [(*KEYWORDS[key], wanted) for key, wanted in schema.items() if key not in NOTES]
-    return all(rule(value, wanted, schema) for kind, rule, wanted in rules
-               if kind is None or TYPES[kind](value))
-
-
-def by_schema(candidate):
-    return follows(candidate, dict(SCHEMA['$defs']['entry']))
-
-
-def by_reader(candidate):
+def fault_of(candidate):
+    """What the schema says of an entry; None if it allows it."""
     try:
-        check_entry(candidate, pixel_chat._Place('f.json', '[0]'))
+        pixel_chat._entry_schema().check(candidate, 'f.json', '[0]')
     except BadSampleError as error:
         assert (error.file, error.key[:3]) == ('f.json', '[0]')
-        return False
-    return True
+        return f'{error.key}: {error.reason}'
+    return None
 
 
 class TestSchema:
 
     @pytest.mark.parametrize('name', VALID)
     def test_valid_entries(self, name, tmp_path):
-        assert by_schema(VALID[name]) and by_reader(VALID[name])
+        assert fault_of(VALID[name]) is None
         (tmp_path / 'f.json').write_text(json.dumps([VALID[name]]))
         assert validate_pixel_chat(tmp_path / 'f.json') == []
 
     @pytest.mark.parametrize('name', INVALID)
     def test_invalid_entries(self, name, tmp_path):
-        assert not by_schema(INVALID[name]) and not by_reader(INVALID[name])
+        assert fault_of(INVALID[name])
         (tmp_path / 'f.json').write_text(json.dumps([INVALID[name]]))
         problem, = validate_pixel_chat(tmp_path / 'f.json')
         assert 'f.json: [0]' in problem
@@ -182,26 +159,43 @@ class TestSchema:
     @pytest.mark.parametrize('name', UNLINKED)
     def test_faults_that_a_schema_cannot_name(self, name, tmp_path):
         candidate, message = UNLINKED[name]
-        assert by_schema(candidate) and by_reader(candidate)
+        assert fault_of(candidate) is None
         (tmp_path / 'f.json').write_text(json.dumps([VALID['full'], candidate]))
         problem, = validate_pixel_chat(tmp_path / 'f.json')
         assert re.search(r'f\.json: \[1\].*' + message, problem), problem
 
+    @pytest.mark.parametrize(('name', 'message'), SAID.items())
+    def test_faults_are_said_with_their_place_and_what_is_wanted(self, name, message):
+        assert fault_of(INVALID[name]) == '[0]' + message
+
+    @pytest.mark.parametrize('number', [float('nan'), float('inf')])
+    def test_what_python_alone_takes_for_json_is_refused(self, number):
+        assert re.search(rf'masks\[0\]\[0\]\[5\]: got float {number}.*A number of pixels',
+                         fault_of(masked([[1, 1, 5, 1, 5, number]])))
+        assert 'surrogates not allowed' in fault_of(asked(answer='half a pair \ud83d'))
+
     @settings(max_examples=250)
     @given(st.data())
-    def test_schema_and_reader_agree_on_damaged_entries(self, data):
+    def test_damaged_entries_are_read_or_refused(self, data):
         damaged = copy.deepcopy(FULL)
         for _ in range(data.draw(st.integers(1, 2))):
             damage(damaged, data)
-        assert by_schema(damaged) == by_reader(damaged)
-
-    def test_the_file_is_a_list_of_at_least_one_entry(self):
-        assert follows([FULL], SCHEMA) and not follows([], SCHEMA) and not follows(FULL, SCHEMA)
+        try:
+            pixel_chat._make_item(damaged, 0, pixel_chat._Place('f', '[0]'), 'images', 'masks')
+        except BadSampleError as error:
+            assert error.key.startswith('[0]')
 
     def test_reserved_keys_are_those_of_the_reader_the_pipeline_and_the_sample(self):
-        names = SCHEMA['$defs']['entry']['properties']['meta']['propertyNames']
-        assert set(names['not']['enum']) == RESERVED_KEYS
-        assert {name for name in dir(PixelDataSample) if name[0] != '_'} <= RESERVED_KEYS
+        names = SCHEMA['$defs']['entry']['properties']['meta']['propertyNames']['not']['enum']
+        given = set('sample_id dataset choices answer references expression no_target img_path '
+                    'ori_shape grid question gt_text dropped_turns gt_masks prompt_masks '
+                    'prompt_ids image pred_text pred_masks pred_scores'.split())
+        assert set(names) == given | {name for name in dir(PixelDataSample) if name[0] != '_'}
+
+    def test_prompts_are_as_many_as_the_tokenizer_has(self):
+        prompts = SCHEMA['$defs']['entry']['properties']['prompts']
+        assert prompts['maxItems'] == NUM_PROMPTS
+        assert SCHEMA['$defs']['prompt']['properties']['id']['maximum'] == NUM_PROMPTS - 1
 
     def test_every_key_is_described(self):
         definitions = SCHEMA['$defs']
@@ -216,7 +210,7 @@ class TestSchema:
         examples = [json.loads(block) for block in blocks]
         assert len(examples) >= 3
         for example in examples:
-            assert all(by_schema(e) and by_reader(e) for e in example), example
+            assert all(fault_of(e) is None for e in example), example
         keys = set(re.findall(r'^\| `(\w+)`', text, re.MULTILINE))
         for name in ('entry', 'turn', 'prompt'):
             assert set(SCHEMA['$defs'][name]['properties']) <= keys
