@@ -77,20 +77,25 @@ class AnnotationError(BadSampleError):
 
 
 class MissingFilesError(UserError, FileNotFoundError):
-    """Files or folders that a dataset's config names do not exist.
+    """Files or folders that a config names do not exist.
 
     Args:
-        missing: (config key, path) pairs, all of them.
-        dataset: Name of the dataset.
+        missing: (config key, path) pairs, all of them; a path that several name is told once.
+        dataset: Name of the dataset, or what else names them.
     """
 
     def __init__(self, missing: Iterable[tuple[str, str]], dataset: str) -> None:
         self.missing = list(missing)
         self.dataset = dataset
-        lines = '\n'.join(f'  {path}   ({key})' for key, path in self.missing)
-        super().__init__(f'{dataset}: {len(self.missing)} files or folders are missing:\n{lines}\n'
-                         'correct these keys (relative paths start at data_root), or fetch or '
-                         'generate the data first')
+        keys: dict[str, list[str]] = {}
+        for key, path in self.missing:
+            keys.setdefault(path, []).append(key)
+        lines = '\n'.join(f'  {path}   ({names[0]}'
+                          + (f' and {len(names) - 1} more)' if len(names) > 1 else ')')
+                          for path, names in keys.items())
+        super().__init__(f'{dataset}: {len(keys)} files or folders are missing:\n{lines}\n'
+                         'correct these keys (relative paths start at data_root; --cfg-options '
+                         'changes them for one run), or fetch or generate the data first')
 
     def __reduce__(self):
         """Rebuild from the arguments, so that it crosses worker process borders."""
@@ -128,7 +133,12 @@ class ArchiveError(UserError, ValueError):
 def first_line(error: BaseException) -> str:
     """Cut another library's message to the line that says what is wrong.
 
+    PyTorch's advice to load with ``weights_only=False`` is not passed on.
+
     Args:
         error: Any error.
     """
-    return str(error).strip().split('\n')[0][:300]
+    said = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
+    if len(said) > 1 and said[0].endswith(':'):  # a heading, as PyTorch's of unfitting weights
+        said[0] += f' {said[1].strip()}'
+    return (said or [type(error).__name__])[0].partition(' In PyTorch 2.6')[0][:300]

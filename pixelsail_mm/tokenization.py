@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, Iterable, Mapping
 
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ConfigError, first_line
 
 NUM_PROMPTS = 15
 SEG_TOKEN = '[SEG]'
@@ -165,7 +165,7 @@ def _load(path: str, options: tuple):
         tokenizer = AutoTokenizer.from_pretrained(path, **dict(options))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f'tokenizer {path!r} could not be loaded ({str(error).splitlines()[0]}). Give a folder '
+            f'tokenizer {path!r} could not be loaded ({first_line(error)}). Give a folder '
             'that holds tokenizer.json, or a hub name when a network is available; the ShapesWorld '
             'tokenizer is written by tools/dataset_converters/make_shapes_world.py') from error
     return _with_special_tokens(tokenizer)

@@ -2,7 +2,7 @@
 
 import copy
 
-from pixelsail_mm.errors import CheckpointError, first_line
+from pixelsail_mm.errors import CheckpointError, MissingFilesError, first_line
 
 
 def test_checkpoint_error_crosses_process_borders():
@@ -14,3 +14,12 @@ def test_checkpoint_error_crosses_process_borders():
 
 def test_first_line_of_a_long_message():
     assert first_line(ValueError('\n what\n where')) == 'what'
+    assert first_line(ValueError('Size mismatch:\n\tweight\n\tbias')) == 'Size mismatch: weight'
+    assert first_line(ValueError('It failed. In PyTorch 2.6, advice')) == 'It failed.'
+    assert first_line(EOFError()) == 'EOFError'
+
+
+def test_a_missing_path_is_told_once_with_its_keys():
+    error = copy.copy(MissingFilesError([('a', 'x'), ('b', 'x'), ('c', 'y')], 'config'))
+    assert str(error).startswith('config: 2 files or folders are missing:\n  x   (a and 1 more)\n'
+                                 '  y   (c)\ncorrect these keys')

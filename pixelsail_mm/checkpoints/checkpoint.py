@@ -18,7 +18,7 @@ from typing import Any, Mapping, Sequence
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.formats.safe_pickle import (
-    one_line,
+    loading_fault,
     read_pickle,
     trusted_types,
     weights_only_loading,
@@ -35,7 +35,7 @@ from pixelsail_mm.checkpoints.loading.vocabulary import stored_vocabulary
 from pixelsail_mm.errors import CheckpointError
 
 __all__ = ['TRAINING_ONLY_PREFIXES', 'LoadReport', 'apply_weights', 'load_state', 'load_weights',
-           'one_line', 'open_state', 'save_weights', 'trusted_types', 'weights_only_loading']
+           'loading_fault', 'open_state', 'save_weights', 'trusted_types', 'weights_only_loading']
 
 _NUMBERED_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\..+)')
 

@@ -19,7 +19,7 @@ from pixelsail_mm.downloads.catalogue import (
     load_catalogue,
 )
 from pixelsail_mm.downloads.hub import download_repository, read_record, wrong_files
-from pixelsail_mm.errors import ArchiveError, ConfigError, NotPublishedError
+from pixelsail_mm.errors import ConfigError, NotPublishedError
 
 
 def download_entry(name: str, out: str | None = None, archive: str | None = None,

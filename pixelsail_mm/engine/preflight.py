@@ -2,13 +2,13 @@
 
 import logging
 import os
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.checks.repeats import find_repeats
-from pixelsail_mm.datasets.files.annotation_files import find_file
+from pixelsail_mm.datasets.files.annotation_files import find_file, require_paths
 from pixelsail_mm.datasets.files.image_folders import absent_choices
 from pixelsail_mm.datasets.sample_source import SampleSource
 from pixelsail_mm.errors import ConfigError
@@ -52,22 +52,12 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
         loaders: Keys of the data loaders that the run uses.
 
     Raises:
-        ConfigError: Something is missing; the message lists all of it with its config keys.
+        MissingFilesError: Something is missing; the message lists all of it with its config keys.
     """
     wanted = [item for loader in loaders for item in _paths(cfg.get(loader), loader)]
     if cfg.get('load_from'):
-        wanted.append(('load_from', cfg.load_from))
-    missing: Dict[str, List[str]] = {}
-    for key, path in wanted:
-        if '://' not in path and not os.path.exists(os.path.expanduser(path)):
-            missing.setdefault(path, []).append(key)
-    if missing:
-        lines = '\n'.join(f'  {path}   ({keys[0]}'
-                          + (f' and {len(keys) - 1} more)' if len(keys) > 1 else ')')
-                          for path, keys in missing.items())
-        raise ConfigError(f'{len(missing)} files or folders of the config are missing:\n{lines}\n'
-                          'correct these keys (or --cfg-options), or fetch or generate the data '
-                          'first')
+        wanted.append(('load_from', os.path.expanduser(cfg.load_from)))
+    require_paths({key: path for key, path in wanted if '://' not in path}, 'config')
 
 
 def check_sample_ids(dataset, key: str) -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from pixelsail_mm.engine.setting_differences import differences
+from pixelsail_mm.setting_differences import differences
 
 #: Key of the record in a checkpoint's ``meta``: JSON text, which anyone can read and nothing runs.
 RECORD = 'training_settings'

@@ -6,7 +6,6 @@ import pytest
 
 from pixelsail_mm.downloads import DownloadError, OfflineError, npm_registry
 
-
 SHA256 = hashlib.sha256(b'archive').hexdigest()
 
 

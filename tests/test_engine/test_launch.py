@@ -3,7 +3,7 @@ import pytest
 from pixelsail_mm.command_line import explain, run_command
 from pixelsail_mm.engine.launch import parse_options, read_config
 from pixelsail_mm.engine.preflight import check_files
-from pixelsail_mm.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import CheckpointError, ConfigError, MissingFilesError
 
 CONFIG = """
 model = dict(type='A', distill=[1])
@@ -49,10 +49,10 @@ def test_all_missing_files_are_listed(tmp_path):
             dict(data_root=str(tmp_path), ann_file='there.json'),
             dict(data_root=str(tmp_path), ann_file='gone.json', data_prefix=dict(img='images')),
             dict(ann_file=str(tmp_path / 'away.json'))]))))
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(MissingFilesError) as error:
         check_files(cfg, ('train_dataloader', ))
     text = str(error.value)
-    assert text.startswith('4 files or folders')
+    assert text.startswith('config: 4 files or folders')
     for name in ('gone.json', 'images', 'away.json', 'w.pth'):
         assert name in text
     assert 'there.json' not in text

@@ -19,7 +19,7 @@ from pixelsail_mm.checkpoints.formats.checkpoint_files import (
 from pixelsail_mm.checkpoints.formats.safetensors_files import DTYPES, map_once
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import ZeroTensor
 from pixelsail_mm.checkpoints.loading.vocabulary import Vocabulary, stored_vocabulary
-from pixelsail_mm.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.tokenization import build_tokenizer
 
@@ -169,7 +169,7 @@ def _describe(llm: str) -> tuple[dict, dict]:
         architecture = AutoConfig.from_pretrained(llm).to_diff_dict()
     except (OSError, ValueError) as error:
         raise ConfigError(f'model.backbone.llm {llm!r}: its config.json cannot be read '
-                          f'({str(error).splitlines()[0]}); give the folder of the base') from error
+                          f'({first_line(error)}); give the folder of the base') from error
     try:
         settings = GenerationConfig.from_pretrained(llm).to_diff_dict()
     except OSError:

@@ -13,7 +13,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 import torch
 
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, first_line
 
 # Numbers only: an array of objects can be made of bytes, which NumPy takes for addresses.
 _NUMPY_KINDS = ('bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64',
@@ -112,18 +112,13 @@ def _refusal(error: BaseException) -> str | None:
     return found.group(1) if found else None
 
 
-def one_line(error: BaseException) -> str:
-    """Cut an error's text to the line that says what is wrong.
-
-    PyTorch's advice to load with ``weights_only=False`` is not passed on.
+def loading_fault(error: BaseException) -> str:
+    """Say in one line why a file was not loaded; for a refused type, which one.
 
     Args:
-        error: Any error.
+        error: Any error of loading.
     """
-    said = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
-    if len(said) > 1 and said[0].endswith(':'):  # a heading, as PyTorch's of unfitting weights
-        said[0] += f' {said[1].strip()}'
-    return _refusal(error) or (said or [type(error).__name__])[0].partition(' In PyTorch 2.6')[0]
+    return _refusal(error) or first_line(error)
 
 
 def can_be_mapped(path: Path) -> bool:
@@ -168,7 +163,7 @@ def read_pickle(path: Path, map_location: str = 'cpu', mmap: bool = False,
                 'ask its author for a .safetensors file, or convert it where you trust it'
             ) from error
         raise CheckpointError(
-            path, f'not a readable PyTorch file, probably truncated ({one_line(error)})',
+            path, f'not a readable PyTorch file, probably truncated ({loading_fault(error)})',
             'copy it again, or resume from an earlier checkpoint (--resume PATH)') from error
     if not isinstance(content, dict):
         raise CheckpointError(path, f'holds a {type(content).__name__}, not a dict of weights',

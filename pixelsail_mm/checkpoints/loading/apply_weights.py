@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import CHUNK, ZeroTensor
-from pixelsail_mm.checkpoints.loading.architecture import differences
+from pixelsail_mm.checkpoints.loading.architecture import unlike_sizes
 from pixelsail_mm.checkpoints.loading.load_report import LoadReport, shortened
 from pixelsail_mm.checkpoints.loading.vocabulary import (
     Vocabulary,
@@ -167,7 +167,7 @@ def _check(report: LoadReport, required_prefixes: Sequence[str] | None, state: S
     needed = _needed(required_prefixes)
     unlike = ''
     if not required_prefixes:
-        unlike = differences({key: value.shape for key, value in state.items()},
+        unlike = unlike_sizes({key: value.shape for key, value in state.items()},
                              {key: value.shape for key, value in own.items()})
     if unlike:
         raise CheckpointError(report.source, f'is of another architecture: {unlike}',

@@ -45,7 +45,7 @@ def _family(parts: Mapping[str, Sequence[int]]) -> str:
     return 'Llama or Mistral'
 
 
-def differences(stored: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]]) -> str:
+def unlike_sizes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]]) -> str:
     """Compare two architectures; weights of 4-bit models have no comparable widths.
 
     Args:

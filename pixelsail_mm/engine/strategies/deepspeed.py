@@ -14,7 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from torch import Tensor, nn
 
-from pixelsail_mm.checkpoints.checkpoint import one_line, weights_only_loading
+from pixelsail_mm.checkpoints.checkpoint import loading_fault, weights_only_loading
 from pixelsail_mm.engine.strategies.common import StrategyMixin, on_cpu
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES
@@ -228,7 +228,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         except (RuntimeError, EOFError, OSError, KeyError, TypeError, AssertionError,
                 pickle.UnpicklingError) as error:
             raise CheckpointError(
-                filename, f'cannot be resumed here ({one_line(error)})',
+                filename, f'cannot be resumed here ({loading_fault(error)})',
                 'use the config, the ZeRO stage and the number of processes it was saved with, or '
                 'an earlier checkpoint') from error
         # ZeRO-1 and 2 take the norm to clip at from the checkpoint; it is a setting of the config.

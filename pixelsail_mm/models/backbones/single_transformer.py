@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
 from pixelsail_mm.models.backbones.family_check import WORKING, check_family
 from pixelsail_mm.models.backbones.lora import (
@@ -245,7 +245,7 @@ def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: 
     except OSError as error:
         raise FileNotFoundError(
             f'backbone.llm: weights {llm!r} could not be loaded '
-            f'({str(error).splitlines()[0]}). Give a folder with config.json and safetensors, a '
+            f'({first_line(error)}). Give a folder with config.json and safetensors, a '
             'hub name when a network is available, or a dict for random weights') from error
     rows = model.get_input_embeddings().num_embeddings
     if vocab_size is None:

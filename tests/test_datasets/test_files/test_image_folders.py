@@ -10,7 +10,7 @@ from PIL import Image
 from pixelsail_mm.datasets.checks import check_config
 from pixelsail_mm.datasets.files.image_folders import find_photo
 from pixelsail_mm.engine.preflight import check_files
-from pixelsail_mm.errors import ConfigError, MissingFilesError
+from pixelsail_mm.errors import MissingFilesError
 from pixelsail_mm.registry import DATASETS
 
 SQUARE = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
@@ -94,7 +94,7 @@ def test_the_report_before_training_names_what_is_needed_only(reader, root):
     check_files(cfg, ('train_dataloader', ))
     for folder in ('train2017', 'val2017'):
         (root / folder).rename(root / f'elsewhere_{folder}')
-    with pytest.raises(ConfigError, match='4 files or folders'):
+    with pytest.raises(MissingFilesError, match='4 files or folders'):
         check_files(cfg, ('train_dataloader', ))
 
 
@@ -104,7 +104,7 @@ def test_other_readers_need_all_their_folders(root):
     (root / 'p.json').write_text('{}')
     with pytest.raises(MissingFilesError, match='data_prefix.seg_map_path'):
         DATASETS.build(cfg)
-    with pytest.raises(ConfigError, match='1 files or folders'):
+    with pytest.raises(MissingFilesError, match='1 files or folders'):
         check_files(Config(dict(train_dataloader=dict(dataset=cfg))), ('train_dataloader', ))
 
 

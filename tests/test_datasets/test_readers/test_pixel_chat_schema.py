@@ -94,10 +94,10 @@ SAID = dict(
     other_spelling=".turns[0]: has unknown keys ['human', 'gpt']; known are ['question', 'answer', "
     "'choices', 'correct', 'references', 'expression', 'no_target']",
     height_alone=": lacks ['width']; has ['image', 'turns', 'height']",
-    text_height='.height: got str \'6\', but it is not of type "integer"; wanted: A whole number of '
-    'pixels, at least 1.',
-    null_question='.turns[0].question: got NoneType None, but it is not of type "string"; wanted: A '
-    'text that is not blank.',
+    text_height='.height: got str \'6\', but it is not of type "integer"; wanted: A whole number '
+    'of pixels, at least 1.',
+    null_question='.turns[0].question: got NoneType None, but it is not of type "string"; wanted: '
+    'A text that is not blank.',
     prompt_15='.turns[0].question: <Prompt15> cannot be used; wanted: A text without tokens that '
     'only the pipeline writes and without prompts but <Prompt0> to <Prompt14>.',
     text_coordinate='.masks[0][0][5]: got str \'5\', but it is not of type "number"; wanted: A '
@@ -107,8 +107,8 @@ SAID = dict(
     ids_alone=".masks[0]: lacks ['png']; has ['ids']",
     null_mask='.masks[0]: got NoneType None; wanted: One mask at the size of the image: polygons, '
     "or an object with exactly one of 'counts', 'png' and 'union'.",
-    negative_counts='.masks[0].counts[1]: got int -1, but it is less than the minimum of 0; wanted: '
-    'COCO run lengths, compressed (text) or not (numbers, column by column).',
+    negative_counts='.masks[0].counts[1]: got int -1, but it is less than the minimum of 0; '
+    'wanted: COCO run lengths, compressed (text) or not (numbers, column by column).',
     no_kind=".prompts[0]: got dict {'id': 3}; wanted: One visual prompt: an id and exactly one of "
     "'mask', 'box', 'point', 'scribble' and 'absent'.",
     meta_taken=".meta: cannot hold the key 'answer'; wanted: A name that begins with a letter and "
