@@ -3,17 +3,19 @@
 Our passes replace a decoder's attention and rotary embedding, and call its inner model and its head
 themselves. What a family does besides (caps, scales, attention sinks, recurrent layers, ...) may
 get lost on the way, and such a model trains without an error, to worse results. So a miniature of
-each family is compared with transformers' own code once, when a model is built.
+each family is compared with transformers' own code once, before a model is built.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from typing import Callable
+from typing import Callable, Iterator, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
@@ -21,10 +23,10 @@ from pixelsail_mm.models.backbones.patch_decoder import (
     final_states,
     generate,
     replace_rotary,
-    require_rotary,
     vocabulary_logits,
 )
 from pixelsail_mm.models.backbones.tiny_decoder import (
+    SIZE_NAMES,
     VOCABULARY,
     WINDOW,
     tiny_config,
@@ -36,53 +38,137 @@ TOLERANCE = 1e-4
 #: For messages; the whole list is in docs/bases.md.
 WORKING = ('one of those that work: qwen2, qwen3, llama, mistral, smollm3, olmo2, phi3, granite, '
            'cohere, gemma2, ...')
-# A text of its own beside a padded one with an image: start, first and last token of the image.
-_SPANS = [(0, 2, 8), (3, 3, 3)]
+# Rows of different lengths: start, first and last token of the image.
+_SPANS = [(0, 2, 8), (3, 3, 3), (2, 4, 9)]
 _LENGTH, _NEW = 11, 3
+# Sub-configs that are settings, not models.
+_NO_MODELS = {'attn_config', 'ffn_config'}
 
 _passed: set[tuple] = set()
 
 
-def check_family(llm: nn.Module, adapt: Callable[[nn.Module], None] | None = None,
-                 causal_images: bool = False) -> None:
-    """Compare a miniature of a decoder's family with transformers' own implementation.
+class Misfit(NamedTuple):
+    """Why a family does not work.
 
-    Compared are the logits of text, of a batch with an image block (against a dense mask), of
-    answers continued with a cache, and of sequences beyond the window or the trained length of
-    rotary scaling, which may be refused when they come. It runs on the CPU in float32, leaves the
-    random state as it was, and is done once in a process for each kind of config.
+    Attributes:
+        reason: The same on every machine; docs/bases.md lists it.
+        detail: The size of a difference, or an error of transformers' code; may be empty.
+    """
+
+    reason: str
+    detail: str = ''
+
+    def __str__(self) -> str:
+        return f'{self.reason} ({self.detail})' if self.detail else self.reason
+
+
+def check_family(config: PretrainedConfig, adapt: Callable[[nn.Module], None] | None = None,
+                 trust_remote_code: bool = False) -> None:
+    """Refuse the family of a config if it does not work; see :func:`family_misfit`.
+
+    A family that works is compared once in a process for each kind of config: one comparison takes
+    less than a second.
 
     Args:
-        llm: A stock decoder, as built; not changed.
-        adapt: What else is done to the decoder before it is used; must not change its results.
-        causal_images: Image tokens do not see later ones either.
+        config: As for :func:`family_misfit`.
+        adapt: As for :func:`family_misfit`.
+        trust_remote_code: As for :func:`family_misfit`.
 
     Raises:
-        ConfigError: A result differs by more than ``TOLERANCE``, or the family cannot be compared.
+        ConfigError: The family does not work, or ``adapt`` refuses it.
     """
-    require_rotary(llm)
-    name = f'{llm.config.model_type} ({type(llm).__name__})'
+    misfit = family_misfit(config, adapt, trust_remote_code)
+    if misfit is not None:
+        raise ConfigError(f'backbone.llm: the family {config.model_type} does not work here: '
+                          f'{misfit}. Use {WORKING} (docs/bases.md)')
+
+
+def family_misfit(config: PretrainedConfig, adapt: Callable[[nn.Module], None] | None = None,
+                  trust_remote_code: bool = False) -> Misfit | None:
+    """Compare a miniature of a config's family with transformers' own implementation.
+
+    Compared are the logits of text and of a batch with images, once with image blocks and once with
+    images that are read causally, against dense masks; answers continued with a cache, of text and
+    of both batches, whose rows differ in length; and sequences beyond the window or the trained
+    length of rotary scaling, which may be refused when they come. It runs on the CPU in float32 and
+    leaves the random state as it was.
+
+    Args:
+        config: Of a decoder; not changed.
+        adapt: What else is done to the decoder before it is used; must not change its results.
+        trust_remote_code: Run the code that the config names.
+
+    Returns:
+        What differs, None for a family that works.
+
+    Raises:
+        ConfigError: ``adapt`` refuses the family.
+    """
+    misfit = _form_misfit(config)
+    if misfit is not None:
+        return misfit
     try:
-        config = tiny_config(llm.config)
-        key = (type(llm), config.to_json_string(use_diff=False), adapt, causal_images)
+        kind = _decoder_class(config, trust_remote_code)
+        tiny = tiny_config(config)
+        key = (kind, tiny.to_json_string(use_diff=False), adapt)
         if key in _passed:
-            return
+            return None
         with _quiet_surroundings():
-            stock = tiny_model(type(llm), config, 'eager')
-            ours = tiny_model(type(llm), config, ATTENTION_NAME)
-            replace_rotary(ours)
-            if adapt is not None:
-                adapt(ours)
-            problem = _compare(ours, stock, causal_images)
-    except ConfigError:
-        raise
+            stock = tiny_model(kind, tiny, 'eager')
+            ours = tiny_model(kind, tiny, ATTENTION_NAME)
     except Exception as error:  # a family's code may raise anything; it is no use without this
-        problem = (f'a small copy cannot be run for comparison ({type(error).__name__}: '
-                   f'{first_line(error)})')
-    if problem:
-        raise ConfigError(f'backbone.llm: the family {name} does not work here: {problem}. Use '
-                          f'{WORKING} (docs/bases.md)')
-    _passed.add(key)
+        if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
+            return Misfit('its code takes no attention but its own')
+        return Misfit('a small copy cannot be built for comparison', _named(error))
+    with _quiet_surroundings():
+        try:
+            replace_rotary(ours)
+        except ConfigError as error:
+            return Misfit(str(error))
+        if adapt is not None:
+            adapt(ours)
+        misfit = _compare(ours, stock)
+    if misfit is None:
+        _passed.add(key)
+        return None
+    return _layers_misfit(config) or misfit
+
+
+def _form_misfit(config: PretrainedConfig) -> Misfit | None:
+    """What a config says by its form, before anything is built: such models are not small."""
+    parts = sorted(type(config).sub_configs.keys() - _NO_MODELS)
+    if parts:
+        return Misfit('it is a model of several parts; use its text part where that is a family of '
+                      'its own', ', '.join(parts))
+    settings = config.to_dict()
+    missing = [name for name in SIZE_NAMES if settings.get(name) is None]
+    if missing:
+        return Misfit('its config is not that of a rotary decoder such as Llama',
+                      f'no {", ".join(missing)}')
+    return None
+
+
+def _layers_misfit(config: PretrainedConfig) -> Misfit | None:
+    """Name layers that are no attention: the reason behind whatever difference they make."""
+    kinds = {kind for name in ('layer_types', 'layers_block_type')
+             for kind in getattr(config, name, None) or ()}
+    others = sorted(kind for kind in kinds if 'linear' in kind or 'attention' not in kind)
+    if others:
+        return Misfit(f'it has layers without attention ({", ".join(others)}), which read padding '
+                      'and know no image block')
+    return None
+
+
+def _decoder_class(config: PretrainedConfig, trust_remote_code: bool) -> type[nn.Module]:
+    """The class that ``AutoModelForCausalLM`` chooses."""
+    remote = (getattr(config, 'auto_map', None) or {}).get('AutoModelForCausalLM')
+    if remote and trust_remote_code:
+        return get_class_from_dynamic_module(remote, config.name_or_path)
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _named(error: Exception) -> str:
+    return f'{type(error).__name__}: {first_line(error)}'
 
 
 @contextmanager
@@ -101,23 +187,34 @@ def _quiet_surroundings():
         torch.set_default_dtype(dtype)
 
 
-def _compare(ours: nn.Module, stock: nn.Module, causal_images: bool) -> str | None:
+def _compare(ours: nn.Module, stock: nn.Module) -> Misfit | None:
     """What differs, None for nothing."""
-    ids = torch.randint(0, VOCABULARY, (2, _LENGTH), generator=torch.Generator().manual_seed(1))
-    layout = AttentionLayout(_SPANS, _LENGTH, causal_images=causal_images)
-    text, plain = ids[:1], AttentionLayout([(0, 0, 0)], _LENGTH)
-    differences = {
-        'logits of text': _distance(_logits(ours, text, plain), stock(text).logits),
-        'logits of a batch with an image block': _distance(
-            _logits(ours, ids, layout), _dense_logits(stock, ids, layout), layout),
-        'answers generated with a cache': _answers(ours, stock, ids, layout),
-        f'text beyond its window of {WINDOW} tokens or rotary length': _long(ours, stock),
-    }
-    for part, difference in differences.items():
+    for part, measure in _parts(ours, stock):
+        try:
+            difference = measure()
+        except Exception as error:
+            return Misfit(f'{part} end in an error of its code', _named(error))
         if not difference <= TOLERANCE:
-            return (f'{part} differ from those of transformers by {difference:.2g} '
-                    f'(allowed {TOLERANCE:g})')
+            return Misfit(f'{part} differ from those of transformers',
+                          f'by {difference:.2g}, allowed {TOLERANCE:g}')
     return None
+
+
+def _parts(ours: nn.Module, stock: nn.Module) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Name of each part of the comparison, and what gives the largest difference of its logits."""
+    ids = torch.randint(0, VOCABULARY, (len(_SPANS), _LENGTH),
+                        generator=torch.Generator().manual_seed(1))
+    text, plain = ids[:1], AttentionLayout([(0, 0, 0)], _LENGTH)
+    yield 'logits of text', lambda: _distance(_logits(ours, text, plain), stock(text).logits)
+    yield 'answers to text', lambda: _answers(ours, stock, text, plain)
+    for images, causal in (('an image block', False), ('causal images', True)):
+        layout = AttentionLayout(_SPANS, _LENGTH, causal_images=causal)
+        yield f'logits of a batch with {images}', lambda layout=layout: _distance(
+            _logits(ours, ids, layout), _dense_logits(stock, ids, layout), layout)
+        yield f'answers to a batch with {images}', lambda layout=layout: _answers(
+            ours, stock, ids, layout)
+    yield (f'results of text beyond its window of {WINDOW} tokens or rotary length',
+           lambda: _long(ours, stock))
 
 
 def _distance(ours: Tensor, stock: Tensor, layout: AttentionLayout | None = None) -> float:

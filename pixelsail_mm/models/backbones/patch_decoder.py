@@ -19,20 +19,6 @@ from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 ROTARY = 'rotary_emb'
 
 
-def require_rotary(llm: nn.Module) -> nn.Module:
-    """The inner model of a decoder, which must have a rotary embedding.
-
-    Raises:
-        ConfigError: ``llm`` has no ``model.rotary_emb``.
-    """
-    decoder = getattr(llm, 'model', None)
-    if not isinstance(getattr(decoder, ROTARY, None), nn.Module):
-        raise ConfigError(f'backbone.llm: {type(llm).__name__} has no model.{ROTARY}; '
-                          'use a rotary decoder such as Qwen2, Qwen3, Llama or Mistral '
-                          '(docs/bases.md)')
-    return decoder
-
-
 def replace_rotary(llm: nn.Module, layout: str = 'sections') -> None:
     """Give a decoder rotary embeddings that follow rows and columns, in place.
 
@@ -41,9 +27,12 @@ def replace_rotary(llm: nn.Module, layout: str = 'sections') -> None:
         layout: See :class:`~pixelsail_mm.models.backbones.rotary.PatchRotaryEmbedding`.
 
     Raises:
-        ConfigError: The decoder has no such module, or one of another form.
+        ConfigError: The decoder has no such module, or one of another form. Says what, not where:
+            :func:`~pixelsail_mm.models.backbones.family_check.check_family` completes it.
     """
-    decoder = require_rotary(llm)
+    decoder = getattr(llm, 'model', None)
+    if not isinstance(getattr(decoder, ROTARY, None), nn.Module):
+        raise ConfigError(f'it has no rotary embedding at model.{ROTARY}')
     for name, module in list(decoder.named_children()):
         if name.startswith(ROTARY):
             setattr(decoder, name, PatchRotaryEmbedding(module, layout))

@@ -97,9 +97,7 @@ def _turns_neighbours(original: nn.Module) -> bool:
         if (isinstance(answer, tuple) and answer[0].shape == (1, 1, len(angles))
                 and torch.allclose(answer[0][0, 0].float(), cosines.float(), atol=1e-5)):
             return neighbours
-    raise ConfigError(f'backbone.llm: {type(original).__name__} is a rotary embedding of another '
-                      'form; use a decoder such as Qwen2, Qwen3, Llama or Mistral '
-                      '(docs/bases.md)')
+    raise ConfigError('its rotary embedding has another form')
 
 
 def _position_limit(original: nn.Module) -> int | None:

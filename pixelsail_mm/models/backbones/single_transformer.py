@@ -9,10 +9,11 @@ from typing import Any, Mapping, Sequence
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
-from pixelsail_mm.models.backbones.family_check import WORKING, check_family
+from pixelsail_mm.models.backbones.family_check import check_family
 from pixelsail_mm.models.backbones.lora import (
     adapt_state,
     add_lora,
@@ -109,9 +110,10 @@ class SingleTransformer(BaseModule):
             raise ConfigError('backbone.quantization: 4-bit weights cannot train; add '
                               "backbone.lora=dict(type='LoraConfig', ...) or remove the key")
         new_tokens = dict(new_tokens or {})
+        config = _decoder_config(llm, vocab_size, trust_remote_code)
+        check_family(config, self.adapt_decoder, trust_remote_code)
         self.llm, self.untrained_ids = _build_decoder(
-            llm, vocab_size, dtype, trust_remote_code, new_tokens, quantization)
-        check_family(self.llm, self.adapt_decoder, self.image_layout == 'rows')
+            llm, config, vocab_size, dtype, trust_remote_code, new_tokens, quantization)
         if isinstance(llm, Mapping) and embedding_std is not None:
             _set_embedding_std(self.llm, embedding_std)
         replace_rotary(self.llm, rotary_layout)
@@ -199,54 +201,56 @@ def _set_embedding_std(llm: nn.Module, std: float) -> None:
 
 
 @contextmanager
-def _named_refusal():
-    """Explain what transformers raises for families that look their attention up in a list."""
-    try:
-        yield
-    except KeyError as error:
-        if error.args != (ATTENTION_NAME,):
-            raise
-        raise ConfigError('backbone.llm: transformers\' code of this family takes no attention '
-                          f'but its own. Use {WORKING} (docs/bases.md)') from error
-
-
-def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: str | None,
-                   trust_remote_code: bool, new_tokens: Mapping[str, int],
-                   quantization: Mapping | None) -> tuple[nn.Module, list[int]]:
-    """The decoder, with a row for every token, and the ids it has not seen in any training."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-    torch_dtype = getattr(torch, dtype) if dtype else torch.float32
-    options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
-                   trust_remote_code=trust_remote_code)
-    four_bit = quantization and quantization_config(quantization, torch_dtype)
-    if isinstance(llm, Mapping):
-        settings = dict(llm)
-        model_type = settings.pop('model_type', None)
-        if model_type is None:
-            raise ConfigError("backbone.llm: key 'model_type' is missing, e.g. 'qwen2' or 'llama'")
-        if vocab_size is not None:
-            settings['vocab_size'] = vocab_size
-        try:
-            config = AutoConfig.for_model(model_type, **settings)
-        except ValueError as error:
-            raise ConfigError(f'backbone.llm.model_type={model_type!r} is unknown to transformers '
-                              '(known: qwen2, qwen3, llama, mistral, ...)') from error
-        # Token ids of a family's default config lie outside a small vocabulary.
-        config.bos_token_id = config.eos_token_id = config.pad_token_id = None
-        with _named_refusal():
-            model = AutoModelForCausalLM.from_config(config, **options)
-        return (quantised(model, four_bit) if four_bit else model), sorted(new_tokens.values())
+def _readable_errors(llm: str):
+    """Name the base whose files transformers cannot read."""
     if Path(llm).is_absolute() and not Path(llm).exists():
         raise FileNotFoundError(f'backbone.llm: folder {llm} does not exist')
     try:
-        with _named_refusal():
-            model = AutoModelForCausalLM.from_pretrained(
-                llm, **options, **dict(quantization_config=four_bit) if four_bit else {})
+        yield
     except OSError as error:
         raise FileNotFoundError(
             f'backbone.llm: weights {llm!r} could not be loaded '
             f'({first_line(error)}). Give a folder with config.json and safetensors, a '
             'hub name when a network is available, or a dict for random weights') from error
+
+
+def _decoder_config(llm: str | Mapping[str, Any], vocab_size: int | None,
+                    trust_remote_code: bool) -> PretrainedConfig:
+    """The config of the decoder; that of pre-trained weights keeps their vocabulary."""
+    settings = dict(llm) if isinstance(llm, Mapping) else {}
+    model_type = settings.pop('model_type', None)
+    if isinstance(llm, Mapping) and model_type not in CONFIG_MAPPING:
+        raise ConfigError(f"backbone.llm: model_type={model_type!r} is unknown to transformers; "
+                          "use 'qwen2', 'qwen3', 'llama', 'mistral', ... (docs/bases.md)")
+    try:
+        if not isinstance(llm, Mapping):
+            with _readable_errors(llm):
+                return AutoConfig.from_pretrained(llm, trust_remote_code=trust_remote_code)
+        if vocab_size is not None:
+            settings['vocab_size'] = vocab_size
+        config = AutoConfig.for_model(model_type, **settings)
+    except ValueError as error:
+        raise ConfigError(f'backbone.llm: transformers takes no such config: {first_line(error)}'
+                          ) from error
+    # Token ids of a family's default config lie outside a small vocabulary.
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    return config
+
+
+def _build_decoder(llm: str | Mapping[str, Any], config: PretrainedConfig, vocab_size: int | None,
+                   dtype: str | None, trust_remote_code: bool, new_tokens: Mapping[str, int],
+                   quantization: Mapping | None) -> tuple[nn.Module, list[int]]:
+    """The decoder, with a row for every token, and the ids it has not seen in any training."""
+    torch_dtype = getattr(torch, dtype) if dtype else torch.float32
+    options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
+                   trust_remote_code=trust_remote_code)
+    four_bit = quantization and quantization_config(quantization, torch_dtype)
+    if isinstance(llm, Mapping):
+        model = AutoModelForCausalLM.from_config(config, **options)
+        return (quantised(model, four_bit) if four_bit else model), sorted(new_tokens.values())
+    with _readable_errors(llm):
+        model = AutoModelForCausalLM.from_pretrained(
+            llm, **options, **dict(quantization_config=four_bit) if four_bit else {})
     rows = model.get_input_embeddings().num_embeddings
     if vocab_size is None:
         return model, []

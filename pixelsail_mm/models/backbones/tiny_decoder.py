@@ -15,6 +15,8 @@ VOCABULARY = 48
 _HIDDEN, _HEADS, _HEAD_DIM = 64, 4, 16
 _EXPERTS = 4
 
+#: Sizes that the config of every rotary decoder names so.
+SIZE_NAMES = ('hidden_size', 'num_hidden_layers', 'num_attention_heads')
 # Names of the same size differ by family; a config takes those it has.
 _SIZES = dict(
     hidden_size=_HIDDEN, vocab_size=VOCABULARY, intermediate_size=48, intermediate_size_mlp=48,
@@ -82,6 +84,9 @@ def _shrink_layers(settings: dict[str, Any]) -> None:
     kinds = [tuple(map(str, kind)) for kind in zip(*lists.values())] or [()] * count
     kept = sorted({kind: layer for layer, kind in reversed(list(enumerate(kinds)))}.values())
     kept += [0] * (2 - len(kept))
+    if settings.get('num_kv_shared_layers'):  # the last ones, with the keys of earlier ones
+        settings['num_kv_shared_layers'] = len(kept)
+        kept = 2 * kept
     settings.update({key: [value[layer] for layer in kept] for key, value in lists.items()})
     settings['num_hidden_layers'] = len(kept)
 

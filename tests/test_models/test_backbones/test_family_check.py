@@ -23,10 +23,13 @@ def forgotten(monkeypatch):
     monkeypatch.setattr(family_check, '_passed', set())
 
 
-def decoder(family, **extra):
-    config = AutoConfig.for_model(**TINY_LLM | dict(
+def config_of(family, **extra):
+    return AutoConfig.for_model(**TINY_LLM | dict(
         model_type=family, vocab_size=40, pad_token_id=None) | extra)
-    return AutoModelForCausalLM.from_config(config)
+
+
+def decoder(family, **extra):
+    return AutoModelForCausalLM.from_config(config_of(family, **extra))
 
 
 def drop(monkeypatch, name, value=None):
@@ -44,12 +47,12 @@ def drop(monkeypatch, name, value=None):
     ('gemma2', dict(final_logit_softcapping=9.0, head_dim=8)), ('granite', dict(logits_scaling=8)),
     ('cohere', {})])
 def test_finds_a_dropped_rule_of_logits(monkeypatch, family, extra):
-    llm = decoder(family, **extra)
-    check_family(llm)
+    config = config_of(family, **extra)
+    check_family(config)
     monkeypatch.setattr(family_check, '_passed', set())
     monkeypatch.setattr(family_check, 'vocabulary_logits', lambda llm, states: llm.lm_head(states))
-    with pytest.raises(ConfigError, match=f'{family} .*logits of text differ .* by [0-9]'):
-        check_family(llm)
+    with pytest.raises(ConfigError, match=f'{family} .*logits of text differ .*by [0-9]'):
+        check_family(config)
 
 
 @pytest.mark.parametrize('family, argument, part', [
@@ -57,47 +60,103 @@ def test_finds_a_dropped_rule_of_logits(monkeypatch, family, extra):
     ('granite', 'scaling', 'logits of text'), ('qwen2', 'layout', 'an image block'),
     ('mistral', 'sliding_window', 'text beyond its window')])
 def test_finds_a_dropped_argument_of_attention(monkeypatch, family, argument, part):
-    llm = decoder(family)
-    check_family(llm)
+    config = config_of(family)
+    check_family(config)
     monkeypatch.setattr(family_check, '_passed', set())
     drop(monkeypatch, argument)
     if part is None:  # its scaling is the one that attention has without
-        check_family(llm)
+        check_family(config)
         return
     with pytest.raises(ConfigError, match=part):
-        check_family(llm)
+        check_family(config)
 
 
 def test_finds_wrong_positions_while_decoding(monkeypatch):
     original = patch_decoder._next_positions
     monkeypatch.setattr(patch_decoder, '_next_positions', lambda positions, step: original(
         positions, step + 1))
-    with pytest.raises(ConfigError, match='answers generated with a cache'):
-        check_family(decoder('llama'))
+    with pytest.raises(ConfigError, match='answers to text differ'):
+        check_family(config_of('llama'))
 
 
 @pytest.mark.parametrize('family, extra', [
     ('llama', dict(rope_scaling=dict(rope_type='dynamic', factor=4.0))), ('phi3', PHI3)])
 def test_finds_frequencies_that_should_have_changed(monkeypatch, family, extra):
-    llm = decoder(family, **extra)
-    check_family(llm)
+    config = config_of(family, **extra)
+    check_family(config)
     monkeypatch.setattr(family_check, '_passed', set())
     monkeypatch.setattr('pixelsail_mm.models.backbones.rotary._position_limit', lambda _: None)
     with pytest.raises(ConfigError, match='rotary length'):
-        check_family(llm)
+        check_family(config)
 
 
 def test_finds_interleaved_rotation(monkeypatch):
     monkeypatch.setattr('pixelsail_mm.models.backbones.rotary._turns_neighbours', lambda _: False)
     with pytest.raises(ConfigError, match='logits of text'):
-        check_family(decoder('cohere'))
+        check_family(config_of('cohere'))
+
+
+def test_finds_padding_that_answers_read(monkeypatch):
+    monkeypatch.setattr(AttentionLayout, 'cached_key_mask', lambda layout, num_keys: None)
+    with pytest.raises(ConfigError, match='answers to a batch with an image block differ'):
+        check_family(config_of('llama'))
+
+
+def test_finds_causal_images_that_see_later_patches(monkeypatch):
+    class AlwaysBlocks(AttentionLayout):
+        def __init__(self, spans, length, causal_images=False):
+            super().__init__(spans, length)
+            if causal_images:  # what the stock model is compared with
+                self.spans = AttentionLayout(spans, length, causal_images=True).spans
+
+    monkeypatch.setattr(family_check, 'AttentionLayout', AlwaysBlocks)
+    with pytest.raises(ConfigError, match='logits of a batch with causal images differ'):
+        check_family(config_of('llama'))
+
+
+def test_says_where_the_code_of_a_family_fails(monkeypatch):
+    monkeypatch.setattr(family_check, 'final_states', lambda *args: [][0])
+    with pytest.raises(ConfigError, match=r'text end in an error of its code \(IndexError: list'):
+        check_family(config_of('llama'))
+
+
+@pytest.mark.parametrize('family, reason', [
+    ('gemma3', r'use its text part .* \(text_config, vision_config\)'),
+    ('gpt2', r'not that of a rotary decoder such as Llama \(no hidden_size, num_hidden_layers, '
+             r'num_attention_heads\)')])
+def test_builds_nothing_of_a_model_of_another_form(monkeypatch, family, reason):
+    """It would be built at its full size: only known names are made small."""
+    monkeypatch.setattr(family_check, 'tiny_model', None)
+    with pytest.raises(ConfigError, match=f'family {family} does not work here: .*{reason}'):
+        check_family(AutoConfig.for_model(family))
+
+
+def test_refuses_before_weights_are_loaded(tmp_path):
+    """The folder has a config only: a family that works gets as far as its missing weights."""
+    from pixelsail_mm.registry import MODELS
+    for family, error, message in (
+            ('granitemoe', ConfigError, 'granitemoe does not work here: .*image block'),
+            ('llama', FileNotFoundError, 'could not be loaded')):
+        config_of(family).save_pretrained(tmp_path)
+        with pytest.raises(error, match=message):
+            MODELS.build(dict(type='SingleTransformer', llm=str(tmp_path)))
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"model_type": "qwen99"}', 'backbone.llm: transformers takes no such config: .*qwen99'),
+    ('{"model_type": "phi3", "rope_scaling": {"type": "longrope"}}', 'no such config: .*factor')])
+def test_names_a_config_that_transformers_does_not_take(tmp_path, content, message):
+    from pixelsail_mm.registry import MODELS
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        MODELS.build(dict(type='SingleTransformer', llm=str(tmp_path)))
 
 
 def test_leaves_random_state_and_surroundings_alone():
-    llm = decoder('qwen2')
+    config = config_of('qwen2')
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    check_family(llm)
+    check_family(config)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == torch.float32
 
@@ -107,13 +166,13 @@ def test_is_done_once_for_a_kind_of_config(monkeypatch):
     original = family_check.tiny_model
     monkeypatch.setattr(family_check, 'tiny_model', lambda *args: models.append(
         original(*args)) or models[-1])
-    check_family(decoder('qwen2'))
+    check_family(config_of('qwen2'))
     assert len(models) == 2
     assert all(value.device.type == 'cpu' and value.dtype == torch.float32
                for model in models for value in model.parameters())
-    check_family(decoder('qwen2', hidden_size=64, num_hidden_layers=4))
+    check_family(config_of('qwen2', hidden_size=64, num_hidden_layers=4))
     assert len(models) == 2, 'another size, the same features'
-    check_family(decoder('qwen2', tie_word_embeddings=False))
+    check_family(config_of('qwen2', tie_word_embeddings=False))
     assert len(models) == 4
 
 
@@ -121,7 +180,7 @@ def test_is_done_once_for_a_kind_of_config(monkeypatch):
 def test_works_wherever_a_model_is_built(monkeypatch, surroundings):
     from accelerate import init_empty_weights
     from transformers.modeling_utils import no_init_weights
-    llm, broken = decoder('qwen2'), decoder('cohere')
+    config, broken = config_of('qwen2'), config_of('cohere')
     dtype = torch.get_default_dtype()
     context = {'empty weights': init_empty_weights, 'meta': lambda: torch.device('meta'),
                'bfloat16': torch.no_grad, 'no init': no_init_weights}[surroundings]
@@ -129,7 +188,7 @@ def test_works_wherever_a_model_is_built(monkeypatch, surroundings):
         if surroundings == 'bfloat16':
             torch.set_default_dtype(torch.bfloat16)
         with context():
-            check_family(llm)
+            check_family(config)
             monkeypatch.setattr(family_check, 'vocabulary_logits',
                                 lambda llm, states: llm.lm_head(states))
             with pytest.raises(ConfigError, match='logits of text'):
@@ -149,6 +208,14 @@ def test_miniature_keeps_what_is_switched_on():
     assert (tiny.num_key_value_heads, tiny.tie_word_embeddings) == (1, True)
     assert (tiny.rope_scaling['rope_type'], tiny.rope_scaling['factor']) == ('llama3', 8.0)
     assert config.rope_scaling['original_max_position_embeddings'] == 8192, 'not changed'
+
+
+def test_miniature_shares_keys_between_layers():
+    config = AutoConfig.for_model('gemma3n_text', num_hidden_layers=10, num_kv_shared_layers=5)
+    tiny = tiny_config(config)
+    assert tiny.num_kv_shared_layers * 2 == tiny.num_hidden_layers
+    assert tiny.layer_types[:tiny.num_kv_shared_layers] == tiny.layer_types[
+        tiny.num_kv_shared_layers:]
 
 
 @pytest.mark.parametrize('family', ['olmo2', 'cohere'])
