@@ -103,7 +103,6 @@ def caching_cost(folder: Path, expert: dict[str, Any], images: int = 1000, devic
             wall[name] += time.perf_counter() - start
             cpu[name] += time.process_time() - cpu_start
         done += len(block)
-    writer.close()
     if len(ShardStore(job.out)) != done:
         raise RuntimeError(f'{len(ShardStore(job.out))} of {done} features are in the cache')
     return dict(

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Iterator
 
+from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.experts.cache.fingerprint import file_sha256s
 
 _MAX_LISTED = 6
 
@@ -75,7 +75,7 @@ def weights_sha256(file: Path) -> str | None:
     files = [file, *(file.parent / name for name in sorted(names))]
     if not all(path.is_file() for path in files):
         return None
-    sums = file_sha256s(files)
+    sums = [sha256_of(path) for path in files]
     return sums[0] if len(sums) == 1 else hashlib.sha256(''.join(sums).encode()).hexdigest()
 
 

@@ -6,14 +6,11 @@ import os
 import re
 import shutil
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +18,25 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from pixelsail_mm.datasets.manifest.image_list import training_images
-from pixelsail_mm.errors import BadSampleError, ConfigError
+from pixelsail_mm.errors import BadSampleError, ConfigError, UserError
 from pixelsail_mm.models.experts.base import VisionExpert
 from pixelsail_mm.models.experts.cache.feature_shards import (
     ImageState,
-    ShardHeader,
     ShardStore,
     ShardWriter,
-    read_index,
+    check_kind,
 )
-from pixelsail_mm.models.experts.cache.fingerprint import differences, expert_fingerprint
+from pixelsail_mm.models.experts.cache.fingerprint import expert_fingerprint
 from pixelsail_mm.models.experts.cache.image_names import Roots, image_name
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 
-_CHUNK = 16  # images that a worker process gets at once
+_CHUNK = 16  # images of a shard: as many are computed again after a kill
 _READ_AHEAD = 4
+_POLL = 0.2  # seconds between two looks at the results of the workers
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Job:
         expert: Config of the expert.
         out: Folder of the cache.
         image_root: What images are named relative to, see :func:`image_name`.
-        dtype: One of :data:`~.feature_shards.DTYPES`.
+        dtype: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
         device: ``'cpu'``, ``'cuda:N'`` or ``'cuda'`` (worker processes take the GPUs in turn).
         custom_imports: Entries of this name in the configs, for the user's own experts.
     """
@@ -82,7 +80,7 @@ class Job:
             number += int(os.environ.get('LOCAL_RANK', 0))
             device = f'cuda:{number % torch.cuda.device_count()}'
         expert = MODELS.build(self.expert).to(torch.device(device))
-        return expert, ShardWriter(self.out, ShardHeader(expert.fingerprint(), self.dtype))
+        return expert, ShardWriter(self.out, expert.fingerprint(), self.dtype)
 
 
 @dataclass
@@ -224,7 +222,7 @@ def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
     todo = _without_features(job, images)
     outcome = Outcome(found=len(images) - len(todo))
     chunks = [todo[i:i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-    parts = _here(job, chunks) if workers == 1 else _in_processes(job, chunks, workers)
+    parts = _work(job, chunks) if workers == 1 else _in_processes(job, chunks, workers)
     for part in progress(parts, len(todo)):
         before = outcome.written
         outcome.add(part)
@@ -235,23 +233,17 @@ def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
 
 def _without_features(job: Job, images: Sequence[Image]) -> list[Image]:
     """Images that are not in the cache or have changed since; refuses a foreign cache early."""
-    # First of all, since it refuses wrong arguments: from a worker they would come as a traceback.
+    # First of all, since it refuses wrong arguments.
     expected = dict(expert_fingerprint(job.expert), dtype=job.dtype)
-    root = Path(job.out)
-    header = read_index(root) if root.is_dir() else None
-    if header is None:
+    if not check_kind(Path(job.out), expected):
         return list(images)
-    if wrong := list(differences(header, expected)):
-        raise ConfigError(f'{job.out}: this cache holds features of another kind, to which none '
-                          f'can be added: {"; ".join(wrong)}; give another --out, or delete it')
-    store = ShardStore(root)
+    store = ShardStore(job.out)
     return [image for image in images if not _is_done(store, image)]
 
 
 def _is_done(store: ShardStore, image: Image) -> bool:
-    entry = store.find(image.name)
     try:
-        return entry is not None and entry.image.matches(image.path)
+        return bool(store.is_current(image.name, image.path))
     except OSError:  # it will be counted among the unreadable ones
         return False
 
@@ -265,16 +257,16 @@ def _check_space(out: str, outcome: Outcome, total: int) -> None:
                   'until the disk is full stays valid', 'current', level=30)
 
 
-def _here(job: Job, chunks: Sequence[list[Image]]) -> Iterator[Outcome]:
+def _work(job: Job, chunks: Sequence[list[Image]], number: int = 0) -> Iterator[Outcome]:
+    """Build the expert and work off chunks of images."""
     if chunks:
-        expert, writer = job.load()
-        with writer:
-            for chunk in chunks:
-                yield cache_images(expert, writer, chunk)
+        expert, writer = job.load(number)
+        for chunk in chunks:
+            yield cache_images(expert, writer, chunk)
 
 
 def cache_images(expert: VisionExpert, writer: ShardWriter, images: Sequence[Image]) -> Outcome:
-    """Compute and write the features of images, reading ahead while the expert works.
+    """Compute the features of images and write them as a shard, reading ahead meanwhile.
 
     Args:
         expert: The expert, on its device.
@@ -285,15 +277,16 @@ def cache_images(expert: VisionExpert, writer: ShardWriter, images: Sequence[Ima
         Images that cannot be read or decoded are among the skipped ones.
     """
     outcome, before = Outcome(), writer.written_bytes
-    for image, loaded in _read_ahead(images):
-        try:
-            sample, state = loaded.result()
-        except (BadSampleError, OSError) as error:
-            outcome.skipped.append(str(error))
-            continue
-        [feature] = expert([sample])
-        writer.write(image.name, feature, state)
-        outcome.written += 1
+    with writer:
+        for image, loaded in _read_ahead(images):
+            try:
+                sample, state = loaded.result()
+            except (BadSampleError, OSError) as error:
+                outcome.skipped.append(str(error))
+                continue
+            [feature] = expert([sample])
+            writer.write(image.name, feature, state)
+            outcome.written += 1
     outcome.bytes = writer.written_bytes - before
     return outcome
 
@@ -318,72 +311,46 @@ def _read(image: Image) -> tuple[PixelDataSample, ImageState]:
     return sample, state
 
 
-class _Worker:
-    """State of a worker process.
-
-    The expert is built with the first images and not at the start, since errors of a pool's
-    initialiser are lost.
-    """
-
-    job: Job
-    number: int
-    loaded: tuple[VisionExpert, ShardWriter] | None = None
-
-
 def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iterator[Outcome]:
     # Spawned: forked processes inherit locks of threads that are not there, and cannot use CUDA.
-    context = get_context('spawn')
-    numbers = context.SimpleQueue()
-    for number in range(workers):
-        numbers.put(number)
-    threads = max(1, torch.get_num_threads() // workers)
-    stop, stopping = context.Pipe(duplex=False)
-    arguments = (job, numbers, threads, stop)
-    with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
-        try:
-            with _interrupts_blocked():
-                futures = [pool.submit(_work, chunk) for chunk in chunks]
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise ConfigError('a worker process was killed, perhaps for lack of memory; all that '
-                              'was written is kept: run again, with fewer --workers') from error
-        except (KeyboardInterrupt, GeneratorExit):
-            stopping.close()  # workers may end at any moment, as if killed
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, which reaches them too; their parent ends them.
-
-    Blocked, it waits for the end of the block. Ignored, it would be lost to the parent as well.
-    """
+    found = get_context('spawn').SimpleQueue()
+    # Blocked, Ctrl-C reaches nobody while the workers start; they let it through when they can end
+    # without a traceback.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        running = spawn(_worker, (job, [chunks[i::workers] for i in range(workers)], found),
+                        workers, join=False)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        ended = False
+        while not ended:
+            ended = running.join(timeout=_POLL)
+            while not found.empty():
+                part = found.get()
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+    except ProcessExitedException as error:
+        raise ConfigError('a worker process was killed, perhaps for lack of memory; all that was '
+                          'written is kept: run again, with fewer --workers') from error
+    finally:
+        for process in running.processes:
+            process.terminate()
+            process.join()
 
 
-def _start_worker(job: Job, numbers: Any, threads: int, stop: connection.Connection) -> None:
-    _Worker.job, _Worker.number = job, numbers.get()
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, args=[stop], daemon=True).start()
+def _worker(number: int, job: Job, chunks: Sequence[Sequence[list[Image]]], found: Any) -> None:
+    """A process: puts outcomes, or the error that a user can correct, into ``found``.
 
-
-def _end_with_parent(stop: connection.Connection) -> None:
-    """End a worker at once when its parent was interrupted or killed.
-
-    It would finish the images it was given, or wait for some, and hold its GPU, forever.
+    It ends at once with Ctrl-C, and when its parent was killed, of which PyTorch tells it in the
+    same way. Otherwise it would go on and hold its GPU.
     """
-    connection.wait([parent_process().sentinel, stop])
-    os._exit(1)
-
-
-def _work(images: list[Image]) -> Outcome:
-    if _Worker.loaded is None:
-        _Worker.loaded = _Worker.job.load(_Worker.number)
-    return cache_images(*_Worker.loaded, images)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    torch.set_num_threads(max(1, torch.get_num_threads() // len(chunks)))
+    try:
+        for part in _work(job, chunks[number], number):
+            found.put(part)
+    except UserError as error:
+        found.put(error)

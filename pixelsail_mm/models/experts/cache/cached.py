@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os.path as osp
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from mmengine.logging import MMLogger
 from torch import Tensor
@@ -12,12 +14,7 @@ from torch import Tensor
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.cache.feature_files import SUFFIXES, FileStore
-from pixelsail_mm.models.experts.cache.feature_shards import (
-    INDEX,
-    ShardStore,
-    is_sharded,
-    read_index,
-)
+from pixelsail_mm.models.experts.cache.feature_shards import INDEX, KIND, ShardStore, read_index
 from pixelsail_mm.models.experts.cache.fingerprint import (
     differences,
     expert_fingerprint,
@@ -78,41 +75,34 @@ class CachedExpert(VisionExpert):
         if key == 'img_path' and image_root is None:
             raise ConfigError("distill.expert.image_root is missing: key='img_path' needs the "
                               'folder that image paths are relative to')
-        self.root = Path(root)
-        self.image_root = image_root
+        self.root, self.image_root, self.key = Path(root), image_root, key
         self.allow_missing = allow_missing
-        self.key = key
         self.missing: Counter = Counter()
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f'distill.expert.root: folder {root} does not exist; write the features first '
                 f'({_TOOL}), or train without them: --cfg-options model.distill="[]"')
         self.header = read_index(self.root)
+        self.sharded = str((self.header or {}).get('format')).startswith(KIND)
+        if self.sharded and key != 'img_path':
+            raise ConfigError(f"distill.expert.key={key!r}: the cache {root} knows images by their "
+                              "paths; use key='img_path'")
         self._check_header(dict(fingerprint or {}), of)
-        self.store = self._open_store(suffix)
-
-    def _open_store(self, suffix: str) -> FileStore | ShardStore:
-        if not is_sharded(self.root, self.header):
-            return FileStore(self.root, suffix)
-        if self.key != 'img_path':
-            raise ConfigError(f'distill.expert.key={self.key!r}: the cache {self.root} knows '
-                              "images by their paths; use key='img_path'")
-        return ShardStore(self.root).require_whole()
+        self.store = ShardStore(self.root) if self.sharded else FileStore(self.root, suffix)
 
     def _check_header(self, expected: dict[str, Any], of: Mapping[str, Any] | None) -> None:
         """Compare what the config says with what the maker of the features wrote down."""
+        warn = MMLogger.get_current_instance().warning
         if of is not None:
             expected = {**expert_fingerprint(of), **expected}
             if unknown := list(untold(self.header, expected)):
-                MMLogger.get_current_instance().warning(
-                    f'{self.root}: {", ".join(unknown)} of {of["type"]} cannot be told from its '
-                    'config alone (files are not on this machine, weights are random, or a size '
-                    'is the model\'s own), so the cache is only checked for the rest')
+                warn(f'{self.root}: {", ".join(unknown)} of {of["type"]} cannot be told from its '
+                     'config alone (files are not on this machine, weights are random, or a size '
+                     "is the model's own), so the cache is only checked for the rest")
         if not expected:
-            if is_sharded(self.root):
-                MMLogger.get_current_instance().warning(
-                    f'{self.root}: nothing in the config says whose features are expected here; '
-                    'set distill.expert.of to the config of the expert to have it checked')
+            if self.sharded:
+                warn(f'{self.root}: nothing in the config says whose features are expected here; '
+                     'set distill.expert.of to the config of the expert to have it checked')
             return
         if self.header is None:
             raise ConfigError(f'{self.root / INDEX}: no such file, so distill.expert.of and '
@@ -151,7 +141,8 @@ class CachedExpert(VisionExpert):
                               f'{sample.get("sample_id")!r} does not have it; use the other key')
         if self.key == 'sample_id':
             return str(name)
-        return self.store.name_of(image_name(name, self.image_root))
+        name = image_name(name, self.image_root)
+        return name if self.sharded else osp.splitext(name)[0]
 
     def _read(self, sample: PixelDataSample) -> Tensor | None:
         if sample.get('exif_rotated'):
@@ -159,13 +150,13 @@ class CachedExpert(VisionExpert):
                               "experts are of stored pixels; remove exif='rotate' from LoadImage, "
                               'or save the picture turned')
         name = self._name(sample)
-        found = self.store.find(name)
-        if found is None:
+        current = self.store.is_current(name, sample.get('img_path'))
+        if current is None:
             return self._note_missing(name, sample)
-        if not self.store.is_current(found, sample):
+        if not current:
             raise ConfigError(f'{sample.img_path}: changed since its features in {self.root} were '
                               f'made; run {_TOOL} again, which makes those of changed images anew')
-        return self.store.read(found)
+        return self.store.read(name)
 
     def _note_missing(self, name: str, sample: PixelDataSample) -> None:
         problem = (f'{self.store.place(name)}: no expert feature for {self.key} '

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import os.path as osp
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.structures import PixelDataSample
 
-# What numpy and zipfile raise for damaged files; a wrong byte may claim an encrypted zip or one of
-# a later version (RuntimeError, NotImplementedError) or break the header of an array (TokenError).
-_DAMAGE = (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError,
-           TokenError)
+SUFFIXES = ('.npz', '.npy', '.safetensors')
+# What the libraries raise for damaged files; a wrong byte may claim an encrypted zip or one of a
+# later version (RuntimeError, NotImplementedError) or break the header of an array (TokenError).
+_DAMAGE = (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
+           RuntimeError, TokenError, SafetensorError)
 
 
 class FileStore:
@@ -33,67 +37,48 @@ class FileStore:
         self.root = root
         self.suffix = suffix
 
-    def name_of(self, image: str) -> str:
-        """Name under which an image's features are kept: without the suffix."""
-        return osp.splitext(image)[0]
-
     def place(self, name: str) -> str:
-        """Where the features of a name are looked for, for messages."""
+        """File of a name."""
         return f'{self.root / name}{self.suffix}'
 
-    def is_current(self, file: Path, sample: PixelDataSample) -> bool:
-        """Whether the features belong to the image as it is now, which files cannot tell."""
-        return True
-
-    def find(self, name: str) -> Path | None:
-        """File of a name; None if there is none.
+    def is_current(self, name: str, image: str | os.PathLike) -> bool | None:
+        """Whether there are features; None if not. Files cannot tell if the image changed since.
 
         Raises:
-            ConfigError: It would lie outside of ``root``.
+            ConfigError: They would lie outside of ``root``.
         """
-        name = osp.normpath(name)
-        if osp.isabs(name) or name.split(osp.sep)[0] == osp.pardir:
+        inside = osp.normpath(name)
+        if osp.isabs(inside) or inside.split(osp.sep)[0] == osp.pardir:
             raise ConfigError(f'{name}: its features would lie outside of {self.root}; correct the '
                               'sample ids')
-        file = Path(self.place(name))
-        return file if file.is_file() else None
+        return osp.isfile(self.place(name)) or None
 
-    def read(self, file: Path) -> Tensor:
-        """Map ``(C,h,w)`` float32 of a file.
+    def read(self, name: str) -> Tensor:
+        """Map ``(C,h,w)`` float32 of a name.
 
         Raises:
             ConfigError: The file is damaged.
         """
+        file = Path(self.place(name))
         try:
-            return _dequantise(*_READERS[self.suffix](file))
+            content = _arrays(file)
+            scale = content['scale'].item() if 'scale' in content else None
+            return _dequantise(content['feature'], scale)
         except _DAMAGE as error:
             raise ConfigError(
                 f'{file}: not a usable feature file ({error}); write it again with the array '
                 '"feature" of shape (C,h,w), without pickled objects') from error
 
 
-def _read_npz(file: Path) -> tuple[Tensor, float | None]:
-    with np.load(file, allow_pickle=False) as content:
-        scale = content['scale'].item() if 'scale' in content.files else None
-        return torch.from_numpy(content['feature']), scale
-
-
-def _read_npy(file: Path) -> tuple[Tensor, None]:
-    return torch.from_numpy(np.load(file, allow_pickle=False)), None
-
-
-def _read_safetensors(file: Path) -> tuple[Tensor, float | None]:
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(file, framework='pt') as content:
-            scale = content.get_tensor('scale').item() if 'scale' in content.keys() else None
-            return content.get_tensor('feature'), scale
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-_READERS = {'.npz': _read_npz, '.npy': _read_npy, '.safetensors': _read_safetensors}
-SUFFIXES = tuple(_READERS)
+def _arrays(file: Path) -> Mapping[str, Tensor]:
+    if file.suffix == '.safetensors':
+        return load_file(file)
+    content = np.load(file, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        return dict(feature=torch.from_numpy(content))
+    with content:
+        return {key: torch.from_numpy(content[key]) for key in content.files
+                if key in ('feature', 'scale')}
 
 
 def _dequantise(feature: Tensor, scale: float | None) -> Tensor:

@@ -1,52 +1,44 @@
-"""Feature maps of many images in a few memory-mapped files.
+"""Feature maps of many images in safetensors files.
 
-A folder holds ``index.json`` (whose features these are, see :class:`ShardHeader`) and pairs of
-files ``features-00000.bin`` / ``.idx``. Each pair belongs to one process, which only ever appends:
+A folder holds ``index.json`` (whose features these are) and shards
+``features-000000.safetensors``. A shard holds the maps of some images, each under the image's name;
+its header keeps a note for each: CRC-32 of name and map, and the image's :class:`ImageState`.
 
-* ``.bin``: for each image its map (little-endian, C order) and behind it the image's name (UTF-8);
-* ``.idx``: for each image one record of 64 bytes (:data:`RECORD`), written when all of the map is
-  in the ``.bin``. A killed process so leaves whole records and at most a part of one.
-
-A later record of a name replaces an earlier one. No file is ever changed or locked, so any number
-of processes and machines may write at once. A million images have 64 MB of records.
+A shard gets its name when all of it is written, and is never changed or locked. So a killed process
+leaves whole shards and at most a file ``*.unfinished``, which nobody reads and you may delete; and
+any number of processes and machines may write at once. Of an image in several shards the map in the
+one of the highest number counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import re
+import shutil
 import uuid
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.experts.cache.fingerprint import plain
-from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.models.experts.cache.fingerprint import differences, plain
 
 INDEX = 'index.json'
-FORMAT = 'pixelsail_mm feature shards, version 1'
-RECORD = np.dtype([
-    ('name', '<u8'),  # hash of the name; the name itself stands behind the map
-    ('offset', '<u8'), ('shape', '<u4', 3), ('name_bytes', '<u4'),
-    ('image_bytes', '<u8'), ('image_mtime', '<i8'), ('image_hash', '<u8'),
-    ('crc', '<u4'),  # CRC-32 of map and name
-    ('check', '<u4')])  # of the record itself
-# Stored type of each dtype; numpy has no bfloat16.
-_STORED = dict(float16='<f2', bfloat16='<u2', float32='<f4')
-DTYPES = tuple(_STORED)
-_SHARD_BYTES = 1 << 30
-_NAME = re.compile(r'features-(\d{5,})\.idx')
+#: What ``format`` in ``index.json`` begins with, of any version.
+KIND = 'pixelsail_mm feature shards'
+FORMAT = f'{KIND}, version 2'
+_SHARD_BYTES = 64 << 20
 _REMEDY = 'run tools/dataset_converters/cache_expert_features.py again'
-_FACTORS = (np.arange(1, 31, 2, dtype=np.uint32) * np.uint32(2654435761))
-_SEED = 0x5EA1F00D
 
 
 @dataclass(frozen=True)
@@ -65,79 +57,23 @@ class ImageState:
 
     size: int
     mtime: int
-    content: int
+    content: str
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> ImageState:
         """State of a file; reads all of it, which warms the page cache for the decoder."""
         state = os.stat(path)
-        return cls(state.st_size, state.st_mtime_ns, _hash(Path(path).read_bytes()))
+        return cls(state.st_size, state.st_mtime_ns, _hash(path))
 
     def matches(self, path: str | os.PathLike) -> bool:
         """Whether the file has this content."""
         state = os.stat(path)
-        if state.st_size != self.size:
-            return False
-        return state.st_mtime_ns == self.mtime or _hash(Path(path).read_bytes()) == self.content
+        return state.st_size == self.size and (
+            state.st_mtime_ns == self.mtime or _hash(path) == self.content)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where the features of an image are; made by :meth:`ShardStore.find`."""
-
-    name: str
-    shard: str
-    offset: int
-    shape: tuple[int, ...]
-    crc: int
-    image: ImageState
-
-
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'little')
-
-
-def _checks(records: np.ndarray) -> np.ndarray:
-    """Checksum of each record; depends on the place of each word and is not 0 for zeros."""
-    words = records.view('<u4').reshape(-1, RECORD.itemsize // 4)[:, :-1]
-    return (words * _FACTORS).sum(1, dtype=np.uint32) + np.uint32(_SEED)
-
-
-class ShardHeader:
-    """``index.json`` of a folder of shards.
-
-    Args:
-        fingerprint: See :meth:`~.base.VisionExpert.fingerprint`.
-        dtype: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
-    """
-
-    def __init__(self, fingerprint: Mapping[str, Any], dtype: str) -> None:
-        self.content = dict(format=FORMAT, dtype=dtype, **plain(fingerprint))
-
-    def claim(self, root: Path) -> None:
-        """Make ``root`` a cache of this kind, or check that it is one.
-
-        Raises:
-            ConfigError: It holds something else.
-        """
-        root.mkdir(parents=True, exist_ok=True)
-        if read_index(root) is None:
-            # Not tempfile's: its files can be read by their owner only, and so could the index.
-            file = root / f'{INDEX}.{uuid.uuid4().hex}'
-            try:
-                file.write_text(json.dumps(self.content, indent=2))
-                os.link(file, root / INDEX)  # unlike a rename, refuses to replace
-            except FileExistsError:  # another process was faster
-                pass
-            finally:
-                file.unlink(missing_ok=True)
-        found = read_index(root)
-        wrong = [f'{key} is {found.get(key)!r} instead of {self.content.get(key)!r}'
-                 for key in {**self.content, **found} if found.get(key) != self.content.get(key)]
-        if wrong:
-            raise ConfigError(f'{root / INDEX}: this cache holds features of another kind, to '
-                              f'which none can be added: {"; ".join(wrong)}; write to another '
-                              'folder, or delete this one')
+def _hash(path: str | os.PathLike) -> str:
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
 
 
 def read_index(root: Path) -> dict[str, Any] | None:
@@ -151,7 +87,7 @@ def read_index(root: Path) -> dict[str, Any] | None:
         if not isinstance(content, dict):
             raise ValueError('not a dict')
     except FileNotFoundError:
-        if is_sharded(root):
+        if _shards(root):
             raise ConfigError(f'{root / INDEX} is missing, so nobody can tell whose features the '
                               f'shards beside it are; delete {root} and {_REMEDY}') from None
         return None
@@ -161,34 +97,82 @@ def read_index(root: Path) -> dict[str, Any] | None:
     return content
 
 
-def is_sharded(root: Path, header: Mapping[str, Any] | None = None) -> bool:
-    """Whether a folder holds shards, or is to, as its ``index.json`` (``header``) says."""
-    return (header or {}).get('format') == FORMAT or any(root.glob('features-[0-9]*.idx'))
+def check_kind(root: Path, expected: Mapping[str, Any]) -> bool:
+    """Check that features may be added to a cache; False if there is no cache yet.
+
+    Args:
+        root: Folder of the cache.
+        expected: Entries that ``index.json`` must have, see :func:`~.fingerprint.differences`.
+
+    Raises:
+        ConfigError: It holds features of another kind, or in the format of another version.
+    """
+    header = read_index(root)
+    if header is None:
+        return False
+    if wrong := list(differences(header, {'format': FORMAT, **expected})):
+        raise ConfigError(f'{root / INDEX}: this cache holds features of another kind, to which '
+                          f'none can be added: {"; ".join(wrong)}; give another --out, or delete '
+                          'this folder')
+    return True
+
+
+def _shards(root: Path) -> list[Path]:
+    """Shards in the order of their numbers."""
+    return sorted((path for path in root.glob('features-*.safetensors') if _number(path).isdigit()),
+                  key=lambda path: int(_number(path)))
+
+
+def _number(shard: Path) -> str:
+    return shard.stem.partition('-')[2]
+
+
+def _publish(root: Path, names: Iterable[str], write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a file and give it the first free name; nobody sees it half written."""
+    file = root / f'{uuid.uuid4().hex}.unfinished'
+    try:
+        write(file)
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                os.link(file, root / name)  # unlike a rename, refuses to replace
+                break
+    finally:
+        file.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """Append feature maps to a cache; for one process.
+    """Add feature maps to a cache; for one process.
+
+    Maps wait in memory until :meth:`save`, until they have ``shard_bytes``, or until a ``with``
+    block of the writer ends, in whatever way.
 
     Args:
         root: Folder of the cache; made if needed.
-        header: Whose features these are.
-        shard_bytes: Size from which on a shard gets no more maps.
+        fingerprint: See :meth:`~.base.VisionExpert.fingerprint`.
+        dtype: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
+        shard_bytes: Size at which a shard is written.
 
     Raises:
         ConfigError: ``root`` holds features of another kind.
     """
 
-    def __init__(self, root: str | os.PathLike, header: ShardHeader,
+    def __init__(self, root: str | os.PathLike, fingerprint: Mapping[str, Any], dtype: str,
                  shard_bytes: int = _SHARD_BYTES) -> None:
-        self.root = Path(root)
-        header.claim(self.root)
-        self.dtype = header.content['dtype']
-        self.shard_bytes = shard_bytes
+        self.root, self.dtype, self.shard_bytes = Path(root), dtype, shard_bytes
         self.written_bytes = 0
-        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        self._maps: dict[str, Tensor] = {}
+        self._notes: dict[str, str] = {}
+        self.root.mkdir(parents=True, exist_ok=True)
+        header = plain(dict(format=FORMAT, dtype=dtype, **fingerprint))
+        if not check_kind(self.root, header):
+            _publish(self.root, [INDEX],
+                     lambda file: file.write_text(json.dumps(header, indent=2)))
+            check_kind(self.root, header)  # another process may have been faster
+        first = max((int(_number(shard)) for shard in _shards(self.root)), default=-1) + 1
+        self._names = (f'features-{number:06d}.safetensors' for number in count(first))
 
     def write(self, name: str, feature: Tensor, image: ImageState) -> None:
-        """Append the map of an image.
+        """Take the map of an image.
 
         Args:
             name: See :func:`~.image_names.image_name`.
@@ -198,25 +182,13 @@ class ShardWriter:
         Raises:
             ConfigError: It is no map, holds NaN or infinity, or numbers beyond the dtype.
         """
-        data = self._stored(name, feature).numpy()
-        index, shard = self._open_shard()
-        label = name.encode()
-        record = np.zeros(1, RECORD)
-        record['name'] = _hash(label)
-        record['offset'], record['shape'] = shard.tell(), data.shape[:3]
-        record['name_bytes'], record['crc'] = len(label), zlib.crc32(label, zlib.crc32(data))
-        record['image_bytes'], record['image_mtime'] = image.size, image.mtime
-        record['image_hash'] = image.content
-        record['check'] = _checks(record)
-        shard.write(data)
-        shard.write(label)
-        shard.flush()
-        index.write(record.tobytes())
-        index.flush()
-        self.written_bytes += data.nbytes + len(label) + RECORD.itemsize
+        values = self._maps[name] = self._narrow(name, feature)
+        self._notes[name] = json.dumps([_crc(name, values), *astuple(image)])
+        if sum(waiting.nbytes for waiting in self._maps.values()) >= self.shard_bytes:
+            self.save()
 
-    def _stored(self, name: str, feature: Tensor) -> Tensor:
-        """Convert to the dtype of the cache: ``(C,h,w)``, for bfloat16 its bits."""
+    def _narrow(self, name: str, feature: Tensor) -> Tensor:
+        """Copy in the dtype of the cache."""
         if not (torch.is_tensor(feature) and feature.ndim == 3 and feature.numel()
                 and feature.is_floating_point()):
             kind = getattr(feature, 'dtype', type(feature).__name__)
@@ -224,7 +196,7 @@ class ShardWriter:
             raise ConfigError(f'{name}: the expert gives {kind} {shape}; a feature map is a '
                               'floating point tensor (C,h,w) that is not empty')
         # Converted before it leaves the GPU: half the transfer.
-        narrow = feature.detach().to(getattr(torch, self.dtype)).cpu().contiguous()
+        narrow = feature.detach().to(getattr(torch, self.dtype), copy=True).cpu().contiguous()
         if not narrow.isfinite().all():
             if not feature.isfinite().all():
                 raise ConfigError(f'{name}: the features of this image hold NaN or infinity; check '
@@ -233,165 +205,106 @@ class ShardWriter:
                 f'{name}: features up to {feature.abs().max().item():.6g} exceed {self.dtype} '
                 f'({torch.finfo(narrow.dtype).max:.6g} at most); use --dtype bfloat16 (same size, '
                 '3 digits less) or float32, with another --out')
-        return narrow.view(torch.uint16) if self.dtype == 'bfloat16' else narrow
+        return narrow
 
-    def _open_shard(self) -> tuple[BinaryIO, BinaryIO]:
-        if self._files is not None and self._files[1].tell() >= self.shard_bytes:
-            self.close()
-        if self._files is None:
-            number = max((_number(path) for path in _index_files(self.root)), default=-1) + 1
-            while True:
-                stem = self.root / f'features-{number:05d}'
-                try:
-                    self._files = open(f'{stem}.idx', 'xb'), open(f'{stem}.bin', 'xb')
-                    break
-                except FileExistsError:  # another process took this number
-                    number += 1
-        return self._files
+    def save(self) -> None:
+        """Write the maps that wait, as one shard."""
+        if not self._maps:
+            return
 
-    def close(self) -> None:
-        """Finish the shard; the next map begins another one."""
-        for file in self._files or ():
-            file.close()
-        self._files = None
+        def write(file: Path) -> None:
+            save_file(self._maps, file, self._notes)
+            shutil.copymode(self.root / INDEX, file)  # the library's files are their owner's alone
+            self.written_bytes += file.stat().st_size
+
+        _publish(self.root, self._names, write)
+        self._maps, self._notes = {}, {}
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.close()
+        self.save()
 
 
-def _number(path: Path) -> int:
-    return int(_NAME.fullmatch(path.name).group(1))
-
-
-def _index_files(root: Path) -> list[Path]:
-    """Records of all shards, oldest first."""
-    return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), key=_number)
+def _crc(name: str, values: Tensor) -> int:
+    return zlib.crc32(values.view(torch.uint8).numpy(), zlib.crc32(name.encode()))
 
 
 class ShardStore:
-    """Read a cache: 64 bytes per image are read when it is opened, maps when they are asked for.
+    """Read a cache: headers of shards when it is opened, maps when they are asked for.
 
-    Maps come from memory-mapped files, whose pages processes share; mapped only while they are
-    read, since a mapping keeps its file open (often 1024 per process) and reading one whose file
-    was cut meanwhile kills the process (SIGBUS).
+    A shard is open only while it is read: thousands of them would use up the files that a process
+    may have open.
 
     Args:
         root: Folder of the cache.
 
     Raises:
-        ConfigError: The index is damaged, or there is none.
+        ConfigError: ``index.json`` or shards are damaged, or of another version.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
-        self.header = read_index(self.root) or {}
-        self._dtype = self.header.get('dtype')
-        if self.header.get('format') != FORMAT or self._dtype not in _STORED:
-            raise ConfigError(f'{self.root / INDEX}: format {self.header.get("format")!r} with '
-                              f'dtype {self._dtype!r} is not one that this version reads; delete '
-                              f'the folder and {_REMEDY}')
-        self._load_records()
+        header = read_index(self.root) or {}
+        if header.get('format') != FORMAT:
+            raise ConfigError(f'{self.root / INDEX}: format {header.get("format")!r} is not one '
+                              f'that this version reads; delete the folder and {_REMEDY}')
+        self._shard_of: dict[str, Path] = {}
+        damaged = []
+        for path in _shards(self.root):
+            try:
+                with safe_open(path, 'pt') as shard:
+                    self._shard_of.update(dict.fromkeys(shard.keys(), path))
+            except SafetensorError:
+                damaged.append(str(path))
+        if damaged:
+            raise ConfigError(f'damaged or truncated: {", ".join(damaged)}; delete these files and '
+                              f'{_REMEDY}, which makes their maps anew')
 
-    def _load_records(self) -> None:
-        tables, self._shards, broken = [np.empty(0, RECORD)], [], {}
-        for path in _index_files(self.root):
-            table = _read_records(path)
-            shard = path.with_suffix('.bin')
-            ends = (table['offset'] + table['name_bytes']
-                    + table['shape'].prod(1, dtype=np.uint64) * np.uint64(self._itemsize))
-            whole = ends <= (shard.stat().st_size if shard.exists() else 0)
-            if not whole.all():
-                broken[shard] = table['name'][~whole]
-            tables.append(table[whole])
-            self._shards.append(str(shard))
-        shards = np.repeat(np.arange(-1, len(self._shards)), [len(table) for table in tables])
-        records = np.concatenate(tables)
-        order = np.argsort(records['name'], kind='stable')  # the newest of a name stays last
-        self._records, self._shard_of = records[order], shards[order]
-        self._hashes = np.ascontiguousarray(self._records['name'])
-        #: Truncated shards whose images are nowhere else, with the number of these.
-        self.truncated = {shard: lost for shard, names in broken.items()
-                          if (lost := int((~np.isin(names, self._hashes)).sum()))}
+    def __len__(self) -> int:
+        return len(self._shard_of)
 
-    @property
-    def _itemsize(self) -> int:
-        return np.dtype(_STORED[self._dtype]).itemsize
-
-    def require_whole(self) -> ShardStore:
-        """Give this store; raise ConfigError if maps were lost with the end of a shard."""
-        for shard, lost in self.truncated.items():
-            raise ConfigError(f'{shard}: truncated, {lost} of its maps are lost; {_REMEDY}, which '
-                              'makes them anew')
-        return self
-
-    def name_of(self, image: str) -> str:
-        """Name under which an image's features are kept: its own."""
-        return image
+    def names(self) -> Iterator[str]:
+        """Names of all images."""
+        return iter(self._shard_of)
 
     def place(self, name: str) -> str:
         """Where the features of a name are looked for, for messages."""
         example = next(self.names(), None)
         return f'{self.root}/{name}' + (f' (there is e.g. {example})' if example else ' (empty)')
 
-    def is_current(self, entry: Entry, sample: PixelDataSample) -> bool:
-        """Whether the features belong to the image as it is now."""
-        return entry.image.matches(sample.img_path)
+    def is_current(self, name: str, image: str | os.PathLike) -> bool | None:
+        """Whether the features of a name belong to the image as it is now; None if there are none.
 
-    def __len__(self) -> int:
-        return len(np.unique(self._hashes))
-
-    def find(self, name: str) -> Entry | None:
-        """Newest record of an image; None if there is none."""
-        value = np.uint64(_hash(name.encode()))
-        place = int(np.searchsorted(self._hashes, value, side='right')) - 1
-        if place < 0 or self._hashes[place] != value:
+        Raises:
+            ConfigError: The shard is damaged.
+            OSError: The image cannot be read.
+        """
+        if name not in self._shard_of:
             return None
-        record = self._records[place]
-        return Entry(name, self._shards[self._shard_of[place]], int(record['offset']),
-                     tuple(record['shape'].tolist()), int(record['crc']),
-                     ImageState(int(record['image_bytes']), int(record['image_mtime']),
-                                int(record['image_hash'])))
+        with self._opened(name) as shard:
+            _, *state = json.loads(shard.metadata()[name])
+        return ImageState(*state).matches(image)
 
-    def read(self, entry: Entry) -> Tensor:
-        """Map ``(C,h,w)`` float32 of a record.
+    def read(self, name: str) -> Tensor:
+        """Map ``(C,h,w)`` float32 of an image that :meth:`is_current` knows.
 
         Raises:
             ConfigError: What is there is not what was written.
         """
-        size, label = int(np.prod(entry.shape)) * self._itemsize, entry.name.encode()
+        with self._opened(name) as shard:
+            values = shard.get_tensor(name)
+            if _crc(name, values) != json.loads(shard.metadata()[name])[0]:
+                raise ValueError('wrong checksum')
+        return values.to(torch.float32, copy=True)  # a view would keep the file open
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        path = self._shard_of[name]
         try:
-            data = np.memmap(entry.shard, np.uint8, 'r', entry.offset, size + len(label))
-        except ValueError:  # the file ends before
-            data = np.empty(0, np.uint8)
-        if zlib.crc32(data) != entry.crc or data[size:].tobytes() != label:
-            raise ConfigError(f'{entry.shard}: the features of {entry.name} are damaged; delete '
-                              f'this file and its .idx, and {_REMEDY}')
-        values = data[:size].view(_STORED[self._dtype]).reshape(entry.shape)
-        if self._dtype == 'bfloat16':
-            return torch.from_numpy((values.astype(np.uint32) << 16).view(np.float32))
-        return torch.from_numpy(values.astype(np.float32))
-
-    def names(self) -> Iterator[str]:
-        """Names of all images, sorted by their hash."""
-        for place in np.flatnonzero(np.diff(self._hashes, append=np.uint64(0)) != 0):
-            record = self._records[place]
-            start = (int(record['offset'])
-                     + int(record['shape'].prod(dtype=np.uint64)) * self._itemsize)
-            with open(self._shards[self._shard_of[place]], 'rb') as shard:
-                shard.seek(start)
-                yield shard.read(int(record['name_bytes'])).decode()
-
-
-def _read_records(path: Path) -> np.ndarray:
-    """Whole records of a file; what a kill cut off at its end is left out."""
-    content = path.read_bytes()
-    table = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
-    sound = table['check'] == _checks(table)
-    length = len(sound) if sound.all() else int(np.argmin(sound))
-    if sound[length:].any():
-        raise ConfigError(f'{path}: damaged (record {length}); delete this file and its .bin, and '
-                          f'{_REMEDY}')
-    return table[:length]
+            with safe_open(path, 'pt') as shard:
+                yield shard
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{path}: the features of {name} are damaged ({error}); delete this '
+                              f'file and {_REMEDY}') from error

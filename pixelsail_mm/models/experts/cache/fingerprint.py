@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -16,9 +15,9 @@ from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 
-#: What Hugging Face folders call their weights, in the order in which transformers prefers them.
 # Entries of a config.json that say nothing about what the model computes.
 _REMARKS = {'_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version'}
+# What Hugging Face folders call their weights, in the order in which transformers prefers them.
 _WEIGHTS = ('model.safetensors', 'model-*-of-*.safetensors', 'pytorch_model.bin',
             'pytorch_model-*-of-*.bin')
 
@@ -94,7 +93,7 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def weights_sha256(model: str | os.PathLike) -> str | None:
-    """Hash weights where they are on this machine; quick for files that were hashed before.
+    """Hash weights where they are on this machine.
 
     Args:
         model: A file, a Hugging Face folder, or the hub name of one that was downloaded.
@@ -104,13 +103,14 @@ def weights_sha256(model: str | os.PathLike) -> str | None:
         files the SHA-256 of that program's output for them, sorted by name. None if there are no
         weights on this machine.
     """
-    files = _weight_files(Path(model), str(model))
-    if not files:
-        return None
-    sums = file_sha256s(files)
-    if len(sums) == 1:
-        return sums[0]
-    lines = ''.join(f'{value}  {file.name}\n' for value, file in zip(sums, files))
+    if os.path.isfile(model):
+        return sha256_of(model)
+    folder = _folder(model)
+    found = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS) if folder else ()
+    files = next(filter(None, found), [])
+    if len(files) < 2:
+        return sha256_of(files[0]) if files else None
+    lines = ''.join(f'{sha256_of(file)}  {file.name}\n' for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -126,9 +126,8 @@ def settings_sha256(model: str | os.PathLike | Mapping[str, Any]) -> str | None:
     """
     settings = model
     if not isinstance(model, Mapping):
-        folder = _folder(Path(model), str(model))
         try:
-            settings = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+            settings = json.loads((_folder(model) / 'config.json').read_text(encoding='utf-8'))
         except (TypeError, OSError, ValueError):  # no folder; no such file; not JSON
             return None
     return hashlib.sha256(json.dumps(_without_remarks(settings), sort_keys=True)
@@ -142,66 +141,12 @@ def _without_remarks(settings: Any) -> Any:
             if key not in _REMARKS}
 
 
-def _folder(path: Path, name: str) -> Path | None:
-    return path if path.is_dir() else _downloaded(name)
-
-
-def _weight_files(path: Path, name: str) -> list[Path]:
-    if path.is_file():
-        return [path]
-    folder = _folder(path, name)
-    if folder is None:
-        return []
-    found = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)
-    return next((files for files in found if files), [])
-
-
-def _downloaded(name: str) -> Path | None:
-    """Folder of a hub name in the local cache of huggingface_hub; never asks the network."""
+def _folder(model: str | os.PathLike) -> Path | None:
+    """A folder, or that of a hub name in the cache of huggingface_hub; asks no network."""
     from huggingface_hub import snapshot_download
+    if os.path.isdir(model):
+        return Path(model)
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        return Path(snapshot_download(str(model), local_files_only=True))
     except (OSError, ValueError):  # not there; not of the form of a hub name
         return None
-
-
-def file_sha256s(files: Iterable[Path]) -> list[str]:
-    """SHA-256 of files, remembered by path, size and times of change.
-
-    Weights of several GB take seconds to hash, once per machine instead of at each start of each
-    process. What is remembered lies in ``$XDG_CACHE_HOME/pixelsail_mm`` (``~/.cache``); where that
-    cannot be written, files are hashed each time.
-    """
-    memory = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    memory = memory / 'pixelsail_mm' / 'weights_sha256.json'
-    known = _remembered(memory)
-    sums, new = [], False
-    for file in files:
-        path, stat = str(file.resolve()), file.stat()
-        # Copies and archives may set the time of the content, but none sets that of the inode.
-        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        entry = known.get(path)
-        if not isinstance(entry, list) or entry[:-1] != state:
-            known[path] = entry = [*state, sha256_of(file)]
-            new = True
-        sums.append(entry[-1])
-    if new:
-        _remember(memory, known)
-    return sums
-
-
-def _remembered(memory: Path) -> dict[str, list]:
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(memory: Path, known: dict[str, list]) -> None:
-    # Processes that start together may lose each other's entries, which only costs time.
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile('w', dir=memory.parent, delete=False) as file:
-            json.dump({path: entry for path, entry in known.items() if os.path.exists(path)}, file)
-        os.replace(file.name, memory)
