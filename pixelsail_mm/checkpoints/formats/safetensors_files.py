@@ -104,6 +104,9 @@ def write_folder(state: Mapping[str, Tensor | ZeroTensor], folder: str | os.Path
                  dtype: torch.dtype | None = None) -> list[str]:
     """Write a folder of shards with a list of them, as Hugging Face libraries read it.
 
+    ``huggingface_hub.save_torch_state_dict`` needs every tensor whole and in its final precision,
+    and leaves the other names of tied weights, and ``metadata``, out of the shards.
+
     Args:
         state: As for :func:`write_safetensors`.
         folder: Existing folder.

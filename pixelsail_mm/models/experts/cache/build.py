@@ -222,7 +222,8 @@ def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
     todo = _without_features(job, images)
     outcome = Outcome(found=len(images) - len(todo))
     chunks = [todo[i:i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-    parts = _work(job, chunks) if workers == 1 else _in_processes(job, chunks, workers)
+    workers = min(workers, len(chunks))
+    parts = _work(job, chunks) if workers < 2 else _in_processes(job, chunks, workers)
     for part in progress(parts, len(todo)):
         before = outcome.written
         outcome.add(part)
