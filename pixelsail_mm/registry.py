@@ -10,9 +10,12 @@ module is cheap; ``mmdet.registry`` itself pulls in no mmdet model.
 
 from mmdet import registry as mmdet_registry
 from mmengine import registry as mmengine_registry
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
 SCOPE = 'pixelsail_mm'
+# MMEngine reads `_base_ = 'pixelsail_mm::...'` only for packages of this list.
+MODULE2PACKAGE[SCOPE] = SCOPE
 
 
 class ChildRegistry(Registry):

@@ -1,12 +1,12 @@
 # RefCOCO+, val, testA and testB: cIoU, gIoU, Pr@X.
 #   python tools/test.py configs/benchmarks/refcoco_plus.py CHECKPOINT --out result.json
-_base_ = '{{$PIXELSAIL_MODEL:../pixelsail/pixelsail_0.5b.py}}'
+_base_ = []
 
 from pixelsail_mm.datasets.manifest import evaluation_loaders, evaluation_splits
 from pixelsail_mm.evaluation.protocols import both_protocols
 
-test_dataloader = evaluation_loaders(
-    'refcoco_plus', _base_.eval_loader, root=_base_.data_root, pipeline=_base_.test_pipeline)
+model_config = 'pixelsail_mm::pixelsail/pixelsail_0.5b.py'  # or that of --model
+test_dataloader = evaluation_loaders('refcoco_plus')
 test_evaluator = [
     both_protocols(dict(type='RefSegMetric', prefix=f'refcoco_plus_{split}'))
     for split in evaluation_splits('refcoco_plus')

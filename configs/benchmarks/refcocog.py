@@ -1,12 +1,12 @@
 # RefCOCOg, val and test: cIoU, gIoU, Pr@X.
 #   python tools/test.py configs/benchmarks/refcocog.py CHECKPOINT --out result.json
-_base_ = '{{$PIXELSAIL_MODEL:../pixelsail/pixelsail_0.5b.py}}'
+_base_ = []
 
 from pixelsail_mm.datasets.manifest import evaluation_loaders, evaluation_splits
 from pixelsail_mm.evaluation.protocols import both_protocols
 
-test_dataloader = evaluation_loaders(
-    'refcocog', _base_.eval_loader, root=_base_.data_root, pipeline=_base_.test_pipeline)
+model_config = 'pixelsail_mm::pixelsail/pixelsail_0.5b.py'  # or that of --model
+test_dataloader = evaluation_loaders('refcocog')
 test_evaluator = [
     both_protocols(dict(type='RefSegMetric', prefix=f'refcocog_{split}'))
     for split in evaluation_splits('refcocog')

@@ -8,6 +8,7 @@ from typing import Any, Mapping
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.heads.names import head_attribute
+from pixelsail_mm.type_names import type_name
 
 #: ZeRO stages with what they share out among the processes.
 ZERO_STAGES = {0: (), 1: ('optimizer', ), 2: ('optimizer', 'gradients'),
@@ -101,7 +102,7 @@ def model_info(cfg: Any, tokenizer: str | None = None) -> ModelInfo:
     if cfg.model.backbone.get('quantization'):
         four_bit = _linear_weights(model.backbone.llm)
     half = (cfg.model.backbone.get('dtype') == 'bfloat16'
-            or cfg.get('optim_wrapper', {}).get('type') in (
+            or type_name(cfg.get('optim_wrapper', {}).get('type')) in (
                 'AmpOptimWrapper', 'PixelAmpOptimWrapper'))
     tokens, size = _image_tokens(cfg, getattr(model.backbone, 'image_layout', 'block'))
     return ModelInfo(

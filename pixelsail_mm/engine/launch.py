@@ -1,68 +1,13 @@
 """What ``tools/train.py`` and ``tools/test.py`` do once their arguments are parsed."""
 
 import argparse
-import difflib
 import os
-from pathlib import Path
-from typing import List, Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from pixelsail_mm.config import read_config
 from pixelsail_mm.errors import ConfigError, DivergedError
-
-#: Names the config that a benchmark's config inherits from.
-_MODEL_VARIABLE = 'PIXELSAIL_MODEL'
-#: Config keys that a run may add on the command line although the file does not have them.
-_KNOWN_KEYS = ('auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'deepspeed',
-               'default_hooks', 'env_cfg', 'experiment_name', 'load_from', 'log_level',
-               'log_processor', 'param_scheduler', 'randomness', 'resume', 'test_cfg',
-               'test_dataloader', 'test_evaluator', 'train_cfg', 'val_cfg', 'val_dataloader',
-               'val_evaluator', 'visualizer', 'work_dir')
-
-
-def parse_options(pairs: Optional[List[str]]) -> dict:
-    """Read ``key=value`` arguments as MMEngine's ``DictAction`` does.
-
-    Args:
-        pairs: E.g. ``['train_cfg.max_iters=20', 'model.distill=[]']``.
-
-    Raises:
-        ConfigError: An argument is not of this form.
-    """
-    for pair in pairs or []:
-        if '=' not in pair:
-            raise ConfigError(f'--cfg-options {pair}: write key=value')
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    return parser.parse_args(['--cfg-options', *pairs] if pairs else []).cfg_options
-
-
-def read_config(path: str, options: Optional[List[str]] = None) -> Config:
-    """Read a config file and apply ``--cfg-options``.
-
-    Args:
-        path: The config file.
-        options: ``key=value`` strings.
-
-    Raises:
-        ConfigError: No such file, or an option whose first key is unknown.
-    """
-    if not os.path.isfile(path):
-        raise ConfigError(f'config {path}: no such file (see configs/ for those that exist)')
-    cfg = Config.fromfile(path)
-    overrides = parse_options(options)
-    known = [*cfg.keys(), *_KNOWN_KEYS]
-    for key in overrides:
-        head = key.split('.')[0]
-        if head not in known:
-            close = difflib.get_close_matches(head, known, n=1)
-            hint = f'did you mean {close[0]}?' if close else f'known: {", ".join(sorted(known))}'
-            raise ConfigError(f'--cfg-options {key}: the config has no key {head!r}; {hint}')
-    try:
-        cfg.merge_from_dict(overrides)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ConfigError(f'--cfg-options {" ".join(options)}: {error}') from error
-    return cfg
+from pixelsail_mm.type_names import type_name
 
 
 def train(args: argparse.Namespace) -> None:
@@ -108,9 +53,7 @@ def test(args: argparse.Namespace) -> dict:
     from pixelsail_mm.engine.preflight import check_files
     from pixelsail_mm.engine.results import show_predictions, write_results
     from pixelsail_mm.engine.runner_factory import build_test_runner
-    if args.model is not None:
-        choose_model(args.config, args.model)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options, args.model)
     cfg.launcher = args.launcher
     # Where a training starts from need not be here to test what it gave.
     cfg.load_from = None
@@ -133,34 +76,10 @@ def test(args: argparse.Namespace) -> dict:
     return metrics
 
 
-def is_benchmark(config: str) -> bool:
-    """Whether a config file is that of a benchmark: it takes its model from another config."""
-    return os.path.isfile(config) and _MODEL_VARIABLE in Path(config).read_text()
-
-
-def choose_model(config: str, model: str) -> None:
-    """Let the config of a benchmark inherit from the config of a model.
-
-    Args:
-        config: Config file of the benchmark.
-        model: Config file of the model.
-
-    Raises:
-        ConfigError: There is no such model, or the config has one of its own.
-    """
-    if not os.path.isfile(model):
-        raise ConfigError(f'--model {model}: no such file (see configs/pixelsail for those that '
-                          'exist)')
-    if os.path.isfile(config) and not is_benchmark(config):
-        raise ConfigError(f'--model: {config} has a model of its own; it is for the configs of '
-                          'configs/benchmarks')
-    os.environ[_MODEL_VARIABLE] = os.path.abspath(model)
-
-
 def _keep_predictions(cfg: Config, checkpoint: str, resume: bool) -> None:
     """Make the test loop write predictions, and continue from those that are there."""
     loop = cfg.get('test_cfg') or {}
-    if loop.get('type') == 'MultiTestLoop':
+    if type_name(loop.get('type')) == 'MultiTestLoop':
         loop['predictions'] = dict(checkpoint=checkpoint, resume=resume)
     elif resume:
         raise ConfigError(f"--resume: test_cfg.type is {loop.get('type')!r}, which keeps no "

@@ -1,7 +1,9 @@
 """From a config to MMEngine's ``FlexibleRunner``, with this package's strategies and loops."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -10,6 +12,10 @@ from mmengine.registry import init_default_scope
 from pixelsail_mm.checkpoints.formats.checkpoint_files import find_resumable, verify_checkpoint
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE
+from pixelsail_mm.type_names import name_types, type_name
+
+if TYPE_CHECKING:
+    from mmengine.runner import FlexibleRunner
 
 _TRAIN_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _VAL_KEYS = ('val_dataloader', 'val_cfg', 'val_evaluator')
@@ -20,38 +26,44 @@ def _cuda_available() -> bool:
     return torch.cuda.is_available()
 
 
-def _fit_device(cfg: Config) -> None:
+def _fit_device(cfg: Config, said: list[str]) -> None:
     """Run a config written for a GPU in float32 where there is none (bfloat16 is very slow)."""
     wrapper = cfg.get('optim_wrapper') or {}
-    kind = wrapper.get('type')
+    kind = type_name(wrapper.get('type'))
     if kind in ('AmpOptimWrapper', 'PixelAmpOptimWrapper') and not _cuda_available():
         wrapper['type'] = kind.replace('Amp', '')
-        print_log(f'no CUDA device: training in float32 ({kind} -> {wrapper["type"]})',
-                  logger='current')
-        for key in ('dtype', 'loss_scale', 'use_fsdp'):
-            wrapper.pop(key, None)
+        gone = [key for key in ('dtype', 'loss_scale', 'use_fsdp')
+                if wrapper.pop(key, None) is not None]
+        said.append(f'no CUDA device: training in float32 (optim_wrapper: {kind} -> '
+                    f'{wrapper["type"]}{", without " if gone else ""}{", ".join(gone)})')
 
 
-def _wrap_sampler(cfg: Config) -> None:
+def _wrap_sampler(cfg: Config, said: list[str]) -> None:
     """Put the config's sampler into a ``DrawIndexSampler``, which resumes and counts draws."""
     loader = cfg.train_dataloader
     sampler = loader.get('sampler') or dict(type='DefaultSampler', shuffle=True)
-    if sampler.get('type') != 'DrawIndexSampler':
+    if type_name(sampler.get('type')) != 'DrawIndexSampler':
+        said.append(f'train_dataloader.sampler: {type_name(sampler["type"])} orders each epoch '
+                    'inside a DrawIndexSampler, which numbers the draws and resumes at any')
         sampler = dict(type='DrawIndexSampler', sampler=sampler)
     sampler['batch_size'] = loader.get('batch_size', 1)
     loader.sampler = sampler
 
 
-def _set_log_window(cfg: Config) -> None:
+def _set_log_window(cfg: Config, said: list[str]) -> None:
     """Average the logged losses over at least one accumulation window."""
     processor = cfg.setdefault('log_processor', dict(by_epoch=False))
     logger = (cfg.get('default_hooks') or {}).get('logger') or {}
     interval = logger.get('interval', 10)
     accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
-    processor['window_size'] = max(processor.get('window_size', interval), accumulation)
+    window = max(processor.get('window_size', interval), accumulation)
+    if processor.get('window_size') != window:
+        said.append(f'log_processor.window_size: losses in the log are means over {window} '
+                    f'iterations (logger.interval {interval}, accumulative_counts {accumulation})')
+    processor['window_size'] = window
 
 
-def _use_deepspeed(cfg: Config, name: str) -> dict:
+def _use_deepspeed(cfg: Config, name: str, said: list[str]) -> dict:
     """Translate the optimizer settings to DeepSpeed's; give the strategy's config."""
     from pixelsail_mm.engine.strategies.deepspeed import adapt, ensure_rank_variables, read_preset
     preset = read_preset(name)
@@ -68,29 +80,41 @@ def _use_deepspeed(cfg: Config, name: str) -> dict:
     config = adapt(preset, cfg.train_dataloader.get('batch_size', 1), accumulation, clip)
     kept = {key: wrapper[key] for key in ('optimizer', 'constructor', 'paramwise_cfg')
             if key in wrapper}
+    gone = [key for key in wrapper if key not in ('type', 'accumulative_counts', *kept)]
+    said.append(f'optim_wrapper: {type_name(wrapper.get("type", "OptimWrapper"))} -> '
+                f'PixelDeepSpeedOptimWrapper; precision and max_norm={clip} of the gradients are '
+                f'DeepSpeed\'s ({name}){", left out: " if gone else ""}{", ".join(gone)}')
     cfg.optim_wrapper = dict(type='PixelDeepSpeedOptimWrapper', accumulative_counts=accumulation,
                              **kept)
     return dict(type=f'{SCOPE}.PixelDeepSpeedStrategy', config=config,
                 gradient_accumulation_steps=accumulation)
 
 
-def _choose_strategy(cfg: Config, deepspeed: Optional[str]) -> dict:
+def _choose_strategy(cfg: Config, deepspeed: str | None, said: list[str]) -> dict:
+    launcher = cfg.launcher
     if deepspeed:
-        return _use_deepspeed(cfg, deepspeed)
-    name = 'PixelSingleDeviceStrategy' if cfg.launcher == 'none' else 'PixelDDPStrategy'
-    return dict(type=f'{SCOPE}.{name}')
+        strategy = _use_deepspeed(cfg, deepspeed, said)
+    else:
+        name = 'PixelSingleDeviceStrategy' if launcher == 'none' else 'PixelDDPStrategy'
+        strategy = dict(type=f'{SCOPE}.{name}')
+    said.append(f'strategy: {type_name(strategy["type"])} (launcher {launcher}, deepspeed '
+                f'{deepspeed or "none"})')
+    return strategy
 
 
-def _check_steps(cfg: Config) -> None:
+def _check_steps(cfg: Config, said: list[str]) -> None:
     """Use the optimizer wrapper that skips bad steps, unless ``default_hooks.bad_steps`` is None.
 
     Configs that do not name the hook get it, too: a skipped step must not go unreported. With None
     the wrappers that skip are replaced by MMEngine's; a dumped config names them.
     """
-    hook = cfg.setdefault('default_hooks', dict()).setdefault(
-        'bad_steps', dict(type='BadStepHook'))
+    hooks = cfg.setdefault('default_hooks', dict())
+    if 'bad_steps' not in hooks:
+        hooks['bad_steps'] = dict(type='BadStepHook')
+        said.append('default_hooks.bad_steps: BadStepHook is added; None leaves it out')
+    hook = hooks['bad_steps']
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
+    kind = type_name(wrapper.get('type', 'OptimWrapper'))
     if kind == 'PixelDeepSpeedOptimWrapper':
         wrapper['check_steps'] = hook is not None
         return
@@ -99,6 +123,9 @@ def _check_steps(cfg: Config) -> None:
         other = {name: checked for checked, name in other.items()}
     if kind in other:
         wrapper['type'] = other[kind]
+        what = 'does not skip' if hook is None else 'skips'
+        said.append(f'optim_wrapper: {kind} -> {other[kind]}, which {what} steps with NaN or '
+                    'infinity (default_hooks.bad_steps)')
 
 
 def _settle_resume(cfg: Config) -> None:
@@ -113,6 +140,8 @@ def _settle_resume(cfg: Config) -> None:
 
 
 def _set_defaults(cfg: Config) -> None:
+    """Fill in what configs usually leave to ``_base_/default_runtime.py`` and the command line."""
+    name_types(cfg)
     cfg.setdefault('launcher', 'none')
     cfg.setdefault('default_scope', SCOPE)
     cfg.setdefault('env_cfg', dict())
@@ -124,7 +153,7 @@ def _set_defaults(cfg: Config) -> None:
         raise ConfigError('the config has no `model`')
 
 
-def build_runner(cfg: Config, weights: Optional[str] = None):
+def build_runner(cfg: Config, weights: str | None = None):
     """Build a training runner; ``runner.train()`` starts.
 
     Keys read here, besides those of MMEngine's runner: ``deepspeed`` (a preset name or JSON path,
@@ -149,18 +178,21 @@ def build_runner(cfg: Config, weights: Optional[str] = None):
     for key in _TRAIN_KEYS[:3]:
         if cfg.get(key) is None:
             raise ConfigError(f'training needs `{key}` in the config')
-    _fit_device(cfg)
-    _wrap_sampler(cfg)
-    _set_log_window(cfg)
+    said: list[str] = []
+    _fit_device(cfg, said)
+    _wrap_sampler(cfg, said)
+    _set_log_window(cfg, said)
     _settle_resume(cfg)
-    strategy = _choose_strategy(cfg, cfg.get('deepspeed'))
-    _check_steps(cfg)
+    strategy = _choose_strategy(cfg, cfg.get('deepspeed'), said)
+    _check_steps(cfg, said)
     start = weights or cfg.get('load_from')
-    if start is not None and not cfg.get('resume'):
+    if start is not None and cfg.get('resume'):
+        said.append(f'load_from: {start} is not read, {cfg.resume} has the weights')
+    elif start is not None:
         strategy.update(weights=start, required_prefixes=[])
     cfg.load_from = None
     cfg.strategy = strategy
-    return PixelRunner.from_cfg(cfg)
+    return _say(PixelRunner.from_cfg(cfg), said)
 
 
 def build_test_runner(cfg: Config, checkpoint: str):
@@ -183,11 +215,20 @@ def build_test_runner(cfg: Config, checkpoint: str):
     for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):
         if cfg.get(key) is None:
             raise ConfigError(f'testing needs `{key}` in the config')
+    said: list[str] = []
     for key in _TRAIN_KEYS + _VAL_KEYS:
         cfg[key] = None
     if cfg.model.get('distill'):
-        # Experts teach; testing must not need their weights or feature files.
+        # Testing must not need the experts' weights or feature files.
         cfg.model.distill = []
+        said.append('model.distill: left out, experts only teach')
     cfg.load_from, cfg.resume = None, False
-    cfg.strategy = dict(_choose_strategy(cfg, None), weights=str(checkpoint))
-    return HooksOffRunner.from_cfg(cfg)
+    cfg.strategy = dict(_choose_strategy(cfg, None, said), weights=str(checkpoint))
+    return _say(HooksOffRunner.from_cfg(cfg), said)
+
+
+def _say(runner: FlexibleRunner, said: list[str]) -> FlexibleRunner:
+    """Write what was decided for the config into the run's log, a line each."""
+    for line in said:
+        runner.logger.info(line)
+    return runner

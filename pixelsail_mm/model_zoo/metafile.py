@@ -107,12 +107,11 @@ def refresh(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _facts(config: Path, tokenizer: str | None) -> dict[str, Any]:
-    from mmengine import Config
-
     from pixelsail_mm.benchmarks.model_info import DISTILLATION, NO_ZERO3, model_info
+    from pixelsail_mm.config import read_config
     if not config.is_file():
         raise ConfigError(f'{config}: no such config')
-    info = model_info(Config.fromfile(config), tokenizer)
+    info = model_info(read_config(config), tokenizer)
     processes = 8
     height, width = info.image_size
     return {

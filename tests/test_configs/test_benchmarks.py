@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from mmengine import Config
 
+from pixelsail_mm.config import read_config
 from pixelsail_mm.registry import DATASETS, METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -40,15 +40,18 @@ def test_every_benchmark_is_here():
 
 @pytest.mark.parametrize('model', MODELS)
 @pytest.mark.parametrize('name', BENCHMARKS)
-def test_takes_model_and_pipeline_of_the_model(name, model, monkeypatch):
-    monkeypatch.setenv('PIXELSAIL_MODEL', str(ROOT / f'configs/pixelsail/{model}.py'))
-    cfg = Config.fromfile(BENCHMARKS[name])
-    plain = Config.fromfile(ROOT / f'configs/pixelsail/{model}.py')
+def test_takes_model_and_pipeline_of_the_model(name, model):
+    file = ROOT / f'configs/pixelsail/{model}.py'
+    cfg = read_config(BENCHMARKS[name], model=file)
+    plain = read_config(file)
     assert cfg.model == plain.model and cfg.test_cfg == plain.test_cfg
+    assert Path(cfg.filename).stem == name and cfg.model_config == str(file)
     loaders, evaluators = cfg.test_dataloader, cfg.test_evaluator
     assert len(loaders) == len(evaluators)
     for loader in loaders:
         assert loader.dataset.pipeline == plain.test_pipeline
+        for reader in loader.dataset.get('datasets', [loader.dataset]):
+            assert Path(reader.data_root).is_relative_to(plain.data_root)
         assert loader.batch_size > 1
         assert loader.batch_sampler.type == 'EvaluationBatchSampler'
     prefixes = [metric.get('prefix') for part in evaluators for metric in as_list(part)]
@@ -58,7 +61,7 @@ def test_takes_model_and_pipeline_of_the_model(name, model, monkeypatch):
 @pytest.mark.parametrize('name', sorted(set(BENCHMARKS) - {'perbench'}))
 def test_metrics_and_readers_know_their_settings(name, public_layout, monkeypatch):
     monkeypatch.setenv('PIXELSAIL_DATA', str(public_layout[1]))
-    cfg = Config.fromfile(BENCHMARKS[name])
+    cfg = read_config(BENCHMARKS[name])
     for loader, metrics in zip(cfg.test_dataloader, cfg.test_evaluator):
         dataset = DATASETS.build(dict(loader.dataset, pipeline=[]))
         assert len(dataset) > 0 and dataset.test_mode
@@ -81,7 +84,7 @@ HAS_CAPTION_PACKAGES = bool(find_spec('pycocoevalcap') and shutil.which('java'))
 
 def leave_captions_out(name):
     """Options that leave out what the optional packages compute."""
-    cfg = Config.fromfile(BENCHMARKS[name])
+    cfg = read_config(BENCHMARKS[name])
     return [f'test_evaluator.{i}{j}.on_missing=skip' for i, part in enumerate(cfg.test_evaluator)
             for j, metric in ([(f'.{j}', metric) for j, metric in enumerate(part)]
                               if isinstance(part, (list, tuple)) else [('', part)])

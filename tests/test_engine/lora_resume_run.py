@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.errors import CheckpointError
 

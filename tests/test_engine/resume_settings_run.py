@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.errors import CheckpointError, ConfigError
 

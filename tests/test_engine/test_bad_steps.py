@@ -15,8 +15,8 @@ from mmengine.hooks import Hook
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
 from pixelsail_mm.command_line import DIVERGED
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.hooks.bad_step_hook import BadStepHook
-from pixelsail_mm.engine.launch import read_config
 from pixelsail_mm.engine.optim_wrappers import (
     PixelAmpOptimWrapper,
     PixelDeepSpeedOptimWrapper,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
 
 CONFIG = Path(__file__).with_name('toy_config.py')

@@ -1,43 +1,8 @@
 import pytest
 
 from pixelsail_mm.command_line import explain, run_command
-from pixelsail_mm.engine.launch import parse_options, read_config
 from pixelsail_mm.engine.preflight import check_files
 from pixelsail_mm.errors import CheckpointError, ConfigError, MissingFilesError
-
-CONFIG = """
-model = dict(type='A', distill=[1])
-train_dataloader = dict(batch_size=1)
-"""
-
-
-@pytest.fixture
-def config_file(tmp_path):
-    path = tmp_path / 'c.py'
-    path.write_text(CONFIG)
-    return str(path)
-
-
-def test_options_are_read_as_mmengine_reads_them():
-    assert parse_options(['a.b=1', 'c=[1,2]', 'd=x']) == {'a.b': 1, 'c': [1, 2], 'd': 'x'}
-    assert parse_options(None) == {}
-    with pytest.raises(ConfigError, match='write key=value'):
-        parse_options(['a.b'])
-
-
-def test_options_override(config_file):
-    cfg = read_config(config_file, ['model.distill=[]', 'work_dir=w'])
-    assert cfg.model.distill == [] and cfg.work_dir == 'w'
-
-
-def test_misspelt_option_is_caught(config_file):
-    with pytest.raises(ConfigError, match="no key 'modle'; did you mean model"):
-        read_config(config_file, ['modle.distill=[]'])
-
-
-def test_missing_config():
-    with pytest.raises(ConfigError, match=r'absent\.py: no such file'):
-        read_config('absent.py')
 
 
 def test_all_missing_files_are_listed(tmp_path):

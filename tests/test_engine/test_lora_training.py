@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pixelsail_mm.checkpoints.checkpoint import load_state, save_weights
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.registry import MODELS
 from tests.test_engine.lora_resume_run import MODEL
 

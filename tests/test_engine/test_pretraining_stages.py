@@ -6,7 +6,7 @@ from mmengine import Config
 from mmengine.hooks import Hook
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer

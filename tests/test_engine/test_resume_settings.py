@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.resuming import read_saved
 from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.engine.training_settings import compare, table

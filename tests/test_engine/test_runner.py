@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
-from pixelsail_mm.engine.launch import read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.runner_factory import build_runner, build_test_runner
 from pixelsail_mm.errors import CheckpointError, ConfigError
 

@@ -172,7 +172,7 @@ def data_paths(node):
 
 def test_commands_of_the_readme_train_on_what_earlier_ones_drew(quick_tree, repo_root,
                                                                 monkeypatch):
-    from pixelsail_mm.engine.launch import read_config
+    from pixelsail_mm.config import read_config
     monkeypatch.delenv('PIXELSAIL_DATA', raising=False)
     assert run_quickstart(quick_tree).returncode == 0
     draw, train, _ = (quick_tree.root / 'calls').read_text().splitlines()

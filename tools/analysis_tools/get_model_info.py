@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Print the facts of each config, or bring its metafile up to date."""
     from pixelsail_mm.benchmarks.model_info import model_info, report
-    from pixelsail_mm.engine.launch import read_config
+    from pixelsail_mm.config import read_config
     from pixelsail_mm.model_zoo.metafile import update
     for name in args.configs:
         if args.update_metafile:

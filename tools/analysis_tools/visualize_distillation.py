@@ -42,7 +42,7 @@ def main() -> int:
     def command():
         from mmengine.registry import init_default_scope
 
-        from pixelsail_mm.engine.launch import read_config
+        from pixelsail_mm.config import read_config
         from pixelsail_mm.registry import SCOPE
         from pixelsail_mm.visualization.distillation import visualize_distillation
         cfg = read_config(args.config, args.cfg_options)

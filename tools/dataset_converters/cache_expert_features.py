@@ -69,7 +69,7 @@ def cache(args: argparse.Namespace) -> int:
     """Write the features and say what became of the images."""
     from tqdm import tqdm
 
-    from pixelsail_mm.engine.launch import read_config
+    from pixelsail_mm.config import read_config
     from pixelsail_mm.models.experts.cache.build import cache_features, list_images, make_job
 
     def show(parts, total):

@@ -27,8 +27,8 @@ def build(args: argparse.Namespace) -> int:
     """Build everything and print a line per reader."""
     from tqdm import tqdm
 
+    from pixelsail_mm.config import read_config
     from pixelsail_mm.datasets.manifest.prepare import prepare_config
-    from pixelsail_mm.engine.launch import read_config
     done = prepare_config(read_config(args.config, args.cfg_options), args.workers,
                           lambda parts, total: tqdm(parts, total=total, desc='readers'))
     for part in done:

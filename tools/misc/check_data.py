@@ -39,19 +39,17 @@ def check(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     import pixelsail_mm.datasets  # noqa: F401  registers the readers
+    from pixelsail_mm.config import is_benchmark, read_config
     from pixelsail_mm.datasets.checks import check_config
     from pixelsail_mm.datasets.checks.leaves import LOADERS
     from pixelsail_mm.datasets.checks.report import ERROR, WARNING
     from pixelsail_mm.datasets.files.image_keys import write_image_keys
-    from pixelsail_mm.engine.launch import choose_model, is_benchmark, read_config
 
-    if args.model is not None:
-        choose_model(args.config, args.model)
-    cfg = read_config(args.config, args.cfg_options)
-    loaders = ('test_dataloader', ) if is_benchmark(args.config) else tuple(LOADERS)
+    cfg = read_config(args.config, args.cfg_options, args.model)
+    loaders = ('test_dataloader', ) if is_benchmark(cfg) else tuple(LOADERS)
     report = check_config(cfg, args.samples,
                           lambda items, name: tqdm(items, desc=name, leave=False), loaders)
-    if is_benchmark(args.config):
+    if is_benchmark(cfg):
         print('The test sets of a benchmark. What a model is trained on, its own config checks.\n')
     print(report.text())
     if args.write_overlap:

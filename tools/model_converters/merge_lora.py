@@ -19,7 +19,7 @@ def main() -> int:
 
     def command():
         from pixelsail_mm.checkpoints.conversion.lora_merge import export_adapter, merge_lora
-        from pixelsail_mm.engine.launch import read_config
+        from pixelsail_mm.config import read_config
         cfg = read_config(args.config)
         if args.adapter_only:
             number = export_adapter(cfg, args.checkpoint, args.target)

@@ -18,6 +18,7 @@ from pixelsail_mm.checkpoints.formats.checkpoint_files import (
 from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS, SCOPE
+from pixelsail_mm.type_names import type_name
 
 # Parts of names that a plain decoder does not have.
 _UNMERGED = ('.lora_', '.new_rows')
@@ -87,7 +88,7 @@ def export_adapter(cfg: Config, checkpoint: str | os.PathLike,
     from peft import get_peft_model_state_dict
     _require(cfg, 'lora')
     check_replaceable(folder, _ADAPTER_FILES)
-    if cfg.model.backbone.type == 'EVETransformer':
+    if type_name(cfg.model.backbone.type) == 'EVETransformer':
         raise ConfigError('EVETransformer has visual weights, which no stock decoder has, so that '
                           'PEFT has no place for their adapters; merge instead')
     llm = _trained_model(cfg, checkpoint).backbone.llm

@@ -22,6 +22,7 @@ from pixelsail_mm.checkpoints.loading.vocabulary import Vocabulary, stored_vocab
 from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.tokenization import build_tokenizer
+from pixelsail_mm.type_names import name_types, type_name
 
 _TOKENIZER = 'tokenizer'
 # Parts of a model's config that do nothing for prediction.
@@ -144,6 +145,7 @@ def portable_model(cfg: Config) -> dict[str, Any]:
         ConfigError: The config of the language model cannot be read.
     """
     model = _without_training(cfg.model.to_dict())
+    name_types(model)
     llm, base = model['backbone'].get('llm'), {}
     if isinstance(llm, str):
         model['backbone']['llm'], base = _describe(llm)
@@ -195,7 +197,7 @@ def _portable_config(cfg: Config, training_samples: int) -> Config:
     if portable_imports(cfg):
         content['custom_imports'] = cfg.custom_imports.to_dict()
     visualizer = cfg.get('visualizer') or {}
-    if visualizer.get('type') not in (None, 'Visualizer'):
+    if type_name(visualizer.get('type')) not in (None, 'Visualizer'):
         content['visualizer'] = {key: value for key, value in visualizer.to_dict().items()
                                  if key not in _OF_A_TRAINING}
     return Config(_with_tokenizer(content))

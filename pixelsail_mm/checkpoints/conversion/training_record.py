@@ -23,6 +23,7 @@ from pixelsail_mm.checkpoints.folders.reading import read_model_config
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.registry import DATASETS, SCOPE
 from pixelsail_mm.tokenization import build_tokenizer, read_id_ranges, write_id_ranges
+from pixelsail_mm.type_names import name_types, type_name
 
 #: Samples that are read by default; all words of ShapesWorld occur within the first hundred. A rare
 #: word of a large data set may not be among them.
@@ -94,6 +95,7 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
         ``test_pipeline``, and ``inference_pipeline`` if the config has one.
     """
     pipelines = {key: [stage.to_dict() for stage in cfg[key]] for key in _PIPELINES if cfg.get(key)}
+    name_types(list(pipelines.values()))
     if cfg.get('train_dataloader') is None or not samples:
         return pipelines
     try:
@@ -105,7 +107,7 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
         return pipelines
     known = _since_random(cfg, record)
     for stage in (stage for stages in pipelines.values() for stage in stages):
-        kind = _name(stage['type'])
+        kind = type_name(stage['type'])
         if kind == _RESIZE and stage.get('rule', 'long_side') == 'long_side':
             if known.longest_side:
                 stage['max_size'] = min(stage.get('max_size', 1024), known.longest_side)
@@ -114,11 +116,6 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
     print_log(f'{record.samples} training samples: pictures of up to {record.longest_side} pixels, '
               f'{len(record.token_ids)} tokens', 'current')
     return pipelines
-
-
-def _name(kind: Any) -> str:
-    """Name of a transform whose ``type`` is a class, a name or a name with its scope."""
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def _beside(checkpoint: str | os.PathLike, tokenizer: Any) -> _Known:
         return _Known()
     longest, ids = None, None
     for stage in cfg.get('test_pipeline') or ():
-        if _name(stage['type']) == _RESIZE and stage.get('rule', 'long_side') == 'long_side':
+        if type_name(stage['type']) == _RESIZE and stage.get('rule', 'long_side') == 'long_side':
             longest = stage.get('max_size', 1024)
         elif stage.get('trained_tokens') is not None:
             theirs = build_tokenizer(stage['tokenizer'])

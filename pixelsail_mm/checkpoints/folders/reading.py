@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mmengine.config import Config, ConfigDict
-from mmengine.utils import import_modules_from_strings
 
-from pixelsail_mm.errors import ConfigError, first_line
+from pixelsail_mm.config import read_config
+from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.type_names import name_types
 
 _PATH_KEYS = ('tokenizer', 'pretrained_model_name_or_path', 'llm')
 
@@ -29,9 +30,9 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
             imported.
     """
     if isinstance(config, Config):
-        return config.copy(), None
+        return _named(config.copy()), None
     if isinstance(config, Mapping):
-        return Config(dict(config)), None
+        return _named(Config(dict(config))), None
     path = Path(config).expanduser().absolute()
     shipped = path if path.is_dir() and any(path.glob('*.safetensors')) else None
     if path.is_dir():
@@ -42,22 +43,14 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
     if not path.is_file():
         raise ConfigError(f'config {config}: no such file or folder (see configs/ and '
                           'demo/checkpoints/ for those that exist)')
-    cfg = Config.fromfile(path, import_custom_modules=False)
-    _import_modules(cfg, path)
+    cfg = read_config(path)
     _anchor_paths(cfg._cfg_dict, path.parent)
     return cfg, shipped
 
 
-def _import_modules(cfg: Config, path: Path) -> None:
-    """Import ``custom_imports``, as MMEngine does, with an error that a user can act on."""
-    if not cfg.get('custom_imports'):
-        return
-    try:
-        import_modules_from_strings(**cfg.custom_imports)
-    except (ImportError, TypeError) as error:
-        cause = f' ({first_line(error.__context__)})' if error.__context__ else ''
-        raise ConfigError(f'{path}: custom_imports: {first_line(error)}{cause}; put the folder that'
-                          ' holds the module on PYTHONPATH, or install it') from error
+def _named(cfg: Config) -> Config:
+    name_types(cfg)
+    return cfg
 
 
 def _config_in(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from pixelsail_mm.datasets.files.image_keys import image_key
 from pixelsail_mm.datasets.manifest.entries import where_to_get
 from pixelsail_mm.errors import BadSampleError, MissingFilesError
 from pixelsail_mm.registry import DATASETS
+from pixelsail_mm.type_names import type_name
 
 Progress = Callable[[Iterable, str], Iterable]
 # What is run when a reader's own pipeline stops before it.
@@ -64,7 +65,7 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
 
 def _name(leaf: Leaf) -> str:
     """Reader and annotation file of a leaf, which tell more than its place in the config."""
-    parts = [leaf.cfg['type'], leaf.cfg.get('ann_file'), leaf.cfg.get('split')]
+    parts = [type_name(leaf.cfg['type']), leaf.cfg.get('ann_file'), leaf.cfg.get('split')]
     return ', '.join(str(part) for part in parts if part)
 
 
@@ -131,7 +132,7 @@ def _check_ids(dataset: PixelDataset, key: str, report: Report) -> None:
 
 def _checked_transforms(pipeline: Sequence, report: Report) -> list[Callable]:
     """The reader's pipeline up to the tokens; at least image, masks and prompts."""
-    types = [transform['type'] if isinstance(transform, Mapping) else type(transform).__name__
+    types = [type_name(transform['type'] if isinstance(transform, Mapping) else type(transform))
              for transform in pipeline]
     if _LAST not in types:
         return build_pipeline(_LOADING)

@@ -5,6 +5,8 @@ from pixelsail_mm.datasets.manifest.entries import (
     evaluation_loaders,
     evaluation_splits,
     load_manifest,
+    moved_reader,
 )
 
-__all__ = ['dataset_cfg', 'evaluation_loaders', 'evaluation_splits', 'load_manifest']
+__all__ = ['dataset_cfg', 'evaluation_loaders', 'evaluation_splits', 'load_manifest',
+           'moved_reader']

@@ -54,8 +54,23 @@ def dataset_cfg(name: str, *, root: str = DATA_FOLDER, evaluation: str | None = 
                              f'from {splits}')
         reader = _fill(entry.get('evaluation_reader', reader), evaluation)
         mode = dict(test_mode=True)
-    data_root = osp.normpath(osp.join(root, osp.relpath(reader['data_root'], DATA_FOLDER)))
-    return {**reader, 'data_root': data_root, **mode, **overrides}
+    return {**moved_reader(reader, root), **mode, **overrides}
+
+
+def moved_reader(reader: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """Config of a reader, or of a mixture, that finds the folder ``data`` at another place.
+
+    Args:
+        reader: The config. Other folders than those below ``data`` stay.
+        root: Folder with all data sets.
+    """
+    moved = dict(reader)
+    folder = reader.get('data_root')
+    if folder is not None and osp.normpath(folder).split(osp.sep)[0] == DATA_FOLDER:
+        moved['data_root'] = osp.normpath(osp.join(root, osp.relpath(folder, DATA_FOLDER)))
+    if 'datasets' in reader:
+        moved['datasets'] = [moved_reader(part, root) for part in reader['datasets']]
+    return moved
 
 
 def evaluation_splits(name: str) -> list[str]:
@@ -63,17 +78,15 @@ def evaluation_splits(name: str) -> list[str]:
     return list(_read()['datasets'][name].get('splits', {}).get('evaluation', ()))
 
 
-def evaluation_loaders(name: str, loader: Mapping[str, Any],
-                       **reader: Any) -> list[dict[str, Any]]:
-    """Configs of the test data loaders of a data set, one per evaluation split.
+def evaluation_loaders(name: str) -> list[dict[str, Any]]:
+    """Configs of a data set's test data loaders, one per evaluation split, with only a dataset.
+
+    The rest is the model's, see :func:`pixelsail_mm.config.benchmark.with_model`.
 
     Args:
         name: Its key in ``manifest.yml``.
-        loader: Everything but the dataset.
-        **reader: Passed to :func:`dataset_cfg`.
     """
-    return [dict(loader, dataset=dataset_cfg(name, evaluation=split, **reader))
-            for split in evaluation_splits(name)]
+    return [dict(dataset=dataset_cfg(name, evaluation=split)) for split in evaluation_splits(name)]
 
 
 def _fill(value: Any, split: str) -> Any:

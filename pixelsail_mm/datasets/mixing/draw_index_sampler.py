@@ -7,6 +7,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from pixelsail_mm.registry import DATA_SAMPLERS
+from pixelsail_mm.type_names import type_name
 
 _GLOBAL_VIEW = ('rank', 'world_size', 'num_samples', 'total_size')
 
@@ -14,7 +15,7 @@ _GLOBAL_VIEW = ('rank', 'world_size', 'num_samples', 'total_size')
 def _build_order(cfg: dict, dataset: Sized, seed: int) -> Sampler:
     """Build the wrapped sampler and make it yield the order of all processes together."""
     cfg = dict(cfg)
-    if cfg.get('type') == 'LengthGroupedSampler':
+    if type_name(cfg.get('type')) == 'LengthGroupedSampler':
         from xtuner.dataset.samplers import LengthGroupedSampler  # slow import, rarely needed
         cfg['type'] = LengthGroupedSampler
     sampler = DATA_SAMPLERS.build(cfg, default_args=dict(dataset=dataset, seed=seed))

@@ -19,6 +19,7 @@ from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.step_check import all_finite, on_any_rank
 from pixelsail_mm.errors import CheckpointError, DivergedError
+from pixelsail_mm.type_names import type_name
 
 _RANK_VARIABLES = dict(
     slurm=dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
@@ -143,7 +144,8 @@ class StrategyMixin:
             if isinstance(cfg, dict) and not cfg.get('by_epoch', True):
                 cfg = {key: _steps(value, total) if key in ('begin', 'end', 'T_max') else value
                        for key, value in cfg.items()}
-                if cfg['type'] == 'LinearLR' and cfg.get('end', total) - cfg.get('begin', 0) < 2:
+                short = cfg.get('end', total) - cfg.get('begin', 0) < 2
+                if short and type_name(cfg['type']) == 'LinearLR':
                     continue
             built.append(cfg)
         return built

@@ -12,9 +12,6 @@ from pixelsail_mm.models.backbones.eve_modules import ConvPatchEmbedding, add_vi
 from pixelsail_mm.models.backbones.single_transformer import SingleTransformer
 from pixelsail_mm.registry import MODELS
 
-# Options of SingleTransformer that a linear patch embedding has.
-_LINEAR_ONLY = {'patch_embed_gain', 'patch_positions'}
-
 
 @MODELS.register_module()
 class EVETransformer(SingleTransformer):
@@ -49,10 +46,12 @@ class EVETransformer(SingleTransformer):
     """
 
     image_layout = 'rows'
+    #: Options of SingleTransformer that only a linear patch embedding has.
+    refused_options = frozenset({'patch_embed_gain', 'patch_positions'})
 
     def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 32,
                  patch_channels: int = 1024, **options) -> None:
-        known = signature(SingleTransformer).parameters.keys() - _LINEAR_ONLY
+        known = signature(SingleTransformer).parameters.keys() - self.refused_options
         if options.keys() - known:
             raise ConfigError('backbone: EVETransformer has no '
                               f'{", ".join(sorted(options.keys() - known))}; remove or correct it')

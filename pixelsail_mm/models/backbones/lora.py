@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.new_tokens import fold_new_rows
+from pixelsail_mm.type_names import type_name
 
 _ADAPTER = 'default'
 _BASE_LAYER = '.base_layer.'
@@ -35,8 +36,7 @@ def _settings(cfg: Mapping[str, Any] | Any, name: str, key: str) -> dict | None:
         raise ConfigError(f'{key}={cfg!r}: use dict(type={name!r}, ...)')
     settings = dict(cfg)
     kind = settings.pop('type', name)
-    kind = kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
-    if kind.split('.')[-1] != name:
+    if type_name(kind) != name:
         raise ConfigError(f'{key}.type={kind!r}: only {name!r} is supported')
     return settings
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine import Config
+
+from pixelsail_mm.config import read_config
 
 PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.syspath_prepend(str(PROJECT))
-    yield Config.fromfile(PROJECT / 'configs' / 'pixelsail_tiny_focal.py')
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    yield read_config(PROJECT / 'configs' / 'pixelsail_tiny_focal.py')
     sys.modules.pop('focal_mask_head', None)
 
 

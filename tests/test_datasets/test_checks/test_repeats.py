@@ -99,7 +99,7 @@ def test_check_data_finds_them(cfg):
 def test_the_evaluation_is_refused_before_a_model_is_built(cfg, tmp_path):
     from pathlib import Path
 
-    from pixelsail_mm.engine.launch import read_config
+    from pixelsail_mm.config import read_config
     from pixelsail_mm.engine.runner_factory import build_test_runner
     toy = Path(__file__).parents[2] / 'test_engine' / 'toy_config.py'
     config = read_config(str(toy))

@@ -33,6 +33,7 @@ from pixelsail_mm.models.experts.cache.fingerprint import expert_fingerprint
 from pixelsail_mm.models.experts.cache.image_names import Roots, image_name
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.type_names import type_name
 
 _CHUNK = 16  # images of a shard: as many are computed again after a kill
 _READ_AHEAD = 4
@@ -130,8 +131,8 @@ def choose_expert(cfg: Mapping[str, Any], wanted: str | Config | None) -> dict[s
         if not isinstance(expert, Mapping):
             raise ConfigError(f"{wanted.filename}: must set expert = dict(type='SAM2Expert', ...)")
         return dict(expert)
-    names = [[str(i), entry.get('name'), entry['expert']['type'],
-              (entry['expert'].get('of') or {}).get('type')]
+    names = [[str(i), entry.get('name'), type_name(entry['expert']['type']),
+              type_name((entry['expert'].get('of') or {}).get('type'))]
              for i, entry in enumerate(cfg.get('model', {}).get('distill') or [])]
     fitting = [i for i, known in enumerate(names) if wanted is None or wanted in known]
     if len(fitting) != 1:
@@ -170,7 +171,7 @@ def make_job(cfg: Mapping[str, Any], expert: str | Config | None = None, out: st
         ConfigError: Something is missing, or the device is not there.
     """
     chosen = choose_expert(cfg, expert)
-    if chosen['type'] == 'CachedExpert':
+    if type_name(chosen['type']) == 'CachedExpert':
         out, image_root = out or chosen.get('root'), image_root or chosen.get('image_root')
         chosen = chosen.get('of')
         if chosen is None:
