@@ -1,3 +1,6 @@
+# What a run decides for itself is in its log, a line each: the strategy (from launcher and
+# deepspeed), a DrawIndexSampler around the sampler of training, an optimizer wrapper that skips bad
+# steps, float32 where there is no GPU, the window of the logged means.
 default_scope = 'pixelsail_mm'
 
 default_hooks = dict(

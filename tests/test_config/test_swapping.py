@@ -1,10 +1,7 @@
 """What an override with another type inherits."""
 
-import logging
-
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 
 from pixelsail_mm.config import read_config
 from pixelsail_mm.config.swapping import accepted_keys
@@ -36,18 +33,6 @@ def parts(monkeypatch):
     monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
     for part in (Wide, Narrow, Child, Picky):
         MODELS.register_module(module=part)
-
-
-@pytest.fixture
-def lines():
-    """Lines of the log, as they come."""
-    messages = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 @pytest.fixture

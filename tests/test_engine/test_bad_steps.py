@@ -231,8 +231,11 @@ def test_wrapper_of_a_dumped_config_is_unchecked_too(build, tmp_path):
 def test_without_gpu_mixed_precision_is_float32(monkeypatch, kind, fitted):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     cfg = Config(dict(optim_wrapper=dict(type=kind, dtype='bfloat16', loss_scale='dynamic')))
-    _fit_device(cfg)
+    said = []
+    _fit_device(cfg, said)
     assert cfg.optim_wrapper == dict(type=fitted)
+    assert said == [f'no CUDA device: training in float32 (optim_wrapper: {kind} -> {fitted}, '
+                    'without dtype, loss_scale)']
 
 
 def test_hook_that_is_turned_off_does_not_end_testing(build, tmp_path):
