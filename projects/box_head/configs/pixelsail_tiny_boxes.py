@@ -1,7 +1,6 @@
 # Boxes beside masks on ShapesWorld, from the grounding weights that ship. From the root of the
 # repository, after the data of configs/pixelsail/pixelsail_tiny_grounding.py:
-#   tools/dist_train.sh \
-#       projects/box_head/configs/pixelsail_tiny_boxes.py 2
+#   tools/dist_train.sh projects/box_head/configs/pixelsail_tiny_boxes.py 2
 _base_ = '../../../configs/pixelsail/pixelsail_tiny_grounding.py'
 
 custom_imports = dict(imports=['box_head'])

@@ -7,7 +7,11 @@ from box_head import BoxMetric, LoadBoxes, SegTokenBoxHead
 from mmengine.config import Config
 from torchvision.ops import box_iou
 
+from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
+from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
+from tests.test_engine.mixed_components import KINDS, make_batch
+from tests.test_models.test_calls_of_modules import calls_of
 
 
 def sample(boxes, size=(40, 60)):
@@ -70,7 +74,36 @@ def test_metric():
     assert values['box/missing'] == pytest.approx(1 / 3)
 
 
-def test_config_has_both_heads():
+@pytest.fixture
+def model():
+    """A small model with the heads of the config."""
     cfg = Config.fromfile('projects/box_head/configs/pixelsail_tiny_boxes.py')
-    assert cfg.model.mask_head.type == 'SegTokenMaskHead'
-    assert cfg.model.heads.box.type == 'SegTokenBoxHead'
+    settings = cfg.model.to_dict() | dict(tokenizer=byte_tokenizer())
+    settings['backbone']['llm'] = TINY_LLM
+    return MODELS.build(settings)
+
+
+def with_boxes(samples):
+    for _, element in samples:
+        height, width = element.ori_shape
+        element.gt_boxes = torch.tensor([[0, 0, width / 2, height]] * len(element.gt_masks))
+        element.gt_boxes = element.gt_boxes.reshape(-1, 4)
+    return samples
+
+
+def test_model_of_the_config_trains_and_answers_with_both_heads(model):
+    batch = with_boxes([make_sample(model.tokens, (2, 3), 2), make_sample(model.tokens, None)])
+    losses = model(**model.data_preprocessor(collate(batch)), mode='loss')
+    assert {'loss_mask', 'loss_dice', 'box.loss_l1', 'box.loss_giou'} <= losses.keys()
+    sum(losses.values()).backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in model.box_head.parameters())
+    found, text_only = model(**model.data_preprocessor(collate(batch)), mode='predict')
+    assert found.pred_boxes.shape == (2, 4) and len(found.pred_masks) == 2
+    assert text_only.pred_boxes.shape == (0, 4)
+
+
+def test_calls_of_modules_do_not_depend_on_the_batch(model):
+    calls = {kind: calls_of(model, collate(with_boxes(make_batch(model.tokens, kind))))
+             for kind in KINDS}
+    for kind, found in calls.items():
+        assert found == calls[KINDS[0]], kind
