@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Mapping, Sequence
 
 import torch
@@ -90,7 +91,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             self.add_module(head_attribute(name), _build(
                 cfg, in_channels=self.neck.out_channels, hidden_size=width))
         self.distill = nn.ModuleList(
-            _build(cfg, in_channels=self._width_of(cfg.get('feature', 'neck'))) for cfg in distill)
+            _build(cfg, in_channels=self._width_of(_feature(cfg))) for cfg in distill)
         names = [loss.name for loss in self.distill]
         if len(set(names)) < len(names):
             raise ConfigError(f'model.distill: losses of one name would hide each other ({names}); '
@@ -286,6 +287,14 @@ class PixelSAIL(AnsweringMixin, BaseModel):
                     f'{sample.get("sample_id", f"sample {row}")}: {count} [SEG] tokens but '
                     f'{wrong or numbers}; heads leave out what does not fit')
         return rows
+
+
+def _feature(cfg: dict) -> str:
+    """``feature`` of a distillation loss: of its config, else the default of its class."""
+    kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    arguments = {} if kind is None else inspect.signature(kind).parameters
+    default = arguments['feature'].default if 'feature' in arguments else 'neck'
+    return cfg.get('feature', default)
 
 
 def _length(target: Any) -> int:

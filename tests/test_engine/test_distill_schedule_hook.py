@@ -1,5 +1,6 @@
 """The weight of the distillation losses over a training."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,19 @@ def test_resumed_run_has_the_weights_of_its_iteration(runner):
     runner.iter = 60
     hook.before_train(runner)
     assert weights_at(hook, runner, 60) == pytest.approx([1.6, 0.2])
+
+
+def test_losses_without_channel_weights_are_named_and_left_alone(runner, caplog):
+    plain = nn.Module()
+    plain.loss_weight, plain.name = 1.0, 'mine'
+    runner.model.distill.append(plain)
+    runner.logger = logging.getLogger('distill')
+    hook = DistillScheduleHook([dict(until=0.5, channel_weights=[3.0])])
+    with caplog.at_level('INFO'):
+        hook.before_train(runner)
+    assert 'mine (Module) has no channel weights' in caplog.text
+    assert weights_at(hook, runner, 0) == [4.0, 0.5, 1.0]
+    assert [loss.channel_weights for loss in runner.model.distill[:2]] == [[3.0], [3.0]]
 
 
 def test_model_without_distillation_is_left_alone():

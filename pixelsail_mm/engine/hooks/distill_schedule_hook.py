@@ -1,4 +1,4 @@
-"""Let go of the experts while training proceeds, and change what they stress."""
+"""Change the weights of distillation losses during training."""
 
 from typing import Sequence
 
@@ -26,7 +26,8 @@ class DistillScheduleHook(Hook):
             goes linearly from ``start`` (default 1) to ``end`` (default 0.05); it stays there until
             the next phase begins. ``channel_weights`` replaces those in force, first the
             loss's own (:class:`~pixelsail_mm.models.losses.expert_distill_loss.ExpertDistillLoss`);
-            a phase without them keeps what is in force.
+            a phase without them keeps what is in force. Losses without ``set_channel_weights``
+            have none; the log says so.
 
     Raises:
         ValueError: A phase has an unknown key, a negative factor, or does not end after it begins;
@@ -70,6 +71,12 @@ class DistillScheduleHook(Hook):
     def before_train(self, runner) -> None:
         """Remember the configured weights."""
         self._weights = [loss.loss_weight for loss in self._losses(runner)]
+        if self.channel_weights(1.0) is not None:
+            for loss in self._losses(runner):
+                if not hasattr(loss, 'set_channel_weights'):
+                    runner.logger.info(f'DistillScheduleHook: {loss.name} '
+                                       f'({type(loss).__name__}) has no channel weights; only its '
+                                       'loss_weight follows the phases')
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weights of this iteration."""
@@ -78,7 +85,8 @@ class DistillScheduleHook(Hook):
         channels = self.channel_weights(progress)
         for loss, weight in zip(self._losses(runner), self._weights):
             loss.loss_weight = weight * factor
-            if phase is not self._phase and channels is not None:
+            if phase is not self._phase and channels is not None and hasattr(
+                    loss, 'set_channel_weights'):
                 loss.set_channel_weights(channels)
         self._phase = phase
 
