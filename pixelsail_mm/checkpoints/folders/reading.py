@@ -45,7 +45,17 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
     cfg = Config.fromfile(path, import_custom_modules=False)
     _import_modules(cfg, path)
     _anchor_paths(cfg._cfg_dict, path.parent)
+    if path.name == 'config.py' and 'model' not in cfg and path.with_name('config.json').is_file():
+        cfg = _completed(cfg, path.parent)
     return cfg, shipped
+
+
+def _completed(beyond: Config, folder: Path) -> Config:
+    """Config of an exported folder; what its ``config.py`` says counts."""
+    from pixelsail_mm.checkpoints.folders.exported import read_folder
+    cfg = read_folder(folder)
+    cfg.merge_from_dict(beyond._cfg_dict.to_dict())
+    return cfg
 
 
 def _import_modules(cfg: Config, path: Path) -> None:
