@@ -150,7 +150,7 @@ def test_pipeline_and_visualizer_of_the_inferencer_are_kept(trained, tmp_path):
     assert str(tmp_path) not in (folder / 'config.py').read_text()
     cfg.visualizer = dict(type='Visualizer')
     assert 'visualizer' not in (export_hf(cfg, checkpoint, folder) / 'config.py').read_text()
-    del cfg.inference_pipeline
+    cfg.inference_pipeline = None
     assert not (export_hf(cfg, checkpoint, folder) / 'config.py').exists()
 
 
