@@ -141,6 +141,7 @@ def _config(settings: dict[str, Any], tokenizer, modules: list[str]) -> PixelSAI
     model = {key: value for key, value in copy.deepcopy(settings).items()
              if key not in ('tokenizer', 'generation')}
     llm = model['backbone'].pop('llm', None)
+    model['backbone'].pop('vocab_size', None)  # that of text_config counts
     if llm is None:
         raise ConfigError('model.backbone has no `llm`; only backbones around a decoder of '
                           'Transformers can be exported')

@@ -47,6 +47,14 @@ def test_folder_works_elsewhere_and_without_the_training_files(trained, tmp_path
     assert answer(moved)['masks'].shape[1:] == (30, 45)
 
 
+def test_an_export_of_an_export_is_the_same(trained, tmp_path):
+    folder = export_hf(*trained, tmp_path / 'model')
+    cfg, weights = read_model_config(folder)
+    again = export_hf(cfg, weights, tmp_path / 'again/model')
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        file.name: file.read_bytes() for file in again.iterdir()}
+
+
 def test_half_precision_halves_the_file_and_hardly_changes_the_masks(trained, tmp_path):
     cfg, checkpoint = trained
     whole = export_hf(cfg, checkpoint, tmp_path / 'float32')
