@@ -117,7 +117,7 @@ def new_tokens(tokenizer) -> dict[str, int]:
 
     They are Pixel-SAIL's own, the three that close and frame turns, and whatever was added behind
     them. The tokenizer alone decides, so a model gets the same set whether it is built from its
-    base or from a published folder; which of them a base knows after all, it decides itself.
+    base or from an exported folder; which of them a base knows after all, it decides itself.
 
     Args:
         tokenizer: One that :func:`build_tokenizer` made.
@@ -205,7 +205,7 @@ def read_id_ranges(text: str) -> frozenset[int]:
     parts = text.split(',') if isinstance(text, str) and text else []
     if not isinstance(text, str) or not all(_ID_RANGE.fullmatch(part) for part in parts):
         raise ConfigError(f"token ids {str(text):.60}: write ids and ranges such as '0-3,7,9-10', "
-                          'as tools/model_converters/publish_model.py does')
+                          'as tools/model_converters/export_hf.py does')
     ends = [part.partition('-')[::2] for part in parts]
     return frozenset(index for first, last in ends
                      for index in range(int(first), int(last or first) + 1))

@@ -19,7 +19,7 @@ _base_ = [
 ]
 
 data_root = '{{$PIXELSAIL_DATA:data}}'
-tokenizer = 'demo/checkpoints/pixelsail_tiny_grounding/tokenizer'
+tokenizer = 'demo/checkpoints/pixelsail_tiny_grounding'
 patch_size = 16
 
 # Preprocessing of the package that ships ISNet: stretched to 1024x1024, (pixel - 128) / 256.

@@ -13,7 +13,7 @@ max_iters = 400
 turns_per_image = 12
 max_size = 160  # longest side of an image in pixels; larger ones are scaled down
 
-tokenizer = start + '/tokenizer'
+tokenizer = start
 load_from = start + '/model.safetensors'
 # Its eyes are open: no expert is needed.
 model = dict(tokenizer=tokenizer, backbone=dict(llm=dict(num_hidden_layers=5)), distill=[])

@@ -218,7 +218,7 @@ class PixelSAILInferencer(BaseInferencer):
         return pseudo_collate
 
     def _init_visualizer(self, cfg: Config):
-        return build_visualizer(cfg.get('visualizer'), f'ask_{id(self)}')
+        return build_visualizer(cfg.get('visualizer'))
 
 
 def _plain(value: Any) -> Any:

@@ -22,9 +22,10 @@ def init_model(config: str | os.PathLike | Mapping | Config,
     Parts that only training uses (``distill`` with its experts) are not built.
 
     Args:
-        config: Config file; or a folder with a config (``config.py``, its only ``.py``, or the
-            ``config.json`` of a folder written for Hugging Face) and safetensors, whose weights
-            are loaded unless ``checkpoint`` is given; or a config object or dict. Tokenizer and
+        config: Config file; or a folder with a config and safetensors, whose weights are loaded
+            unless ``checkpoint`` is given; or a config object or dict. The config of a folder is
+            the ``config.json`` of an export with what its ``config.py`` adds, or a ``config.py`` or
+            another only ``.py`` that is complete. Tokenizer and
             language-model paths that exist relative to the config's folder are taken from there,
             so that a shipped folder works from any directory.
         checkpoint: Anything :func:`pixelsail_mm.checkpoints.checkpoint.load_state` reads.

@@ -59,8 +59,15 @@ def open_state(path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = 
         CheckpointError: See :func:`load_state`.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        return _open_folder(path, map_location, mmap)
+    content = (_open_folder if path.is_dir() else _open_file)(path, map_location, mmap)
+    if any(key.startswith('model.backbone.') for key in content['state_dict']):
+        # Written for Hugging Face, where the architecture is a part of the model.
+        content['state_dict'] = {key.removeprefix('model.'): value
+                                 for key, value in content['state_dict'].items()}
+    return content
+
+
+def _open_file(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(path, 'no such file', 'check the path')
     if path.suffix == '.safetensors':
@@ -99,7 +106,7 @@ def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
     state: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
-        opened = open_state(shard, map_location, mmap)
+        opened = _open_file(shard, map_location, mmap)
         twice = sorted(state.keys() & opened['state_dict'].keys())
         if twice:
             raise CheckpointError(path, f'{twice[0]} is in {shard.name} and in another file of the '
@@ -107,9 +114,6 @@ def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
         state.update(opened['state_dict'])
         if suffix == '.safetensors':
             metadata.update(opened['meta'])
-    if any(key.startswith('model.backbone.') for key in state):
-        # Written for Hugging Face, where the architecture is a part of the model.
-        state = {key.removeprefix('model.'): value for key, value in state.items()}
     return dict(state_dict=state, meta=metadata)
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
 from pixelsail_mm.checkpoints.checkpoint import apply_weights
-from pixelsail_mm.checkpoints.conversion.publish import (
-    check_publishable,
+from pixelsail_mm.checkpoints.conversion.portable import (
+    beyond_json,
+    check_exportable,
     portable_imports,
     portable_model,
-    published_weights,
+    prediction_weights,
 )
-from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES, recorded_pipeline
+from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES, recorded_pipelines
 from pixelsail_mm.checkpoints.folders.configuration import PixelSAILConfig
 from pixelsail_mm.checkpoints.folders.exported import check_model_type
 from pixelsail_mm.checkpoints.formats.checkpoint_files import (
@@ -27,14 +28,16 @@ from pixelsail_mm.checkpoints.formats.checkpoint_files import (
     check_replaceable,
     replace_when_complete,
 )
+from pixelsail_mm.checkpoints.formats.safetensors_files import write_folder
 from pixelsail_mm.checkpoints.loading.vocabulary import (
     Vocabulary,
     VocabularyError,
     plan_rows,
+    vocabulary_metadata,
 )
 from pixelsail_mm.datasets.templates import resolve_prompt_template
 from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
-from pixelsail_mm.hf.model_card import write_model_card
+from pixelsail_mm.hf.model_card import CARD, write_model_card
 from pixelsail_mm.hf.modeling import PixelSAILForCausalLM
 from pixelsail_mm.hf.processing import PixelSAILImageProcessor, PixelSAILProcessor
 from pixelsail_mm.tokenization import (
@@ -47,7 +50,9 @@ from pixelsail_mm.tokenization import (
 
 _CHAT_TOKENS = ('<|im_start|>', '<|im_end|>')
 _CONVERSATION = 'BuildConversation'
-_FILES = (*BASE_FILES, 'preprocessor_config.json', 'processor_config.json', 'README.md')
+_FILES = (*BASE_FILES, 'preprocessor_config.json', 'processor_config.json', CARD)
+_BEYOND = 'config.py'
+_NOTE = '# What config.json has no place for; init_model reads both, and what stands here counts.\n'
 
 
 def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
@@ -56,8 +61,10 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
     """Write config, weights, tokenizer, processor, generation config and model card.
 
     What the training showed the model goes into the processor, see
-    :func:`~pixelsail_mm.checkpoints.conversion.training_record.recorded_pipeline`.
-    An existing folder stays as it is until the new one is complete; then it is replaced as a whole.
+    :func:`~pixelsail_mm.checkpoints.conversion.training_record.recorded_pipelines`; modules to
+    import, a visualizer of answers and an ``inference_pipeline`` into a ``config.py``.
+    An existing folder stays as it is until the new one is complete; then it is replaced as a whole,
+    except for the words of its card, see :func:`~pixelsail_mm.hf.model_card.write_model_card`.
 
     Args:
         cfg: Config the model was trained with.
@@ -76,27 +83,48 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
             things in it.
         CheckpointError: The checkpoint cannot be read, is not merged, or does not fit the config.
     """
-    check_publishable(cfg, dtype)
+    check_exportable(cfg, dtype)
     shard_size = _bytes(max_shard_size)
     target = Path(folder).absolute()
-    check_replaceable(target, _FILES)
-    if (target / 'config.json').is_file():
-        check_model_type(target / 'config.json')
-    processor = _processor(cfg, training_samples)
+    _check_target(target)
+    pipelines = recorded_pipelines(cfg, training_samples)
+    processor = _processor(cfg, pipelines['test_pipeline'])
     settings = portable_model(cfg)
     config = _config(settings, processor.tokenizer, portable_imports(cfg))
-    state, stored = published_weights(checkpoint, dtype)
+    state, stored = prediction_weights(checkpoint, dtype)
     _check_tokens(checkpoint, stored, processor.tokenizer, config.text_config.vocab_size)
     model = _with_weights(config, state, checkpoint)
     model.generation_config = GenerationConfig(
         eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
         **settings['generation'])
+    beyond = beyond_json(cfg, pipelines)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(target) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=shard_size)
+        _write_model(model, unfinished, shard_size, vocabulary_metadata(processor.tokenizer))
         processor.save_pretrained(unfinished)
-        write_model_card(model, Path(unfinished), name=target.name)
+        if beyond:
+            Path(unfinished, _BEYOND).write_text(_NOTE + Config(beyond).pretty_text)
+        write_model_card(model, Path(unfinished), target)
     return Path(folder)
+
+
+def _check_target(target: Path) -> None:
+    """Refuse a folder that holds anything but an earlier export."""
+    exported = (target / 'config.json').is_file()
+    # A config.py alone is a user's own.
+    check_replaceable(target, (*_FILES, _BEYOND) if exported else _FILES)
+    if exported:
+        check_model_type(target / 'config.json')
+
+
+def _write_model(model: PixelSAILForCausalLM, folder: str, shard_size: int,
+                 metadata: dict[str, str]) -> None:
+    """What ``save_pretrained`` writes; it takes no ``metadata`` for the headers of the weights."""
+    model.config.dtype = str(model.dtype).removeprefix('torch.')
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    write_folder(model.state_dict(), folder, shard_size, metadata)
 
 
 def _bytes(size: str | int) -> int:
@@ -113,6 +141,7 @@ def _config(settings: dict[str, Any], tokenizer, modules: list[str]) -> PixelSAI
     model = {key: value for key, value in copy.deepcopy(settings).items()
              if key not in ('tokenizer', 'generation')}
     llm = model['backbone'].pop('llm', None)
+    model['backbone'].pop('vocab_size', None)  # that of text_config counts
     if llm is None:
         raise ConfigError('model.backbone has no `llm`; only backbones around a decoder of '
                           'Transformers can be exported')
@@ -127,9 +156,8 @@ def _config(settings: dict[str, Any], tokenizer, modules: list[str]) -> PixelSAI
         pad_token_id=tokens.pad, eos_token_id=sorted({tokens.eos, special['<|im_end|>']}))
 
 
-def _processor(cfg: Config, training_samples: int) -> PixelSAILProcessor:
-    """Processor of a config's test pipeline."""
-    stages = recorded_pipeline(cfg, training_samples)
+def _processor(cfg: Config, stages: list[dict[str, Any]]) -> PixelSAILProcessor:
+    """Processor of a config's test pipeline, whose stages are given."""
     types = [stage['type'] for stage in stages]
     if _CONVERSATION not in types or not stages[types.index(_CONVERSATION)].get('generation'):
         raise ConfigError(f'{cfg.filename or "the config"}: test_pipeline needs a {_CONVERSATION} '

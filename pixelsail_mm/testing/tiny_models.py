@@ -65,7 +65,7 @@ test_pipeline = [
 
 
 def write_tiny_model(folder: Path, llm: dict | None = None, seed: int = 0, **parts) -> Path:
-    """Write a published model in miniature: config, byte tokenizer and random weights.
+    """Write a folder with config, byte tokenizer and random weights, as users make them by hand.
 
     Args:
         folder: Existing folder, filled with ``config.py``, ``tokenizer/`` and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -22,6 +23,8 @@ from pixelsail_mm.visualization.drawing import (
 from pixelsail_mm.visualization.text import TextBlock, font
 
 MARGIN, GAP = 16, 12
+# MMEngine hands out one visualizer per name, with the settings of the first.
+_NUMBERS = count()
 
 
 class Panel(NamedTuple):
@@ -230,7 +233,7 @@ class PixelVisualizer(Visualizer):
         return sheet
 
 
-def build_visualizer(cfg: Mapping[str, Any] | None, name: str) -> Visualizer:
+def build_visualizer(cfg: Mapping[str, Any] | None) -> Visualizer:
     """Build the visualizer of a config, to draw answers.
 
     MMEngine's own, of every config for training, writes curves and draws no answers; a
@@ -238,8 +241,7 @@ def build_visualizer(cfg: Mapping[str, Any] | None, name: str) -> Visualizer:
     draws decides where the pictures go.
 
     Args:
-        cfg: ``visualizer`` of a config.
-        name: Name of the instance. MMEngine hands out one visualizer per name.
+        cfg: ``visualizer`` of a config; its ``name`` does not count, see :data:`_NUMBERS`.
     """
     settings = dict(type='PixelVisualizer') | dict(cfg or {})
     kind = settings['type']
@@ -247,7 +249,7 @@ def build_visualizer(cfg: Mapping[str, Any] | None, name: str) -> Visualizer:
     if kind is not None and kind.add_datasample is Visualizer.add_datasample:
         settings = dict(type='PixelVisualizer')
     settings.pop('vis_backends', None)
-    return VISUALIZERS.build(settings | dict(name=name))
+    return VISUALIZERS.build(settings | dict(name=f'answers_{next(_NUMBERS)}'))
 
 
 def _truth(sample: Any) -> str | None:

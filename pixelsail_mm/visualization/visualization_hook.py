@@ -107,7 +107,7 @@ class PixelVisualizationHook(Hook):
     def _draw(self, runner: Any, sample: Any, model_image: Any, path: Path) -> None:
         if self._visualizer is None:
             cfg = self.visualizer_cfg or runner.cfg.get('visualizer')
-            self._visualizer = build_visualizer(cfg, f'pictures_{id(self)}')
+            self._visualizer = build_visualizer(cfg)
         self._visualizer.add_datasample(
             path.stem, _image_of(sample, model_image), sample, out_file=path)
         for backend in runner.visualizer._vis_backends.values():

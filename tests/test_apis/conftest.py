@@ -1,4 +1,4 @@
-"""A shipped checkpoint in miniature: folder of config, tokenizer and random weights."""
+"""A model in miniature, in a folder as users make them by hand."""
 
 import pytest
 

@@ -53,8 +53,8 @@ def test_every_benchmark_is_recorded(repo_root):
 
 def test_tokenizer_is_the_one_the_generator_makes(shipped, world):
     """So ``tools/test.py CONFIG`` on newly drawn data reads the shipped weights rightly."""
-    ours, theirs = (json.loads((folder / 'tokenizer/tokenizer.json').read_text())
-                    for folder in (world, shipped))
+    ours, theirs = (json.loads((folder / 'tokenizer.json').read_text())
+                    for folder in (world / 'tokenizer', shipped))
     assert ours['model'] == theirs['model']
 
 

@@ -55,7 +55,7 @@ def test_counts_are_those_of_the_model_with_weights(tokenizer, parts):
 def test_counts_are_those_of_the_shipped_weights(repo_root, name):
     folder = repo_root / 'demo/checkpoints' / name
     info = model_info(Config.fromfile(repo_root / f'configs/pixelsail/{name}.py'),
-                      str(folder / 'tokenizer'))
+                      str(folder))
     with safe_open(folder / 'model.safetensors', 'pt') as weights:
         numbers = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
     assert info.total == sum(numbers)

@@ -136,7 +136,7 @@ def test_a_new_config_gets_an_entry(tmp_path, monkeypatch):
     """In a copy of the tree; what a person wrote there survives an update."""
     config = tmp_path / 'configs/new/mine.py'
     config.parent.mkdir(parents=True)
-    (tmp_path / 'tokenizer').symlink_to(ROOT / 'demo/checkpoints/pixelsail_tiny/tokenizer')
+    (tmp_path / 'tokenizer').symlink_to(ROOT / 'demo/checkpoints/pixelsail_tiny')
     source = (ROOT / 'configs/pixelsail/pixelsail_tiny_custom.py').read_text()
     config.write_text(source.replace("'../_base_", f"'{ROOT}/configs/_base_"))
     path = metafile.update(config, tmp_path, 'tokenizer')

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Parse the command line, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config the model was trained with, or a published folder')
+    parser.add_argument('config', help='config the model was trained with, or a folder with one')
     parser.add_argument('checkpoint', help='.safetensors, .pth or a DeepSpeed checkpoint folder')
     parser.add_argument('image', help='image file')
     parser.add_argument('text', help='question about the image')

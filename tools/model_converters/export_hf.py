@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Parse the command line, write the folder, print its size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config the model was trained with, or a published folder')
+    parser.add_argument('config', help='config the model was trained with, or a folder with one')
     parser.add_argument('checkpoint', help='.safetensors, .pth or a DeepSpeed checkpoint folder')
     parser.add_argument('folder', help='folder to write; an earlier export there is replaced')
     parser.add_argument('--dtype', help='float32, float16 or bfloat16; default: as trained')

@@ -72,11 +72,6 @@ def read_training(cfg: Config, samples: int = SAMPLES) -> TrainingRecord:
     return TrainingRecord(len(indices), longest, frozenset(ids))
 
 
-def recorded_pipeline(cfg: Config, samples: int = SAMPLES) -> list[dict[str, Any]]:
-    """``test_pipeline`` of :func:`recorded_pipelines`."""
-    return recorded_pipelines(cfg, samples)['test_pipeline']
-
-
 def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[dict[str, Any]]]:
     """Pipelines for prediction of a config, with what training showed the model.
 
@@ -87,8 +82,8 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
     ``init_cfg`` loads weights, the setting stays as it is.
 
     Args:
-        cfg: Config the model was trained with. Without ``train_dataloader``, as in a published
-            folder, the pipelines stay as they are.
+        cfg: Config the model was trained with. Without ``train_dataloader``, as in an
+            exported folder, the pipelines stay as they are.
         samples: Number of samples to read; 0 leaves the pipelines as they are.
 
     Returns:
@@ -102,7 +97,7 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
         record = read_training(cfg, samples)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         print_log('sizes of pictures and words of the training are not written down: its data '
-                  f'cannot be read ({first_line(error)}); publish where the data is',
+                  f'cannot be read ({first_line(error)}); export where the data is',
                   'current', logging.WARNING)
         return pipelines
     known = _since_random(cfg, record)
@@ -142,8 +137,8 @@ def _since_random(cfg: Config, record: TrainingRecord) -> _Known:
         missing.append('words')
     if missing:
         print_log(f'{" and ".join(missing)} of the training are not written down: {start} has no '
-                  'config with max_size and trained_tokens beside it; publish those weights first, '
-                  'and name the published ones in load_from', 'current', logging.WARNING)
+                  'config with max_size and trained_tokens beside it; export those weights first, '
+                  'and name the exported ones in load_from', 'current', logging.WARNING)
     return _Known(
         None if earlier.longest_side is None else max(now.longest_side, earlier.longest_side),
         now.token_ids | earlier.token_ids if words and earlier.token_ids is not None else None)

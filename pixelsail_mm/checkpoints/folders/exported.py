@@ -47,7 +47,7 @@ def read_folder(folder: Path) -> Config:
                               config.custom_imports)
         pipeline += [_with_tokenizer(stage, folder) for stage in stages]
     content = dict(default_scope=SCOPE, model=model, test_pipeline=pipeline)
-    # Only what the user has imported: a config.py published from here would import the rest.
+    # Only what the user has imported: a config.py exported from here would import the rest.
     modules = [name for name in config.custom_imports if name in sys.modules]
     if modules:
         content['custom_imports'] = dict(imports=modules)

@@ -45,11 +45,21 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
                           'demo/checkpoints/ for those that exist)')
     cfg = read_config(path)
     _anchor_paths(cfg._cfg_dict, path.parent)
+    if path.name == 'config.py' and 'model' not in cfg and path.with_name('config.json').is_file():
+        cfg = _completed(cfg, path.parent)
     return cfg, shipped
 
 
 def _named(cfg: Config) -> Config:
     name_types(cfg)
+    return cfg
+
+
+def _completed(beyond: Config, folder: Path) -> Config:
+    """Config of an exported folder; what its ``config.py`` says counts."""
+    from pixelsail_mm.checkpoints.folders.exported import read_folder
+    cfg = read_folder(folder)
+    cfg.merge_from_dict(beyond._cfg_dict.to_dict())
     return cfg
 
 

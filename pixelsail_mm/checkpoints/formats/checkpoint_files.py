@@ -62,7 +62,7 @@ def check_replaceable(folder: Union[str, Path], ours: Sequence[str]) -> None:
                           f'({len(foreign)} such entries); name a new folder')
 
 
-def publish(unfinished: Union[str, Path], path: Union[str, Path]) -> None:
+def move_into_place(unfinished: Union[str, Path], path: Union[str, Path]) -> None:
     """Give a completely written file or folder its final name.
 
     A process killed before this point leaves the earlier checkpoint untouched and at most a
@@ -103,7 +103,7 @@ def replace_when_complete(path: Union[str, Path]) -> Iterator[str]:
     except BaseException:
         remove(unfinished)
         raise
-    publish(unfinished, path)
+    move_into_place(unfinished, path)
 
 
 def write_pointer(work_dir: Union[str, Path], checkpoint: Union[str, Path]) -> None:

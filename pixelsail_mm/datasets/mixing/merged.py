@@ -116,13 +116,20 @@ class MergedDataset(SampleSource, Dataset):
         for part, item, wanted in zip(self.datasets, self._items[index], self.turns):
             if item >= 0:
                 records.append(part.record(int(item), rng, wanted))
-        streams = [_split_masks(record) for record in records]
+        streams = [_split_targets(record) for record in records]
         prompts = self._unite_prompts(records, streams, rng)
         owners = rng.permutation(np.repeat(np.arange(len(streams)), [len(s) for s in streams]))
         queues = [iter(stream) for stream in streams]
         merged = [next(queues[owner]) for owner in owners][:num_turns]
+        targets = [target for _, targets in merged for target in targets]
         result = {**records[0], 'conversation': [turn for turn, _ in merged],
-                  'masks': [mask for _, masks in merged for mask in masks], 'prompts': prompts}
+                  'masks': [mask for mask, _ in targets], 'prompts': prompts}
+        result.pop('boxes', None)
+        boxes = [box for _, box in targets if box is not None]
+        if boxes and len(boxes) == len(targets):
+            result['boxes'] = boxes
+        elif boxes:
+            self._notes.add(f'boxes left out: another reader gives none for its {SEG_TOKEN}')
         sizes = {k: record[k] for record in records for k in ('height', 'width') if k in record}
         meta = dict(sample_id=f'{self.name}/{index}', dataset=self.name, task='merged')
         return dict(result, meta=meta, **{k: v for k, v in sizes.items() if k not in result})
@@ -150,19 +157,20 @@ class MergedDataset(SampleSource, Dataset):
                 new = [free[i] for i in rng.permutation(len(free))]
                 names = dict(zip(used, new))
                 prompts = [dict(prompt, id=names[prompt['id']]) for prompt in prompts]
-                stream[:] = [(rename_prompts(turn, names), masks) for turn, masks in stream]
+                stream[:] = [(rename_prompts(turn, names), targets) for turn, targets in stream]
                 used = [names[k] for k in used]
             united += prompts
             taken.update(used)
         return united
 
 
-def _split_masks(record: Record) -> list[tuple[dict, list]]:
-    """Pair every turn with the masks of its answer."""
-    masks = iter(record['masks'])
+def _split_targets(record: Record) -> list[tuple[dict, list]]:
+    """Pair every turn with the masks of its answer; each with its box, None where it has none."""
+    boxes = record.get('boxes') or [None] * len(record['masks'])
+    targets = iter(zip(record['masks'], boxes))
     counts = [turn['gpt'].count(SEG_TOKEN) for turn in record['conversation']]
     if sum(counts) != len(record['masks']):
         raise BadSampleError(record.get('img_path'), 'masks', f'{len(record["masks"])} masks for '
                              f'{sum(counts)} {SEG_TOKEN}; each needs exactly one')
-    return [(turn, [next(masks) for _ in range(count)])
+    return [(turn, [next(targets) for _ in range(count)])
             for turn, count in zip(record['conversation'], counts)]

@@ -312,7 +312,7 @@ class BuildConversation(BaseTransform):
         entry at all of some of them, as long as another one has its own.
         """
         counts = [turn['gpt'].count(SEG_TOKEN) for turn in turns]
-        targets = target_arrays(results)
+        targets = {'gt_masks': results['gt_masks'], **target_arrays(results)}
         wrong = [key for key, value in targets.items() if len(value) not in (0, sum(counts))]
         if sum(counts) and not any(map(len, targets.values())):
             wrong = ['gt_masks']

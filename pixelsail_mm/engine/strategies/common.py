@@ -13,7 +13,11 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.checkpoint import load_weights
-from pixelsail_mm.checkpoints.formats.checkpoint_files import UNFINISHED_SUFFIX, publish, remove
+from pixelsail_mm.checkpoints.formats.checkpoint_files import (
+    UNFINISHED_SUFFIX,
+    move_into_place,
+    remove,
+)
 from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
 from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
@@ -164,7 +168,7 @@ class StrategyMixin:
         super().save_checkpoint(filename=unfinished, **kwargs)
         barrier()
         if is_main_process():
-            publish(unfinished, filename)
+            move_into_place(unfinished, filename)
         barrier()
 
     def bad_weights(self) -> List[str]:

@@ -1,6 +1,6 @@
 """What a training showed a model, found again in its data and carried to whatever opens it."""
 
-import re
+import json
 
 import numpy as np
 import pytest
@@ -10,8 +10,7 @@ from mmengine.logging import MMLogger
 
 from pixelsail_mm.apis import PixelSAILInferencer
 from pixelsail_mm.checkpoints.checkpoint import save_weights
-from pixelsail_mm.checkpoints.conversion.publish import publish_model
-from pixelsail_mm.checkpoints.conversion.training_record import read_training, recorded_pipeline
+from pixelsail_mm.checkpoints.conversion.training_record import read_training, recorded_pipelines
 from pixelsail_mm.datasets.transforms import LoadImage, ResizeToGrid
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.hf.export import export_hf
@@ -48,6 +47,20 @@ def words_of(cfg, ids):
     return {tokenizer.decode([index]) for index in ids}
 
 
+def recorded_pipeline(cfg, *samples):
+    return recorded_pipelines(cfg, *samples)['test_pipeline']
+
+
+def edit_stage(folder, kind, **settings):
+    """Change settings of a stage in an exported folder."""
+    for name in ('preprocessor_config.json', 'processor_config.json'):
+        content = json.loads((folder / name).read_text())
+        for stage in content['transforms']:
+            if stage['type'] == kind:
+                stage.update(settings)
+        (folder / name).write_text(json.dumps(content))
+
+
 def keys(stages):
     return stages[3]['max_size'], stages[4].get('trained_tokens')
 
@@ -63,9 +76,8 @@ def test_record_is_what_the_samples_hold(training):
     assert read_training(cfg, 7).samples == 7
 
 
-@pytest.mark.parametrize('write', [publish_model, export_hf])
-def test_a_published_model_knows_what_it_was_trained_on(training, tmp_path, write):
-    folder = write(*training, tmp_path / 'model', training_samples=40)
+def test_an_exported_model_knows_what_it_was_trained_on(training, tmp_path):
+    folder = export_hf(*training, tmp_path / 'model', training_samples=40)
     ask = PixelSAILInferencer(folder, device='cpu')
     photo = np.random.default_rng(0).integers(0, 256, (300, 451, 3), dtype=np.uint8)
     result = ask(photo, QUESTION, answer_prefix='[SEG].')
@@ -75,8 +87,8 @@ def test_a_published_model_knows_what_it_was_trained_on(training, tmp_path, writ
     assert not any('not among the words' in text for text in result['warnings'])
     asked = ask(photo, 'Please segment the cat.')['warnings']
     assert any("training samples that were read: 'cat' " in text for text in asked)
-    # Published again, without the data, it still knows.
-    again = publish_model(ask.model.cfg, folder / 'model.safetensors', tmp_path / 'again')
+    # Exported again, without the data, it still knows.
+    again = export_hf(ask.model.cfg, folder / 'model.safetensors', tmp_path / 'again')
     ask = PixelSAILInferencer(again, device='cpu')
     assert ask(photo, 'Please segment the cat.')['warnings'] == asked
 
@@ -105,15 +117,13 @@ def test_nothing_is_known_of_weights_that_init_cfg_loads(training, logged):
 @pytest.mark.parametrize('llm', [None, 'some/base'])
 def test_larger_pictures_of_the_weights_it_started_from_count(training, tmp_path, llm):
     cfg, checkpoint = training
-    first = publish_model(cfg, checkpoint, tmp_path / 'first', training_samples=20)
-    path = first / 'config.py'
+    first = export_hf(cfg, checkpoint, tmp_path / 'first', training_samples=20)
     for earlier, expected in ((96, 96), (32, 64), (2048, 1024)):
-        changed = re.sub(r'max_size=\d+', f'max_size={earlier}', path.read_text())
-        path.write_text(changed)
+        edit_stage(first, 'ResizeToGrid', max_size=earlier)
         cfg.load_from = str(first / 'model.safetensors')
         cfg.model.backbone.llm = llm or cfg.model.backbone.llm
         assert keys(recorded_pipeline(cfg, 20))[0] == expected
-    path.write_text(changed.replace("type='ResizeToGrid'", "type='ResizeToGrid', rule='area'"))
+    edit_stage(first, 'ResizeToGrid', rule='area')
     assert keys(recorded_pipeline(cfg, 20))[0] == 1024
 
 
@@ -121,7 +131,7 @@ def test_the_record_is_in_both_pipelines(training, tmp_path):
     cfg, checkpoint = training
     cfg.inference_pipeline = [stage.to_dict() for stage in cfg.test_pipeline]
     cfg.inference_pipeline[3].max_size = 800
-    folder = publish_model(cfg, checkpoint, tmp_path / 'model', training_samples=40)
+    folder = export_hf(cfg, checkpoint, tmp_path / 'model', training_samples=40)
     ask = PixelSAILInferencer(folder, device='cpu')
     assert keys(ask.model.cfg.inference_pipeline) == keys(ask.model.cfg.test_pipeline)
     assert ask.pipeline.stages[3].max_size == 64
@@ -144,13 +154,11 @@ def test_sizes_by_area_stay_as_they_are(training):
 
 def test_words_of_the_weights_it_started_from_count(training, tmp_path):
     cfg, checkpoint = training
-    first = publish_model(cfg, checkpoint, tmp_path / 'first', training_samples=40)
-    path = first / 'config.py'
+    first = export_hf(cfg, checkpoint, tmp_path / 'first', training_samples=40)
     ids = read_id_ranges(keys(recorded_pipeline(cfg, 40))[1])
     more = build_tokenizer(cfg.model.tokenizer).get_vocab()['user']
-    text = path.read_text()
-    assert write_id_ranges(ids) in text
-    path.write_text(text.replace(write_id_ranges(ids), write_id_ranges(ids | {more})))
+    assert write_id_ranges(ids) in (first / 'processor_config.json').read_text()
+    edit_stage(first, 'BuildConversation', trained_tokens=write_id_ranges(ids | {more}))
     cfg.load_from = str(first / 'model.safetensors')
     assert read_id_ranges(keys(recorded_pipeline(cfg, 40))[1]) == ids | {more}
 
@@ -167,7 +175,7 @@ def test_unknown_weights_at_the_start_are_said(training, logged):
     cfg, checkpoint = training
     cfg.load_from = str(checkpoint)
     assert keys(recorded_pipeline(cfg, 20)) == (1024, None)
-    assert any('load_from' in line and 'publish those weights first' in line for line in logged)
+    assert any('load_from' in line and 'export those weights first' in line for line in logged)
 
 
 def test_missing_data_is_said(training, logged, tmp_path):
@@ -175,9 +183,9 @@ def test_missing_data_is_said(training, logged, tmp_path):
     for part in cfg.train_dataloader.dataset.datasets:
         part.data_root = str(tmp_path / 'gone')
     assert keys(recorded_pipeline(cfg)) == (1024, None)
-    assert any('not written down' in line and 'publish where the data is' in line
+    assert any('not written down' in line and 'export where the data is' in line
                for line in logged)
-    assert publish_model(cfg, checkpoint, tmp_path / 'model').is_dir()
+    assert export_hf(cfg, checkpoint, tmp_path / 'model').is_dir()
 
 
 @pytest.mark.parametrize('ids, text', [((), ''), ((5,), '5'),

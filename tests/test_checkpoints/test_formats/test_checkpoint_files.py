@@ -6,7 +6,7 @@ import torch
 from pixelsail_mm.checkpoints.formats.checkpoint_files import (
     check_replaceable,
     find_resumable,
-    publish,
+    move_into_place,
     replace_when_complete,
     verify_checkpoint,
     write_pointer,
@@ -39,7 +39,7 @@ def test_folder_replaces_folder(tmp_path):
     for folder, text in ((old, 'old'), (new, 'new')):
         folder.mkdir()
         (folder / 'x').write_text(text)
-    publish(new, old)
+    move_into_place(new, old)
     assert (old / 'x').read_text() == 'new'
     assert [entry.name for entry in tmp_path.iterdir()] == ['iter_2.pth']
 

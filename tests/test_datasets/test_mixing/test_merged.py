@@ -55,6 +55,27 @@ def test_masks_follow_their_turns_and_readers_keep_their_order():
     assert len(orders) == 6, 'every interleaving occurs'
 
 
+class Boxed(Scripted):
+    """The same with a box for each mask."""
+
+    def record(self, index, rng, num_turns=None):
+        record = super().record(index, rng, num_turns)
+        return dict(record, boxes=[f'box {mask}' for mask in record['masks']])
+
+
+def test_boxes_follow_their_masks_or_are_left_out_and_counted():
+    boxed = Boxed([1], [('e', '[SEG].')], ['E'])
+    first = Boxed([1], [('a', '[SEG].'), ('b', '[SEG] and [SEG].')], ['A', 'B1', 'B2'])
+    dataset = merge(first, boxed, TEXT)
+    for i in range(9):
+        sample = dataset[i]
+        assert len(sample['masks']) == 4
+        assert sample['boxes'] == [f'box {mask}' for mask in sample['masks']]
+    mixed = merge(boxed, SEG)
+    assert 'boxes' not in mixed[0]
+    assert sum(mixed.noted.values()) == 1 and 'boxes left out' in next(iter(mixed.noted))
+
+
 def test_samples_are_functions_of_seed_and_index():
     first, second = merge(SEG, TEXT, seed=3), merge(SEG, TEXT, seed=3)
     pick = [[t['human'] for t in dataset[i]['conversation']] for i in range(30)

@@ -1,30 +1,22 @@
-"""Turn a trained model into a folder that ``init_model`` opens anywhere."""
+"""What of a training other machines need: weights for prediction, and settings without paths."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from pixelsail_mm.checkpoints.checkpoint import TRAINING_ONLY_PREFIXES, open_state, save_weights
-from pixelsail_mm.checkpoints.conversion.training_record import SAMPLES, recorded_pipelines
-from pixelsail_mm.checkpoints.formats.checkpoint_files import (
-    check_replaceable,
-    replace_when_complete,
-)
+from pixelsail_mm.checkpoints.checkpoint import TRAINING_ONLY_PREFIXES, open_state
 from pixelsail_mm.checkpoints.formats.safetensors_files import DTYPES, map_once
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import ZeroTensor
 from pixelsail_mm.checkpoints.loading.vocabulary import Vocabulary, stored_vocabulary
 from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
-from pixelsail_mm.registry import SCOPE
-from pixelsail_mm.tokenization import build_tokenizer
 from pixelsail_mm.type_names import name_types, type_name
 
-_TOKENIZER = 'tokenizer'
 # Parts of a model's config that do nothing for prediction.
 _TRAINING_KEYS = ('distill', 'init_cfg', 'lora', 'quantization', 'new_token_rows')
 # Parts of names that LoRA layers, separately trained rows and 4-bit layers have.
@@ -39,49 +31,8 @@ _OF_THE_BASE = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'transformers_ve
 _SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')
 
 
-def publish_model(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
-                  dtype: str | None = None, training_samples: int = SAMPLES) -> Path:
-    """Write ``config.py``, ``model.safetensors`` and ``tokenizer/`` into one folder.
-
-    The config keeps the model (architecture instead of a path to a language model), the pipelines
-    for prediction, ``custom_imports`` and a visualizer of answers, and names the tokenizer relative
-    to itself. What the training showed the model goes into these pipelines, see
-    :func:`~pixelsail_mm.checkpoints.conversion.training_record.recorded_pipelines`. An existing
-    folder stays as it is until the new one is complete; then it is replaced as a whole.
-
-    Args:
-        cfg: Config the model was trained with.
-        checkpoint: Anything :func:`~pixelsail_mm.checkpoints.checkpoint.load_state` reads.
-        folder: Folder to write.
-        dtype: One of :data:`DTYPES`; None keeps what the checkpoint has.
-        training_samples: Samples of the training data to read; 0 reads none.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: The config lacks ``model`` or ``test_pipeline``, ``dtype`` is unknown, or the
-            folder has other things in it.
-        CheckpointError: The checkpoint cannot be read, or holds LoRA layers.
-    """
-    check_publishable(cfg, dtype)
-    target = Path(folder)
-    check_replaceable(target, ('config.py', 'model.safetensors', _TOKENIZER))
-    # Rows belong to the tokens they were trained with, whatever tokenizer the config names.
-    state, vocabulary = published_weights(checkpoint, dtype)
-    config = _portable_config(cfg, training_samples)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replace_when_complete(target) as unfinished:
-        Path(unfinished).mkdir()
-        build_tokenizer(cfg.model.tokenizer).save_pretrained(f'{unfinished}/{_TOKENIZER}')
-        config.dump(f'{unfinished}/config.py')
-        save_weights(state, f'{unfinished}/model.safetensors',
-                     None if vocabulary is None else vocabulary.metadata())
-    return target
-
-
-def check_publishable(cfg: Config, dtype: str | None) -> None:
-    """Check that a config and a precision can be published.
+def check_exportable(cfg: Config, dtype: str | None) -> None:
+    """Check that a model of a config can be exported, in a precision.
 
     Args:
         cfg: Config the model was trained with.
@@ -92,14 +43,14 @@ def check_publishable(cfg: Config, dtype: str | None) -> None:
     """
     for key in ('model', 'test_pipeline'):
         if cfg.get(key) is None:
-            raise ConfigError(f'{cfg.filename or "the config"} has no `{key}`, which a published '
+            raise ConfigError(f'{cfg.filename or "the config"} has no `{key}`, which an exported '
                               'model needs; give the config it was trained with')
     if dtype not in (None, *DTYPES):
         raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
 
 
-def published_weights(checkpoint: str | os.PathLike, dtype: str | None
-                      ) -> tuple[dict[str, Tensor], Vocabulary | None]:
+def prediction_weights(checkpoint: str | os.PathLike, dtype: str | None
+                       ) -> tuple[dict[str, Tensor], Vocabulary | None]:
     """Read the weights that prediction uses, in the wanted precision; tied ones stay tied.
 
     Those that keep their precision stay mapped to their file where it can be mapped.
@@ -190,23 +141,36 @@ def portable_imports(cfg: Config) -> list[str]:
     return [named] if isinstance(named, str) else list(named)
 
 
-def _portable_config(cfg: Config, training_samples: int) -> Config:
-    """Model, pipelines and visualizer without a path of this machine."""
-    content = dict(default_scope=cfg.get('default_scope', SCOPE), model=portable_model(cfg),
-                   **recorded_pipelines(cfg, training_samples))
+def beyond_json(cfg: Config, pipelines: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What of a config goes into ``config.py``, because ``config.json`` has no place for it.
+
+    These are modules to import, a visualizer of answers and an ``inference_pipeline``. A tokenizer
+    in them is that of the folder they are written into.
+
+    Args:
+        cfg: Config the model was trained with.
+        pipelines: What
+            :func:`~pixelsail_mm.checkpoints.conversion.training_record.recorded_pipelines` gives.
+
+    Returns:
+        Key -> value; empty for most models.
+    """
+    content = {}
     if portable_imports(cfg):
         content['custom_imports'] = cfg.custom_imports.to_dict()
+    if 'inference_pipeline' in pipelines:
+        content['inference_pipeline'] = pipelines['inference_pipeline']
     visualizer = cfg.get('visualizer') or {}
     if type_name(visualizer.get('type')) not in (None, 'Visualizer'):
         content['visualizer'] = {key: value for key, value in visualizer.to_dict().items()
                                  if key not in _OF_A_TRAINING}
-    return Config(_with_tokenizer(content))
+    return _with_tokenizer(content)
 
 
 def _with_tokenizer(node: Any) -> Any:
     """Copy in which every ``tokenizer`` is the one in the folder."""
     if isinstance(node, dict):
-        return {key: _TOKENIZER if key == 'tokenizer' else _with_tokenizer(value)
+        return {key: '.' if key == 'tokenizer' else _with_tokenizer(value)
                 for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [_with_tokenizer(item) for item in node]
