@@ -37,8 +37,8 @@ OTHER = {
     'optim_wrapper': (OPTIM_WRAPPERS, 'OptimWrapper', 'AmpOptimWrapper'),
     'optim_wrapper.optimizer': (OPTIMIZERS, 'SGD'),
     'visualizer': (VISUALIZERS, 'PixelVisualizer'),
-    'val_evaluator.0': (METRICS, 'MultipleChoiceMetric'),
-    'test_evaluator.0': (METRICS, 'CaptionMetric'),
+    'val_evaluator.0': (METRICS, 'MultipleChoiceMetric', 'RefSegMetric'),
+    'test_evaluator.0': (METRICS, 'MultipleChoiceMetric', 'RefSegMetric'),
 }
 # Keys that are for who builds the part.
 FOR_THE_BUILDER = {'type', 'constructor', 'paramwise_cfg'}
