@@ -12,6 +12,8 @@ from mmdet import registry as mmdet_registry
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
+from pixelsail_mm.compat.optional_packages import register_late_optimizers
+
 SCOPE = 'pixelsail_mm'
 
 
@@ -33,9 +35,21 @@ class ChildRegistry(Registry):
         return found
 
 
-def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return ChildRegistry(name, parent=parent, scope=SCOPE,
-                         locations=[f'{SCOPE}.{location}' for location in locations])
+class OptimizerRegistry(ChildRegistry):
+    """Registry that imports optional packages (bitsandbytes, ...) once an optimizer is unknown."""
+
+    def get(self, key: str):
+        """Class registered as ``key`` here, in an ancestor or in an optional package, or None."""
+        found = super().get(key)
+        if found is None:
+            register_late_optimizers()
+            found = super().get(key)
+        return found
+
+
+def _child(name: str, parent: Registry, *locations: str, kind: type = ChildRegistry) -> Registry:
+    return kind(name, parent=parent, scope=SCOPE,
+                locations=[f'{SCOPE}.{location}' for location in locations])
 
 
 MODELS = _child('model', mmdet_registry.MODELS, 'models')
@@ -53,7 +67,8 @@ OPTIM_WRAPPERS = _child('optim_wrapper', mmengine_registry.OPTIM_WRAPPERS,
                         'engine.optim_wrappers')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-OPTIMIZERS = _child('optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers')
+OPTIMIZERS = _child('optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers',
+                    kind=OptimizerRegistry)
 PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'engine')
 MODEL_WRAPPERS = _child('model_wrapper', mmengine_registry.MODEL_WRAPPERS, 'engine')
 VISBACKENDS = _child('vis_backend', mmengine_registry.VISBACKENDS, 'visualization')

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError, first_line
-from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
+from pixelsail_mm.models.backbones.attention import AttentionLayout, registered_attention
 from pixelsail_mm.models.backbones.patch_decoder import (
     final_states,
     generate,
@@ -69,7 +69,7 @@ def check_family(llm: nn.Module, adapt: Callable[[nn.Module], None] | None = Non
             return
         with _quiet_surroundings():
             stock = tiny_model(type(llm), config, 'eager')
-            ours = tiny_model(type(llm), config, ATTENTION_NAME)
+            ours = tiny_model(type(llm), config, registered_attention())
             replace_rotary(ours)
             if adapt is not None:
                 adapt(ours)

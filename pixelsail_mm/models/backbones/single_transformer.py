@@ -11,7 +11,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
+from pixelsail_mm.models.backbones.attention import (
+    ATTENTION_NAME,
+    AttentionLayout,
+    registered_attention,
+)
 from pixelsail_mm.models.backbones.family_check import WORKING, check_family
 from pixelsail_mm.models.backbones.lora import (
     adapt_state,
@@ -216,7 +220,7 @@ def _build_decoder(llm: str | Mapping[str, Any], vocab_size: int | None, dtype: 
     """The decoder, with a row for every token, and the ids it has not seen in any training."""
     from transformers import AutoConfig, AutoModelForCausalLM
     torch_dtype = getattr(torch, dtype) if dtype else torch.float32
-    options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
+    options = dict(attn_implementation=registered_attention(), dtype=torch_dtype,
                    trust_remote_code=trust_remote_code)
     four_bit = quantization and quantization_config(quantization, torch_dtype)
     if isinstance(llm, Mapping):

@@ -37,7 +37,8 @@ def drop(monkeypatch, name, value=None):
         return ours(*args, **kwargs | {name: value})
 
     from transformers import AttentionInterface
-    monkeypatch.setitem(AttentionInterface._global_mapping, attention.ATTENTION_NAME, forgetful)
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.registered_attention(),
+                        forgetful)
 
 
 @pytest.mark.parametrize('family, extra', [
