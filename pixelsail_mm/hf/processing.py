@@ -98,7 +98,7 @@ class PixelSAILProcessor(ProcessorMixin):
     """
 
     attributes = ['image_processor', 'tokenizer']
-    image_processor_class = 'PixelSAILImageProcessor'
+    image_processor_class = 'AutoImageProcessor'
     tokenizer_class = 'AutoTokenizer'
 
     def __init__(self, image_processor: PixelSAILImageProcessor, tokenizer: Any,
@@ -107,9 +107,9 @@ class PixelSAILProcessor(ProcessorMixin):
                          chat_template=chat_template or tokenizer.chat_template)
         self.transforms = transforms
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Content of ``processor_config.json``; the image processor has a file of its own."""
-        content = super().to_dict()
+        content = super().to_dict(**kwargs)
         content.pop('image_processor', None)
         return content
 

@@ -35,7 +35,8 @@ names = [OPTIMIZERS.get(name).__module__.split('.')[0]
          for name in ('PagedAdamW8bit', 'bnb_AdamW', 'Adafactor', 'mmengine.PagedLion8bit')]
 from mmengine._strategy import deepspeed
 deepspeed.deepspeed.__version__
-print([before, plain.split('.')[0], names, OPTIMIZERS.get('NoOptimizer'), 'deepspeed' in sys.modules])
+unknown = OPTIMIZERS.get('NoOptimizer')
+print([before, plain.split('.')[0], names, unknown, 'deepspeed' in sys.modules])
 '''
     assert run_python(code, repo_root) == [
         (False, False), 'torch', ['bitsandbytes', 'bitsandbytes', 'transformers', 'bitsandbytes'],

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError
 
-ATTENTION_NAME = 'pixelsail_sdpa'
+# Without "sdpa": Transformers 5 would refuse it where a family's own code does not support that.
+ATTENTION_NAME = 'pixelsail_image_blocks'
 
 
 class AttentionLayout:

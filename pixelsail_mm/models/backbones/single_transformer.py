@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -125,7 +125,8 @@ class SingleTransformer(BaseModule):
         with torch.no_grad():
             self.patch_embed.weight.mul_(patch_embed_gain)
         if gradient_checkpointing:
-            self.llm.gradient_checkpointing_enable(dict(use_reentrant=False))
+            self.llm.gradient_checkpointing_enable(
+                dict(use_reentrant=False, context_fn=self.checkpoint_contexts))
         if lora is not None:
             add_lora(self.llm, lora)
         if new_tokens and (lora is not None if new_token_rows is None else new_token_rows):
@@ -137,6 +138,10 @@ class SingleTransformer(BaseModule):
     @staticmethod
     def adapt_decoder(llm: nn.Module) -> None:
         """Change the layers of a stock decoder to this transformer's, in place; here nothing."""
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Contexts of a layer's pass and of its repetition for gradient checkpointing; no-ops."""
+        return nullcontext(), nullcontext()
 
     def merge(self) -> None:
         """Make this a plain decoder: LoRA and separate rows go into the weights, in place."""
@@ -207,8 +212,9 @@ def _named_refusal():
     """Explain what transformers raises for families that look their attention up in a list."""
     try:
         yield
-    except KeyError as error:
-        if error.args != (ATTENTION_NAME,):
+    except (KeyError, ValueError) as error:
+        # Families that look it up in a list of their own, or say in Transformers 5 what they take.
+        if error.args != (ATTENTION_NAME,) and 'does not support an attention' not in str(error):
             raise
         raise ConfigError('backbone.llm: transformers\' code of this family takes no attention '
                           f'but its own. Use {WORKING} (docs/bases.md)') from error

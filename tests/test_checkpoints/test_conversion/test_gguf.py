@@ -54,7 +54,7 @@ def write(path, model, family='llama', kind='gpt2', pre='smollm', without=(), eo
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_freq_base(config.to_dict().get('rope_theta') or config.rope_parameters['rope_theta'])
     writer.add_tokenizer_model(kind)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
