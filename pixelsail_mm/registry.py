@@ -13,6 +13,8 @@ from mmengine import registry as mmengine_registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
+from pixelsail_mm.compat.optional_packages import register_late_optimizers
+
 SCOPE = 'pixelsail_mm'
 # MMEngine reads `_base_ = 'pixelsail_mm::...'` only for packages of this list.
 MODULE2PACKAGE[SCOPE] = SCOPE
@@ -36,9 +38,21 @@ class ChildRegistry(Registry):
         return found
 
 
-def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return ChildRegistry(name, parent=parent, scope=SCOPE,
-                         locations=[f'{SCOPE}.{location}' for location in locations])
+class OptimizerRegistry(ChildRegistry):
+    """Registry that imports optional packages (bitsandbytes, ...) once an optimizer is unknown."""
+
+    def get(self, key: str):
+        """Class registered as ``key`` here, in an ancestor or in an optional package, or None."""
+        found = super().get(key)
+        if found is None:
+            register_late_optimizers()
+            found = super().get(key)
+        return found
+
+
+def _child(name: str, parent: Registry, *locations: str, kind: type = ChildRegistry) -> Registry:
+    return kind(name, parent=parent, scope=SCOPE,
+                locations=[f'{SCOPE}.{location}' for location in locations])
 
 
 MODELS = _child('model', mmdet_registry.MODELS, 'models')
@@ -56,7 +70,8 @@ OPTIM_WRAPPERS = _child('optim_wrapper', mmengine_registry.OPTIM_WRAPPERS,
                         'engine.optim_wrappers')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-OPTIMIZERS = _child('optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers')
+OPTIMIZERS = _child('optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers',
+                    kind=OptimizerRegistry)
 PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'engine')
 MODEL_WRAPPERS = _child('model_wrapper', mmengine_registry.MODEL_WRAPPERS, 'engine')
 VISBACKENDS = _child('vis_backend', mmengine_registry.VISBACKENDS, 'visualization')

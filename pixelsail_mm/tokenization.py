@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from pixelsail_mm.errors import ConfigError, first_line
@@ -163,6 +164,10 @@ def _load(path: str, options: tuple):
     from transformers import AutoTokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **dict(options))
+        # Where there is none, Transformers 5 makes an empty one of the family in config.json.
+        files = {'tokenizer.json', *type(tokenizer).vocab_files_names.values()}
+        if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
+            raise OSError('no tokenizer.json')
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f'tokenizer {path!r} could not be loaded ({first_line(error)}). Give a folder '

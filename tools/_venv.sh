@@ -1,8 +1,8 @@
 # Sourced by quickstart.sh and run_tests.sh: creates or reuses the virtual environment of the lock.
 #
 #   PYTHON                 interpreter to build it with (default: python3.11, 3.12, 3.10, python3)
-#   PIXELSAIL_VENV         its folder (default: .venv in the source tree)
-#   PIXELSAIL_LOCK         lock file (default: requirements/lock.txt)
+#   PIXELSAIL_LOCK         lock file (default: requirements/lock.txt; requirements/README.md)
+#   PIXELSAIL_VENV         its folder (default: .venv in the source tree, .venv-NAME for lock-NAME.txt)
 #   PIXELSAIL_NO_INSTALL   1: use PIXELSAIL_VENV exactly as it is, e.g. with your own CUDA build
 #
 # ensure_venv sets VENV_PYTHON and exports PYTHONPATH, so that this source tree wins over any other
@@ -10,8 +10,13 @@
 # where it stopped, a finished one is reused in a second.
 
 REPO_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-PIXELSAIL_VENV="${PIXELSAIL_VENV:-$REPO_ROOT/.venv}"
 PIXELSAIL_LOCK="${PIXELSAIL_LOCK:-$REPO_ROOT/requirements/lock.txt}"
+default_venv() {
+  local name
+  name="$(basename "$PIXELSAIL_LOCK" .txt)"
+  [[ "$name" == lock ]] && echo "$REPO_ROOT/.venv" || echo "$REPO_ROOT/.venv-${name#lock-}"
+}
+PIXELSAIL_VENV="${PIXELSAIL_VENV:-$(default_venv)}"
 
 say() { printf '[pixelsail] %s\n' "$*"; }
 

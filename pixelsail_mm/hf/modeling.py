@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
@@ -56,6 +57,9 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ['PixelSAIL']
+    # Where ``config.tie_word_embeddings`` says so. Transformers 4 reads the keys alone.
+    _tied_weights_keys = {
+        'model.backbone.llm.lm_head.weight': 'model.backbone.llm.model.embed_tokens.weight'}
 
     def __init__(self, config: PixelSAILConfig) -> None:
         super().__init__(config)
@@ -64,11 +68,18 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
-            self.model = MODELS.build(config.model_settings(_SpecialTokenizer.from_config(config)))
+            with _memory_for_constants():
+                self.model = MODELS.build(
+                    config.model_settings(_SpecialTokenizer.from_config(config)))
         finally:
             torch.set_default_dtype(dtype)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
+        # Transformers 5 drops constants in no checkpoint and asks `_init_weights` for them again.
+        self._constants = {
+            module: {name: getattr(module, name).clone()
+                     for name in module._non_persistent_buffers_set}
+            for module in self.model.modules() if module._non_persistent_buffers_set}
         # Only `from_pretrained` builds without memory; it draws what the checkpoint then lacks.
         drawn = not next(self.model.parameters()).is_meta
         for module in self.model.modules():
@@ -77,6 +88,8 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw what a checkpoint lacks: as PyTorch does, or Transformers for its own modules."""
+        for name, value in self._constants.get(module, {}).items():
+            getattr(module, name).copy_(value)
         if hasattr(module, 'reset_parameters'):
             module.reset_parameters()
         else:
@@ -229,6 +242,20 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         padded = nn.utils.rnn.pad_sequence(answers, batch_first=True,
                                            padding_value=self.model.tokens.pad)
         return torch.cat([prompts, padded.to(prompts.device)], dim=1)
+
+
+def _memory_for_constants() -> AbstractContextManager:
+    """Let parameters alone be without memory where Transformers 5 builds all of a model so.
+
+    Constants (normalisation, frequencies) are in no checkpoint; nothing would fill them later.
+    """
+    if torch.get_default_device().type != 'meta':
+        return nullcontext()
+    from accelerate import init_empty_weights
+    stack = ExitStack()
+    stack.enter_context(torch.device('cpu'))
+    stack.enter_context(init_empty_weights())
+    return stack
 
 
 class _SpecialTokenizer(PreTrainedTokenizer):

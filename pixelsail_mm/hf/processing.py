@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import Any, Sequence
 
@@ -97,7 +98,7 @@ class PixelSAILProcessor(ProcessorMixin):
     """
 
     attributes = ['image_processor', 'tokenizer']
-    image_processor_class = 'PixelSAILImageProcessor'
+    image_processor_class = 'AutoImageProcessor'
     tokenizer_class = 'AutoTokenizer'
 
     def __init__(self, image_processor: PixelSAILImageProcessor, tokenizer: Any,
@@ -105,6 +106,18 @@ class PixelSAILProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer,
                          chat_template=chat_template or tokenizer.chat_template)
         self.transforms = transforms
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Content of ``processor_config.json``; the image processor has a file of its own."""
+        content = super().to_dict(**kwargs)
+        content.pop('image_processor', None)
+        return content
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+        """Write the same files with every version of Transformers, see ``ProcessorMixin``."""
+        files = super().save_pretrained(save_directory, **kwargs)
+        self.image_processor.save_pretrained(save_directory)
+        return files
 
     @cached_property
     def _stages(self) -> list:

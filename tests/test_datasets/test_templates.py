@@ -100,7 +100,6 @@ def test_template_without_input_is_rejected():
         resolve_prompt_template(dict(INSTRUCTION='no placeholder'))
 
 
-@pytest.mark.slow
 def test_xtuner_templates_are_accepted():
     assert '<|im_start|>assistant' in resolve_prompt_template('qwen_chat')['INSTRUCTION']
     with pytest.raises(KeyError, match="'nope'.*pixel_sail"):

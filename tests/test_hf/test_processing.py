@@ -54,7 +54,8 @@ def test_chat_template_gives_the_ids_of_training(template, turns):
     template = TEMPLATES[template]
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = ChatFormat(template, '<|endoftext|>').jinja()
-    ids = tokenizer.apply_chat_template(messages(TURNS[:turns], ' Whose is it? '))
+    ids = tokenizer.apply_chat_template(messages(TURNS[:turns], ' Whose is it? '),
+                                        return_dict=False)
     assert ids == ids_of(template, TURNS[:turns], ' Whose is it? ')
 
 
@@ -103,7 +104,7 @@ def test_a_finished_conversation_is_no_question(template):
 
 def test_the_tokenizer_alone_knows_the_template(exported, processor):
     tokenizer = AutoTokenizer.from_pretrained(exported.folder)
-    ids = tokenizer.apply_chat_template(messages(TURNS, 'Whose is it?'))
+    ids = tokenizer.apply_chat_template(messages(TURNS, 'Whose is it?'), return_dict=False)
     assert ids == processor(text='Whose is it?', history=TURNS)['input_ids'][0].tolist()
 
 

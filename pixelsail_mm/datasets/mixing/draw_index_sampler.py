@@ -16,7 +16,7 @@ def _build_order(cfg: dict, dataset: Sized, seed: int) -> Sampler:
     """Build the wrapped sampler and make it yield the order of all processes together."""
     cfg = dict(cfg)
     if type_name(cfg.get('type')) == 'LengthGroupedSampler':
-        from xtuner.dataset.samplers import LengthGroupedSampler  # slow import, rarely needed
+        from pixelsail_mm.compat.xtuner import LengthGroupedSampler  # an optional part
         cfg['type'] = LengthGroupedSampler
     sampler = DATA_SAMPLERS.build(cfg, default_args=dict(dataset=dataset, seed=seed))
     if not all(hasattr(sampler, name) for name in _GLOBAL_VIEW):

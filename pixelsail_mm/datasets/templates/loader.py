@@ -84,7 +84,7 @@ def resolve_prompt_template(template: str | Mapping) -> dict:
 
 
 def _xtuner_template(name: str, ours: list[str]) -> Mapping:
-    from xtuner.utils import PROMPT_TEMPLATE
+    from pixelsail_mm.compat.xtuner import PROMPT_TEMPLATE
     if name not in PROMPT_TEMPLATE:
         raise KeyError(f'prompt template {name!r} is unknown; choose {ours}, a name of '
                        'xtuner.utils.PROMPT_TEMPLATE, or give a dict')

@@ -6,8 +6,8 @@ from typing import Sequence, Union
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from xtuner.engine.runner.loops import TrainLoop
 
+from pixelsail_mm.compat.xtuner import TrainLoop
 from pixelsail_mm.datasets.mixing import DrawIndexSampler
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS

@@ -15,6 +15,8 @@ from mmengine.device import get_device
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.checkpoint import loading_fault, weights_only_loading
+from pixelsail_mm.compat.onebit import ensure_onebit_optimizers
+from pixelsail_mm.compat.xtuner import deepspeed_preset
 from pixelsail_mm.engine.strategies.common import StrategyMixin, on_cpu
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES
@@ -34,8 +36,7 @@ def read_preset(name: Union[str, Path]) -> dict:
     """
     short = str(name).removeprefix('deepspeed_')
     if short in PRESETS:
-        import xtuner
-        path = Path(xtuner.__file__).parent / 'configs' / 'deepspeed' / f'deepspeed_{short}.json'
+        path = deepspeed_preset(short)
     else:
         path = Path(name)
     if not path.is_file():
@@ -180,6 +181,10 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         **kwargs: ``config`` (see :func:`read_preset` and :func:`adapt`), the arguments of
             :class:`StrategyMixin` and of MMEngine's ``DeepSpeedStrategy``.
     """
+
+    def __init__(self, **kwargs):
+        ensure_onebit_optimizers()
+        super().__init__(**kwargs)
 
     def _parse_config(self, config) -> dict:
         # DeepSpeed stores it in checkpoints, which must hold plain containers only.

@@ -10,17 +10,17 @@ scaled-dot-product call over a contiguous range of keys.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 from typing import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
-from transformers import AttentionInterface
 
 from pixelsail_mm.errors import ConfigError
 
-ATTENTION_NAME = 'pixelsail_sdpa'
+# Without "sdpa": Transformers 5 would refuse it where a family's own code does not support that.
+ATTENTION_NAME = 'pixelsail_image_blocks'
 
 
 class AttentionLayout:
@@ -74,6 +74,7 @@ class AttentionLayout:
         if self.turn_ids is not None:
             return self._turn_mask(span, num_queries, num_keys)
         if self.device.type == 'cuda' and not dense:
+            from torch.nn.attention.bias import causal_lower_right  # imports torch._dynamo
             return causal_lower_right(num_queries, num_keys)
         key = (num_queries, num_keys)
         if key not in self._masks:
@@ -223,4 +224,9 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
     return out.transpose(1, 2), None
 
 
-AttentionInterface.register(ATTENTION_NAME, image_block_attention)
+@cache
+def registered_attention() -> str:
+    """Name under which Transformers knows :func:`image_block_attention`, from now on."""
+    from transformers import AttentionInterface  # imports torch._dynamo
+    AttentionInterface.register(ATTENTION_NAME, image_block_attention)
+    return ATTENTION_NAME

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 
 import torch
@@ -47,11 +48,25 @@ class ConvPatchEmbedding(nn.Module):
         return self.join(F.gelu(self.quarters(pixels))).flatten(1)
 
 
+class _Rows:
+    """Context in which a routing has the rows of an earlier pass; can be entered again."""
+
+    def __init__(self, routing: TokenRouting) -> None:
+        self._routing, self._rows = routing, routing.rows
+
+    def __enter__(self) -> None:
+        self._now, self._routing.rows = self._routing.rows, self._rows
+
+    def __exit__(self, *error) -> None:
+        self._routing.rows = self._now
+
+
 class TokenRouting:
     """Which tokens of the running pass belong to which branch; shared by all layers.
 
-    Every decoder layer sets it anew from the ``layout`` it is called with, so that a layer
-    recomputed for gradient checkpointing routes as it did the first time.
+    Every decoder layer sets it anew from the ``layout`` it is called with. A layer that is
+    recomputed for gradient checkpointing routes as it did the first time; Transformers 5 recomputes
+    without the hook (:meth:`checkpoint_contexts`).
 
     Attributes:
         rows: Indices into the flattened ``(B*L)`` tokens: of the text branch, of the visual branch,
@@ -74,6 +89,10 @@ class TokenRouting:
         if layout is not self._layout:
             self._layout, self._split = layout, _split(layout)
         self.rows = self._split
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """``context_fn`` of ``torch.utils.checkpoint``: for the pass and for its repetition."""
+        return nullcontext(), _Rows(self)
 
 
 def _split(layout: AttentionLayout) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,12 +133,15 @@ class RoutedModule(nn.Module):
         return torch.cat(parts)[restore].unflatten(0, states.shape[:2])
 
 
-def add_visual_twins(layers: nn.ModuleList) -> None:
+def add_visual_twins(layers: nn.ModuleList) -> TokenRouting:
     """Replace the routed parts of stock decoder layers, in place.
 
     Args:
         layers: Decoder layers of a Hugging Face model with the submodules ``ROUTED_PARTS``, called
             with ``layout=...``.
+
+    Returns:
+        What all layers are routed by.
 
     Raises:
         ConfigError: A layer lacks one of these submodules.
@@ -136,3 +158,4 @@ def add_visual_twins(layers: nn.ModuleList) -> None:
                                   'a decoder such as Qwen2, Llama or Mistral') from error
             setattr(owner, name, RoutedModule(module, routing))
         layer.register_forward_pre_hook(routing.enter_layer, with_kwargs=True)
+    return routing

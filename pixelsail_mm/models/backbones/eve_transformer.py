@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any, Mapping, Sequence
 
@@ -58,7 +59,11 @@ class EVETransformer(SingleTransformer):
         super().__init__(llm, patch_size, **options)
         self.patch_embed = ConvPatchEmbedding(patch_size, patch_channels, self.hidden_size,
                                               self.llm.dtype)
-        self.adapt_decoder(self.llm)
+        self._routing = add_visual_twins(self.llm.model.layers)
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """See ``checkpoint_contexts`` of ``TokenRouting``."""
+        return self._routing.checkpoint_contexts()
 
     @staticmethod
     def adapt_decoder(llm: nn.Module) -> None:

@@ -18,7 +18,11 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from pixelsail_mm.errors import ConfigError, first_line
-from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
+from pixelsail_mm.models.backbones.attention import (
+    ATTENTION_NAME,
+    AttentionLayout,
+    registered_attention,
+)
 from pixelsail_mm.models.backbones.patch_decoder import (
     final_states,
     generate,
@@ -115,9 +119,10 @@ def family_misfit(config: PretrainedConfig, adapt: Callable[[nn.Module], None] |
             return None
         with _quiet_surroundings():
             stock = tiny_model(kind, tiny, 'eager')
-            ours = tiny_model(kind, tiny, ATTENTION_NAME)
+            ours = tiny_model(kind, tiny, registered_attention())
     except Exception as error:  # a family's code may raise anything; it is no use without this
-        if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
+        # Families that look it up in a list of their own, or say in Transformers 5 what they take.
+        if error.args == (ATTENTION_NAME, ) or 'does not support an attention' in str(error):
             return Misfit('its code takes no attention but its own')
         return Misfit('a small copy cannot be built for comparison', _named(error))
     with _quiet_surroundings():

@@ -44,9 +44,10 @@ def untrained_ids(base: str, tokens: Mapping[str, int], base_rows: int,
 
 
 def _vocabulary(base: str) -> dict[str, int] | None:
-    from transformers import AutoTokenizer
+    # Not AutoTokenizer: where there is none, Transformers 5 makes an empty one of the family.
+    from transformers import PreTrainedTokenizerFast
     try:
-        return AutoTokenizer.from_pretrained(base).get_vocab()
+        return PreTrainedTokenizerFast.from_pretrained(base).get_vocab()
     except (OSError, ValueError, TypeError):  # what transformers raises where there is none
         return None
 

@@ -7,6 +7,7 @@ family (:mod:`~pixelsail_mm.models.backbones.family_check`) run the same functio
 from __future__ import annotations
 
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from pixelsail_mm.models.backbones.generation_settings import check_generation
 from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 
 ROTARY = 'rotary_emb'
+# What generation hands from step to step: Transformers 5 calls the cache `cache` and counts itself.
+_STEP_STATE = ('cache', 'past_key_values', 'cache_position')
 
 
 def replace_rotary(llm: nn.Module, layout: str = 'sections') -> None:
@@ -105,16 +108,17 @@ def generate(llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor, layout
     for row, (start, _, _) in enumerate(layout.spans):
         valid[row, :start] = 0
     try:
-        with _patch_positions(llm, position_ids):
+        with _patch_positions(llm, position_ids) as state:
             output = llm.generate(
                 inputs_embeds=inputs_embeds, attention_mask=valid, return_dict_in_generate=True,
                 **generation)
-        length = inputs_embeds.shape[1] + output.sequences.shape[1] - 1
         # The last new token was never fed back; its state is needed when it is [SEG].
-        llm.model(
-            input_ids=output.sequences[:, -1:], past_key_values=output.past_key_values,
-            position_ids=_next_positions(position_ids, output.sequences.shape[1] - 1),
-            cache_position=torch.tensor([length], device=valid.device), use_cache=True)
+        step = output.sequences.shape[1] - 1
+        if 'cache_position' in state:
+            length = inputs_embeds.shape[1] + step
+            state['cache_position'] = torch.tensor([length], device=valid.device)
+        llm.model(input_ids=output.sequences[:, -1:], use_cache=True,
+                  position_ids=_next_positions(position_ids, step), **state)
     finally:
         for hook in hooks:
             hook.remove()
@@ -123,24 +127,27 @@ def generate(llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor, layout
 
 @contextmanager
 def _patch_positions(llm: nn.Module, position_ids: Tensor):
-    """Let ``generate`` use three-axis positions instead of counting attention-mask ones."""
+    """Let ``generate`` use three-axis positions instead of counting attention-mask ones.
 
-    def prepare(input_ids, past_key_values=None, inputs_embeds=None, cache_position=None,
-                attention_mask=None, use_cache=True, **kwargs):
-        model_inputs = dict(past_key_values=past_key_values, cache_position=cache_position,
-                            use_cache=use_cache)
-        prompt = position_ids.shape[-1]
-        if len(cache_position) == prompt and cache_position[0] == 0:
-            model_inputs.update(inputs_embeds=inputs_embeds, position_ids=position_ids)
+    Yields:
+        What the last step was given of :data:`_STEP_STATE`.
+    """
+
+    state: dict[str, Any] = {}
+
+    def prepare(input_ids, inputs_embeds=None, attention_mask=None, use_cache=True, **kwargs):
+        state.update({key: kwargs[key] for key in _STEP_STATE if key in kwargs})
+        step = input_ids.shape[1]
+        if step == 0:
+            inputs = dict(inputs_embeds=inputs_embeds, position_ids=position_ids)
         else:
-            step = int(cache_position[-1]) - prompt
-            model_inputs.update(input_ids=input_ids[:, -1:],
-                                position_ids=_next_positions(position_ids, step))
-        return model_inputs
+            inputs = dict(input_ids=input_ids[:, -1:],
+                          position_ids=_next_positions(position_ids, step - 1))
+        return dict(inputs, use_cache=use_cache, **state)
 
     llm.prepare_inputs_for_generation = prepare
     try:
-        yield
+        yield state
     finally:
         del llm.prepare_inputs_for_generation
 

@@ -42,12 +42,13 @@ class PatchRotaryEmbedding(nn.Module):
         super().__init__()
         if layout not in LAYOUTS:
             raise ConfigError(f'backbone.rotary_layout={layout!r}: use one of {list(LAYOUTS)}')
+        original = _with_numbers(original)
         self.inv_freq = original.inv_freq.detach().to('cpu', torch.float32).clone()
         self.attention_scaling = float(getattr(original, 'attention_scaling', 1.0))
         self.neighbours = _turns_neighbours(original)
         self.limit = _position_limit(original)
         count = self.inv_freq.numel()
-        numbers = torch.arange(count)
+        numbers = torch.arange(count, device='cpu')
         self.follows_rows = numbers % 2 == 0 if layout == 'interleaved' else numbers < count // 2
 
     @torch.no_grad()
@@ -83,12 +84,18 @@ class PatchRotaryEmbedding(nn.Module):
         return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)
 
 
+def _with_numbers(original: nn.Module) -> nn.Module:
+    """A rotary module, built anew where a model without memory has left it without numbers."""
+    if not original.inv_freq.is_meta:
+        return original
+    with torch.device('cpu'):
+        return type(original)(config=original.config)
+
+
 @torch.no_grad()
 def _turns_neighbours(original: nn.Module) -> bool:
     """Whether a rotary module writes each frequency twice in a row, not the row of them twice."""
     frequencies = original.inv_freq
-    if frequencies.is_meta:  # a model that is only measured: it has no numbers, and turns nothing
-        return False
     answer = original(frequencies.new_zeros(1, 1, 1),
                       torch.ones(1, 1, dtype=torch.long, device=frequencies.device))
     for neighbours, angles in ((False, torch.cat([frequencies, frequencies])),

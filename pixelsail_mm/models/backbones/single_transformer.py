@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from pixelsail_mm.errors import ConfigError, first_line
-from pixelsail_mm.models.backbones.attention import ATTENTION_NAME, AttentionLayout
+from pixelsail_mm.models.backbones.attention import AttentionLayout, registered_attention
 from pixelsail_mm.models.backbones.family_check import check_family
 from pixelsail_mm.models.backbones.lora import (
     adapt_state,
@@ -123,7 +123,8 @@ class SingleTransformer(BaseModule):
         with torch.no_grad():
             self.patch_embed.weight.mul_(patch_embed_gain)
         if gradient_checkpointing:
-            self.llm.gradient_checkpointing_enable(dict(use_reentrant=False))
+            self.llm.gradient_checkpointing_enable(
+                dict(use_reentrant=False, context_fn=self.checkpoint_contexts))
         if lora is not None:
             add_lora(self.llm, lora)
         if new_tokens and (lora is not None if new_token_rows is None else new_token_rows):
@@ -135,6 +136,10 @@ class SingleTransformer(BaseModule):
     @staticmethod
     def adapt_decoder(llm: nn.Module) -> None:
         """Change the layers of a stock decoder to this transformer's, in place; here nothing."""
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Contexts of a layer's pass and of its repetition for gradient checkpointing; no-ops."""
+        return nullcontext(), nullcontext()
 
     def merge(self) -> None:
         """Make this a plain decoder: LoRA and separate rows go into the weights, in place."""
@@ -242,7 +247,7 @@ def _build_decoder(llm: str | Mapping[str, Any], config: PretrainedConfig, vocab
                    quantization: Mapping | None) -> tuple[nn.Module, list[int]]:
     """The decoder, with a row for every token, and the ids it has not seen in any training."""
     torch_dtype = getattr(torch, dtype) if dtype else torch.float32
-    options = dict(attn_implementation=ATTENTION_NAME, dtype=torch_dtype,
+    options = dict(attn_implementation=registered_attention(), dtype=torch_dtype,
                    trust_remote_code=trust_remote_code)
     four_bit = quantization and quantization_config(quantization, torch_dtype)
     if isinstance(llm, Mapping):

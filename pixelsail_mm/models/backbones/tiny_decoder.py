@@ -36,7 +36,7 @@ _SIZES = dict(
 _VALUES = dict(
     attn_logit_softcapping=2.0, final_logit_softcapping=2.0, logits_scaling=3.0, logit_scale=0.3,
     embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.4,
-    query_pre_attn_scalar=5.0, rope_theta=100.0, rope_local_base_freq=30.0, sliding_window=WINDOW,
+    query_pre_attn_scalar=5, rope_theta=100.0, rope_local_base_freq=30.0, sliding_window=WINDOW,
     attention_chunk_size=WINDOW, original_max_position_embeddings=WINDOW)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor, nn
 
+from pixelsail_mm.compat.transformers import image_processor_class
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.transformers_expert import TransformersExpert
 from pixelsail_mm.registry import MODELS
@@ -112,8 +113,7 @@ class RADIOExpert(TransformersExpert):
 
     @classmethod
     def _processor_class(cls) -> type:
-        from transformers import CLIPImageProcessor
-        return CLIPImageProcessor
+        return image_processor_class('CLIPImageProcessor')
 
     def _feature(self, pixel_values: Tensor) -> Tensor:
         features = _spatial(self.model(pixel_values))

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pixelsail_mm.compat.transformers import image_processor_class
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.cache.fingerprint import (
@@ -215,8 +216,7 @@ class Mask2FormerExpert(TransformersExpert):
 
     @classmethod
     def _processor_class(cls) -> type:
-        from transformers import Mask2FormerImageProcessor
-        return Mask2FormerImageProcessor
+        return image_processor_class('Mask2FormerImageProcessor')
 
     def _random(self, settings: dict) -> nn.Module:
         from transformers import AutoConfig, Mask2FormerConfig
@@ -279,8 +279,7 @@ class SAM2Expert(TransformersExpert):
 
     @classmethod
     def _processor_class(cls) -> type:
-        from transformers.models.sam2.image_processing_sam2_fast import Sam2ImageProcessorFast
-        return Sam2ImageProcessorFast
+        return image_processor_class('Sam2ImageProcessor')
 
     def _random(self, settings: dict) -> nn.Module:
         from transformers import Sam2Config

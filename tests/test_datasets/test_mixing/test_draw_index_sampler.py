@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixelsail_mm.compat.xtuner import LengthGroupedSampler
 from pixelsail_mm.datasets.mixing import DrawIndexSampler
 
 MODULE = 'pixelsail_mm.datasets.mixing.draw_index_sampler'
@@ -86,7 +87,7 @@ def test_length_grouped_order_covers_and_agrees_between_world_sizes(size):
     single = list(islice(make(size, order=order(4)), 2 * size))
     assert Counter(draw % size for draw in single) == Counter(list(range(size)) * 2)
     # 1 process x accumulation 4 and 2 processes x accumulation 2: the same groups of four.
-    with patch('xtuner.dataset.samplers.length_grouped.get_dist_info', return_value=(0, 2)):
+    with patch(f'{LengthGroupedSampler.__module__}.get_dist_info', return_value=(0, 2)):
         double = interleave(size, 1, 2, size, order=order(2))
     assert double == single
 
