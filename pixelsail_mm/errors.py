@@ -111,11 +111,11 @@ class OfflineError(DownloadError):
 
 
 class StorageError(DownloadError):
-    """What arrives cannot be written here: a full disk, no permission, a folder in the way."""
+    """A download cannot be written: full disk, no permission, a folder in the way."""
 
 
 class NotPublishedError(DownloadError):
-    """What was asked for exists nowhere; says so and what to start from instead."""
+    """A file that was never published was asked for; names what to start from instead."""
 
 
 class ArchiveError(UserError, ValueError):

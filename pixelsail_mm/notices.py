@@ -1,4 +1,4 @@
-"""What a user is told once, however often it happens."""
+"""Warnings that are given once, however often their cause occurs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Any, Iterator
 
 
 def differences(stored: Any, now: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
-    """Find what is not the same in two nested settings of plain values.
+    """List the differences between two nested settings of plain values.
 
     Args:
         stored: Dicts and lists of plain values.

@@ -28,7 +28,7 @@ def type_name(kind: Any) -> str | None:
 
 
 def name_types(node: Any) -> None:
-    """Write the registered name in the place of every class, in place.
+    """Replace every class by its registered name, in place.
 
     MMEngine's configs with imports have classes as ``type``, and a copy of such a config has dotted
     paths. What no registry of this package or above it knows stays as it is.

@@ -1,4 +1,4 @@
-"""The transforms of a config on what a user asks, with a word on what they change."""
+"""Run a config's transforms on a user's input and say what they changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user passes to canonical records, the same that dataset readers give."""
+"""Turn a user's arguments into records, in the form that dataset readers give."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def make_image_record(name: str, image: ImageInput, prompts: Any = None,
 
 
 def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[list]:
-    """Bring arguments for one sample or several into lists of equal length.
+    """Turn arguments for one or several samples into lists of equal length.
 
     Args:
         several: Whether the arguments are for several samples.
@@ -176,7 +176,7 @@ def _pixels(name: str, image: Image.Image, said: list[str]) -> np.ndarray:
 
 
 def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:
-    """Bring earlier turns into the form of the record.
+    """Convert earlier turns to the form of a record.
 
     Args:
         name: Name of the input in error messages.
@@ -198,7 +198,7 @@ def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:
 
 
 def make_prompts(name: str, prompts: Any) -> list[dict]:
-    """Bring visual prompts into the form of the record.
+    """Convert visual prompts to the form of a record.
 
     Args:
         name: Name of the input in error messages.

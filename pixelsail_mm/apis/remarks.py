@@ -1,4 +1,4 @@
-"""What a user is told about an answer, besides the answer."""
+"""Warnings about an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pixelsail_mm.tokenization import SEG_TOKEN
 
 
 def describe_empty(masks: Tensor, text: str | None = None) -> list[str]:
-    """Say which of an answer's masks are empty although its text does not say so.
+    """List the masks of an answer that are empty although its text does not say so.
 
     Args:
         masks: bool ``(N, H, W)``; H = W = 0 without an image.

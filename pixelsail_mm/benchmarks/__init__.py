@@ -1,1 +1,1 @@
-"""What ``tools/analysis_tools`` measures: steps, data, checkpoints, caches, precision, size."""
+"""Measurements of ``tools/analysis_tools``: steps, data, checkpoints, caches, precision, size."""

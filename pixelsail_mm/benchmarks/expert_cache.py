@@ -1,4 +1,4 @@
-"""What caching an expert's features costs on top of the expert itself."""
+"""Measure the time that caching adds to running an expert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a config's model is made of and costs, from the config alone: no weights, no data."""
+"""Count the parameters and the memory of a config's model, without weights and data."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _build_without_memory(model: dict[str, Any], rows: int) -> Any:
     model = dict(model, backbone=backbone, distill=distill, tokenizer=byte_tokenizer())
 
     class NothingOnTheCPU(TorchFunctionMode):
-        """What has no memory gets none when the model wants it on the CPU (rotary frequencies)."""
+        """Keep tensors on ``meta`` when the model asks for the CPU (rotary frequencies)."""
 
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if getattr(args[0] if args else None, 'is_meta', False):

@@ -1,4 +1,4 @@
-"""What half precision does to a model: the same question, stored and computed in each precision."""
+"""Compare a model's answers in several precisions, of the weights and of the computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Transformers 4 and 5 name differently; one function for each difference."""
+"""Differences between Transformers 4 and 5, one function for each."""
 
 from __future__ import annotations
 

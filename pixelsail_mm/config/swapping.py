@@ -1,4 +1,4 @@
-"""What is inherited when an override replaces a part: the one rule for files and command lines.
+"""The rule for keys that a part inherits when an override replaces its type.
 
 MMEngine merges key by key, so that ``optimizer=dict(type='SGD')`` keeps the ``betas`` of the AdamW
 before it, and SGD cannot be built. Here an override with another ``type`` inherits the keys that
@@ -71,7 +71,7 @@ def _mark(merged: dict, override: dict, base: dict) -> None:
 
 
 def settle(node: Any, registry: Registry | None = None, where: str = '') -> None:
-    """Leave out, in place, what swapped parts inherit and do not take; one log line for each part.
+    """Delete, in place, inherited keys that a swapped part does not take; log one line per part.
 
     Args:
         node: A config read under :func:`marking_swaps`, with its ``custom_imports`` imported.

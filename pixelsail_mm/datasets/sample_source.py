@@ -1,4 +1,4 @@
-"""What readers and their combinations share: deterministic draws, skipping of broken samples."""
+"""Base of readers and their combinations: deterministic draws, skipping of broken samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOGGED_SKIPS = 10
 
 
 class SampleSource:
-    """What readers and their combinations share: a sample is a pure function of (seed, index).
+    """Base of readers and their combinations: a sample is a pure function of (seed, index).
 
     ``dataset[idx]`` is item ``idx % len(dataset)``; all randomness of the sample comes from
     ``np.random.default_rng([seed, idx])``. A sampler may therefore count on beyond the length
@@ -77,7 +77,7 @@ class SampleSource:
 
     @property
     def noted(self) -> Counter:
-        """What was read otherwise than the files say, with numbers, of all worker processes."""
+        """Numbers of values that were changed while reading, of all worker processes."""
         return self._notes.counts()
 
     def __iter__(self) -> Iterator:

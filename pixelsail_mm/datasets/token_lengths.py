@@ -19,7 +19,7 @@ _REPORT_SECONDS = 30.0
 
 
 class Measurable(Protocol):
-    """What :func:`measure_lengths` needs of a dataset, see :class:`.SampleSource`."""
+    """Protocol of datasets for :func:`measure_lengths`, see :class:`.SampleSource`."""
 
     name: str
     seed: int
@@ -46,7 +46,7 @@ class LengthMeter:
         self._build = _find(transforms, BuildConversation, name)
 
     def identity(self) -> dict:
-        """What the counts depend on besides the records; JSON-able."""
+        """Settings that the counts depend on besides the records; plain values for JSON."""
         tokenizer = self._build.tokenizer.backend_tokenizer.to_str()
         return dict(
             patch_size=self._resize.patch_size, max_size=self._resize.max_size,

@@ -1,4 +1,4 @@
-"""Public bases and experts: what there is, where from, and fetching it safely."""
+"""Catalogue and safe download of public bases and experts."""
 
 from pixelsail_mm.downloads.archives import check_sha256, read_members
 from pixelsail_mm.downloads.catalogue import find_entry, hub_architecture, load_catalogue

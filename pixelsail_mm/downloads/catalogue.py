@@ -49,7 +49,7 @@ def find_entry(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def hub_architecture(name: str) -> dict[str, Any] | None:
-    """What is known of a language model of the hub without asking the hub.
+    """Give the known architecture of a language model of the hub, without asking the hub.
 
     Args:
         name: Hub name, or the folder that the catalogue's `next` command fills.

@@ -63,7 +63,7 @@ def download_repository(repo: str, folder: Path, revision: str = 'main',
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What :func:`download_repository` fetched into a folder; None if it did not (to the end)."""
+    """Read the record of a complete :func:`download_repository`; None if there is none."""
     try:
         return json.loads((folder / _RECORD).read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):

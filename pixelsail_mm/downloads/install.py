@@ -1,4 +1,4 @@
-"""Bring an entry of the catalogue to its place, and check what is there."""
+"""Install entries of the catalogue and check installed ones."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def wrong_or_missing(entry: dict[str, Any], folder: Path) -> list[str]:
 
 
 def is_present(entry: dict[str, Any], folder: Path) -> bool:
-    """Whether anything of an entry lies in a folder."""
+    """Tell whether a folder holds any file of an entry."""
     names = entry.get('files') or dict(hub='config.json', converter='info.json')
     names = [names[entry['kind']]] if 'files' not in entry else list(names)
     return any((folder / name).is_file() for name in names)
 
 
 def check_entry(name: str, out: str | None = None) -> tuple[bool, str]:
-    """Say whether what is in an entry's folder is right.
+    """Check the files in an entry's folder.
 
     Args:
         name: See :func:`download_entry`.

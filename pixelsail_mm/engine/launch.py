@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` do once their arguments are parsed."""
+"""Run training and testing for ``tools/train.py`` and ``tools/test.py``."""
 
 import argparse
 import os

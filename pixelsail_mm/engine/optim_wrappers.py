@@ -18,7 +18,7 @@ def accumulation_of(optim_wrapper) -> int:
 
 
 def updates_after(optim_wrapper, iteration: int, max_iters: int) -> bool:
-    """Whether the optimizer steps at the end of an iteration.
+    """Tell whether the optimizer steps at the end of an iteration.
 
     Args:
         optim_wrapper: The optimizer wrapper.

@@ -27,7 +27,7 @@ _WEIGHTS_ONLY = ('to begin a new training with its weights, leave out --resume a
 
 
 class Saved(NamedTuple):
-    """What a checkpoint says about the training that wrote it.
+    """Settings that a checkpoint records of the training that wrote it.
 
     Attributes:
         iteration: Iterations done.
@@ -81,7 +81,7 @@ class _Fresh:
 
     @property
     def by_values(self) -> bool:
-        """Whether a schedule depends on values of the validation, which are not kept."""
+        """Tell whether a schedule depends on validation values, which are not kept."""
         return any(hasattr(schedule, 'need_val_args') for schedule in self._schedules)
 
     def restore(self, steps: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Outcome(enum.Enum):
-    """What became of the last optimizer step, the same in all processes.
+    """Outcome of the last optimizer step, the same in all processes.
 
     Attributes:
         TAKEN: The weights were changed.
@@ -25,7 +25,7 @@ class Outcome(enum.Enum):
 
 
 def on_any_rank(flags: Sequence[bool], device: torch.device) -> List[bool]:
-    """Whether each flag is set in at least one process; one small all-reduce.
+    """Combine flags of all processes by *or*, with one small all-reduce.
 
     Args:
         flags: This process's flags, as many in all processes.
@@ -39,7 +39,7 @@ def on_any_rank(flags: Sequence[bool], device: torch.device) -> List[bool]:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no value is NaN or infinite.
+    """Tell whether all values are finite.
 
     Args:
         tensors: Of any precision and device; integers are always finite.

@@ -1,4 +1,4 @@
-"""What a training depends on besides its weights: recorded in checkpoints, compared on resume."""
+"""Settings of a training: recorded in checkpoints, compared on resume."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class _Place(NamedTuple):
 
 
 def place_of(now: Mapping[str, Any], iteration: int) -> _Place:
-    """Say where a run continues; this needs no record of the settings saved.
+    """Describe where a run continues; this needs no record of the settings saved.
 
     Args:
         now: :func:`training_settings` of the run.

@@ -26,7 +26,7 @@ _ROUND = '{round}'
 
 
 class ChatFormat:
-    """How questions and answers become one text, as ``BuildConversation`` writes it.
+    """Join questions and answers to one text, as ``BuildConversation`` does.
 
     Args:
         template: See :func:`~pixelsail_mm.datasets.templates.resolve_prompt_template`.

@@ -24,7 +24,7 @@ from pixelsail_mm.tokenization import IGNORE_INDEX
 
 @dataclass
 class PixelSAILGenerateOutput(ModelOutput):
-    """What :meth:`PixelSAILForCausalLM.generate` found.
+    """Output of :meth:`PixelSAILForCausalLM.generate`.
 
     Attributes:
         sequences: ``(B,L+T)`` int64, the prompt and the answer; a finished row ends with padding.

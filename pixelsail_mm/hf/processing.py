@@ -1,4 +1,4 @@
-"""Processor: the transforms of a config's ``test_pipeline`` with the manners of Transformers."""
+"""A config's ``test_pipeline`` as a Transformers processor."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class PixelSAILProcessor(ProcessorMixin):
 
     @cached_property
     def chat_format(self) -> ChatFormat:
-        """How questions and answers become one text."""
+        """The format that joins questions and answers to one text."""
         stage = self._conversation
         return ChatFormat(stage.template, self.tokenizer.eos_token or '', stage.strip)
 

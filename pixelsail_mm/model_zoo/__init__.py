@@ -1,1 +1,1 @@
-"""The model zoo: what each config's model costs, what it reached, what was published."""
+"""The model zoo: size, cost and results of each config's model."""

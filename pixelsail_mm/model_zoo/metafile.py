@@ -1,4 +1,4 @@
-"""metafile.yml of a folder of configs, in MMDetection's format: what is typed and what is computed.
+"""Read, compute and write metafile.yml of a folder of configs, in MMDetection's format.
 
 A person writes, for each model, ``Name``, ``In Collection``, ``Config``, ``Training Data`` in
 ``Metadata`` (and memory where it was measured), ``Weights`` (a path, or null and a ``Weights
@@ -230,7 +230,7 @@ def _scaled(metric: str, value: float) -> float:
 
 
 def update(config: Path, root: Path, tokenizer: str | None = None) -> Path:
-    """Bring the entry of a config in its folder's metafile up to date, or begin one.
+    """Update the entry of a config in its folder's metafile, or add one.
 
     Args:
         config: The config.

@@ -1,4 +1,4 @@
-"""What travels beside the model inputs: ground truth, prompts and predictions."""
+"""Data of a sample beside the model inputs: ground truth, prompts and predictions."""
 
 from __future__ import annotations
 

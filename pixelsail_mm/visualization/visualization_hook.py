@@ -73,11 +73,11 @@ class PixelVisualizationHook(Hook):
             self._draw_batch(runner, runner.test_loop, Path(self.show_dir), data_batch, outputs)
 
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Say where the pictures are."""
+        """Log the folders of the pictures."""
         self._report(runner)
 
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Say where the pictures are."""
+        """Log the folders of the pictures."""
         self._report(runner)
 
     def _draw_batch(self, runner: Any, loop: Any, folder: Path, data_batch: dict,

@@ -66,7 +66,7 @@ def image_roots(given: list) -> object:
 
 
 def cache(args: argparse.Namespace) -> int:
-    """Write the features and say what became of the images."""
+    """Write the features and print the numbers of cached, skipped and failed images."""
     from tqdm import tqdm
 
     from pixelsail_mm.config import read_config

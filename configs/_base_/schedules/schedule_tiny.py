@@ -16,5 +16,5 @@ train_cfg = dict(type='PixelTrainLoop', max_iters=1000, val_begin=1, val_interva
 val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')
 
-# The expert opens the eyes of the model and then leaves the capacity to the tasks.
+# The expert teaches the model to see objects; then its weight falls, for the sake of the tasks.
 custom_hooks = [dict(type='DistillScheduleHook', phases=[dict(until=0.15, end=0.05)])]

@@ -1,4 +1,4 @@
-"""What of a training other machines need: weights for prediction, and settings without paths."""
+"""Weights and settings of a training that other machines need for prediction."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def portable_imports(cfg: Config) -> list[str]:
 
 
 def beyond_json(cfg: Config, pipelines: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """What of a config goes into ``config.py``, because ``config.json`` has no place for it.
+    """Collect the settings that ``config.json`` has no place for, for ``config.py``.
 
     These are modules to import, a visualizer of answers and an ``inference_pipeline``. A tokenizer
     in them is that of the folder they are written into.

@@ -1,4 +1,4 @@
-"""What a training showed a model, read again from its data and written into its pipelines.
+"""Record picture sizes and words of the training data in the pipelines for prediction.
 
 ``max_size`` of ``ResizeToGrid`` becomes the longest side of the pictures that the model was trained
 on, ``trained_tokens`` of ``BuildConversation`` the ids of the tokens that it met. So whatever opens
@@ -34,7 +34,7 @@ _PIPELINES = ('test_pipeline', 'inference_pipeline')
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What samples of a training hold.
+    """Picture sizes and token ids found in samples of a training.
 
     Attributes:
         samples: Number of samples that were read.

@@ -1,1 +1,1 @@
-"""Folders that hold a model: what a config, or ``config.json``, in them says."""
+"""Reading of folders that hold a model: their ``config.py`` or ``config.json``."""

@@ -113,7 +113,7 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def loading_fault(error: BaseException) -> str:
-    """Say in one line why a file was not loaded; for a refused type, which one.
+    """Give the reason in one line why a file was not loaded; for a refused type, its name.
 
     Args:
         error: Any error of loading.
@@ -122,7 +122,7 @@ def loading_fault(error: BaseException) -> str:
 
 
 def can_be_mapped(path: Path) -> bool:
-    """Whether a file's tensors lie in it as they are in memory.
+    """Tell whether a file can be mapped into memory.
 
     They do in PyTorch's zip format since 1.6, which does not compress. A file packed again by
     another program may be compressed; PyTorch unpacks that when it reads it, but maps the packed

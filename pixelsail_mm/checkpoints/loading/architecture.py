@@ -1,4 +1,4 @@
-"""What a model is, read off the names and shapes of its weights."""
+"""Find a model's architecture from the names and shapes of its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTHS = {'self_attn.q_proj.weight': 'query width', 'self_attn.k_proj.weight': 
 
 
 def describe(shapes: Mapping[str, Sequence[int]]) -> dict[str, str | int]:
-    """Tell the architecture of a decoder from its weights.
+    """Describe the architecture of a decoder from its weights.
 
     Args:
         shapes: Name -> shape, under our names, the authors' or Hugging Face's.

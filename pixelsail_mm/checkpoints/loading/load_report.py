@@ -1,4 +1,4 @@
-"""What became of the weights of a checkpoint, and what a task cannot do without."""
+"""Report of loaded, missing and skipped weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadReport:
-    """What became of every key of a checkpoint and of a model.
+    """The keys of a checkpoint and of a model, sorted by what happened to them.
 
     Attributes:
         source: The checkpoint's path.

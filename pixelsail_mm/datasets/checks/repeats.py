@@ -16,7 +16,7 @@ _SHOWN = 3
 
 @dataclass
 class Repeats:
-    """What shares an id; metrics count one sample of each id.
+    """Samples that share an id; metrics count one sample of each id.
 
     Attributes:
         equal: One line for each sample that is the same as an earlier one of its id.

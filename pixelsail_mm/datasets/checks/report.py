@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Report of a data check."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Fault:
 
 @dataclass
 class Report:
-    """All faults, and how much was looked at.
+    """All faults, and the numbers of entries and samples that were checked.
 
     Attributes:
         faults: In the order they were found.

@@ -1,4 +1,4 @@
-"""Checks of single samples: what the readers and transforms reject, and what they let pass."""
+"""Checks of single samples, of those that readers and transforms reject and of others."""
 
 from __future__ import annotations
 

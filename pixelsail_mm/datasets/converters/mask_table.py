@@ -25,7 +25,7 @@ Progress = Callable[[Iterable], Iterable]
 
 @dataclass
 class Conversion:
-    """What became of a table.
+    """Result of converting a table.
 
     Attributes:
         images: Split to number of images; the files written are ``{split}.json``.

@@ -251,7 +251,7 @@ def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None
 
 def image_fields(entry: Mapping[str, Any], key: str, folder: str, file: str,
                  where: str) -> dict[str, Any]:
-    """What an annotation entry says about its image, checked.
+    """Read and check the image fields of an annotation entry.
 
     Args:
         entry: The entry; it has ``key``.

@@ -86,7 +86,7 @@ def read_item(data: np.ndarray, ends: np.ndarray, index: int) -> Any:
 
 
 def fingerprint(kind: type, options: Mapping[str, Any], paths: Iterable[str]) -> dict:
-    """Say what an index depends on; equal fingerprints mean an equal index.
+    """Compute a fingerprint of everything an index depends on; equal ones mean an equal index.
 
     Args:
         kind: Class of the reader. Its source and that of all readers of this package count, so

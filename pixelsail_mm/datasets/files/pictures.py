@@ -24,7 +24,7 @@ _DEEP_MODES = ('I', 'F')  # and all that begin with 'I;'
 
 
 def is_rotated(image: Image.Image) -> bool:
-    """Whether the EXIF data of a picture ask to turn or mirror it; EXIF knows 2..8 for that."""
+    """Tell whether the EXIF data of a picture ask to turn or mirror it (values 2 to 8)."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 

@@ -48,7 +48,7 @@ class SkipCounter:
             file.write(f'{times}\t{line}\n')
 
     def is_first(self, reason: str) -> bool:
-        """Whether no process has counted a reason; asks the others only once per reason."""
+        """Tell whether no process has counted a reason yet; asks the others once per reason."""
         if reason in self._known:
             return False
         self._known.add(reason)

@@ -103,7 +103,7 @@ def archive_bytes(name: str) -> str:
 
 
 def where_to_get(path: str) -> str | None:
-    """Say where a file or folder of a known data set comes from.
+    """Give the source of a file or folder of a known data set.
 
     Args:
         path: As a config names it; the folder of all data sets may have any name.

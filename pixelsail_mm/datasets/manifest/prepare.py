@@ -1,4 +1,4 @@
-"""Build what the data loaders of a config keep on disk, before a training on many processes."""
+"""Build the caches of a config's data loaders before a training on many processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BY_LENGTH = 'LengthGroupedSampler'
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was built of one reader.
+    """Result of preparing one reader.
 
     Attributes:
         key: Where the reader stands in the config.

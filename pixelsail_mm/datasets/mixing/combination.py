@@ -1,4 +1,4 @@
-"""What datasets made of other datasets share."""
+"""Base of datasets that combine other datasets."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class MergedDataset(SampleSource, Dataset):
 
     @property
     def noted(self) -> Counter:
-        """What the combination and its readers read otherwise than the files say."""
+        """Numbers of values that were changed while reading, by the combination and its readers."""
         return sum((part.noted for part in self.datasets), self._notes.counts())
 
     def image_path(self, index: int) -> str:

@@ -99,7 +99,7 @@ class MixtureDataset(Dataset):
 
     @property
     def noted(self) -> Counter:
-        """What all parts read otherwise than the files say."""
+        """Numbers of values that were changed while reading, of all parts."""
         return sum((part.noted for part in self.datasets), Counter())
 
     @property

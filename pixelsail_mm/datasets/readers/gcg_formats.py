@@ -120,7 +120,7 @@ class GranDfDataset(GCGDataset):
 
 
 def settle_positions(caption: str, spans: Mapping[str, Span]) -> tuple[list[Span], int]:
-    """Let the phrases say how their positions count in a caption with quotes around it.
+    """Decide from the phrases how positions count in a caption with quotes around it.
 
     GLaMM and the authors count in ``caption.strip('"').strip()``, other loaders in the caption as
     the file has it, and the wrong one cuts words: ``A ma|n``. The count under which most phrases

@@ -1,4 +1,4 @@
-"""Descriptions of marked regions: what such readers share, and Osprey's detailed descriptions."""
+"""Readers of descriptions of marked regions: their base, and Osprey's detailed descriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers of visual prompts share: random prompt ids, region turns, absent prompts."""
+"""Helpers for readers of visual prompts: random prompt ids, region turns, absent prompts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _NAMED = 16
 
 @HOOKS.register_module()
 class BadStepHook(Hook):
-    """Say which steps were skipped for NaN or infinity, count them, and stop after a streak.
+    """Log and count the steps that were skipped for NaN or infinity; stop after a streak.
 
     The optimizer wrappers skip such steps, see :mod:`pixelsail_mm.engine.optim_wrappers`. Steps
     that a loss scaler drops while it looks for a scale are counted apart and end no training; of
@@ -38,7 +38,7 @@ class BadStepHook(Hook):
         self._window: List[List[str]] = []
 
     def before_train(self, runner) -> None:
-        """Say if nothing checks the steps.
+        """Warn if nothing checks the steps.
 
         Args:
             runner: The runner.
@@ -50,7 +50,7 @@ class BadStepHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None,
                          outputs: Optional[dict] = None) -> None:
-        """Look at what became of the step, if the window ends here.
+        """Check the outcome of the optimizer step, if the window ends here.
 
         Args:
             runner: The runner.

@@ -1,4 +1,4 @@
-"""Say before a training that it cannot teach the model its new tokens."""
+"""Warn before a training that cannot teach the model its new tokens."""
 
 from mmengine.hooks import Hook
 
@@ -20,7 +20,7 @@ class NewTokenHook(Hook):
     priority = 'VERY_LOW'  # behind hooks that freeze parts
 
     def before_train(self, runner) -> None:
-        """Look at embedding and output head.
+        """Check embedding and output head.
 
         Args:
             runner: The runner.

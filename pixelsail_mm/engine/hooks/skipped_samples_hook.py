@@ -1,4 +1,4 @@
-"""What was skipped or read otherwise than it stands in the files, where the user sees it."""
+"""Log the samples that were skipped or changed while reading."""
 
 from collections import Counter
 from typing import Iterable
@@ -69,7 +69,7 @@ class SkippedSamplesHook(Hook):
         self._report_noted(runner, [runner.train_dataloader])
 
     def after_test(self, runner) -> None:
-        """Say what was read otherwise in the test.
+        """Log what was changed while reading the test data.
 
         Args:
             runner: The runner.

@@ -53,7 +53,7 @@ class PredictionStore:
         self._file = None
 
     def open(self) -> None:
-        """Find what is there, or clear it away; every process must call this."""
+        """Open the stored predictions, or delete them; every process must call this."""
         if is_main_process() and not (self._resume and (self.folder / _SETTINGS).is_file()):
             self._clear()
         barrier()

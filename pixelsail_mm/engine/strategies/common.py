@@ -1,4 +1,4 @@
-"""What all strategies share: process groups on CPU, safe weights, schedules in optimizer steps."""
+"""Base of the strategies: process groups on CPU, safe weights, schedules in optimizer steps."""
 
 import datetime
 import math
@@ -59,7 +59,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def on_cpu(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """Bring weights to the CPU; tied ones stay one tensor, so that they are written once.
+    """Copy weights to the CPU; tied ones stay one tensor, so that they are written once.
 
     Args:
         state: Name -> Tensor.

@@ -25,7 +25,7 @@ PROMPTS = ('pixel_sail', 'kit')
 
 
 class KitError(UserError, ImportError):
-    """An evaluation kit is not installed, or not one that the adapter knows."""
+    """An evaluation kit is not installed, or its version is unknown."""
 
 
 class UnsupportedItemError(BadSampleError, RuntimeError):
@@ -105,7 +105,7 @@ class VQAAnswerer:
 
     @torch.no_grad()
     def score(self, question: Question, answer: str) -> tuple[float, bool]:
-        """How well the model knows an answer that is given.
+        """Compute the likelihood of a given answer.
 
         All answers to one question see the picture at one size, that of the question alone. What
         is changed about the question is logged.

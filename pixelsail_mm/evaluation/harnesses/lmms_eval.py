@@ -38,7 +38,7 @@ _REMEDY = ('the adapter needs lmms-eval: pip install lmms-eval (see docs/vqa_eva
 
 
 class LmmsEvalMethods:
-    """What the kit asks of a model; :func:`adapter_class` joins it with the kit's base class.
+    """The kit's model interface; :func:`adapter_class` joins it with the kit's base class.
 
     Args:
         config: Config or folder of the model; see :class:`~pixelsail_mm.apis.PixelSAILInferencer`.
@@ -231,7 +231,7 @@ def adapter_class() -> type:
 
 
 def register() -> str:
-    """Let the kit's ``--model pixelsail`` find the adapter, in all its versions known.
+    """Register the adapter as the kit's ``--model pixelsail``, in all known versions of the kit.
 
     Returns:
         The name.

@@ -1,4 +1,4 @@
-"""What is asked on each family of VQA benchmarks.
+"""Questions for each family of VQA benchmarks.
 
 The strings are the protocol of the authors' release, which follows the one that VLMEvalKit uses for
 InternVL; a number is comparable only if it was measured with them.
@@ -18,7 +18,7 @@ _CHINESE = re.compile('[\u4e00-\u9fff]')
 
 @dataclass(frozen=True)
 class PromptRule:
-    """How the questions of some benchmarks are put.
+    """Rule for the questions of some benchmarks.
 
     Args:
         kind: Kind of benchmark in VLMEvalKit's words: ``'MCQ'``, ``'Y/N'`` or ``'VQA'``.
@@ -89,7 +89,7 @@ def benchmark_prompt(line: Mapping[str, Any], rule: PromptRule) -> str:
 
 
 def is_given(value: Any) -> bool:
-    """Whether a cell of a table holds something; empty cells are read as NaN or ``'nan'``."""
+    """Tell whether a cell of a table has a value; empty cells are read as NaN or ``'nan'``."""
     if value is None or (isinstance(value, float) and value != value):
         return False
     return not isinstance(value, str) or (value != '' and value != 'nan')

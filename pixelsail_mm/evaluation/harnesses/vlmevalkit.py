@@ -25,7 +25,7 @@ _REMEDY = ('the adapter needs VLMEvalKit: git clone https://github.com/open-comp
 
 
 class VLMEvalKitMethods:
-    """What the kit asks of a model; :func:`adapter_class` joins it with the kit's base class.
+    """The kit's model interface; :func:`adapter_class` joins it with the kit's base class.
 
     Args:
         config: Config or folder of the model; see :class:`~pixelsail_mm.apis.PixelSAILInferencer`.
@@ -48,7 +48,7 @@ class VLMEvalKitMethods:
         self.answerer = VQAAnswerer(config, weights, device)
 
     def use_custom_prompt(self, dataset: str | None) -> bool:
-        """Whether the question of a benchmark is put by :meth:`build_prompt`."""
+        """Tell whether :meth:`build_prompt` writes the question of a benchmark."""
         return self.prompts != 'kit' and self._rule(dataset) is not None
 
     def build_prompt(self, line: Mapping[str, Any], dataset: str | None = None) -> list[dict]:

@@ -1,4 +1,4 @@
-"""What all metrics share: choice of samples, exact collection over processes, groups."""
+"""Base of the metrics: choice of samples, exact collection over processes, groups."""
 
 from __future__ import annotations
 

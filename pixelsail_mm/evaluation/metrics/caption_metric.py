@@ -132,7 +132,7 @@ class CaptionMetric(PixelMetric):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the values depend on, for the result file."""
+        """Settings that the values depend on, for the result file."""
         return dict(protocol=self.protocol, cleaning=CLEANING[self.protocol].__name__,
                     **self.toolkit.settings)
 

@@ -28,7 +28,7 @@ _SECONDS_TO_STOP = 5
 
 def build_toolkit(metrics: str | Sequence[str], on_missing: str, owner: str,
                   heap: str = '2G') -> CaptionToolkit:
-    """Check the wishes for caption metrics against what is installed.
+    """Build the caption metrics that are wanted and installed.
 
     Args:
         metrics: Some of :data:`CAPTION_METRICS`.
@@ -61,7 +61,7 @@ def build_toolkit(metrics: str | Sequence[str], on_missing: str, owner: str,
 
 
 def missing_requirements() -> list[str]:
-    """What the caption metrics need and this machine lacks, each with the way to get it."""
+    """List missing requirements of the caption metrics, each with the way to install it."""
     missing = []
     if _package_folder() is None:
         missing.append('the package pycocoevalcap (pip install "pycocoevalcap>=1.2")')
@@ -122,7 +122,7 @@ class CaptionToolkit:
 
     @property
     def settings(self) -> dict:
-        """What the values depend on besides the texts."""
+        """Settings that the values depend on besides the texts."""
         try:
             found = version(_PACKAGE)
         except PackageNotFoundError:

@@ -229,7 +229,7 @@ class GCGMetric(PixelMetric):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the values depend on, for the result file."""
+        """Settings that the values depend on, for the result file."""
         return dict(protocol=self.protocol, similarity=self.similarity_name,
                     iou_threshold=self.iou_threshold,
                     similarity_threshold=self.similarity_threshold, **self.toolkit.settings)

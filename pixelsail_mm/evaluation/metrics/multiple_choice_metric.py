@@ -135,7 +135,7 @@ class MultipleChoiceMetric(PixelMetric):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the values depend on, for the result file."""
+        """Settings that the values depend on, for the result file."""
         return dict(protocol=self.protocol)
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class PerBenchMetric(PixelMetric):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the values depend on, for the result file."""
+        """Settings that the values depend on, for the result file."""
         return dict(protocols=list(self.protocols), meteor_nltk=self._meteor_nltk is not None,
                     **self.toolkit.settings)
 

@@ -99,7 +99,7 @@ class RefSegMetric(PixelMetric):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the values depend on, for the result file."""
+        """Settings that the values depend on, for the result file."""
         return dict(protocol=self.protocol, thresholds=list(self.thresholds), select=self.select,
                     precision=self.precision, empty_below=self.empty_below)
 

@@ -226,7 +226,7 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
 
 @cache
 def registered_attention() -> str:
-    """Name under which Transformers knows :func:`image_block_attention`, from now on."""
+    """Register :func:`image_block_attention` in Transformers and return its name there."""
     from transformers import AttentionInterface  # imports torch._dynamo
     AttentionInterface.register(ATTENTION_NAME, image_block_attention)
     return ATTENTION_NAME

@@ -1,4 +1,4 @@
-"""What an EVEv2 transformer has beside a stock decoder: patch embedding and visual weights."""
+"""Patch embedding and visual weights that EVEv2 adds to a stock decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a stock Hugging Face decoder read patches: its passes with image blocks.
+"""Passes of a stock Hugging Face decoder over sequences with image blocks.
 
 :class:`~pixelsail_mm.models.backbones.single_transformer.SingleTransformer` and the check of its
 family (:mod:`~pixelsail_mm.models.backbones.family_check`) run the same functions.

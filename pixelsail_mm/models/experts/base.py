@@ -1,4 +1,4 @@
-"""What every vision expert has in common."""
+"""Base class of vision experts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class VisionExpert(ABC):
 
     @classmethod
     def fingerprint_of(cls, **settings: Any) -> dict[str, Any]:
-        """What :meth:`fingerprint` of an expert with this config would be, without building it.
+        """Compute the :meth:`fingerprint` of an expert from its config, without building it.
 
         A training from a cache compares it with what the cache says, so it must neither put
         weights into memory nor need a network.
@@ -62,6 +62,6 @@ class VisionExpert(ABC):
 
 
 def has_image(sample: PixelDataSample) -> bool:
-    """Whether a sample shows an image; it may come from a file or from memory."""
+    """Tell whether a sample has an image, from a file or from memory."""
     return (sample.get('img_path') is not None or sample.get('image') is not None
             or any(sample.get('ori_shape') or ()))

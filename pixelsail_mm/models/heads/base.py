@@ -1,4 +1,4 @@
-"""What every head on ``[SEG]`` states has in common."""
+"""Base class of heads on ``[SEG]`` states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a visual prompt (mask, box or point turned into covered patches) enters the sequence."""
+"""Injection of visual prompts (masks, boxes, points as covered patches) into the sequence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is said about one ShapesWorld image, as plain containers."""
+"""All annotations of one ShapesWorld image, as plain containers."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Filter:
     kind: str | None = None
 
     def matches(self, item: SceneObject) -> bool:
-        """Whether ``item`` has every named attribute."""
+        """Tell whether ``item`` has every named attribute."""
         return (self.kind in (None, item.kind) and self.colour in (None, item.colour)
                 and self.texture in (None, item.texture) and self.size in (None, item.size))
 

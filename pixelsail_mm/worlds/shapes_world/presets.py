@@ -1,4 +1,4 @@
-"""What a ShapesWorld data set is made of: vocabulary, sizes, counts and mixture shares."""
+"""Presets of ShapesWorld data sets: vocabulary, sizes, counts and mixture shares."""
 
 from __future__ import annotations
 

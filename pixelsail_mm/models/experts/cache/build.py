@@ -50,7 +50,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Job:
-    """What to compute and where to put it.
+    """Settings of one run that writes a cache.
 
     Attributes:
         expert: Config of the expert.
@@ -86,7 +86,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of the images.
+    """Numbers of cached, skipped and failed images.
 
     Attributes:
         written: Number of images whose features were computed now.

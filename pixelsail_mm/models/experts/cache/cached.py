@@ -114,7 +114,7 @@ class CachedExpert(VisionExpert):
                               '.fingerprint, or write the features again')
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the cache says about the expert whose features it holds.
+        """The cache's record of the expert whose features it holds.
 
         Raises:
             ConfigError: It says nothing.

@@ -16,7 +16,7 @@ Turns = Iterable[tuple[str, str]]
 
 
 def objects_of(image: WorldImage) -> dict:
-    """What every file of Osprey-724K says about an image and its objects."""
+    """Fields about an image and its objects that every file of Osprey-724K has."""
     return dict(
         file_name=image.file_name, height=image.height, width=image.width,
         annotation=[dict(segmentation=item.segmentation, bbox=item.bbox, area=item.area)
