@@ -6,8 +6,8 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from pixelsail_mm.errors import DivergedError, UserError
 

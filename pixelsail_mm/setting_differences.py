@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 
 def differences(stored: Any, now: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.heads.names import head_attribute

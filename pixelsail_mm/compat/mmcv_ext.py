@@ -8,9 +8,10 @@ and is the most frequent install failure of its users, so the import is satisfie
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any
 
 MODULE_NAME = 'mmcv._ext'
 # mmcv.utils.collect_env calls these two whenever mmcv.ops can be imported.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os.path as osp
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config
 

@@ -6,10 +6,10 @@ import argparse
 import difflib
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Iterator
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log

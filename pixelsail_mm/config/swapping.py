@@ -13,8 +13,9 @@ keys (:data:`_INHERITED`), and :func:`settle` looks at them when all is read.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log

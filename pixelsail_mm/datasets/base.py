@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset

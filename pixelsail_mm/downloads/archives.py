@@ -12,8 +12,9 @@ import os
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Iterator, Mapping
+from typing import BinaryIO
 
 from pixelsail_mm.errors import ArchiveError
 

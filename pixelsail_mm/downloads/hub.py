@@ -7,9 +7,10 @@ code when they are opened.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.downloads.transfer import innermost

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from pixelsail_mm.downloads import npm_registry, pip_index
 from pixelsail_mm.downloads.archives import check_sha256, extract_members, join_chunks, sha256_of

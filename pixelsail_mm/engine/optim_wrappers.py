@@ -1,6 +1,5 @@
 """Optimizer wrappers, which take no step that would put NaN or infinity into the weights."""
 
-from typing import List, Optional
 
 import torch
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
@@ -38,7 +37,7 @@ class _CheckedSteps:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.outcome: Optional[Outcome] = None
+        self.outcome: Outcome | None = None
         self.losses = LossWatch()
 
     def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
@@ -63,7 +62,7 @@ class _CheckedSteps:
         self.outcome = None
         super().backward(loss, **kwargs)
 
-    def _check(self, *flags: bool) -> List[bool]:
+    def _check(self, *flags: bool) -> list[bool]:
         """Clip; give (a loss is bad, the gradient is bad, the flags) on any process.
 
         The norm to clip by tells about all gradients. Other ways to clip would turn infinity into
@@ -153,7 +152,7 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
 
     def __init__(self, optimizer, accumulative_counts: int = 1, check_steps: bool = True):
         super().__init__(optimizer)
-        self.outcome: Optional[Outcome] = None
+        self.outcome: Outcome | None = None
         self.losses = LossWatch()
         self._check_steps, self._bad_loss, self._checks_itself = check_steps, False, None
         self._accumulative_counts = accumulative_counts

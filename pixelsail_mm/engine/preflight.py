@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Iterator, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -15,7 +15,7 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import DATASETS
 
 
-def _paths(node, where: str) -> Iterator[Tuple[str, str]]:
+def _paths(node, where: str) -> Iterator[tuple[str, str]]:
     """Find (config key, path) of the files and folders that a dataset config names."""
     if isinstance(node, (list, tuple)):
         for index, item in enumerate(node):

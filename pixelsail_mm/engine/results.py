@@ -3,7 +3,6 @@
 import json
 import platform
 from pathlib import Path
-from typing import Union
 
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -45,7 +44,7 @@ def _settings(metric: BaseMetric) -> dict:
     return dict(type=type(metric).__name__, prefix=metric.prefix, **getattr(metric, 'settings', {}))
 
 
-def write_results(path: Union[str, Path], runner, metrics: dict, settings: dict, config: str,
+def write_results(path: str | Path, runner, metrics: dict, settings: dict, config: str,
                   checkpoint: str) -> None:
     """Write metrics and settings as one JSON file.
 

@@ -1,7 +1,7 @@
 """Which optimizer steps may be taken: all processes look at losses and gradients together."""
 
 import enum
-from typing import Iterable, List, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ class Outcome(enum.Enum):
     RESCALED = 'rescaled'
 
 
-def on_any_rank(flags: Sequence[bool], device: torch.device) -> List[bool]:
+def on_any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
     """Combine flags of all processes by *or*, with one small all-reduce.
 
     Args:
@@ -56,7 +56,7 @@ class LossWatch:
     """
 
     def __init__(self) -> None:
-        self.finite: List[Tensor] = []
+        self.finite: list[Tensor] = []
         self._stepped = False
 
     def see(self, loss: Tensor) -> None:

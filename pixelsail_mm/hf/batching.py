@@ -17,7 +17,7 @@ A batch without any image has the first three only.
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Template
-from typing import Mapping
 
 from pixelsail_mm.datasets.templates import resolve_prompt_template
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from pixelsail_mm.downloads import load_catalogue
 from pixelsail_mm.model_zoo.metafile import NOT_RUN, all_metafiles, paper_results, read_metafile

@@ -7,7 +7,8 @@ names and shapes are checked against a model of that structure, not against the 
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor

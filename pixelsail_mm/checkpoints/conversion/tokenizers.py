@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
 from pixelsail_mm.errors import CheckpointError, first_line
 from pixelsail_mm.tokenization import END_OF_TEXT

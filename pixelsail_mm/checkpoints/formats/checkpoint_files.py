@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Union
 
 from mmengine.logging import print_log
 
@@ -24,7 +24,7 @@ def _flush_to_disk(path: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def remove(path: Union[str, Path]) -> None:
+def remove(path: str | Path) -> None:
     """Remove a checkpoint file or a DeepSpeed checkpoint folder, if it is there."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
@@ -40,7 +40,7 @@ BASE_FILES = ('config.json', 'generation_config.json', 'model*.safetensors',
               'vocab.json', 'merges.txt', 'tokenizer.model')
 
 
-def check_replaceable(folder: Union[str, Path], ours: Sequence[str]) -> None:
+def check_replaceable(folder: str | Path, ours: Sequence[str]) -> None:
     """Refuse to write to a folder that has more in it than an earlier result.
 
     A folder is replaced as a whole; a user who names a training's work directory would lose it.
@@ -62,7 +62,7 @@ def check_replaceable(folder: Union[str, Path], ours: Sequence[str]) -> None:
                           f'({len(foreign)} such entries); name a new folder')
 
 
-def move_into_place(unfinished: Union[str, Path], path: Union[str, Path]) -> None:
+def move_into_place(unfinished: str | Path, path: str | Path) -> None:
     """Give a completely written file or folder its final name.
 
     A process killed before this point leaves the earlier checkpoint untouched and at most a
@@ -86,7 +86,7 @@ def move_into_place(unfinished: Union[str, Path], path: Union[str, Path]) -> Non
 
 
 @contextlib.contextmanager
-def replace_when_complete(path: Union[str, Path]) -> Iterator[str]:
+def replace_when_complete(path: str | Path) -> Iterator[str]:
     """Give a temporary name to write to; it becomes ``path`` only when the block succeeds.
 
     Args:
@@ -106,13 +106,13 @@ def replace_when_complete(path: Union[str, Path]) -> Iterator[str]:
     move_into_place(unfinished, path)
 
 
-def write_pointer(work_dir: Union[str, Path], checkpoint: Union[str, Path]) -> None:
+def write_pointer(work_dir: str | Path, checkpoint: str | Path) -> None:
     """Record the newest complete checkpoint in ``work_dir/last_checkpoint``."""
     with replace_when_complete(Path(work_dir) / POINTER) as unfinished:
         Path(unfinished).write_text(str(checkpoint))
 
 
-def verify_checkpoint(path: Union[str, Path]) -> None:
+def verify_checkpoint(path: str | Path) -> None:
     """Check cheaply that a training checkpoint was written to its end.
 
     PyTorch files are zip archives whose directory stands at the end, so a cut file has none.
@@ -145,7 +145,7 @@ def _step(path: Path) -> int:
     return int(numbers[-1]) if numbers else -1
 
 
-def _candidates(work_dir: Path) -> List[Path]:
+def _candidates(work_dir: Path) -> list[Path]:
     found = [path for pattern in ('iter_*.pth', 'epoch_*.pth') for path in work_dir.glob(pattern)]
     found.sort(key=lambda path: (_step(path), path.lstat().st_mtime), reverse=True)
     pointer = work_dir / POINTER
@@ -157,7 +157,7 @@ def _candidates(work_dir: Path) -> List[Path]:
     return found
 
 
-def find_resumable(work_dir: Union[str, Path]) -> Optional[str]:
+def find_resumable(work_dir: str | Path) -> str | None:
     """Find the newest complete checkpoint of a run, stepping back over broken ones.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Callable, Hashable, Iterator, Mapping
 
 import torch
 from torch import Tensor

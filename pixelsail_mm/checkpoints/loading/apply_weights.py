@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from operator import mul
-from typing import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 _LAYER = re.compile(r'(?:^|\.)layers\.(\d+)\.(.+)')
 _WIDTHS = {'self_attn.q_proj.weight': 'query width', 'self_attn.k_proj.weight': 'key/value width',

@@ -7,9 +7,10 @@ import hashlib
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 from pixelsail_mm.datasets.files.annotation_writer import dump_json
 from pixelsail_mm.datasets.files.masks import decode_mask

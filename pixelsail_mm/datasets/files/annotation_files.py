@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import os.path as osp
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pixelsail_mm.errors import AnnotationError, BadSampleError, MissingFilesError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 # Same protocol as the public refs files, which every Python 3 reads.
 _PICKLE_PROTOCOL = 2

@@ -17,9 +17,10 @@ import pickle
 import shutil
 import tempfile
 from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 from mmengine.logging import print_log

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import os.path as osp
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, Mapping
+from typing import Any
 
 import yaml
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pixelsail_mm.datasets.sample_source import SampleSource
 from pixelsail_mm.errors import MissingFilesError

@@ -1,7 +1,7 @@
 """One endless, resumable order of samples for any number of processes."""
 
 import math
-from typing import Iterator, List, Optional, Sized
+from collections.abc import Iterator, Sized
 
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
@@ -51,8 +51,8 @@ class DrawIndexSampler(Sampler):
         TypeError: The wrapped sampler cannot give the order of all processes.
     """
 
-    def __init__(self, dataset: Sized, sampler: Optional[dict] = None, batch_size: int = 1,
-                 seed: Optional[int] = None):
+    def __init__(self, dataset: Sized, sampler: dict | None = None, batch_size: int = 1,
+                 seed: int | None = None):
         if len(dataset) == 0:
             raise ValueError(f'the training dataset {type(dataset).__name__} is empty: '
                              'check its annotation file and filters')
@@ -77,7 +77,7 @@ class DrawIndexSampler(Sampler):
         """
         self._offset = draw
 
-    def _epoch_order(self, epoch: int) -> List[int]:
+    def _epoch_order(self, epoch: int) -> list[int]:
         self._order.set_epoch(epoch)
         return list(self._order)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler

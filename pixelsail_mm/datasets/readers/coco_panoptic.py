@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os.path as osp
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os.path as osp
 import re
 from collections import defaultdict
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pixelsail_mm.datasets.files.annotation_files import (
     image_fields,

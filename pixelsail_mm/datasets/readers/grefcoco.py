@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from pixelsail_mm.datasets.files.annotation_files import iter_json_list
 from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset

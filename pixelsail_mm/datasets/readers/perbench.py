@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os.path as osp
 import re
-from typing import Any, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import os.path as osp
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Iterator, Mapping, NamedTuple, NoReturn, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 

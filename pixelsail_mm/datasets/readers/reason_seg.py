@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import os.path as osp
-from typing import Any, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

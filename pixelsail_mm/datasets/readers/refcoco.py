@@ -5,8 +5,9 @@ from __future__ import annotations
 import os.path as osp
 import pickle
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pixelsail_mm.datasets.files.annotation_files import image_fields, load_tables, require_keys
 from pixelsail_mm.datasets.readers.osprey_description import TEST_QUESTION, RegionDescriptionDataset

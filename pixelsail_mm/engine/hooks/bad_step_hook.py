@@ -1,6 +1,5 @@
 """Report optimizer steps that were skipped, and stop a training that has only such steps."""
 
-from typing import List, Optional
 
 import torch
 from mmengine.dist import all_gather_object, is_main_process
@@ -35,7 +34,7 @@ class BadStepHook(Hook):
         self.max_streak = max_streak
         self.skipped = self.rescaled = self.streak = 0
         self._rescaling = False
-        self._window: List[List[str]] = []
+        self._window: list[list[str]] = []
 
     def before_train(self, runner) -> None:
         """Warn if nothing checks the steps.
@@ -49,7 +48,7 @@ class BadStepHook(Hook):
                 'and gradients: one NaN reaches the weights. Derive it from PixelOptimWrapper')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: Optional[dict] = None) -> None:
+                         outputs: dict | None = None) -> None:
         """Check the outcome of the optimizer step, if the window ends here.
 
         Args:
@@ -79,7 +78,7 @@ class BadStepHook(Hook):
             self._report(runner, batch_idx + 1, window, outputs or {})
         self._rescaling = outcome is Outcome.RESCALED
 
-    def _report(self, runner, iteration: int, window: List[List[str]], outputs: dict) -> None:
+    def _report(self, runner, iteration: int, window: list[list[str]], outputs: dict) -> None:
         finite = runner.optim_wrapper.losses.finite[-len(window):]
         lost = [ids for ids, flag in zip(window, finite) if not flag]
         names = [name for name, value in outputs.items() if not _is_finite(value)]
@@ -118,7 +117,7 @@ class BadStepHook(Hook):
         tell(f'skipped optimizer steps: {self.skipped or "none"}{rescaled}')
 
 
-def _sample_ids(data_batch) -> List[str]:
+def _sample_ids(data_batch) -> list[str]:
     samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
     return [str(sample.get('sample_id', 'without id')) for sample in samples or ()]
 

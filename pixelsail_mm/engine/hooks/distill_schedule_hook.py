@@ -1,6 +1,6 @@
 """Change the weights of distillation losses during training."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 

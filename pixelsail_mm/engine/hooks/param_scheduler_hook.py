@@ -1,6 +1,5 @@
 """Learning-rate schedules that advance with the optimizer."""
 
-from typing import Optional
 
 from mmengine.hooks import ParamSchedulerHook
 
@@ -17,7 +16,7 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
     """
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: Optional[dict] = None) -> None:
+                         outputs: dict | None = None) -> None:
         """Step the schedules if the optimizer just stepped.
 
         Args:

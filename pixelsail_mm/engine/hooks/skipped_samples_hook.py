@@ -1,7 +1,7 @@
 """Log the samples that were skipped or changed while reading."""
 
 from collections import Counter
-from typing import Iterable
+from collections.abc import Iterable
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook

@@ -2,7 +2,6 @@
 
 import resource
 import sys
-from typing import Dict, Optional
 
 import torch
 from mmengine.dist import all_gather_object, get_world_size
@@ -11,7 +10,7 @@ from mmengine.hooks import Hook
 from pixelsail_mm.registry import HOOKS
 
 
-def mean_over_ranks(values: Dict[str, float]) -> Dict[str, float]:
+def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     """Average each figure over the processes that have it.
 
     A process whose batch is text only may have no mask loss, so keys may differ.
@@ -47,7 +46,7 @@ class MeanLogVarsHook(Hook):
     priority = 5
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: Optional[dict] = None) -> None:
+                         outputs: dict | None = None) -> None:
         """Average the log variables in place.
 
         Args:
@@ -74,7 +73,7 @@ class ThroughputHook(Hook):
     priority = 55  # after IterTimerHook (50), before LoggerHook (60)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: Optional[dict] = None) -> None:
+                         outputs: dict | None = None) -> None:
         """Record ``tokens_per_sec`` and ``memory`` (peak resident size, MB).
 
         Args:

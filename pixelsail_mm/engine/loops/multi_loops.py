@@ -1,7 +1,7 @@
 """Validation and test over several (data loader, evaluator) pairs in one run."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence, Union
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -45,10 +45,10 @@ class _MultiLoop:
     mode = ''
     part_class: type = ValLoop
 
-    def __init__(self, runner, dataloader: Union[dict, Sequence], evaluator: Union[dict, Sequence],
+    def __init__(self, runner, dataloader: dict | Sequence, evaluator: dict | Sequence,
                  fp16: bool = False):
         self._runner = runner
-        self.parts: List[Union[ValLoop, TestLoop]] = [
+        self.parts: list[ValLoop | TestLoop] = [
             self.part_class(runner, dataloader=loader, evaluator=metrics, fp16=fp16)
             for loader, metrics in _pairs(dataloader, evaluator, self.mode)]
         for index, part in enumerate(self.parts):
@@ -141,10 +141,10 @@ class _TestPart(_Part, TestLoop):
     """Test on one data set, in batches that do not depend on the number of processes."""
 
     mode = 'test'
-    store: Optional[PredictionStore] = None
+    store: PredictionStore | None = None
 
     @property
-    def batches(self) -> Optional[EvaluationBatchSampler]:
+    def batches(self) -> EvaluationBatchSampler | None:
         """The batch sampler, if it numbers the batches of all processes."""
         sampler = self.dataloader.batch_sampler
         return sampler if isinstance(sampler, EvaluationBatchSampler) else None
@@ -219,11 +219,11 @@ class MultiTestLoop(_MultiLoop, TestLoop):
     mode = 'test'
     part_class = _TestPart
 
-    def __init__(self, runner, dataloader: Union[dict, Sequence], evaluator: Union[dict, Sequence],
-                 fp16: bool = False, predictions: Optional[dict] = None):
+    def __init__(self, runner, dataloader: dict | Sequence, evaluator: dict | Sequence,
+                 fp16: bool = False, predictions: dict | None = None):
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
         #: Known once predictions are written.
-        self.checkpoint_sha256: Optional[str] = None
+        self.checkpoint_sha256: str | None = None
         self._predictions = predictions
         self._loader_cfgs = dataloader if isinstance(dataloader, (list, tuple)) else [dataloader]
         if predictions is None or not predictions['resume']:

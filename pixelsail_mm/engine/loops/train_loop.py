@@ -1,7 +1,7 @@
 """The training loop: XTuner's, with reproducible steps and exact resume."""
 
 import random
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class PixelTrainLoop(TrainLoop):
         ConfigError: Another sampler, or a resumed run with another order of samples.
     """
 
-    def __init__(self, runner, dataloader: Union[DataLoader, dict], **kwargs):
+    def __init__(self, runner, dataloader: DataLoader | dict, **kwargs):
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         if not isinstance(dataloader.sampler, DrawIndexSampler):

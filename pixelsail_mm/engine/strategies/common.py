@@ -3,8 +3,8 @@
 import datetime
 import math
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ _RANK_VARIABLES = dict(
              LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK'))
 
 
-def init_gloo(launcher: str, timeout: Optional[int] = None) -> None:
+def init_gloo(launcher: str, timeout: int | None = None) -> None:
     """Start a gloo process group on a machine without CUDA.
 
     MMEngine's ``init_dist`` calls ``torch.cuda.set_device`` whatever the backend.
@@ -58,7 +58,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def on_cpu(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy weights to the CPU; tied ones stay one tensor, so that they are written once.
 
     Args:
@@ -67,7 +67,7 @@ def on_cpu(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return map_once(state, Tensor.cpu)
 
 
-def _steps(value: Union[int, float], total: int) -> Union[int, float]:
+def _steps(value: int | float, total: int) -> int | float:
     """Turn a float (a share of the training) into optimizer steps."""
     return round(value * total) if isinstance(value, float) and not math.isinf(value) else value
 
@@ -83,8 +83,8 @@ class StrategyMixin:
         **kwargs: Arguments of the strategy.
     """
 
-    def __init__(self, *, weights: Optional[str] = None,
-                 required_prefixes: Optional[Sequence[str]] = None, **kwargs):
+    def __init__(self, *, weights: str | None = None,
+                 required_prefixes: Sequence[str] | None = None, **kwargs):
         self._weights, self._required_prefixes = weights, required_prefixes
         super().__init__(**kwargs)
 
@@ -102,7 +102,7 @@ class StrategyMixin:
             self.logger.info(report.table())
         return model
 
-    def build_optim_wrapper(self, optim_wrapper, model: Optional[nn.Module] = None):
+    def build_optim_wrapper(self, optim_wrapper, model: nn.Module | None = None):
         """Build the optimizer as MMEngine does, and note which weights it trains.
 
         ``trained_weights`` holds their names, group by group: DeepSpeed's optimizer, which
@@ -114,7 +114,7 @@ class StrategyMixin:
         """
         built = super().build_optim_wrapper(optim_wrapper, model)
         names = {id(weight): name for name, weight in unwrap(model).named_parameters()}
-        self.trained_weights: List[List[str]] = [
+        self.trained_weights: list[list[str]] = [
             [names[id(weight)] for weight in group['params'] if weight.requires_grad]
             for group in built.optimizer.param_groups]
         return built
@@ -142,7 +142,7 @@ class StrategyMixin:
             self._in_steps(scheduler, limits['max_iters']), optim_wrapper, limits)
 
     @staticmethod
-    def _in_steps(schedulers: List[Union[dict, object]], total: int) -> list:
+    def _in_steps(schedulers: list[dict | object], total: int) -> list:
         built = []
         for cfg in schedulers:
             if isinstance(cfg, dict) and not cfg.get('by_epoch', True):
@@ -171,7 +171,7 @@ class StrategyMixin:
             move_into_place(unfinished, filename)
         barrier()
 
-    def bad_weights(self) -> List[str]:
+    def bad_weights(self) -> list[str]:
         """Name the weights that are NaN or infinite in any process; every rank must call this.
 
         Of the buffers only those that checkpoints hold count, and only if they are NaN: infinity
@@ -229,7 +229,7 @@ class StrategyMixin:
         """Give the context in which to validate; data parallel copies need none."""
         return nullcontext()
 
-    def gathered_state_dict(self) -> Dict[str, Tensor]:
+    def gathered_state_dict(self) -> dict[str, Tensor]:
         """Give the whole model's weights on the CPU; every rank must call this.
 
         Returns:

@@ -5,8 +5,8 @@ import json
 import os
 import pickle
 import socket
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, Union
 
 import torch
 from mmengine._strategy import DeepSpeedStrategy
@@ -24,7 +24,7 @@ from pixelsail_mm.registry import STRATEGIES
 PRESETS = ('zero1', 'zero2', 'zero3', 'zero2_offload', 'zero3_offload')
 
 
-def read_preset(name: Union[str, Path]) -> dict:
+def read_preset(name: str | Path) -> dict:
     """Read a DeepSpeed configuration.
 
     Args:
@@ -151,7 +151,7 @@ def joined_lists(model: nn.Module) -> Iterator[None]:
     Args:
         model: The model; its own output is left alone.
     """
-    shapes: Dict[nn.Module, list] = {
+    shapes: dict[nn.Module, list] = {
         module: [] for module in model.modules()
         if module is not model and any(True for _ in module.parameters())}
 
@@ -262,7 +262,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         with deepspeed.zero.GatheredParameters(list(module.parameters())), without_hooks(module):
             yield
 
-    def gathered_state_dict(self) -> Dict[str, Tensor]:
+    def gathered_state_dict(self) -> dict[str, Tensor]:
         """Give the whole model's weights on the CPU; with ZeRO-3 the ranks' parts are gathered.
 
         Returns:

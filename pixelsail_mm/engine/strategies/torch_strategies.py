@@ -1,6 +1,6 @@
 """One device, or one model copy per process."""
 
-from typing import Callable, Optional, Union
+from collections.abc import Callable
 
 import torch
 from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
@@ -17,7 +17,7 @@ from pixelsail_mm.registry import STRATEGIES
 class _TorchStrategy(StrategyMixin):
     """Resume with a reader that runs no code; weights that train are in float32."""
 
-    def prepare(self, model: Union[nn.Module, dict], **kwargs):
+    def prepare(self, model: nn.Module | dict, **kwargs):
         """Build and wrap model and optimizer; see MMEngine's ``BaseStrategy.prepare``."""
         self._trains = kwargs.get('optim_wrapper') is not None
         return super().prepare(model, **kwargs)
@@ -28,7 +28,7 @@ class _TorchStrategy(StrategyMixin):
             _train_in_float32(model)
         return model
 
-    def load_checkpoint(self, filename: str, *, callback: Optional[Callable] = None,
+    def load_checkpoint(self, filename: str, *, callback: Callable | None = None,
                         **kwargs) -> dict:
         """Load a training checkpoint of this model.
 

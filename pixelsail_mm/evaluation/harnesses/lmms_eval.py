@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from PIL import Image
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Mapping
+from typing import Any
 
 _SHORT = 'Answer the question using a single word or phrase.'
 _CHINESE = re.compile('[\u4e00-\u9fff]')

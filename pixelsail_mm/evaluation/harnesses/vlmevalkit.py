@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any, Mapping
+from typing import Any
 
 from pixelsail_mm.evaluation.harnesses.answering import (
     MAX_NEW_TOKENS,

@@ -6,7 +6,8 @@ import sys
 import zlib
 from abc import abstractmethod
 from collections import defaultdict
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric

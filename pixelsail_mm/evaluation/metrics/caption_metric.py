@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pixelsail_mm.evaluation.metrics.base import PixelMetric
 from pixelsail_mm.evaluation.metrics.caption_toolkit import build_toolkit

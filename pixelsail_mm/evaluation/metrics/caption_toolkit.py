@@ -7,9 +7,9 @@ import logging
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Iterable, Sequence
 
 from mmengine.logging import print_log
 

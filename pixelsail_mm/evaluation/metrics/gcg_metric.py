@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask

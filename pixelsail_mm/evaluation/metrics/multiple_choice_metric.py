@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from pixelsail_mm.evaluation.metrics.base import PixelMetric
 from pixelsail_mm.evaluation.protocols import check_protocol

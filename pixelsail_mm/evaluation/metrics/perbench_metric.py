@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mmengine.logging import print_log
 

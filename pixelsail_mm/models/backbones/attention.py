@@ -10,8 +10,8 @@ scaled-dot-product call over a contiguous range of keys.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
-from typing import Sequence
 
 import torch
 import torch.nn.functional as F

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import signature
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 

@@ -8,8 +8,9 @@ each family is compared with transformers' own code once, before a model is buil
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Callable, Iterator, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F

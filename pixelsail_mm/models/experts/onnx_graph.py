@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator
+from typing import Any
 
 from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.errors import ConfigError

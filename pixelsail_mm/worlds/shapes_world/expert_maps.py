@@ -9,8 +9,8 @@ leave a patch to find out where in the image it is. They exist for training imag
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask

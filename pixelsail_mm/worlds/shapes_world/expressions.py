@@ -7,9 +7,9 @@ is closer than its margin, the expression denotes nothing rather than something 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Callable, Collection, Sequence
 
 from pixelsail_mm.worlds.shapes_world.presets import COLOURS, KINDS, SIZES, TEXTURES
 from pixelsail_mm.worlds.shapes_world.scene import ATTRIBUTES, SceneObject

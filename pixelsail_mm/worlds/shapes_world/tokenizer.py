@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Iterator
 
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.tokenization import END_OF_TEXT, PROMPT_TOKENS, build_tokenizer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import os.path as osp
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Mapping
 
 from pixelsail_mm.errors import ConfigError
 
