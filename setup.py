@@ -64,9 +64,18 @@ if __name__ == '__main__':
         python_requires='>=3.10,<3.13',
         packages=find_packages(include=['pixelsail_mm', 'pixelsail_mm.*']),
         # Below .mim are links to configs, tools and model-index.yml: a wheel has the files.
-        package_data={'pixelsail_mm': ['**/*.json', '**/*.yml', '**/*.yaml', '**/*.txt',
-                                       '.mim/**/*.py', '.mim/**/*.sh']},
+        package_data={
+            'pixelsail_mm': [
+                '**/*.json',
+                '**/*.yml',
+                '**/*.yaml',
+                '**/*.txt',
+                '.mim/**/*.py',
+                '.mim/**/*.sh',
+            ]
+        },
         include_package_data=True,
         install_requires=read_requirements('runtime')[''],
         extras_require=read_extras(),
-        zip_safe=False)
+        zip_safe=False,
+    )

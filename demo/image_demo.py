@@ -37,21 +37,46 @@ class AppendPrompts(argparse.Action):
 def parse_args(argv=None) -> argparse.Namespace:
     """Parse the command line; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('image', help="image file, or '-' for a question without image")
     parser.add_argument('text', help='question')
-    parser.add_argument('--model', default=str(DEFAULT_MODEL), metavar='CONFIG_OR_FOLDER',
-                        help='config file, or folder with config and weights '
-                             '(default: the checkpoint shipped beside this script)')
+    parser.add_argument(
+        '--model',
+        default=str(DEFAULT_MODEL),
+        metavar='CONFIG_OR_FOLDER',
+        help='config file, or folder with config and weights '
+        '(default: the checkpoint shipped beside this script)',
+    )
     parser.add_argument('--weights', help="checkpoint (default: the folder's own)")
-    parser.add_argument('--box', dest='prompts', nargs='+', action=AppendPrompts, default=[],
-                        metavar='X1,Y1,X2,Y2', help='visual prompts, in pixels of the image')
-    parser.add_argument('--point', dest='prompts', nargs='+', action=AppendPrompts, default=[],
-                        metavar='X,Y', help='visual prompts, in pixels of the image')
-    parser.add_argument('--mask', dest='prompts', nargs='+', action=AppendPrompts, default=[],
-                        metavar='FILE', help='visual prompts: images whose bright pixels are '
-                                             'the region')
-    parser.add_argument('--answer-prefix', help="text the answer must begin with")
+    parser.add_argument(
+        '--box',
+        dest='prompts',
+        nargs='+',
+        action=AppendPrompts,
+        default=[],
+        metavar='X1,Y1,X2,Y2',
+        help='visual prompts, in pixels of the image',
+    )
+    parser.add_argument(
+        '--point',
+        dest='prompts',
+        nargs='+',
+        action=AppendPrompts,
+        default=[],
+        metavar='X,Y',
+        help='visual prompts, in pixels of the image',
+    )
+    parser.add_argument(
+        '--mask',
+        dest='prompts',
+        nargs='+',
+        action=AppendPrompts,
+        default=[],
+        metavar='FILE',
+        help='visual prompts: images whose bright pixels are the region',
+    )
+    parser.add_argument('--answer-prefix', help='text the answer must begin with')
     parser.add_argument('--max-new-tokens', type=int, help='longest answer, in tokens')
     parser.add_argument('--out-dir', default='outputs', help='folder of the results')
     parser.add_argument('--device', help="e.g. 'cpu' or 'cuda:0' (default: the best available)")
@@ -65,14 +90,20 @@ def run(args: argparse.Namespace) -> None:
     from PIL import Image
 
     from pixelsail_mm.apis import PixelSAILInferencer
+
     for prompt in args.prompts:
         if 'mask' in prompt:
             with Image.open(prompt['mask']) as mask:
                 prompt['mask'] = np.asarray(mask.convert('L')) > 127
     ask = PixelSAILInferencer(args.model, args.weights, args.device)
-    result = ask(None if args.image == '-' else args.image, args.text, args.prompts,
-                 max_new_tokens=args.max_new_tokens, answer_prefix=args.answer_prefix,
-                 return_visualization=True)
+    result = ask(
+        None if args.image == '-' else args.image,
+        args.text,
+        args.prompts,
+        max_new_tokens=args.max_new_tokens,
+        answer_prefix=args.answer_prefix,
+        return_visualization=True,
+    )
     print(result['text'])
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +120,7 @@ def main() -> int:
     """Run; return the exit status."""
     args = parse_args()
     from pixelsail_mm.command_line import run_command
+
     return run_command(lambda: run(args), debug=args.debug)
 
 

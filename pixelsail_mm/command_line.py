@@ -39,14 +39,17 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
         message = None if debug or debugging() else explain(error)
         if message is None:
             raise
-        print(f'error: {message}\n(--debug or PIXELSAIL_DEBUG=1 shows where it was raised)',
-              file=sys.stderr)
+        print(
+            f'error: {message}\n(--debug or PIXELSAIL_DEBUG=1 shows where it was raised)',
+            file=sys.stderr,
+        )
         return 2
     return status if isinstance(status, int) else 0
 
 
 def _known_types(registry_name: str) -> list:
     from pixelsail_mm import registry as registries
+
     names = []
     for attribute in registries.__all__:
         registry = getattr(registries, attribute)
@@ -58,14 +61,17 @@ def _known_types(registry_name: str) -> list:
 
 
 def _explain_unknown_type(message: str) -> str | None:
-    found = re.search(r"(\S+) is not in the (\S+?)::(.+?) registry", message)
+    found = re.search(r'(\S+) is not in the (\S+?)::(.+?) registry', message)
     if not found:
         return None
     name, _, registry = found.groups()
     name = name.strip('\'"').split('.')[-1]
     close = difflib.get_close_matches(name, _known_types(registry), n=3)
-    hint = f'did you mean {" or ".join(close)}?' if close else (
-        "check the spelling, or list the module that registers it under custom_imports")
+    hint = (
+        f'did you mean {" or ".join(close)}?'
+        if close
+        else ('check the spelling, or list the module that registers it under custom_imports')
+    )
     return f"type='{name}' is not a registered {registry}; {hint}"
 
 
@@ -77,9 +83,11 @@ def _is_wrong_argument(error: BaseException) -> bool:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return (isinstance(error, TypeError) and frame is not None
-            and Path(frame.tb_frame.f_code.co_filename).parts[-2:] ==
-            ('registry', 'build_functions.py'))
+    return (
+        isinstance(error, TypeError)
+        and frame is not None
+        and Path(frame.tb_frame.f_code.co_filename).parts[-2:] == ('registry', 'build_functions.py')
+    )
 
 
 def explain(error: BaseException) -> str | None:

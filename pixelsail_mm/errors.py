@@ -90,12 +90,15 @@ class MissingFilesError(UserError, FileNotFoundError):
         keys: dict[str, list[str]] = {}
         for key, path in self.missing:
             keys.setdefault(path, []).append(key)
-        lines = '\n'.join(f'  {path}   ({names[0]}'
-                          + (f' and {len(names) - 1} more)' if len(names) > 1 else ')')
-                          for path, names in keys.items())
-        super().__init__(f'{dataset}: {len(keys)} files or folders are missing:\n{lines}\n'
-                         'correct these keys (relative paths start at data_root; --cfg-options '
-                         'changes them for one run), or fetch or generate the data first')
+        lines = '\n'.join(
+            f'  {path}   ({names[0]}' + (f' and {len(names) - 1} more)' if len(names) > 1 else ')')
+            for path, names in keys.items()
+        )
+        super().__init__(
+            f'{dataset}: {len(keys)} files or folders are missing:\n{lines}\n'
+            'correct these keys (relative paths start at data_root; --cfg-options '
+            'changes them for one run), or fetch or generate the data first'
+        )
 
     def __reduce__(self):
         """Rebuild from the arguments, so that it crosses worker process borders."""

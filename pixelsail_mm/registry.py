@@ -51,8 +51,12 @@ class OptimizerRegistry(ChildRegistry):
 
 
 def _child(name: str, parent: Registry, *locations: str, kind: type = ChildRegistry) -> Registry:
-    return kind(name, parent=parent, scope=SCOPE,
-                locations=[f'{SCOPE}.{location}' for location in locations])
+    return kind(
+        name,
+        parent=parent,
+        scope=SCOPE,
+        locations=[f'{SCOPE}.{location}' for location in locations],
+    )
 
 
 MODELS = _child('model', mmdet_registry.MODELS, 'models')
@@ -66,19 +70,36 @@ HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks', 'visualization')
 LOOPS = _child('loop', mmengine_registry.LOOPS, 'engine.loops')
 RUNNERS = _child('runner', mmengine_registry.RUNNERS, 'engine')
 STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'engine.strategies')
-OPTIM_WRAPPERS = _child('optim_wrapper', mmengine_registry.OPTIM_WRAPPERS,
-                        'engine.optim_wrappers')
+OPTIM_WRAPPERS = _child('optim_wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine.optim_wrappers')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-OPTIMIZERS = _child('optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers',
-                    kind=OptimizerRegistry)
+    'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
+)
+OPTIMIZERS = _child(
+    'optimizer', mmengine_registry.OPTIMIZERS, 'engine.optim_wrappers', kind=OptimizerRegistry
+)
 PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'engine')
 MODEL_WRAPPERS = _child('model_wrapper', mmengine_registry.MODEL_WRAPPERS, 'engine')
 VISBACKENDS = _child('vis_backend', mmengine_registry.VISBACKENDS, 'visualization')
 LOG_PROCESSORS = _child('log_processor', mmengine_registry.LOG_PROCESSORS, 'engine')
 
 __all__ = [
-    'DATASETS', 'DATA_SAMPLERS', 'FUNCTIONS', 'HOOKS', 'LOG_PROCESSORS', 'LOOPS', 'METRICS',
-    'MODELS', 'MODEL_WRAPPERS', 'OPTIMIZERS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS',
-    'PARAM_SCHEDULERS', 'RUNNERS', 'SCOPE', 'STRATEGIES', 'TRANSFORMS', 'VISBACKENDS', 'VISUALIZERS'
+    'DATASETS',
+    'DATA_SAMPLERS',
+    'FUNCTIONS',
+    'HOOKS',
+    'LOG_PROCESSORS',
+    'LOOPS',
+    'METRICS',
+    'MODELS',
+    'MODEL_WRAPPERS',
+    'OPTIMIZERS',
+    'OPTIM_WRAPPERS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    'PARAM_SCHEDULERS',
+    'RUNNERS',
+    'SCOPE',
+    'STRATEGIES',
+    'TRANSFORMS',
+    'VISBACKENDS',
+    'VISUALIZERS',
 ]

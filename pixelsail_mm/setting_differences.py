@@ -20,8 +20,9 @@ def differences(stored: Any, now: Any, key: str = '') -> Iterator[tuple[str, Any
     """
     if isinstance(stored, dict) and isinstance(now, dict):
         for name in sorted(stored.keys() | now.keys()):
-            yield from differences(stored.get(name), now.get(name),
-                                   f'{key}.{name}' if key else name)
+            yield from differences(
+                stored.get(name), now.get(name), f'{key}.{name}' if key else name
+            )
     elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
         for index, pair in enumerate(zip(stored, now)):
             yield from differences(*pair, f'{key}[{index}]')

@@ -20,12 +20,20 @@ VISION_CLASS, VISION_ROW_END = '<|vis_cls|>', '<vrow_sep>'
 END_OF_TEXT = '<|endoftext|>'
 CHAT_TOKENS = (END_OF_TEXT, '<|im_start|>', '<|im_end|>')
 # Order matters: the rows of a released checkpoint follow it (model facts: "Sequence").
-VISION_TOKENS = (VISION_START, VISION_PATCH, VISION_ROW_END, '<vframe_sep>', VISION_END,
-                 VISION_CLASS)
+VISION_TOKENS = (
+    VISION_START,
+    VISION_PATCH,
+    VISION_ROW_END,
+    '<vframe_sep>',
+    VISION_END,
+    VISION_CLASS,
+)
 PROMPT_TOKENS = tuple(f'<Prompt{i}>' for i in range(NUM_PROMPTS))
 # How an image is written, and which tokens that takes, see `SpecialTokens.image_ids`.
-IMAGE_LAYOUTS = {'block': (VISION_START, VISION_PATCH, VISION_END),
-                 'rows': (VISION_CLASS, VISION_PATCH, VISION_ROW_END)}
+IMAGE_LAYOUTS = {
+    'block': (VISION_START, VISION_PATCH, VISION_END),
+    'rows': (VISION_CLASS, VISION_PATCH, VISION_ROW_END),
+}
 TASK_TOKENS = (SEG_TOKEN, '<p>', '</p>', *PROMPT_TOKENS, '<NO_Prompt>')
 
 #: Label of a token that is not learned; the one that PyTorch's cross entropy leaves out.
@@ -76,8 +84,10 @@ class SpecialTokens:
         vocab = tokenizer.get_vocab()
         missing = [t for t in (*VISION_TOKENS, *TASK_TOKENS, END_OF_TEXT) if t not in vocab]
         if missing:
-            raise ConfigError(f'tokenizer {tokenizer.name_or_path!r} lacks {missing}; '
-                              'build it with pixelsail_mm.tokenization.build_tokenizer')
+            raise ConfigError(
+                f'tokenizer {tokenizer.name_or_path!r} lacks {missing}; '
+                'build it with pixelsail_mm.tokenization.build_tokenizer'
+            )
         eos = vocab[END_OF_TEXT]
         pad = tokenizer.pad_token_id
         return cls(
@@ -90,7 +100,8 @@ class SpecialTokens:
             prompts=tuple(vocab[t] for t in PROMPT_TOKENS),
             eos=eos,
             pad=eos if pad is None else pad,
-            vocab_size=len(tokenizer))
+            vocab_size=len(tokenizer),
+        )
 
     def image_ids(self, grid: tuple[int, int], layout: str = 'block') -> list[int]:
         """Ids that stand for an image; the first patch is the second of them in both layouts.
@@ -126,8 +137,11 @@ def new_tokens(tokenizer) -> dict[str, int]:
     """
     vocab = tokenizer.get_vocab()
     own = {token: vocab[token] for token in (*VISION_TOKENS, *TASK_TOKENS)}
-    behind = {token: index for token, index in tokenizer.get_added_vocab().items()
-              if index > min(own.values())}
+    behind = {
+        token: index
+        for token, index in tokenizer.get_added_vocab().items()
+        if index > min(own.values())
+    }
     return own | behind | {token: vocab[token] for token in CHAT_TOKENS}
 
 
@@ -154,8 +168,10 @@ def build_tokenizer(cfg: Any):
         kwargs = {k: v for k, v in cfg.items() if k != 'type'}
         path = kwargs.pop('pretrained_model_name_or_path', None)
         if path is None:
-            raise ConfigError("tokenizer: key 'pretrained_model_name_or_path' is missing; give the "
-                              f'folder or the hub name of a tokenizer. Got {dict(cfg)}')
+            raise ConfigError(
+                "tokenizer: key 'pretrained_model_name_or_path' is missing; give the "
+                f'folder or the hub name of a tokenizer. Got {dict(cfg)}'
+            )
         return _load(str(path), tuple(sorted(kwargs.items())))
     return _with_special_tokens(cfg)
 
@@ -163,6 +179,7 @@ def build_tokenizer(cfg: Any):
 @lru_cache(maxsize=16)
 def _load(path: str, options: tuple):
     from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **dict(options))
         # Where there is none, Transformers 5 makes an empty one of the family in config.json.
@@ -173,7 +190,8 @@ def _load(path: str, options: tuple):
         raise FileNotFoundError(
             f'tokenizer {path!r} could not be loaded ({first_line(error)}). Give a folder '
             'that holds tokenizer.json, or a hub name when a network is available; the ShapesWorld '
-            'tokenizer is written by tools/dataset_converters/make_shapes_world.py') from error
+            'tokenizer is written by tools/dataset_converters/make_shapes_world.py'
+        ) from error
     return _with_special_tokens(tokenizer)
 
 
@@ -210,8 +228,11 @@ def read_id_ranges(text: str) -> frozenset[int]:
     """
     parts = text.split(',') if isinstance(text, str) and text else []
     if not isinstance(text, str) or not all(_ID_RANGE.fullmatch(part) for part in parts):
-        raise ConfigError(f"token ids {str(text):.60}: write ids and ranges such as '0-3,7,9-10', "
-                          'as tools/model_converters/export_hf.py does')
+        raise ConfigError(
+            f"token ids {str(text):.60}: write ids and ranges such as '0-3,7,9-10', "
+            'as tools/model_converters/export_hf.py does'
+        )
     ends = [part.partition('-')[::2] for part in parts]
-    return frozenset(index for first, last in ends
-                     for index in range(int(first), int(last or first) + 1))
+    return frozenset(
+        index for first, last in ends for index in range(int(first), int(last or first) + 1)
+    )

@@ -23,8 +23,11 @@ def type_name(kind: Any) -> str | None:
     """
     if kind is None:
         return None
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(
-        kind, '__name__', type(kind).__name__)
+    return (
+        kind.rpartition('.')[2]
+        if isinstance(kind, str)
+        else getattr(kind, '__name__', type(kind).__name__)
+    )
 
 
 def name_types(node: Any) -> None:
@@ -67,8 +70,11 @@ def _names(registry: Registry | Any, kind: Any) -> list[str]:
     """Names of ``kind`` in a registry or above it, without those that something else hides."""
     found, hidden = [], set()
     while isinstance(registry, Registry):
-        found += [name for name, part in registry.module_dict.items()
-                  if part is kind and name not in hidden]
+        found += [
+            name
+            for name, part in registry.module_dict.items()
+            if part is kind and name not in hidden
+        ]
         hidden |= registry.module_dict.keys()
         registry = registry.parent
     return found

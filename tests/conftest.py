@@ -23,6 +23,7 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
 def _cuda_available() -> bool:
     import torch
+
     return torch.cuda.is_available()
 
 
@@ -55,8 +56,10 @@ def parity_dir() -> Path:
     """Folder of parity fixtures: ``$PIXELSAIL_PARITY_DIR`` or ``tests/data/parity``."""
     folder = Path(os.environ.get('PIXELSAIL_PARITY_DIR', REPO_ROOT / 'tests/data/parity'))
     if not (folder / 'model_config.json').is_file():
-        pytest.fail(f'{folder}/model_config.json is missing; PIXELSAIL_PARITY_DIR must name a '
-                    'folder with the files that tests/data/parity/README.md lists')
+        pytest.fail(
+            f'{folder}/model_config.json is missing; PIXELSAIL_PARITY_DIR must name a '
+            'folder with the files that tests/data/parity/README.md lists'
+        )
     return folder
 
 
@@ -65,6 +68,7 @@ WORLD_COUNTS = {'train': 24, 'val': 4, 'test': 12}
 
 def _draw(tmp_path_factory, preset: str) -> Path:
     from pixelsail_mm.worlds.shapes_world import make_shapes_world
+
     folder = tmp_path_factory.mktemp('shapes_world') / preset
     make_shapes_world(folder, preset, seed=3, counts=WORLD_COUNTS)
     return folder
@@ -99,6 +103,7 @@ def public_layout(tmp_path_factory) -> tuple[Path, Path]:
     """A small ShapesWorld with JPEG images, and the same in the layout of the public data sets."""
     from pixelsail_mm.worlds.shapes_world import make_shapes_world
     from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
+
     folder = tmp_path_factory.mktemp('layout')
     make_shapes_world(folder / 'world', 'full', counts=dict(train=16, val=6, test=8))
     write_public_layout(folder / 'world', folder / 'data')
@@ -109,6 +114,7 @@ def public_layout(tmp_path_factory) -> tuple[Path, Path]:
 def said():
     """Warnings of the log, as they come."""
     from mmengine.logging import MMLogger
+
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())

@@ -21,5 +21,7 @@ def test_first_line_of_a_long_message():
 
 def test_a_missing_path_is_told_once_with_its_keys():
     error = copy.copy(MissingFilesError([('a', 'x'), ('b', 'x'), ('c', 'y')], 'config'))
-    assert str(error).startswith('config: 2 files or folders are missing:\n  x   (a and 1 more)\n'
-                                 '  y   (c)\ncorrect these keys')
+    assert str(error).startswith(
+        'config: 2 files or folders are missing:\n  x   (a and 1 more)\n'
+        '  y   (c)\ncorrect these keys'
+    )

@@ -15,20 +15,35 @@ class Unregistered:
     pass
 
 
-@pytest.mark.parametrize('kind, name', [
-    (DiceLoss, 'DiceLoss'), ('DiceLoss', 'DiceLoss'), ('mmdet.DiceLoss', 'DiceLoss'),
-    ('mmdet.models.losses.DiceLoss', 'DiceLoss'), (None, None)])
+@pytest.mark.parametrize(
+    'kind, name',
+    [
+        (DiceLoss, 'DiceLoss'),
+        ('DiceLoss', 'DiceLoss'),
+        ('mmdet.DiceLoss', 'DiceLoss'),
+        ('mmdet.models.losses.DiceLoss', 'DiceLoss'),
+        (None, None),
+    ],
+)
 def test_bare_name(kind, name):
     assert type_name(kind) == name
 
 
-@pytest.mark.parametrize('kind, name', [
-    (DiceLoss, 'DiceLoss'), (SingleTransformer, 'SingleTransformer'),
-    (OptimWrapper, 'OptimWrapper'), (torch.optim.SGD, 'SGD'),
-    ('pixelsail_mm.models.backbones.single_transformer.SingleTransformer', 'SingleTransformer'),
-    ('pixelsail_mm.SingleTransformer', 'SingleTransformer'),
-    ('mmdet.DiceLoss', 'mmdet.DiceLoss'), ('Nowhere', 'Nowhere'),
-    ('no.such.Thing', 'no.such.Thing'), (Unregistered, Unregistered)])
+@pytest.mark.parametrize(
+    'kind, name',
+    [
+        (DiceLoss, 'DiceLoss'),
+        (SingleTransformer, 'SingleTransformer'),
+        (OptimWrapper, 'OptimWrapper'),
+        (torch.optim.SGD, 'SGD'),
+        ('pixelsail_mm.models.backbones.single_transformer.SingleTransformer', 'SingleTransformer'),
+        ('pixelsail_mm.SingleTransformer', 'SingleTransformer'),
+        ('mmdet.DiceLoss', 'mmdet.DiceLoss'),
+        ('Nowhere', 'Nowhere'),
+        ('no.such.Thing', 'no.such.Thing'),
+        (Unregistered, Unregistered),
+    ],
+)
 def test_registered_names_take_the_place_of_classes(kind, name):
     cfg = Config(dict(a=[dict(b=dict(type=kind, x=1))]))
     name_types(cfg)

@@ -12,6 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 run_ruff() {
   say "ruff check"
   "$VENV_PYTHON" -m ruff check --quiet --output-format=concise . || die "ruff found the problems above; fix them first"
+  say "ruff format --check"
+  "$VENV_PYTHON" -m ruff format --quiet --check . || die "format the files above: ruff format ."
 }
 
 main() {

@@ -58,29 +58,46 @@ class PixelSAILInferencer(BaseInferencer):
     forward_kwargs = {'max_new_tokens'}
     visualize_kwargs = {'return_visualization'}
 
-    def __init__(self, model: str | os.PathLike | Mapping | Config | nn.Module,
-                 weights: str | os.PathLike | None = None, device: str | None = None,
-                 show_progress: bool = False, exif: str = ROTATE) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike | Mapping | Config | nn.Module,
+        weights: str | os.PathLike | None = None,
+        device: str | None = None,
+        show_progress: bool = False,
+        exif: str = ROTATE,
+    ) -> None:
         self.exif = exif
         self.say: Callable[[str], None] = warn_once  # how warnings are logged
         if isinstance(model, nn.Module):
             if weights is not None:
-                raise ConfigError('weights are only loaded when the model is built here; pass a '
-                                  'config with them, or the finished model alone')
+                raise ConfigError(
+                    'weights are only loaded when the model is built here; pass a '
+                    'config with them, or the finished model alone'
+                )
             if getattr(model, 'cfg', None) is None:
-                raise ConfigError(f'{type(model).__name__} has no `cfg` to take the pipeline from; '
-                                  'pass a model that init_model made, or a config or folder')
+                raise ConfigError(
+                    f'{type(model).__name__} has no `cfg` to take the pipeline from; '
+                    'pass a model that init_model made, or a config or folder'
+                )
             self._built = (model if device is None else model.to(device)).eval()
         else:
             self._built = init_model(model, weights, device)
-        super().__init__(model=self._built.cfg, scope=SCOPE, show_progress=show_progress,
-                         device=device)
+        super().__init__(
+            model=self._built.cfg, scope=SCOPE, show_progress=show_progress, device=device
+        )
 
-    def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str],
-                 prompts: Any = None, history: Sequence | None = None,
-                 max_new_tokens: int | None = None, answer_prefix: str | Sequence | None = None,
-                 return_visualization: bool = False, batch_size: int = 1,
-                 return_datasamples: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        text: str | Sequence[str],
+        prompts: Any = None,
+        history: Sequence | None = None,
+        max_new_tokens: int | None = None,
+        answer_prefix: str | Sequence | None = None,
+        return_visualization: bool = False,
+        batch_size: int = 1,
+        return_datasamples: bool = False,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Answer one question, or several if ``image`` or ``text`` is a list.
 
         Args:
@@ -125,19 +142,34 @@ class PixelSAILInferencer(BaseInferencer):
             ValueError: Lists of different lengths, or a number below 1.
         """
         several = any(isinstance(value, (list, tuple)) for value in (image, text))
-        columns = make_columns(several, ('image', 'text'), image=image, text=text, prompts=prompts,
-                               history=history, answer_prefix=answer_prefix)
-        records = [make_record(f'input {i}', *values, exif=self.exif)
-                   for i, values in enumerate(zip(*columns))]
+        columns = make_columns(
+            several,
+            ('image', 'text'),
+            image=image,
+            text=text,
+            prompts=prompts,
+            history=history,
+            answer_prefix=answer_prefix,
+        )
+        records = [
+            make_record(f'input {i}', *values, exif=self.exif)
+            for i, values in enumerate(zip(*columns))
+        ]
         for key, value in dict(max_new_tokens=max_new_tokens, batch_size=batch_size).items():
             if value is not None and value < 1:
                 raise ValueError(f'{key} must be at least 1, got {value}')
-        results = super().__call__(records, batch_size=batch_size, max_new_tokens=max_new_tokens,
-                                   return_visualization=return_visualization,
-                                   return_datasamples=return_datasamples)
+        results = super().__call__(
+            records,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            return_visualization=return_visualization,
+            return_datasamples=return_datasamples,
+        )
         for record, result in zip(records, results):
-            turns = [*record['conversation'][:-1],
-                     dict(record['conversation'][-1], gpt=result['text'])]
+            turns = [
+                *record['conversation'][:-1],
+                dict(record['conversation'][-1], gpt=result['text']),
+            ]
             result['history'] = [(turn['human'], turn['gpt']) for turn in turns]
         return results if several else results[0]
 
@@ -155,8 +187,9 @@ class PixelSAILInferencer(BaseInferencer):
         options = {} if max_new_tokens is None else dict(max_new_tokens=max_new_tokens)
         return self.model.predict(**self.model.data_preprocessor(inputs, False), **options)
 
-    def visualize(self, inputs: list[dict], preds: list,
-                  return_visualization: bool = False) -> list[np.ndarray | None]:
+    def visualize(
+        self, inputs: list[dict], preds: list, return_visualization: bool = False
+    ) -> list[np.ndarray | None]:
         """Draw the answers.
 
         Args:
@@ -175,8 +208,9 @@ class PixelSAILInferencer(BaseInferencer):
         self.visualizer.add_datasample('answer', image, sample, draw_gt=False)
         return self.visualizer.get_image()
 
-    def postprocess(self, preds: list, visualization: list,
-                    return_datasamples: bool = False) -> list[dict[str, Any]]:
+    def postprocess(
+        self, preds: list, visualization: list, return_datasamples: bool = False
+    ) -> list[dict[str, Any]]:
         """Turn data samples into plain results.
 
         Args:
@@ -190,8 +224,9 @@ class PixelSAILInferencer(BaseInferencer):
             result = {name: _plain(value) for name, value in sample.further_predictions().items()}
             if 'pred_masks' in sample:  # a model may have other heads only
                 said += describe_empty(sample.pred_masks, sample.pred_text)
-                result.update(masks=_plain(sample.pred_masks),
-                              mask_scores=_plain(sample.pred_scores))
+                result.update(
+                    masks=_plain(sample.pred_masks), mask_scores=_plain(sample.pred_scores)
+                )
             for text in said:
                 self.say(text)
             result.update(text=sample.pred_text, warnings=said, visualization=picture)
@@ -206,13 +241,17 @@ class PixelSAILInferencer(BaseInferencer):
     def _init_pipeline(self, cfg: Config) -> InputPipeline:
         stages = cfg.get('inference_pipeline') or cfg.get('test_pipeline')
         if not stages:
-            raise ConfigError(f'{self._built.cfg.filename or "the config"} has neither '
-                              '`inference_pipeline` nor `test_pipeline`; add the list of '
-                              'transforms used in testing')
+            raise ConfigError(
+                f'{self._built.cfg.filename or "the config"} has neither '
+                '`inference_pipeline` nor `test_pipeline`; add the list of '
+                'transforms used in testing'
+            )
         built = [TRANSFORMS.build(stage) for stage in stages]
         if any(getattr(stage, 'generation', True) is False for stage in built):
-            raise ConfigError('the inference pipeline builds training samples; set '
-                              'generation=True in its BuildConversation')
+            raise ConfigError(
+                'the inference pipeline builds training samples; set '
+                'generation=True in its BuildConversation'
+            )
         return InputPipeline(built)
 
     def _init_collate(self, cfg: Config):

@@ -15,9 +15,12 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS, SCOPE
 
 
-def init_model(config: str | os.PathLike | Mapping | Config,
-               checkpoint: str | os.PathLike | None = None, device: str | None = None,
-               cfg_options: Mapping[str, Any] | None = None) -> nn.Module:
+def init_model(
+    config: str | os.PathLike | Mapping | Config,
+    checkpoint: str | os.PathLike | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build a model, load its weights and put it into eval mode.
 
     Parts that only training uses (``distill`` with its experts) are not built.
@@ -49,19 +52,23 @@ def init_model(config: str | os.PathLike | Mapping | Config,
     from mmengine.registry import init_default_scope
 
     from pixelsail_mm.checkpoints.checkpoint import load_weights
+
     cfg, shipped = read_model_config(config)
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
     if cfg.get('model') is None:
-        raise ConfigError(f'{cfg.filename or "the config"} has no `model`; give the config of a '
-                          'model, such as those in configs/pixelsail')
+        raise ConfigError(
+            f'{cfg.filename or "the config"} has no `model`; give the config of a '
+            'model, such as those in configs/pixelsail'
+        )
     init_default_scope(cfg.get('default_scope', SCOPE))
     model = MODELS.build(dict(cfg.model, distill=[]) if 'distill' in cfg.model else cfg.model)
     checkpoint = checkpoint or shipped
     model.load_report = None
     if checkpoint is None:
-        warnings.warn('init_model: no checkpoint given, parts of the model have random weights',
-                      stacklevel=2)
+        warnings.warn(
+            'init_model: no checkpoint given, parts of the model have random weights', stacklevel=2
+        )
     else:
         model.load_report = load_weights(model, checkpoint)
         print_log(model.load_report.table(), logger='current')

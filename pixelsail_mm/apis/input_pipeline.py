@@ -73,8 +73,10 @@ class InputPipeline:
         answered = record | dict(answer_prefix=answer)
         ids = torch.tensor(self._conversation.answer_ids(record, answer), dtype=torch.long)
         asked = self._conversation.unseen_words(record)
-        self._note_words(record, [word for word in self._conversation.unseen_words(answered)
-                                  if word not in asked])
+        self._note_words(
+            record,
+            [word for word in self._conversation.unseen_words(answered) if word not in asked],
+        )
         sample = self(record)
         for key in ('input_ids', 'labels'):
             sample['inputs'][key] = torch.cat([sample['inputs'][key], ids])
@@ -86,8 +88,10 @@ class InputPipeline:
         bound = resize.max_size
         if talk is not None:
             room = talk.image_room(results)
-            while (bound - resize.patch_size >= resize.patch_size
-                   and talk.image_length(resize.grid(*results['ori_shape'], bound)) > room):
+            while (
+                bound - resize.patch_size >= resize.patch_size
+                and talk.image_length(resize.grid(*results['ori_shape'], bound)) > room
+            ):
                 bound -= resize.patch_size
         return bound
 
@@ -97,27 +101,40 @@ class InputPipeline:
         no_room = results['max_size'] < self._resize.max_size
         if new_height >= height and new_width >= width and not no_room:
             return
-        reason = (f'this model reads pictures of up to {self._resize.max_size} pixels '
-                  '(max_size of ResizeToGrid)')
+        reason = (
+            f'this model reads pictures of up to {self._resize.max_size} pixels '
+            '(max_size of ResizeToGrid)'
+        )
         if no_room:
-            reason = ('a larger one and the question do not fit into max_length='
-                      f'{self._conversation.max_length} (of BuildConversation)')
-        _note(results, f'the picture of {width}x{height} pixels is scaled to '
-                       f'{new_width}x{new_height}: {reason}; prompts and masks keep to the '
-                       "picture's own pixels")
+            reason = (
+                'a larger one and the question do not fit into max_length='
+                f'{self._conversation.max_length} (of BuildConversation)'
+            )
+        _note(
+            results,
+            f'the picture of {width}x{height} pixels is scaled to '
+            f'{new_width}x{new_height}: {reason}; prompts and masks keep to the '
+            "picture's own pixels",
+        )
 
     def _note_text(self, results: dict) -> None:
         if results['dropped_turns']:
-            _note(results, f'{results["dropped_turns"]} earlier turns are left out: they do not '
-                  f'fit into max_length={self._conversation.max_length} (of BuildConversation)')
+            _note(
+                results,
+                f'{results["dropped_turns"]} earlier turns are left out: they do not '
+                f'fit into max_length={self._conversation.max_length} (of BuildConversation)',
+            )
         self._note_words(results, self._conversation.unseen_words(results))
 
     def _note_words(self, results: dict, words: list[str]) -> None:
         if words:
             shown = ', '.join(map(repr, words[:_SHOWN_WORDS]))
             more = f' and {len(words) - _SHOWN_WORDS} more' if len(words) > _SHOWN_WORDS else ''
-            _note(results, f'not among the words of the training samples that were read: {shown}'
-                  f'{more} (as written here); the model hardly knows what that means')
+            _note(
+                results,
+                f'not among the words of the training samples that were read: {shown}'
+                f'{more} (as written here); the model hardly knows what that means',
+            )
 
 
 def _first(stages: Sequence[Callable], kind: type) -> Any:

@@ -21,9 +21,15 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray | None
 _NAME = re.compile(r'<\s*prompt[\s_-]*(\d+)\s*>', re.IGNORECASE)
 
 
-def make_record(name: str, image: ImageInput, text: str, prompts: Any = None,
-                history: Sequence | None = None, answer_prefix: str | None = None,
-                exif: str = ROTATE) -> dict:
+def make_record(
+    name: str,
+    image: ImageInput,
+    text: str,
+    prompts: Any = None,
+    history: Sequence | None = None,
+    answer_prefix: str | None = None,
+    exif: str = ROTATE,
+) -> dict:
     """Build one canonical record.
 
     Args:
@@ -66,7 +72,8 @@ def _check_names(name: str, record: dict) -> None:
     turns = record['conversation']
     given = [prompt['id'] for prompt in record['prompts']]
     asked = {f'history[{i}]': turn['human'] for i, turn in enumerate(turns[:-1])} | dict(
-        text=turns[-1]['human'], answer_prefix=record.get('answer_prefix', ''))
+        text=turns[-1]['human'], answer_prefix=record.get('answer_prefix', '')
+    )
     for key, text in asked.items():
         for match in _NAME.finditer(text):
             _check_name(name, key, match, given)
@@ -75,27 +82,41 @@ def _check_names(name: str, record: dict) -> None:
     if unnamed:
         record['meta']['warnings'].append(
             f'no text names {", ".join(unnamed)}: the region is marked, but the question does not '
-            'ask about it')
+            'ask about it'
+        )
 
 
 def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> None:
     """Check one prompt's name in a question or in the beginning of an answer."""
     number = int(match.group(1))
     if number >= NUM_PROMPTS:
-        raise BadSampleError(name, key, f'{match.group()}: prompt id {number} is out of range '
-                             f'0..{NUM_PROMPTS - 1}; renumber the prompts')
+        raise BadSampleError(
+            name,
+            key,
+            f'{match.group()}: prompt id {number} is out of range '
+            f'0..{NUM_PROMPTS - 1}; renumber the prompts',
+        )
     if match.group() not in PROMPT_TOKENS:
-        raise BadSampleError(name, key, f'{match.group()} is not the name of a visual prompt but '
-                             f'plain text to the model; write <Prompt{number}>')
+        raise BadSampleError(
+            name,
+            key,
+            f'{match.group()} is not the name of a visual prompt but '
+            f'plain text to the model; write <Prompt{number}>',
+        )
     if number not in given:
         said = f'the prompts given have the ids {given}' if given else 'no prompt is given'
         again = ', again with each question' if key.startswith('history') else ''
-        raise BadSampleError(name, key, f'it names <Prompt{number}>, but {said}; pass it in '
-                             f'`prompts`{again} (ids count from 0 unless given as dict(id=K, ...))')
+        raise BadSampleError(
+            name,
+            key,
+            f'it names <Prompt{number}>, but {said}; pass it in '
+            f'`prompts`{again} (ids count from 0 unless given as dict(id=K, ...))',
+        )
 
 
-def make_image_record(name: str, image: ImageInput, prompts: Any = None,
-                      exif: str = ROTATE) -> dict:
+def make_image_record(
+    name: str, image: ImageInput, prompts: Any = None, exif: str = ROTATE
+) -> dict:
     """Build a record without a conversation.
 
     Args:
@@ -108,8 +129,13 @@ def make_image_record(name: str, image: ImageInput, prompts: Any = None,
         BadSampleError: An input is unusable; names it.
     """
     said: list[str] = []  # also by LoadImage, as notes
-    record = dict(img_path=None, masks=[], prompts=make_prompts(name, prompts), notes=said,
-                  meta=dict(sample_id=name, dataset='inference', task='inference', warnings=said))
+    record = dict(
+        img_path=None,
+        masks=[],
+        prompts=make_prompts(name, prompts),
+        notes=said,
+        meta=dict(sample_id=name, dataset='inference', task='inference', warnings=said),
+    )
     return record | _image(name, image, said, exif)
 
 
@@ -160,8 +186,11 @@ def _image(name: str, image: ImageInput, said: list[str], exif: str) -> dict:
         if image.ndim == 3 and image.shape[2] == 4:
             return dict(img=_pixels(name, Image.fromarray(image), said))
     got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
-    raise BadSampleError(name, 'image', 'expected a path, a PIL image or a uint8 array of shape '
-                         f'(H, W, 3) in RGB, got {got}')
+    raise BadSampleError(
+        name,
+        'image',
+        f'expected a path, a PIL image or a uint8 array of shape (H, W, 3) in RGB, got {got}',
+    )
 
 
 def _pixels(name: str, image: Image.Image, said: list[str]) -> np.ndarray:
@@ -169,9 +198,13 @@ def _pixels(name: str, image: Image.Image, said: list[str]) -> np.ndarray:
     try:
         pixels, notes = to_rgb(image)
     except DECODING_ERRORS as error:
-        raise BadSampleError(name, 'image', f'the PIL image of mode {image.mode} cannot be read '
-                             f'({error}); pass another copy, or its pixels as a uint8 array of '
-                             'shape (H, W, 3) in RGB') from error
+        raise BadSampleError(
+            name,
+            'image',
+            f'the PIL image of mode {image.mode} cannot be read '
+            f'({error}); pass another copy, or its pixels as a uint8 array of '
+            'shape (H, W, 3) in RGB',
+        ) from error
     said.extend(notes)
     return pixels
 
@@ -190,10 +223,17 @@ def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:
             pair = turn['human'], turn['gpt']
         else:
             pair = turn
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not all(
-                isinstance(side, str) for side in pair):
-            raise BadSampleError(name, f'history[{i}]', 'expected a (question, answer) pair or '
-                                 f'dict(human=..., gpt=...), got {turn!r}')
+        if (
+            isinstance(pair, str)
+            or not isinstance(pair, Sequence)
+            or len(pair) != 2
+            or not all(isinstance(side, str) for side in pair)
+        ):
+            raise BadSampleError(
+                name,
+                f'history[{i}]',
+                f'expected a (question, answer) pair or dict(human=..., gpt=...), got {turn!r}',
+            )
         turns.append(dict(human=pair[0], gpt=pair[1]))
     return turns
 
@@ -216,8 +256,11 @@ def make_prompts(name: str, prompts: Any) -> list[dict]:
         raise BadSampleError(name, 'prompts', 'expected a list of prompts; put the prompt into []')
     prompts = prompts.detach().cpu().numpy() if hasattr(prompts, 'detach') else prompts
     if isinstance(prompts, np.ndarray) and prompts.ndim not in (2, 3):
-        raise BadSampleError(name, 'prompts', 'an array of prompts has shape (n, H, W), (n, 4) or '
-                             f'(n, 2), got {prompts.shape}')
+        raise BadSampleError(
+            name,
+            'prompts',
+            f'an array of prompts has shape (n, H, W), (n, 4) or (n, 2), got {prompts.shape}',
+        )
     return [_prompt(prompt, i, name) for i, prompt in enumerate(prompts)]
 
 
@@ -235,8 +278,12 @@ def _prompt(prompt: Any, i: int, name: str) -> dict:
     if values.ndim == 2:
         return dict(id=i, mask=values)
     if kind is None:
-        raise BadSampleError(name, f'prompts[{i}]', 'expected a dict, a mask (H, W), a box '
-                             f'[x1, y1, x2, y2] or a point [x, y], got {prompt!r}')
+        raise BadSampleError(
+            name,
+            f'prompts[{i}]',
+            'expected a dict, a mask (H, W), a box '
+            f'[x1, y1, x2, y2] or a point [x, y], got {prompt!r}',
+        )
     return {'id': i, kind: values.tolist()}
 
 

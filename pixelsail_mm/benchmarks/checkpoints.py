@@ -18,8 +18,15 @@ from pixelsail_mm.tokenization import build_tokenizer
 
 TARGETS = dict(loading_ratio=1.3, consolidation_ratio=1.3, zero_loading_ratio=1.3)
 #: Qwen2.5-0.5B: 494 M parameters, tied.
-QWEN_0_5B = dict(model_type='qwen2', hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-                 num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
+QWEN_0_5B = dict(
+    model_type='qwen2',
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
 _ROWS, _ORDINARY = 151_936, 151_643
 _BUFFER = 16 << 20
 
@@ -27,6 +34,7 @@ _BUFFER = 16 << 20
 def build_model() -> nn.Module:
     """A Pixel-SAIL of random weights around a decoder of 0.5B, with as many tokens as Qwen2.5."""
     from pixelsail_mm.registry import MODELS
+
     config = tiny_model_config(_large_tokenizer(), QWEN_0_5B, patch_size=16)
     config['backbone']['vocab_size'] = _ROWS
     return MODELS.build(config)
@@ -35,12 +43,14 @@ def build_model() -> nn.Module:
 def _large_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
     words = sorted(pre_tokenizers.ByteLevel.alphabet())
     words += [f'word{number}' for number in range(_ORDINARY - len(words))]
     core = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return build_tokenizer(PreTrainedTokenizerFast(
-        tokenizer_object=core, clean_up_tokenization_spaces=False))
+    return build_tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
+    )
 
 
 def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]:
@@ -58,13 +68,17 @@ def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]
     """
     from pixelsail_mm.checkpoints.checkpoint import load_weights, save_weights
     from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
+
     dtype = str(next(model.parameters()).dtype).removeprefix('torch.')
     path = folder / f'{dtype}.safetensors'
     save_weights(model.state_dict(), path, vocabulary_metadata(model.tokenizer))
     size = path.stat().st_size
     buffer, memory = bytearray(_BUFFER), bytearray(size)
-    actions = dict(streaming=lambda: _read(path, buffer), reading=lambda: _read(path, memory),
-                   loading=lambda: load_weights(model, path))
+    actions = dict(
+        streaming=lambda: _read(path, buffer),
+        reading=lambda: _read(path, memory),
+        loading=lambda: load_weights(model, path),
+    )
     actions['reading']()
     times = {name: [] for name in actions}
     for _ in range(rounds):
@@ -72,10 +86,12 @@ def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]
             times[name].append(_timed(action))
     path.unlink()
     seconds = {name: statistics.median(taken) for name, taken in times.items()}
-    return {f'{dtype}_gigabytes': size / 1e9,
-            **{f'{dtype}_{name}_seconds': value for name, value in seconds.items()},
-            f'{dtype}_loading_to_streaming': seconds['loading'] / seconds['streaming'],
-            f'{dtype}_loading_ratio': seconds['loading'] / seconds['reading']}
+    return {
+        f'{dtype}_gigabytes': size / 1e9,
+        **{f'{dtype}_{name}_seconds': value for name, value in seconds.items()},
+        f'{dtype}_loading_to_streaming': seconds['loading'] / seconds['streaming'],
+        f'{dtype}_loading_ratio': seconds['loading'] / seconds['reading'],
+    }
 
 
 def _timed(action) -> float:
@@ -92,8 +108,12 @@ def _read(path: Path, memory: bytearray) -> None:
             filled = (filled + count) % len(memory)
 
 
-def write_zero3(folder: Path, shapes: dict[str, torch.Size], processes: int,
-                aliases: dict[str, str] | None = None) -> None:
+def write_zero3(
+    folder: Path,
+    shapes: dict[str, torch.Size],
+    processes: int,
+    aliases: dict[str, str] | None = None,
+) -> None:
     """Write random weights as DeepSpeed's stage 3 does, optimizer state included.
 
     Args:
@@ -106,18 +126,34 @@ def write_zero3(folder: Path, shapes: dict[str, torch.Size], processes: int,
     part = sum(-(-shape.numel() // processes) for shape in shapes.values())
     for rank in range(processes):
         prefix = f'zero_pp_rank_{rank}_mp_rank_00'
-        torch.save(dict(
-            module={name: torch.empty(0) for name in shapes}, buffer_names=[], mp_world_size=1,
-            param_shapes=[shapes], shared_params=aliases or {}, frozen_param_shapes=None,
-            frozen_param_fragments=None), folder / f'{prefix}_model_states.pt')
+        torch.save(
+            dict(
+                module={name: torch.empty(0) for name in shapes},
+                buffer_names=[],
+                mp_world_size=1,
+                param_shapes=[shapes],
+                shared_params=aliases or {},
+                frozen_param_shapes=None,
+                frozen_param_fragments=None,
+            ),
+            folder / f'{prefix}_model_states.pt',
+        )
         generator = torch.Generator().manual_seed(rank)
         flat = torch.empty(part).uniform_(-0.1, 0.1, generator=generator)
-        moments = dict(step=torch.tensor(1.0), exp_avg=torch.zeros(part),
-                       exp_avg_sq=torch.zeros(part))
-        torch.save(dict(optimizer_state_dict=dict(
-            zero_stage=3, partition_count=processes, fp32_flat_groups=[flat],
-            optimizer_state_dict=dict(state={0: moments}, param_groups=[]))),
-            folder / f'{prefix}_optim_states.pt')
+        moments = dict(
+            step=torch.tensor(1.0), exp_avg=torch.zeros(part), exp_avg_sq=torch.zeros(part)
+        )
+        torch.save(
+            dict(
+                optimizer_state_dict=dict(
+                    zero_stage=3,
+                    partition_count=processes,
+                    fp32_flat_groups=[flat],
+                    optimizer_state_dict=dict(state={0: moments}, param_groups=[]),
+                )
+            ),
+            folder / f'{prefix}_optim_states.pt',
+        )
 
 
 def consolidation(model: nn.Module, folder: Path, processes: int = 4) -> dict[str, float]:
@@ -139,8 +175,17 @@ def consolidation(model: nn.Module, folder: Path, processes: int = 4) -> dict[st
     result = dict(model_gigabytes=size / 1e9, shards=processes)
     for way, name in (('file', 'consolidation'), ('model', 'zero_loading')):
         done = subprocess.run(
-            [sys.executable, '-m', 'pixelsail_mm.benchmarks.checkpoints', way,
-             str(folder / 'zero')], stdout=subprocess.PIPE, text=True, check=True)
+            [
+                sys.executable,
+                '-m',
+                'pixelsail_mm.benchmarks.checkpoints',
+                way,
+                str(folder / 'zero'),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         measured = json.loads(done.stdout.splitlines()[-1])
         held = size if way == 'model' else 0
         result[f'{name}_seconds'] = measured['seconds']
@@ -163,6 +208,7 @@ def _measure(action) -> dict[str, float]:
     def sample():
         while not done.wait(0.002):
             samples.append(_memory())
+
     watcher = threading.Thread(target=sample)
     watcher.start()
     try:
@@ -179,6 +225,7 @@ def _child(way: str, folder: Path) -> None:
     torch.set_num_threads(1)
     from pixelsail_mm.checkpoints.checkpoint import load_weights
     from pixelsail_mm.checkpoints.conversion.rewrite import zero_to_safetensors
+
     if way == 'file':
         target = folder.parent / 'model.safetensors'
         print(json.dumps(_measure(lambda: zero_to_safetensors(folder, target))))
@@ -195,8 +242,9 @@ def report(result: dict[str, float]) -> str:
         result: What the benchmarks returned, merged.
     """
     width = max(map(len, result))
-    return '\n'.join(f'{name:{width}} {value:10.3f}{_target(name)}'
-                     for name, value in result.items())
+    return '\n'.join(
+        f'{name:{width}} {value:10.3f}{_target(name)}' for name, value in result.items()
+    )
 
 
 def _target(name: str) -> str:

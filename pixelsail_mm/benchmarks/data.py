@@ -35,19 +35,37 @@ def pipeline_rate(folder: Path, seconds: float = 10.0) -> dict[str, float]:
     """
     from pixelsail_mm.registry import DATASETS
     from pixelsail_mm.worlds.shapes_world import make_shapes_world
+
     root = folder / 'world'
     make_shapes_world(root, 'full', image_size=IMAGE_SIZE, counts=dict(train=32, val=1, test=1))
     reader = dict(data_root=str(root), data_prefix=dict(img_path='images'))
     pipeline = [
-        dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-        dict(type='PromptTypeAugment'), dict(type='ResizeToGrid', patch_size=16),
+        dict(type='LoadImage'),
+        dict(type='LoadMasks'),
+        dict(type='LoadVisualPrompts'),
+        dict(type='PromptTypeAugment'),
+        dict(type='ResizeToGrid', patch_size=16),
         dict(type='BuildConversation', tokenizer=str(root / 'tokenizer')),
-        dict(type='PackPixelInputs', keep_image=True)]
-    dataset = DATASETS.build(dict(
-        type='MergedDataset', pipeline=pipeline, turns=[5, None], datasets=[
-            dict(reader, type='RefCOCODataset', ann_file='refcoco/instances.json',
-                 split_file='refcoco/refs(unc).p'),
-            dict(reader, type='OspreyDataset', ann_file='osprey/osprey_train.json', max_turns=3)]))
+        dict(type='PackPixelInputs', keep_image=True),
+    ]
+    dataset = DATASETS.build(
+        dict(
+            type='MergedDataset',
+            pipeline=pipeline,
+            turns=[5, None],
+            datasets=[
+                dict(
+                    reader,
+                    type='RefCOCODataset',
+                    ann_file='refcoco/instances.json',
+                    split_file='refcoco/refs(unc).p',
+                ),
+                dict(
+                    reader, type='OspreyDataset', ann_file='osprey/osprey_train.json', max_turns=3
+                ),
+            ],
+        )
+    )
     dataset[0]
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -92,8 +110,10 @@ def _words(rng: random.Random, count: int) -> str:
 def _talk(rng: random.Random, turns: int, lead: str = '') -> list[dict]:
     said = []
     for _ in range(turns):
-        said += [{'from': 'human', 'value': lead + _words(rng, 8) + '?'},
-                 {'from': 'gpt', 'value': _words(rng, 25) + '.'}]
+        said += [
+            {'from': 'human', 'value': lead + _words(rng, 8) + '?'},
+            {'from': 'gpt', 'value': _words(rng, 25) + '.'},
+        ]
     return said
 
 
@@ -102,34 +122,62 @@ def _polygon(rng: random.Random) -> list[list[float]]:
 
 
 def _llava(rng: random.Random) -> dict:
-    return dict(id=f'{rng.getrandbits(48):012d}', image=f'coco/{rng.getrandbits(39):012d}.jpg',
-                conversations=_talk(rng, 3))
+    return dict(
+        id=f'{rng.getrandbits(48):012d}',
+        image=f'coco/{rng.getrandbits(39):012d}.jpg',
+        conversations=_talk(rng, 3),
+    )
 
 
 def _osprey(rng: random.Random) -> dict:
-    return dict(file_name=f'{rng.getrandbits(39):012d}.jpg', height=480, width=640,
-                annotation=[dict(segmentation=_polygon(rng)) for _ in range(2)],
-                conversations=_talk(rng, 1, '<region1> or <region2>: '))
+    return dict(
+        file_name=f'{rng.getrandbits(39):012d}.jpg',
+        height=480,
+        width=640,
+        annotation=[dict(segmentation=_polygon(rng)) for _ in range(2)],
+        conversations=_talk(rng, 1, '<region1> or <region2>: '),
+    )
 
 
 def _write_refcoco(folder: Path, count: int, rng: random.Random) -> None:
     polygons = [_polygon(rng) for _ in range(_POOL)]
-    images = [dict(id=i, file_name=f'{i:012d}.jpg', height=480, width=640)
-              for i in range(-(-count // _REFS_PER_IMAGE))]
-    (folder / 'instances.json').write_text(json.dumps(dict(images=images, annotations=[
-        dict(id=i, segmentation=polygons[i % _POOL]) for i in range(count)])))
-    refs = [dict(ref_id=i, ann_id=i, image_id=i // _REFS_PER_IMAGE, split='train',
-                 sentences=[dict(raw=_words(rng, 4))]) for i in range(count)]
+    images = [
+        dict(id=i, file_name=f'{i:012d}.jpg', height=480, width=640)
+        for i in range(-(-count // _REFS_PER_IMAGE))
+    ]
+    (folder / 'instances.json').write_text(
+        json.dumps(
+            dict(
+                images=images,
+                annotations=[dict(id=i, segmentation=polygons[i % _POOL]) for i in range(count)],
+            )
+        )
+    )
+    refs = [
+        dict(
+            ref_id=i,
+            ann_id=i,
+            image_id=i // _REFS_PER_IMAGE,
+            split='train',
+            sentences=[dict(raw=_words(rng, 4))],
+        )
+        for i in range(count)
+    ]
     (folder / 'refs(unc).p').write_bytes(pickle.dumps(refs, 2))
 
 
 def index_configs(folder: Path) -> list[dict]:
     """Readers of what :func:`write_annotations` wrote, with an index cache."""
-    common = dict(data_root=str(folder), data_prefix=dict(img_path='images'),
-                  index_cache=str(folder / 'cache'))
-    return [dict(common, type='LLaVADataset', ann_file='llava.json'),
-            dict(common, type='OspreyDataset', ann_file='osprey.json'),
-            dict(common, type='RefCOCODataset')]
+    common = dict(
+        data_root=str(folder),
+        data_prefix=dict(img_path='images'),
+        index_cache=str(folder / 'cache'),
+    )
+    return [
+        dict(common, type='LLaVADataset', ann_file='llava.json'),
+        dict(common, type='OspreyDataset', ann_file='osprey.json'),
+        dict(common, type='RefCOCODataset'),
+    ]
 
 
 def build_mix(folder: Path) -> dict[str, float]:
@@ -140,11 +188,17 @@ def build_mix(folder: Path) -> dict[str, float]:
         ``import_gigabytes`` (of it, before anything is built) and ``items``.
     """
     from pixelsail_mm.registry import DATASETS
+
     imported = _peak_gigabytes()
     start, cpu_start = time.perf_counter(), time.process_time()
     mix = DATASETS.build(dict(type='MixtureDataset', datasets=index_configs(folder)))
-    return dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu_start,
-                gigabytes=_peak_gigabytes(), import_gigabytes=imported, items=len(mix))
+    return dict(
+        seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - cpu_start,
+        gigabytes=_peak_gigabytes(),
+        import_gigabytes=imported,
+        items=len(mix),
+    )
 
 
 def _peak_gigabytes() -> float:
@@ -165,18 +219,26 @@ def prepare_cost(folder: Path, workers: int = 2) -> dict[str, float]:
         sum of the memory of all processes, seen ten times a second.
     """
     import psutil
+
     config = folder / 'config.py'
-    config.write_text('train_dataloader = ' + repr(dict(dataset=dict(
-        type='MixtureDataset', datasets=index_configs(folder)))))
+    config.write_text(
+        'train_dataloader = '
+        + repr(dict(dataset=dict(type='MixtureDataset', datasets=index_configs(folder))))
+    )
     tool = Path(__file__).parents[2] / 'tools/misc/build_index.py'
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, str(tool), str(config), '--workers', str(workers)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(tool), str(config), '--workers', str(workers)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(process.pid)
-            peak = max(peak, sum(each.memory_info().rss
-                                 for each in (parent, *parent.children(recursive=True))))
+            peak = max(
+                peak,
+                sum(each.memory_info().rss for each in (parent, *parent.children(recursive=True))),
+            )
         time.sleep(0.1)
     if process.returncode:
         raise RuntimeError(f'{tool} failed with status {process.returncode}')
@@ -190,38 +252,54 @@ def index_cost(folder: Path, records: int) -> dict[str, float]:
     """
     root = folder / 'annotations'
     write_annotations(root, records)
-    code = ('import json, sys, pathlib; import pixelsail_mm.datasets; '
-            'from pixelsail_mm.benchmarks.data import build_mix; '
-            'print(json.dumps(build_mix(pathlib.Path(sys.argv[1]))))')
+    code = (
+        'import json, sys, pathlib; import pixelsail_mm.datasets; '
+        'from pixelsail_mm.benchmarks.data import build_mix; '
+        'print(json.dumps(build_mix(pathlib.Path(sys.argv[1]))))'
+    )
     runs = []
     for _ in range(2):
-        done = subprocess.run([sys.executable, '-c', code, str(root)], check=True, text=True,
-                              stdout=subprocess.PIPE)
+        done = subprocess.run(
+            [sys.executable, '-c', code, str(root)], check=True, text=True, stdout=subprocess.PIPE
+        )
         runs.append(json.loads(done.stdout.splitlines()[-1]))
     shutil.rmtree(root / 'cache')
     prepared = prepare_cost(root)
     size = sum(path.stat().st_size for path in root.iterdir() if path.is_file())
     return dict(
-        index_records=records, index_items=runs[0]['items'], index_file_gigabytes=size / 2**30,
-        index_seconds=runs[0]['seconds'], index_cpu_seconds=runs[0]['cpu_seconds'],
-        index_gigabytes=runs[0]['gigabytes'], import_gigabytes=runs[0]['import_gigabytes'],
-        prepare_workers=prepared['workers'], prepare_seconds=prepared['seconds'],
-        prepare_gigabytes=prepared['gigabytes'], cached_seconds=runs[1]['seconds'],
-        cached_gigabytes=runs[1]['gigabytes'])
+        index_records=records,
+        index_items=runs[0]['items'],
+        index_file_gigabytes=size / 2**30,
+        index_seconds=runs[0]['seconds'],
+        index_cpu_seconds=runs[0]['cpu_seconds'],
+        index_gigabytes=runs[0]['gigabytes'],
+        import_gigabytes=runs[0]['import_gigabytes'],
+        prepare_workers=prepared['workers'],
+        prepare_seconds=prepared['seconds'],
+        prepare_gigabytes=prepared['gigabytes'],
+        cached_seconds=runs[1]['seconds'],
+        cached_gigabytes=runs[1]['gigabytes'],
+    )
 
 
 def metric_cost(masks: int = 1000, height: int = 480, width: int = 640) -> dict[str, float]:
     """Seconds that ``RefSegMetric`` takes for ``masks`` predicted masks, results included."""
     from pixelsail_mm.evaluation.metrics import RefSegMetric
+
     rng = np.random.default_rng(0)
     rows, cols = np.mgrid[:height, :width]
     samples = []
     for i in range(masks):
         (y, x, r), (v, u, s) = rng.uniform((60, 60, 20), (420, 580, 150), (2, 3))
-        samples.append(dict(
-            sample_id=f'{i}', dataset='benchmark', task='refseg',
-            gt_masks=((rows - y)**2 + (cols - x)**2 < r * r)[None],
-            pred_masks=((rows - v)**2 + (cols - u)**2 < s * s)[None]))
+        samples.append(
+            dict(
+                sample_id=f'{i}',
+                dataset='benchmark',
+                task='refseg',
+                gt_masks=((rows - y) ** 2 + (cols - x) ** 2 < r * r)[None],
+                pred_masks=((rows - v) ** 2 + (cols - u) ** 2 < s * s)[None],
+            )
+        )
     metric = RefSegMetric()
     start = time.perf_counter()
     for sample in samples:
@@ -233,21 +311,35 @@ def metric_cost(masks: int = 1000, height: int = 480, width: int = 640) -> dict[
 def report(result: dict[str, float]) -> str:
     """Readable table of the figures above, each with its target."""
     rows = [
-        ('pipeline, 512x512, one core', f"{result['samples_per_second']:.1f} samples/s "
-                                        f"(target {TARGETS['samples_per_second']:g})"),
-        ('annotation files', f"{result['index_records']:,} records, "
-                             f"{result['index_file_gigabytes']:.2f} GiB"),
-        ('index from files', f"{result['index_seconds']:.1f} s "
-                             f"({result['index_cpu_seconds']:.1f} s of CPU), "
-                             f"{result['index_gigabytes']:.2f} GiB, "
-                             f"{result['import_gigabytes']:.2f} GiB of it imports "
-                             f"(targets {TARGETS['index_seconds']:g} s, "
-                             f"{TARGETS['index_gigabytes']:g} GiB)"),
-        (f"index, build_index.py --workers {result['prepare_workers']}",
-         f"{result['prepare_seconds']:.1f} s, {result['prepare_gigabytes']:.2f} GiB in all"),
-        ('index from cache', f"{result['cached_seconds']:.2f} s, "
-                             f"{result['cached_gigabytes']:.2f} GiB"),
-        (f"metric, {result['metric_masks']} masks 640x480",
-         f"{result['metric_seconds']:.2f} s (target {TARGETS['metric_seconds']:g} s)"),
+        (
+            'pipeline, 512x512, one core',
+            f'{result["samples_per_second"]:.1f} samples/s '
+            f'(target {TARGETS["samples_per_second"]:g})',
+        ),
+        (
+            'annotation files',
+            f'{result["index_records"]:,} records, {result["index_file_gigabytes"]:.2f} GiB',
+        ),
+        (
+            'index from files',
+            f'{result["index_seconds"]:.1f} s '
+            f'({result["index_cpu_seconds"]:.1f} s of CPU), '
+            f'{result["index_gigabytes"]:.2f} GiB, '
+            f'{result["import_gigabytes"]:.2f} GiB of it imports '
+            f'(targets {TARGETS["index_seconds"]:g} s, '
+            f'{TARGETS["index_gigabytes"]:g} GiB)',
+        ),
+        (
+            f'index, build_index.py --workers {result["prepare_workers"]}',
+            f'{result["prepare_seconds"]:.1f} s, {result["prepare_gigabytes"]:.2f} GiB in all',
+        ),
+        (
+            'index from cache',
+            f'{result["cached_seconds"]:.2f} s, {result["cached_gigabytes"]:.2f} GiB',
+        ),
+        (
+            f'metric, {result["metric_masks"]} masks 640x480',
+            f'{result["metric_seconds"]:.2f} s (target {TARGETS["metric_seconds"]:g} s)',
+        ),
     ]
     return '\n'.join(f'{name:34}{value}' for name, value in rows)

@@ -21,6 +21,7 @@ IMAGE_SIZE = 512
 TARGET = 1.2
 _BLOCK = 10  # images between two looks at the clock
 
+
 def small_sam2(size: int) -> dict[str, Any]:
     """SAM 2 with a small trunk, so that a thousand images take minutes on one core.
 
@@ -32,17 +33,30 @@ def small_sam2(size: int) -> dict[str, Any]:
         size: Side of the input in pixels.
     """
     stride = size // 4
-    return dict(type='SAM2Expert', size=size, model=dict(
-        vision_config=dict(
-            backbone_config=dict(
-                model_type='sam2_hiera_det_model', hidden_size=8, num_attention_heads=1,
-                blocks_per_stage=[1, 1, 1, 1], embed_dim_per_stage=[8, 16, 32, 64],
-                num_attention_heads_per_stage=[1, 1, 1, 1], image_size=[size, size],
-                window_size_per_stage=[8, 4, 16, 8], global_attention_blocks=[]),
-            backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=256,
-            backbone_feature_sizes=[[stride, stride], [stride // 2] * 2, [stride // 4] * 2]),
-        prompt_encoder_config=dict(hidden_size=256, image_size=size),
-        mask_decoder_config=dict(hidden_size=256, mlp_dim=32, num_hidden_layers=1)))
+    return dict(
+        type='SAM2Expert',
+        size=size,
+        model=dict(
+            vision_config=dict(
+                backbone_config=dict(
+                    model_type='sam2_hiera_det_model',
+                    hidden_size=8,
+                    num_attention_heads=1,
+                    blocks_per_stage=[1, 1, 1, 1],
+                    embed_dim_per_stage=[8, 16, 32, 64],
+                    num_attention_heads_per_stage=[1, 1, 1, 1],
+                    image_size=[size, size],
+                    window_size_per_stage=[8, 4, 16, 8],
+                    global_attention_blocks=[],
+                ),
+                backbone_channel_list=[64, 32, 16, 8],
+                fpn_hidden_size=256,
+                backbone_feature_sizes=[[stride, stride], [stride // 2] * 2, [stride // 4] * 2],
+            ),
+            prompt_encoder_config=dict(hidden_size=256, image_size=size),
+            mask_decoder_config=dict(hidden_size=256, mlp_dim=32, num_hidden_layers=1),
+        ),
+    )
 
 
 def write_photos(folder: Path, count: int) -> list[Image]:
@@ -65,8 +79,13 @@ def write_photos(folder: Path, count: int) -> list[Image]:
     return images
 
 
-def caching_cost(folder: Path, expert: dict[str, Any], images: int = 1000, device: str = 'cpu',
-                 max_seconds: float = float('inf')) -> dict[str, Any]:
+def caching_cost(
+    folder: Path,
+    expert: dict[str, Any],
+    images: int = 1000,
+    device: str = 'cpu',
+    max_seconds: float = float('inf'),
+) -> dict[str, Any]:
     """Compare caching with the expert's bare forward, in turns of a few images.
 
     Bare: decoded images in memory -> processor and model -> maps. Caching: files -> hash, decode,
@@ -93,10 +112,11 @@ def caching_cost(folder: Path, expert: dict[str, Any], images: int = 1000, devic
     [feature] = built([_decoded(files[0])])
     end = time.monotonic() + max_seconds
     while done < images and time.monotonic() < end:
-        block = files[done:done + _BLOCK]
+        block = files[done : done + _BLOCK]
         samples = [_decoded(file) for file in block]
-        turns = dict(bare=partial(_bare, built, samples),
-                     caching=partial(cache_images, built, writer, block))
+        turns = dict(
+            bare=partial(_bare, built, samples), caching=partial(cache_images, built, writer, block)
+        )
         for name in sorted(turns, reverse=done // _BLOCK % 2):
             start, cpu_start = time.perf_counter(), time.process_time()
             turns[name]()
@@ -106,11 +126,17 @@ def caching_cost(folder: Path, expert: dict[str, Any], images: int = 1000, devic
     if len(ShardStore(job.out)) != done:
         raise RuntimeError(f'{len(ShardStore(job.out))} of {done} features are in the cache')
     return dict(
-        images=done, feature=list(feature.shape), bare_seconds=wall['bare'],
-        caching_seconds=wall['caching'], ratio=wall['caching'] / wall['bare'],
-        bare_cpu_seconds=cpu['bare'], caching_cpu_seconds=cpu['caching'],
-        cpu_ratio=cpu['caching'] / cpu['bare'], gigabytes=writer.written_bytes / 1e9,
-        threads=torch.get_num_threads())
+        images=done,
+        feature=list(feature.shape),
+        bare_seconds=wall['bare'],
+        caching_seconds=wall['caching'],
+        ratio=wall['caching'] / wall['bare'],
+        bare_cpu_seconds=cpu['bare'],
+        caching_cpu_seconds=cpu['caching'],
+        cpu_ratio=cpu['caching'] / cpu['bare'],
+        gigabytes=writer.written_bytes / 1e9,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _decoded(file: Image) -> PixelDataSample:
@@ -130,13 +156,17 @@ def _bare(expert: VisionExpert, samples: list[PixelDataSample]) -> None:
 def report(result: dict[str, Any]) -> str:
     """Readable table of the figures."""
     images = result['images']
-    rows = [f'{images} images of {IMAGE_SIZE}x{IMAGE_SIZE}, maps of '
-            f'{"x".join(map(str, result["feature"]))}, {result["threads"]} thread(s)']
+    rows = [
+        f'{images} images of {IMAGE_SIZE}x{IMAGE_SIZE}, maps of '
+        f'{"x".join(map(str, result["feature"]))}, {result["threads"]} thread(s)'
+    ]
     for label, key in (('bare forward', 'bare'), ('caching', 'caching')):
         wall, cpu = result[f'{key}_seconds'], result[f'{key}_cpu_seconds']
-        rows.append(f'{label:14}{wall:8.1f} s ({1000 * wall / images:.1f} ms per image), '
-                    f'{cpu:.1f} s of CPU')
+        rows.append(
+            f'{label:14}{wall:8.1f} s ({1000 * wall / images:.1f} ms per image), {cpu:.1f} s of CPU'
+        )
     rows.append(f'{"written":14}{result["gigabytes"]:8.2f} GB')
-    rows.append(f'{"ratio":14}{result["ratio"]:8.3f} (target {TARGET}), '
-                f'{result["cpu_ratio"]:.3f} of CPU')
+    rows.append(
+        f'{"ratio":14}{result["ratio"]:8.3f} (target {TARGET}), {result["cpu_ratio"]:.3f} of CPU'
+    )
     return '\n'.join(rows)

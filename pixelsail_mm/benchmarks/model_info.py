@@ -12,8 +12,12 @@ from pixelsail_mm.models.heads.names import head_attribute
 from pixelsail_mm.type_names import type_name
 
 #: ZeRO stages with what they share out among the processes.
-ZERO_STAGES = {0: (), 1: ('optimizer', ), 2: ('optimizer', 'gradients'),
-               3: ('optimizer', 'gradients', 'weights')}
+ZERO_STAGES = {
+    0: (),
+    1: ('optimizer',),
+    2: ('optimizer', 'gradients'),
+    3: ('optimizer', 'gradients', 'weights'),
+}
 # Parts in the order of the table, by the longest prefix of a parameter's name that fits.
 _PARTS = {
     'backbone.llm.model.embed_tokens': 'token embedding',
@@ -29,8 +33,10 @@ NO_ZERO3 = 'not with 4-bit weights'
 DISTILLATION = 'distillation (training only)'
 # Bytes per parameter. bfloat16: gradients too; AdamW keeps float32 weights and two moments. A 4-bit
 # weight takes half a byte and its share of one float32 scale for 64 of them (bitsandbytes).
-_BYTES = {'bfloat16': dict(weights=2, gradients=2, optimizer=12),
-          'float32': dict(weights=4, gradients=4, optimizer=8)}
+_BYTES = {
+    'bfloat16': dict(weights=2, gradients=2, optimizer=12),
+    'float32': dict(weights=4, gradients=4, optimizer=8),
+}
 _FOUR_BIT = 0.5 + 4 / 64
 
 
@@ -74,11 +80,18 @@ class ModelInfo:
         """
         size = _BYTES[self.precision]
         plain = sum(self.parts.values()) - self.four_bit
-        kinds = dict(weights=size['weights'] * plain + _FOUR_BIT * self.four_bit,
-                     gradients=size['gradients'] * self.trainable,
-                     optimizer=size['optimizer'] * self.trainable)
-        return sum(value / (processes if kind in ZERO_STAGES[stage] else 1)
-                   for kind, value in kinds.items()) / 2**30
+        kinds = dict(
+            weights=size['weights'] * plain + _FOUR_BIT * self.four_bit,
+            gradients=size['gradients'] * self.trainable,
+            optimizer=size['optimizer'] * self.trainable,
+        )
+        return (
+            sum(
+                value / (processes if kind in ZERO_STAGES[stage] else 1)
+                for kind, value in kinds.items()
+            )
+            / 2**30
+        )
 
 
 def model_info(cfg: Any, tokenizer: str | None = None) -> ModelInfo:
@@ -102,9 +115,9 @@ def model_info(cfg: Any, tokenizer: str | None = None) -> ModelInfo:
     four_bit = 0
     if cfg.model.backbone.get('quantization'):
         four_bit = _linear_weights(model.backbone.llm)
-    half = (cfg.model.backbone.get('dtype') == 'bfloat16'
-            or type_name(cfg.get('optim_wrapper', {}).get('type')) in (
-                'AmpOptimWrapper', 'PixelAmpOptimWrapper'))
+    half = cfg.model.backbone.get('dtype') == 'bfloat16' or type_name(
+        cfg.get('optim_wrapper', {}).get('type')
+    ) in ('AmpOptimWrapper', 'PixelAmpOptimWrapper')
     tokens, size = _image_tokens(cfg, getattr(model.backbone, 'image_layout', 'block'))
     return ModelInfo(
         parts=_count_parts(model),
@@ -114,21 +127,25 @@ def model_info(cfg: Any, tokenizer: str | None = None) -> ModelInfo:
         vocabulary=rows,
         image_tokens=tokens,
         image_size=size,
-        schedule=_schedule(cfg))
+        schedule=_schedule(cfg),
+    )
 
 
 def _vocabulary(tokenizer: Any) -> int:
     """Rows that the embedding gets: the tokenizer with Pixel-SAIL's tokens."""
     from pixelsail_mm.downloads import hub_architecture
     from pixelsail_mm.tokenization import TASK_TOKENS, VISION_TOKENS, build_tokenizer
+
     known = hub_architecture(tokenizer) if isinstance(tokenizer, str) else None
     if known:
         # All of the catalogue know the chat tokens, none knows the others.
         return known['tokenizer_length'] + len(VISION_TOKENS) + len(TASK_TOKENS)
     if isinstance(tokenizer, str) and not os.path.isdir(tokenizer):
-        raise ConfigError(f'model.tokenizer={tokenizer!r} is neither in the catalogue '
-                          '(tools/misc/download.py --list) nor a folder here; name a folder with '
-                          '--tokenizer')
+        raise ConfigError(
+            f'model.tokenizer={tokenizer!r} is neither in the catalogue '
+            '(tools/misc/download.py --list) nor a folder here; name a folder with '
+            '--tokenizer'
+        )
     return len(build_tokenizer(tokenizer))
 
 
@@ -140,6 +157,7 @@ def _build_without_memory(model: dict[str, Any], rows: int) -> Any:
     import pixelsail_mm.models  # noqa: F401  registers the parts
     from pixelsail_mm.registry import MODELS
     from pixelsail_mm.testing.tiny_models import byte_tokenizer
+
     backbone = dict(model['backbone'], vocab_size=rows, llm=_settings(model['backbone']['llm']))
     backbone.pop('quantization', None)
     distill = [dict(loss, expert=_no_expert) for loss in model.get('distill') or ()]
@@ -151,8 +169,10 @@ def _build_without_memory(model: dict[str, Any], rows: int) -> Any:
 
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if getattr(args[0] if args else None, 'is_meta', False):
-                args = [torch.device('meta') if isinstance(value, str) and value == 'cpu'
-                        else value for value in args]
+                args = [
+                    torch.device('meta') if isinstance(value, str) and value == 'cpu' else value
+                    for value in args
+                ]
             return function(*args, **(kwargs or {}))
 
     with torch.device('meta'), NothingOnTheCPU():
@@ -162,16 +182,20 @@ def _build_without_memory(model: dict[str, Any], rows: int) -> Any:
 def _settings(llm: str | Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a decoder, without the rows of its embedding."""
     from pixelsail_mm.downloads import hub_architecture
+
     if not isinstance(llm, str):
         return dict(llm)
     known = hub_architecture(llm)
     if known:
         return {key: value for key, value in known['architecture'].items() if key != 'vocab_size'}
     if not os.path.isfile(os.path.join(llm, 'config.json')):
-        raise ConfigError(f'model.backbone.llm={llm!r} is neither in the catalogue '
-                          '(pixelsail_mm/downloads/catalogue.yml, key `architecture`) nor a folder '
-                          'with config.json; add it there')
+        raise ConfigError(
+            f'model.backbone.llm={llm!r} is neither in the catalogue '
+            '(pixelsail_mm/downloads/catalogue.yml, key `architecture`) nor a folder '
+            'with config.json; add it there'
+        )
     from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(llm)
     return {key: value for key, value in config.to_dict().items() if key != 'vocab_size'}
 
@@ -185,8 +209,13 @@ def _count_parts(model: Any) -> dict[str, int]:
     parts = {**_PARTS, **heads, 'distill': DISTILLATION}
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        part = _LORA_PART if '.lora_' in name else next(
-            (part for prefix, part in parts.items() if name.startswith(prefix + '.')), 'other')
+        part = (
+            _LORA_PART
+            if '.lora_' in name
+            else next(
+                (part for prefix, part in parts.items() if name.startswith(prefix + '.')), 'other'
+            )
+        )
         counts[part] = counts.get(part, 0) + parameter.numel()
     order = [*parts.values(), _LORA_PART, 'other']
     return {part: counts[part] for part in order if part in counts}
@@ -195,20 +224,29 @@ def _count_parts(model: Any) -> dict[str, int]:
 def _linear_weights(llm: Any) -> int:
     """Weights that bitsandbytes turns into 4 bits: of all linear layers but the head."""
     from torch import nn
-    return sum(module.weight.numel() for name, module in llm.named_modules()
-               if isinstance(module, nn.Linear) and '.lora_' not in name
-               and not name.startswith('lm_head'))
+
+    return sum(
+        module.weight.numel()
+        for name, module in llm.named_modules()
+        if isinstance(module, nn.Linear) and '.lora_' not in name and not name.startswith('lm_head')
+    )
 
 
 def _image_tokens(cfg: Any, layout: str) -> tuple[int, tuple[int, int]]:
     """Tokens of the largest square image, and its size in pixels."""
     import pixelsail_mm.datasets  # noqa: F401  registers the transforms
     from pixelsail_mm.registry import TRANSFORMS
-    stages = [stage for stage in cfg.get('test_pipeline') or cfg.get('train_pipeline') or ()
-              if 'patch_size' in stage]
+
+    stages = [
+        stage
+        for stage in cfg.get('test_pipeline') or cfg.get('train_pipeline') or ()
+        if 'patch_size' in stage
+    ]
     if not stages:
-        raise ConfigError('neither `test_pipeline` nor `train_pipeline` has a stage with '
-                          '`patch_size`: there is no telling how large images become')
+        raise ConfigError(
+            'neither `test_pipeline` nor `train_pipeline` has a stage with '
+            '`patch_size`: there is no telling how large images become'
+        )
     resize = TRANSFORMS.build(stages[0].to_dict())
     rows, columns = resize.grid(resize.max_size, resize.max_size)
     # <vision> patches </vision>, or <|vis_cls|> and an end to every row.
@@ -218,14 +256,21 @@ def _image_tokens(cfg: Any, layout: str) -> tuple[int, tuple[int, int]]:
 
 def _schedule(cfg: Any) -> str:
     length = cfg.get('train_cfg') or {}
-    words = (f'{length["max_iters"]:,} iterations' if 'max_iters' in length
-             else f'{length["max_epochs"]} epoch' if 'max_epochs' in length else 'not stated')
+    words = (
+        f'{length["max_iters"]:,} iterations'
+        if 'max_iters' in length
+        else f'{length["max_epochs"]} epoch'
+        if 'max_epochs' in length
+        else 'not stated'
+    )
     wrapper, loader = cfg.get('optim_wrapper', {}), cfg.get('train_dataloader', {})
     if 'optimizer' not in wrapper:
         return words
-    return (f'{words}, batch {loader.get("batch_size", 1)} x accumulation '
-            f'{wrapper.get("accumulative_counts", 1)} per process, '
-            f'{wrapper["optimizer"]["type"]} {wrapper["optimizer"]["lr"]:g}')
+    return (
+        f'{words}, batch {loader.get("batch_size", 1)} x accumulation '
+        f'{wrapper.get("accumulative_counts", 1)} per process, '
+        f'{wrapper["optimizer"]["type"]} {wrapper["optimizer"]["lr"]:g}'
+    )
 
 
 def report(info: ModelInfo, processes: int = 8) -> str:
@@ -236,25 +281,39 @@ def report(info: ModelInfo, processes: int = 8) -> str:
         processes: Number of processes for the ZeRO stages.
     """
     width = max(map(len, info.parts)) + 2
-    lines = ['parameters', *(f'  {part:{width}}{count:>16,}' for part, count in info.parts.items()),
-             f'  {"total, as used":{width}}{info.total:>16,}',
-             f'  {"trained":{width}}{info.trainable:>16,}']
+    lines = [
+        'parameters',
+        *(f'  {part:{width}}{count:>16,}' for part, count in info.parts.items()),
+        f'  {"total, as used":{width}}{info.total:>16,}',
+        f'  {"trained":{width}}{info.trainable:>16,}',
+    ]
     if info.four_bit:
         lines.append(f'  {"held in 4 bits":{width}}{info.four_bit:>16,}')
     size = _BYTES[info.precision]
-    lines += ['', f'training state per process in {info.precision}: '
-              f'{size["weights"]} B x all + ({size["gradients"]} gradients + '
-              f'{size["optimizer"]} AdamW) B x trained; without activations and experts',
-              f'  {"":10}{"1 process":>12}{f"{processes} processes":>14}']
+    lines += [
+        '',
+        f'training state per process in {info.precision}: '
+        f'{size["weights"]} B x all + ({size["gradients"]} gradients + '
+        f'{size["optimizer"]} AdamW) B x trained; without activations and experts',
+        f'  {"":10}{"1 process":>12}{f"{processes} processes":>14}',
+    ]
     for stage, shared in ZERO_STAGES.items():
         name = f'ZeRO-{stage}' if stage else 'no ZeRO'
         if info.four_bit and stage == 3:
             lines.append(f'  {name:10}{NO_ZERO3}')
             continue
         one, many = info.training_state(stage), info.training_state(stage, processes)
-        lines.append(f'  {name:10}{one:8.2f} GiB{many:10.2f} GiB'
-                     + (f'   shared out: {", ".join(shared)}' if shared else ''))
+        lines.append(
+            f'  {name:10}{one:8.2f} GiB{many:10.2f} GiB'
+            + (f'   shared out: {", ".join(shared)}' if shared else '')
+        )
     height, width = info.image_size
-    return '\n'.join([*lines, '', f'vocabulary     {info.vocabulary:,} rows',
-                      f'image tokens   {info.image_tokens:,} for {width}x{height} pixels',
-                      f'schedule       {info.schedule}'])
+    return '\n'.join(
+        [
+            *lines,
+            '',
+            f'vocabulary     {info.vocabulary:,} rows',
+            f'image tokens   {info.image_tokens:,} for {width}x{height} pixels',
+            f'schedule       {info.schedule}',
+        ]
+    )

@@ -15,12 +15,18 @@ import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.hf.export import export_hf
 
 # Stored in, computed in; the first is what the others are compared with.
-_CASES = (('float32', 'float32'), ('float16', 'float32'), ('bfloat16', 'float32'),
-          ('float16', 'float16'), ('bfloat16', 'bfloat16'))
+_CASES = (
+    ('float32', 'float32'),
+    ('float16', 'float32'),
+    ('bfloat16', 'float32'),
+    ('float16', 'float16'),
+    ('bfloat16', 'bfloat16'),
+)
 
 
-def compare_precisions(cfg: Config, checkpoint: str | os.PathLike, image: str, text: str
-                       ) -> list[dict]:
+def compare_precisions(
+    cfg: Config, checkpoint: str | os.PathLike, image: str, text: str
+) -> list[dict]:
     """Export a model in each precision and ask it the same question.
 
     Args:
@@ -48,12 +54,16 @@ def compare_precisions(cfg: Config, checkpoint: str | os.PathLike, image: str, t
 
 def report(rows: list[dict]) -> str:
     """The result of :func:`compare_precisions` as a Markdown table."""
-    lines = ['| stored in | computed in | largest difference of a logit | same text | mask IoU |',
-             '|---|---|---|---|---|']
+    lines = [
+        '| stored in | computed in | largest difference of a logit | same text | mask IoU |',
+        '|---|---|---|---|---|',
+    ]
     for row in rows:
         overlap = '-' if row['iou'] is None else f'{row["iou"]:.3f}'
-        lines.append(f'| {row["stored"]} | {row["computed"]} | {row["difference"]:.2g} | '
-                     f'{"yes" if row["same_text"] else "no"} | {overlap} |')
+        lines.append(
+            f'| {row["stored"]} | {row["computed"]} | {row["difference"]:.2g} | '
+            f'{"yes" if row["same_text"] else "no"} | {overlap} |'
+        )
     return '\n'.join(lines)
 
 
@@ -63,8 +73,11 @@ def _ask(folder: Path, dtype: str, image: str, text: str) -> dict:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     inputs = AutoProcessor.from_pretrained(folder)(images=image, text=text)
     answer = model.generate(**inputs, do_sample=False, return_dict_in_generate=True)
-    return dict(logits=model(**inputs).logits.float(), ids=answer.sequences[0].tolist(),
-                masks=answer.masks[0])
+    return dict(
+        logits=model(**inputs).logits.float(),
+        ids=answer.sequences[0].tolist(),
+        masks=answer.masks[0],
+    )
 
 
 def _compare(reference: dict, answer: dict) -> dict:
@@ -74,7 +87,8 @@ def _compare(reference: dict, answer: dict) -> dict:
     return dict(
         difference=(reference['logits'] - answer['logits']).abs().max().item(),
         same_text=reference['ids'] == answer['ids'],
-        iou=min(_iou(one, other) for one, other in pairs) if comparable else None)
+        iou=min(_iou(one, other) for one, other in pairs) if comparable else None,
+    )
 
 
 def _iou(one: Tensor, other: Tensor) -> float:

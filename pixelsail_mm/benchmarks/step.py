@@ -16,15 +16,25 @@ IMAGE_PATCHES, PATCH, TEXT_TOKENS, SEGS = (24, 24), 16, 115, 5
 
 def reference_config(tokenizer) -> dict:
     """Model of 7.4 M parameters: hidden 256, 6 layers, 8 heads / 2 kv, 12,544 points, S 256."""
-    llm = dict(model_type='qwen2', hidden_size=256, intermediate_size=1024, num_hidden_layers=6,
-               num_attention_heads=8, num_key_value_heads=2, rope_theta=1e6,
-               tie_word_embeddings=False, vocab_size=358)
+    llm = dict(
+        model_type='qwen2',
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        rope_theta=1e6,
+        tie_word_embeddings=False,
+        vocab_size=358,
+    )
     return dict(
-        type='PixelSAIL', tokenizer=tokenizer,
+        type='PixelSAIL',
+        tokenizer=tokenizer,
         backbone=dict(type='SingleTransformer', llm=llm, patch_size=PATCH),
         prompt_injector=dict(type='VisualPromptInjector'),
         neck=dict(type='LearnableUpsampler', out_stride=2),
-        mask_head=dict(type='SegTokenMaskHead', embed_channels=256, num_points=12544))
+        mask_head=dict(type='SegTokenMaskHead', embed_channels=256, num_points=12544),
+    )
 
 
 def matmul_peak(seconds: float = 2.0, size: int = 2048) -> float:
@@ -53,11 +63,13 @@ def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
         float32 matrix products and the share of it reached.
     """
     from torch.utils.flop_counter import FlopCounterMode
+
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = MODELS.build(reference_config(byte_tokenizer()))
-    sample = make_sample(model.tokens, IMAGE_PATCHES, SEGS, patch_size=PATCH,
-                         text_length=TEXT_TOKENS)
+    sample = make_sample(
+        model.tokens, IMAGE_PATCHES, SEGS, patch_size=PATCH, text_length=TEXT_TOKENS
+    )
     batch = model.data_preprocessor(collate([sample]))
 
     def step():
@@ -72,8 +84,9 @@ def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
     pairs = [(matmul_peak(0.5), _timed(step)) for _ in range(repeats)]
     ratios = [flops / seconds / peak for peak, seconds in pairs]
     model.eval()
-    prompt = make_sample(model.tokens, IMAGE_PATCHES, 0, patch_size=PATCH,
-                         text_length=TEXT_TOKENS + SEGS)
+    prompt = make_sample(
+        model.tokens, IMAGE_PATCHES, 0, patch_size=PATCH, text_length=TEXT_TOKENS + SEGS
+    )
     prompt[0]['labels'].fill_(-100)
     data = collate([prompt])
 
@@ -86,11 +99,17 @@ def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
     times = [seconds for _, seconds in pairs]
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
-        tokens=batch['inputs']['input_ids'].shape[1], threads=threads,
-        train_seconds=median(times), train_seconds_best=min(times), train_flops=flops,
-        peak_flops=max(peak for peak, _ in pairs), share_of_peak=median(ratios),
-        share_of_peak_best=max(ratios), predict_seconds=median(predictions),
-        predict_seconds_best=min(predictions))
+        tokens=batch['inputs']['input_ids'].shape[1],
+        threads=threads,
+        train_seconds=median(times),
+        train_seconds_best=min(times),
+        train_flops=flops,
+        peak_flops=max(peak for peak, _ in pairs),
+        share_of_peak=median(ratios),
+        share_of_peak_best=max(ratios),
+        predict_seconds=median(predictions),
+        predict_seconds_best=min(predictions),
+    )
 
 
 def _timed(function: Callable[[], None]) -> float:
@@ -102,15 +121,23 @@ def _timed(function: Callable[[], None]) -> float:
 def report(result: dict[str, float]) -> str:
     """Readable table of :func:`run_benchmark`'s result."""
     rows = [
-        ('parameters', f"{result['parameters'] / 1e6:.2f} M"),
-        ('sequence', f"{result['tokens']} tokens, {result['threads']} threads, float32"),
-        ('forward + backward', f"{result['train_seconds']:.2f} s median, "
-                               f"{result['train_seconds_best']:.2f} s best"),
+        ('parameters', f'{result["parameters"] / 1e6:.2f} M'),
+        ('sequence', f'{result["tokens"]} tokens, {result["threads"]} threads, float32'),
+        (
+            'forward + backward',
+            f'{result["train_seconds"]:.2f} s median, {result["train_seconds_best"]:.2f} s best',
+        ),
         ('work', f"{result['train_flops'] / 1e9:.1f} GFLOP (torch's counter)"),
-        ('matrix-product peak', f"{result['peak_flops'] / 1e9:.0f} GFLOP/s (float32, this run)"),
-        ('share of the peak', f"{result['share_of_peak']:.2f} median, "
-                              f"{result['share_of_peak_best']:.2f} best (target 0.45)"),
-        ('predict, 16 new tokens', f"{result['predict_seconds']:.2f} s median, "
-                                   f"{result['predict_seconds_best']:.2f} s best"),
+        ('matrix-product peak', f'{result["peak_flops"] / 1e9:.0f} GFLOP/s (float32, this run)'),
+        (
+            'share of the peak',
+            f'{result["share_of_peak"]:.2f} median, '
+            f'{result["share_of_peak_best"]:.2f} best (target 0.45)',
+        ),
+        (
+            'predict, 16 new tokens',
+            f'{result["predict_seconds"]:.2f} s median, '
+            f'{result["predict_seconds_best"]:.2f} s best',
+        ),
     ]
     return '\n'.join(f'{name:28}{value}' for name, value in rows)

@@ -35,14 +35,25 @@ from pixelsail_mm.checkpoints.loading.load_report import LoadReport, shortened
 from pixelsail_mm.checkpoints.loading.vocabulary import stored_vocabulary
 from pixelsail_mm.errors import CheckpointError
 
-__all__ = ['TRAINING_ONLY_PREFIXES', 'LoadReport', 'apply_weights', 'load_state', 'load_weights',
-           'loading_fault', 'open_state', 'save_weights', 'trusted_types', 'weights_only_loading']
+__all__ = [
+    'TRAINING_ONLY_PREFIXES',
+    'LoadReport',
+    'apply_weights',
+    'load_state',
+    'load_weights',
+    'loading_fault',
+    'open_state',
+    'save_weights',
+    'trusted_types',
+    'weights_only_loading',
+]
 
 _NUMBERED_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\..+)')
 
 
-def open_state(path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = True
-               ) -> dict[str, Any]:
+def open_state(
+    path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = True
+) -> dict[str, Any]:
     """Open a checkpoint; values are read when they are used, code in it never runs.
 
     Args:
@@ -63,8 +74,9 @@ def open_state(path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = 
     content = (_open_folder if path.is_dir() else _open_file)(path, map_location, mmap)
     if any(key.startswith('model.backbone.') for key in content['state_dict']):
         # Written for Hugging Face, where the architecture is a part of the model.
-        content['state_dict'] = {key.removeprefix('model.'): value
-                                 for key, value in content['state_dict'].items()}
+        content['state_dict'] = {
+            key.removeprefix('model.'): value for key, value in content['state_dict'].items()
+        }
     return content
 
 
@@ -87,8 +99,12 @@ def _check_weights(path: Path, state: Any) -> None:
         raise CheckpointError(path, f'its state_dict is a {type(state).__name__}', remedy)
     for key, value in state.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise CheckpointError(path, f'{key!r} in it is a {type(value).__name__}, where names '
-                                  'of weights with their tensors are expected', remedy)
+            raise CheckpointError(
+                path,
+                f'{key!r} in it is a {type(value).__name__}, where names '
+                'of weights with their tensors are expected',
+                remedy,
+            )
 
 
 def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
@@ -99,19 +115,25 @@ def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
         if shards:
             break
     else:
-        inside = sorted(str(folder) for folder in path.iterdir()
-                        if folder.is_dir() and is_zero_folder(folder))
+        inside = sorted(
+            str(folder) for folder in path.iterdir() if folder.is_dir() and is_zero_folder(folder)
+        )
         raise CheckpointError(
-            path, 'a folder with neither DeepSpeed nor safetensors nor pytorch_model*.bin files in '
-            'it', f'pass {shortened(inside, 3) or "a .pth or .safetensors file"}')
+            path,
+            'a folder with neither DeepSpeed nor safetensors nor pytorch_model*.bin files in it',
+            f'pass {shortened(inside, 3) or "a .pth or .safetensors file"}',
+        )
     state: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
         opened = _open_file(shard, map_location, mmap)
         twice = sorted(state.keys() & opened['state_dict'].keys())
         if twice:
-            raise CheckpointError(path, f'{twice[0]} is in {shard.name} and in another file of the '
-                                  'folder', 'pass the one file that is meant')
+            raise CheckpointError(
+                path,
+                f'{twice[0]} is in {shard.name} and in another file of the folder',
+                'pass the one file that is meant',
+            )
         state.update(opened['state_dict'])
         if suffix == '.safetensors':
             metadata.update(opened['meta'])
@@ -125,16 +147,19 @@ def _shards(folder: Path, suffix: str, pattern: str) -> list[Path]:
     remedy = 'copy or download the missing files'
     absent = listed - {file.name for file in present}
     if absent:
-        raise CheckpointError(folder, f'its index lists {", ".join(sorted(absent))}, which are not '
-                              'there', remedy)
+        raise CheckpointError(
+            folder, f'its index lists {", ".join(sorted(absent))}, which are not there', remedy
+        )
     if listed:
         return [file for file in present if file.name in listed]
-    series = Counter(found.groups() for file in present
-                     if (found := _NUMBERED_SHARD.fullmatch(file.name)))
+    series = Counter(
+        found.groups() for file in present if (found := _NUMBERED_SHARD.fullmatch(file.name))
+    )
     for (stem, total, _), count in series.items():
         if count != int(total):
-            raise CheckpointError(folder, f'{count} of the files {stem}-*-of-{total} are there',
-                                  remedy)
+            raise CheckpointError(
+                folder, f'{count} of the files {stem}-*-of-{total} are there', remedy
+            )
     return present
 
 
@@ -145,8 +170,9 @@ def _listed(index: Path) -> set[str]:
             raise TypeError('a name that is no text')
         return names
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(index, f'not a readable list of shards ({error})',
-                              'copy or download it again') from error
+        raise CheckpointError(
+            index, f'not a readable list of shards ({error})', 'copy or download it again'
+        ) from error
 
 
 def load_state(path: str | os.PathLike, map_location: str = 'cpu') -> dict[str, Any]:
@@ -177,8 +203,9 @@ def load_state(path: str | os.PathLike, map_location: str = 'cpu') -> dict[str, 
     return content
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike,
-                 required_prefixes: Sequence[str] | None = None) -> LoadReport:
+def load_weights(
+    model: nn.Module, path: str | os.PathLike, required_prefixes: Sequence[str] | None = None
+) -> LoadReport:
     """Load a checkpoint's weights into a model and say what was loaded, missed and skipped.
 
     A key whose tensor is tied to one that the file holds counts as loaded; tensors of equal size
@@ -202,12 +229,19 @@ def load_weights(model: nn.Module, path: str | os.PathLike,
     """
     content = open_state(path)
     vocabulary = stored_vocabulary(Path(path).expanduser(), content.get('meta'))
-    return apply_weights(model, content['state_dict'], str(path), required_prefixes,
-                         vocabulary=vocabulary, by_token=True)
+    return apply_weights(
+        model,
+        content['state_dict'],
+        str(path),
+        required_prefixes,
+        vocabulary=vocabulary,
+        by_token=True,
+    )
 
 
-def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike,
-                 metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    state: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a state dict as one safetensors file, atomically.
 
     Tied tensors are written once; the other names go into the file's header and come back on

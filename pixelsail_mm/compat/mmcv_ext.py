@@ -34,9 +34,10 @@ def _raiser(name: str) -> Callable[..., Any]:
     def missing_op(*args, **kwargs):
         raise RuntimeError(
             f"the compiled MMCV operator '{name}' was called, but the installed MMCV has no "
-            "compiled operators (mmcv-lite). Install the full build: pip uninstall mmcv-lite, then "
-            "'mim install \"mmcv>=2.1,<2.2\"' or build it with MMCV_WITH_OPS=1; or choose a "
-            'component that does not need this operator')
+            'compiled operators (mmcv-lite). Install the full build: pip uninstall mmcv-lite, then '
+            '\'mim install "mmcv>=2.1,<2.2"\' or build it with MMCV_WITH_OPS=1; or choose a '
+            'component that does not need this operator'
+        )
 
     missing_op.__name__ = missing_op.__qualname__ = name
     return missing_op

@@ -17,8 +17,10 @@ MODULE_NAME = 'deepspeed.runtime.fp16.onebit'
 def _missing(name: str) -> type:
 
     def refuse(self, *args, **kwargs):
-        raise ConfigError(f'optimizer.type={name!r}: DeepSpeed 0.19 and later have no 1-bit '
-                          'optimizers; use AdamW, or install deepspeed<0.19')
+        raise ConfigError(
+            f'optimizer.type={name!r}: DeepSpeed 0.19 and later have no 1-bit '
+            'optimizers; use AdamW, or install deepspeed<0.19'
+        )
 
     return type(name, (), dict(__init__=refuse))
 

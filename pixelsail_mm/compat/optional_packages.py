@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 _BUILDER, _STRATEGY = 'mmengine.optim.optimizer.builder', 'mmengine._strategy.deepspeed'
-_OPTIONAL = {_BUILDER: ('bitsandbytes', 'transformers'), _STRATEGY: ('deepspeed', )}
+_OPTIONAL = {_BUILDER: ('bitsandbytes', 'transformers'), _STRATEGY: ('deepspeed',)}
 
 
 class _Later(ModuleType):
@@ -57,7 +57,6 @@ class _LoaderWithout(Loader):
 
 
 class _Finder(MetaPathFinder):
-
     def find_spec(self, name, path, target=None):
         if name not in _OPTIONAL:
             return None
@@ -79,6 +78,7 @@ def postpone_optional_packages() -> None:
 def register_late_optimizers() -> None:
     """Register the optimizers of bitsandbytes and Transformers (``Adafactor``), if installed."""
     from mmengine.optim.optimizer import builder
+
     if not builder.TRANSFORMERS_OPTIMIZERS:
         builder.TRANSFORMERS_OPTIMIZERS = builder.register_transformers_optimizers()
     if not builder.BITSANDBYTES_OPTIMIZERS:

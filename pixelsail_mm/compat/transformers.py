@@ -13,6 +13,7 @@ def image_processor_class(name: str) -> type:
         name: E.g. ``'Mask2FormerImageProcessor'``.
     """
     import transformers
+
     for candidate in (f'{name}Pil', name, f'{name}Fast'):
         if hasattr(transformers, candidate):
             return getattr(transformers, candidate)

@@ -20,15 +20,17 @@ from pixelsail_mm.errors import ConfigError
 _HOMES = dict(
     TrainLoop='xtuner.engine.runner.loops',
     LengthGroupedSampler='xtuner.dataset.samplers.length_grouped',
-    PROMPT_TEMPLATE='xtuner.utils.templates')
+    PROMPT_TEMPLATE='xtuner.utils.templates',
+)
 
 
 def _folder() -> Path:
     """Folder of the installed package, which is not imported."""
     spec = find_spec('xtuner')
     if spec is None:
-        raise ConfigError('XTuner is not installed: pip install --no-deps -r '
-                          'requirements/mminstall.txt')
+        raise ConfigError(
+            'XTuner is not installed: pip install --no-deps -r requirements/mminstall.txt'
+        )
     return Path(spec.submodule_search_locations[0])
 
 

@@ -39,13 +39,32 @@ def with_model(benchmark: Config, model: Config) -> Config:
     """
     missing = [key for key in _OF_THE_MODEL if key not in model]
     if missing:
-        raise ConfigError(f'--model {model.filename}: has no {", ".join(missing)}, which a '
-                          'benchmark needs of it; see configs/_base_/datasets/cotrain.py')
-    cfg = Config(copy.deepcopy(model._cfg_dict), cfg_text=f'{model.text}\n{benchmark.text}',
-                 filename=benchmark.filename)
-    loaders = [dict(model.eval_loader, **dict(loader, dataset=dict(
-        pipeline=model.test_pipeline, **moved_reader(loader.dataset, model.data_root))))
-        for loader in benchmark.test_dataloader]
-    cfg.merge_from_dict(dict(benchmark._cfg_dict, test_dataloader=loaders,
-                             **{MODEL_CONFIG: osp.abspath(model.filename)}))
+        raise ConfigError(
+            f'--model {model.filename}: has no {", ".join(missing)}, which a '
+            'benchmark needs of it; see configs/_base_/datasets/cotrain.py'
+        )
+    cfg = Config(
+        copy.deepcopy(model._cfg_dict),
+        cfg_text=f'{model.text}\n{benchmark.text}',
+        filename=benchmark.filename,
+    )
+    loaders = [
+        dict(
+            model.eval_loader,
+            **dict(
+                loader,
+                dataset=dict(
+                    pipeline=model.test_pipeline, **moved_reader(loader.dataset, model.data_root)
+                ),
+            ),
+        )
+        for loader in benchmark.test_dataloader
+    ]
+    cfg.merge_from_dict(
+        dict(
+            benchmark._cfg_dict,
+            test_dataloader=loaders,
+            **{MODEL_CONFIG: osp.abspath(model.filename)},
+        )
+    )
     return cfg

@@ -22,11 +22,31 @@ from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.type_names import name_types
 
 #: Config keys that a run may add on the command line although the file does not have them.
-_KNOWN_KEYS = ('auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'deepspeed',
-               'default_hooks', 'env_cfg', 'experiment_name', 'load_from', 'log_level',
-               'log_processor', 'param_scheduler', 'randomness', 'resume', 'test_cfg',
-               'test_dataloader', 'test_evaluator', 'train_cfg', 'val_cfg', 'val_dataloader',
-               'val_evaluator', 'visualizer', 'work_dir')
+_KNOWN_KEYS = (
+    'auto_scale_lr',
+    'compile',
+    'custom_hooks',
+    'custom_imports',
+    'deepspeed',
+    'default_hooks',
+    'env_cfg',
+    'experiment_name',
+    'load_from',
+    'log_level',
+    'log_processor',
+    'param_scheduler',
+    'randomness',
+    'resume',
+    'test_cfg',
+    'test_dataloader',
+    'test_evaluator',
+    'train_cfg',
+    'val_cfg',
+    'val_dataloader',
+    'val_evaluator',
+    'visualizer',
+    'work_dir',
+)
 # Configs in front of which this stands come with the package.
 _SHIPPED = f'{SCOPE}::'
 
@@ -48,8 +68,9 @@ def parse_options(pairs: list[str] | None) -> dict:
     return parser.parse_args(['--cfg-options', *pairs] if pairs else []).cfg_options
 
 
-def read_config(path: str | os.PathLike, options: list[str] | None = None,
-                model: str | None = None) -> Config:
+def read_config(
+    path: str | os.PathLike, options: list[str] | None = None, model: str | None = None
+) -> Config:
     """Read a config file, merge a benchmark's with its model's, apply ``--cfg-options``.
 
     Modules of ``custom_imports`` are imported, a project's from its own folder. A part whose
@@ -71,8 +92,10 @@ def read_config(path: str | os.PathLike, options: list[str] | None = None,
             chosen = model or cfg[MODEL_CONFIG]
             cfg = with_model(cfg, _load(chosen, f'--model {chosen}'))
         elif model is not None:
-            raise ConfigError(f'--model: {path} has a model of its own; it is for the configs of '
-                              'configs/benchmarks')
+            raise ConfigError(
+                f'--model: {path} has a model of its own; it is for the configs of '
+                'configs/benchmarks'
+            )
         _override(cfg, options or [])
     import_custom_modules(cfg)
     name_types(cfg)
@@ -119,19 +142,24 @@ def import_custom_modules(cfg: Config) -> None:
         raise ConfigError(
             f'{cfg.filename}: custom_imports: {first_line(error)}{cause}; install the module, put '
             'the folder that holds it on PYTHONPATH, or keep the config in configs/ beside '
-            'it') from error
+            'it'
+        ) from error
 
 
 def _find_project(file: Path) -> None:
     """Let a config in ``PROJECT/configs`` import the packages in ``PROJECT``."""
     folders = [folder.parent for folder in file.parents if folder.name == 'configs']
-    packages = sorted(init.parent.name for init in folders[0].glob('*/__init__.py')) if (
-        folders) else []
+    packages = (
+        sorted(init.parent.name for init in folders[0].glob('*/__init__.py')) if (folders) else []
+    )
     new = [name for name in packages if name.isidentifier() and find_spec(name) is None]
     if new:
         sys.path.append(str(folders[0]))
-        print_log(f'{file.name} belongs to the project {folders[0]}: its packages '
-                  f'({", ".join(new)}) can be imported', logger='current')
+        print_log(
+            f'{file.name} belongs to the project {folders[0]}: its packages '
+            f'({", ".join(new)}) can be imported',
+            logger='current',
+        )
 
 
 def _shipped_path(name: str) -> str | None:

@@ -27,21 +27,42 @@ from pixelsail_mm.type_names import type_name
 #: Key of a merged part: names of the keys that were set for another type, and that type.
 _INHERITED = '_inherited_'
 # Keys that are not for the part itself, but for who builds it.
-_OF_THE_BUILDER = {'type', '_scope_', 'constructor', 'paramwise_cfg', 'priority',
-                   'convert_to_iter_based', _INHERITED}
+_OF_THE_BUILDER = {
+    'type',
+    '_scope_',
+    'constructor',
+    'paramwise_cfg',
+    'priority',
+    'convert_to_iter_based',
+    _INHERITED,
+}
 # Registry of what stands under a config key, and of all below it until another key of these.
 _REGISTRIES = dict(
-    model=registries.MODELS, optim_wrapper=registries.OPTIM_WRAPPERS,
-    optimizer=registries.OPTIMIZERS, param_scheduler=registries.PARAM_SCHEDULERS,
-    dataset=registries.DATASETS, datasets=registries.DATASETS, sampler=registries.DATA_SAMPLERS,
-    batch_sampler=registries.DATA_SAMPLERS, collate_fn=registries.FUNCTIONS,
-    pipeline=registries.TRANSFORMS, train_pipeline=registries.TRANSFORMS,
-    test_pipeline=registries.TRANSFORMS, inference_pipeline=registries.TRANSFORMS,
-    val_evaluator=registries.METRICS, test_evaluator=registries.METRICS,
-    similarity=registries.FUNCTIONS, train_cfg=registries.LOOPS, val_cfg=registries.LOOPS,
-    test_cfg=registries.LOOPS, default_hooks=registries.HOOKS, custom_hooks=registries.HOOKS,
-    visualizer=registries.VISUALIZERS, vis_backends=registries.VISBACKENDS,
-    log_processor=registries.LOG_PROCESSORS)
+    model=registries.MODELS,
+    optim_wrapper=registries.OPTIM_WRAPPERS,
+    optimizer=registries.OPTIMIZERS,
+    param_scheduler=registries.PARAM_SCHEDULERS,
+    dataset=registries.DATASETS,
+    datasets=registries.DATASETS,
+    sampler=registries.DATA_SAMPLERS,
+    batch_sampler=registries.DATA_SAMPLERS,
+    collate_fn=registries.FUNCTIONS,
+    pipeline=registries.TRANSFORMS,
+    train_pipeline=registries.TRANSFORMS,
+    test_pipeline=registries.TRANSFORMS,
+    inference_pipeline=registries.TRANSFORMS,
+    val_evaluator=registries.METRICS,
+    test_evaluator=registries.METRICS,
+    similarity=registries.FUNCTIONS,
+    train_cfg=registries.LOOPS,
+    val_cfg=registries.LOOPS,
+    test_cfg=registries.LOOPS,
+    default_hooks=registries.HOOKS,
+    custom_hooks=registries.HOOKS,
+    visualizer=registries.VISUALIZERS,
+    vis_backends=registries.VISBACKENDS,
+    log_processor=registries.LOG_PROCESSORS,
+)
 
 
 @contextmanager
@@ -97,8 +118,11 @@ def _leave_out(part: dict, mark: dict, registry: Registry, where: str) -> None:
     for key in left:
         del part[key]
     if left:
-        print_log(f'{where}: {type_name(kind)} in the place of {mark["of"]} does not take '
-                  f'{", ".join(left)}: left out', logger='current')
+        print_log(
+            f'{where}: {type_name(kind)} in the place of {mark["of"]} does not take '
+            f'{", ".join(left)}: left out',
+            logger='current',
+        )
 
 
 def accepted_keys(part: Callable | None) -> set[str] | None:
@@ -113,12 +137,18 @@ def accepted_keys(part: Callable | None) -> set[str] | None:
     if part is None:
         return None
     names: set[str] = set()
-    makers = [base.__init__ for base in part.__mro__ if '__init__' in vars(base)] if (
-        inspect.isclass(part)) else [part]
+    makers = (
+        [base.__init__ for base in part.__mro__ if '__init__' in vars(base)]
+        if (inspect.isclass(part))
+        else [part]
+    )
     for maker in makers:
         arguments = inspect.signature(maker).parameters.values()
-        names |= {argument.name for argument in arguments
-                  if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)}
+        names |= {
+            argument.name
+            for argument in arguments
+            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
+        }
         if all(argument.kind != argument.VAR_KEYWORD for argument in arguments):
             return names - getattr(part, 'refused_options', set()) - {'self'}
     return None

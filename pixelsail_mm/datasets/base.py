@@ -30,10 +30,22 @@ from pixelsail_mm.errors import AnnotationError, BadSampleError
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 
 # What is set on a reader and does not change its items.
-_NOT_PART_OF_THE_INDEX = frozenset({
-    'index_cache', 'pipeline', 'max_refetch', 'data_list', 'data_bytes', 'data_address',
-    'serialize_data', '_fully_initialized', '_modality_length', '_num_logged', '_skips', '_notes'
-})
+_NOT_PART_OF_THE_INDEX = frozenset(
+    {
+        'index_cache',
+        'pipeline',
+        'max_refetch',
+        'data_list',
+        'data_bytes',
+        'data_address',
+        'serialize_data',
+        '_fully_initialized',
+        '_modality_length',
+        '_num_logged',
+        '_skips',
+        '_notes',
+    }
+)
 
 
 def build_pipeline(pipeline: Sequence[Mapping | Callable]) -> list[Callable]:
@@ -74,19 +86,21 @@ class PixelDataset(SampleSource, BaseDataset):
     # An image may lie in any folder of ``data_prefix``, and not all of them must exist.
     searches_folders = False
 
-    def __init__(self,
-                 ann_file: str = '',
-                 data_root: str = '',
-                 data_prefix: Mapping[str, str] | None = None,
-                 pipeline: Sequence[Mapping | Callable] = (),
-                 seed: int = 0,
-                 test_mode: bool = False,
-                 max_refetch: int = 100,
-                 indices: int | Sequence[int] | None = None,
-                 exclude_images: str | None = None,
-                 index_cache: str | None = None,
-                 name: str | None = None,
-                 lazy_init: bool = False) -> None:
+    def __init__(
+        self,
+        ann_file: str = '',
+        data_root: str = '',
+        data_prefix: Mapping[str, str] | None = None,
+        pipeline: Sequence[Mapping | Callable] = (),
+        seed: int = 0,
+        test_mode: bool = False,
+        max_refetch: int = 100,
+        indices: int | Sequence[int] | None = None,
+        exclude_images: str | None = None,
+        index_cache: str | None = None,
+        name: str | None = None,
+        lazy_init: bool = False,
+    ) -> None:
         self.seed = seed
         self.name = name or type(self).__name__
         self.index_cache = index_cache
@@ -101,7 +115,8 @@ class PixelDataset(SampleSource, BaseDataset):
             pipeline=build_pipeline(pipeline),
             test_mode=test_mode,
             lazy_init=lazy_init,
-            max_refetch=max_refetch)
+            max_refetch=max_refetch,
+        )
         self._metainfo['dataset'] = self.name
 
     def _join_prefix(self) -> None:
@@ -114,8 +129,11 @@ class PixelDataset(SampleSource, BaseDataset):
             path = getattr(self, option)
             found = find_file(path)
             if found != path:
-                print_log(f'{self.name}: there is no {path} ({option}); {found} is read',
-                          'current', logging.WARNING)
+                print_log(
+                    f'{self.name}: there is no {path} ({option}); {found} is read',
+                    'current',
+                    logging.WARNING,
+                )
                 setattr(self, option, found)
 
     def required_paths(self) -> dict[str, str]:
@@ -130,8 +148,9 @@ class PixelDataset(SampleSource, BaseDataset):
         """Config key to path of image folders that are missing and may be."""
         if not self.searches_folders:
             return {}
-        return absent_choices({f'data_prefix.{key}': path
-                               for key, path in self.data_prefix.items()})
+        return absent_choices(
+            {f'data_prefix.{key}': path for key, path in self.data_prefix.items()}
+        )
 
     def usable(self, parse: Callable[..., Any], *args: Any) -> Any:
         """Parse an entry of the annotation file, for :meth:`load_data_list`.
@@ -159,13 +178,17 @@ class PixelDataset(SampleSource, BaseDataset):
         require_paths(self.required_paths(), self.name)
         with without_garbage_collection():
             self.data_bytes, self.data_address = (
-                items_in_memory(self._items()) if self.index_cache is None
-                else self._cached_index())
+                items_in_memory(self._items()) if self.index_cache is None else self._cached_index()
+            )
         if not len(self.data_address):
             left_out = '; '.join(f'{n} x {reason}' for reason, n in self.skipped.most_common(5))
-            raise AnnotationError(self.ann_file, 'ann_file', f'{self.name} has no item: nothing in '
-                                  'the file passes the filters (split, empty texts); check split '
-                                  f'and ann_file. Left out: {left_out or "nothing"}')
+            raise AnnotationError(
+                self.ann_file,
+                'ann_file',
+                f'{self.name} has no item: nothing in '
+                'the file passes the filters (split, empty texts); check split '
+                f'and ann_file. Left out: {left_out or "nothing"}',
+            )
         self._fully_initialized = True
         absent = self._absent_folders()
         if absent:
@@ -196,8 +219,9 @@ class PixelDataset(SampleSource, BaseDataset):
 
     def _identity(self, **more: Any) -> dict:
         """Fingerprint of the items, or of something else that is made of them."""
-        options = {key: value for key, value in vars(self).items()
-                   if key not in _NOT_PART_OF_THE_INDEX}
+        options = {
+            key: value for key, value in vars(self).items() if key not in _NOT_PART_OF_THE_INDEX
+        }
         return fingerprint(type(self), {**options, **more}, self.required_paths().values())
 
     def _cached_index(self) -> tuple[np.ndarray, np.ndarray]:
@@ -211,8 +235,11 @@ class PixelDataset(SampleSource, BaseDataset):
             return found[:2]
         before = self.skipped, self.noted
         try:
-            cache.store(identity, self._items, lambda: dict(skipped=self.skipped - before[0],
-                                                            noted=self.noted - before[1]))
+            cache.store(
+                identity,
+                self._items,
+                lambda: dict(skipped=self.skipped - before[0], noted=self.noted - before[1]),
+            )
         except OSError as error:
             self._warn_unkept(cache, error)
             return items_in_memory(self._items())
@@ -220,8 +247,12 @@ class PixelDataset(SampleSource, BaseDataset):
         return found[:2] if found else items_in_memory(self._items())
 
     def _warn_unkept(self, cache: IndexCache, error: OSError) -> None:
-        print_log(f'{self.name}: nothing can be kept in index_cache {cache.folder} ({error}); the '
-                  'next run reads the annotations again', 'current', logging.WARNING)
+        print_log(
+            f'{self.name}: nothing can be kept in index_cache {cache.folder} ({error}); the '
+            'next run reads the annotations again',
+            'current',
+            logging.WARNING,
+        )
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
@@ -271,8 +302,9 @@ class PixelDataset(SampleSource, BaseDataset):
         return lengths
 
 
-def select_turns(turns: list, num_turns: int | None, shuffle: bool,
-                 rng: np.random.Generator) -> list:
+def select_turns(
+    turns: list, num_turns: int | None, shuffle: bool, rng: np.random.Generator
+) -> list:
     """Keep some turns of a conversation.
 
     Args:

@@ -113,8 +113,10 @@ class SampleSource:
                 self._skip(error)
                 last = error
             item = int(rng.integers(len(self)))
-        raise RuntimeError(f'{type(self).__name__}: {self.max_refetch + 1} samples in a row are '
-                           f'broken, the last one: {last}. Check data_root and data_prefix')
+        raise RuntimeError(
+            f'{type(self).__name__}: {self.max_refetch + 1} samples in a row are '
+            f'broken, the last one: {last}. Check data_root and data_prefix'
+        )
 
     def _load(self, item: int, rng: np.random.Generator) -> Any:
         notes: list[str] = []
@@ -123,8 +125,11 @@ class SampleSource:
             results.pop('notes', None)  # left there by a pipeline that does not pack
         for note in notes:
             if self._notes.is_first(note):
-                print_log(f'{self.name}: item {item}: {note} (further ones are only counted)',
-                          'current', logging.WARNING)
+                print_log(
+                    f'{self.name}: item {item}: {note} (further ones are only counted)',
+                    'current',
+                    logging.WARNING,
+                )
             self._notes.add(note)
         return results
 

@@ -50,11 +50,15 @@ class LengthMeter:
         """Settings that the counts depend on besides the records; plain values for JSON."""
         tokenizer = self._build.tokenizer.backend_tokenizer.to_str()
         return dict(
-            patch_size=self._resize.patch_size, max_size=self._resize.max_size,
-            rule=self._resize.rule, image_layout=self._build.image_layout,
+            patch_size=self._resize.patch_size,
+            max_size=self._resize.max_size,
+            rule=self._resize.rule,
+            image_layout=self._build.image_layout,
             image_in_question=self._build.image_in_question,
             tokenizer=hashlib.sha256(tokenizer.encode()).hexdigest(),
-            template=self._build.template, max_length=self._build.max_length)
+            template=self._build.template,
+            max_length=self._build.max_length,
+        )
 
     def count(self, record: Record) -> int:
         """Tokens of a record, negative without an image (the convention of XTuner's sampler).
@@ -90,8 +94,10 @@ def measure_lengths(dataset: Measurable, meter: LengthMeter) -> list[int]:
             lengths.append(1)
         if time.monotonic() - last > _REPORT_SECONDS:
             last = time.monotonic()
-            print_log(f'{dataset.name}: measured the length of {index + 1} of {len(dataset)} '
-                      'samples', 'current')
+            print_log(
+                f'{dataset.name}: measured the length of {index + 1} of {len(dataset)} samples',
+                'current',
+            )
     return lengths
 
 
@@ -99,8 +105,10 @@ def _find(transforms: Sequence[Callable], kind: type, name: str) -> Any:
     for transform in transforms:
         if isinstance(transform, kind):
             return transform
-    raise ValueError(f'{name}: token lengths need {kind.__name__} in the pipeline; add it, or use '
-                     'a sampler that does not group samples by length')
+    raise ValueError(
+        f'{name}: token lengths need {kind.__name__} in the pipeline; add it, or use '
+        'a sampler that does not group samples by length'
+    )
 
 
 def _image_size(record: Record) -> tuple[int, int] | None:
@@ -113,5 +121,6 @@ def _image_size(record: Record) -> tuple[int, int] | None:
         with Image.open(record['img_path']) as image:  # reads the header only
             return image.height, image.width
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadSampleError(record['img_path'], 'img_path', f'cannot be opened ({error}); '
-                             'download it again') from error
+        raise BadSampleError(
+            record['img_path'], 'img_path', f'cannot be opened ({error}); download it again'
+        ) from error

@@ -12,7 +12,18 @@ from pixelsail_mm.errors import (
 )
 
 __all__ = [
-    'ArchiveError', 'DownloadError', 'NotPublishedError', 'OfflineError', 'StorageError',
-    'check_entry', 'check_present', 'check_sha256', 'download_entry', 'find_entry',
-    'hub_architecture', 'listing', 'load_catalogue', 'read_members'
+    'ArchiveError',
+    'DownloadError',
+    'NotPublishedError',
+    'OfflineError',
+    'StorageError',
+    'check_entry',
+    'check_present',
+    'check_sha256',
+    'download_entry',
+    'find_entry',
+    'hub_architecture',
+    'listing',
+    'load_catalogue',
+    'read_members',
 ]

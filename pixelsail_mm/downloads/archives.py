@@ -45,8 +45,11 @@ def check_sha256(path: Path, expected: str) -> None:
     """
     found = sha256_of(path)
     if found != expected:
-        raise ArchiveError(path, f'its sha256 is {found}, expected {expected}; it was not opened. '
-                           'The file is damaged or of another version: get it again')
+        raise ArchiveError(
+            path,
+            f'its sha256 is {found}, expected {expected}; it was not opened. '
+            'The file is damaged or of another version: get it again',
+        )
 
 
 def read_members(path: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, bytes]:
@@ -60,8 +63,11 @@ def read_members(path: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str
     Returns:
         Content by file name.
     """
-    return {name.name: file.read() for name, file in _members(path)
-            if name.parent == PurePosixPath(folder) and name.suffix in suffixes}
+    return {
+        name.name: file.read()
+        for name, file in _members(path)
+        if name.parent == PurePosixPath(folder) and name.suffix in suffixes
+    }
 
 
 def extract_members(path: Path, targets: Mapping[str, Path]) -> None:
@@ -90,9 +96,10 @@ def join_chunks(path: Path, listing: str, key: str, target: Path) -> None:
         target: File to write; compare its sha256.
     """
     folder = PurePosixPath(listing).parent
-    content = read_members(path, str(folder), ('.json', ))[PurePosixPath(listing).name]
-    begins = {folder / chunk['hash']: chunk['offsets'][0]
-              for chunk in json.loads(content)[key]['chunks']}
+    content = read_members(path, str(folder), ('.json',))[PurePosixPath(listing).name]
+    begins = {
+        folder / chunk['hash']: chunk['offsets'][0] for chunk in json.loads(content)[key]['chunks']
+    }
     # Members come in the archive's order: going back to one would unpack everything before it.
     with open(target, 'wb') as file:
         for name, source in _members(path):

@@ -24,8 +24,13 @@ _TIMEOUT = 10
 _TRIES = 3
 
 
-def download_repository(repo: str, folder: Path, revision: str = 'main',
-                        more: Sequence[str] = (), endpoint: str | None = None) -> dict[str, Any]:
+def download_repository(
+    repo: str,
+    folder: Path,
+    revision: str = 'main',
+    more: Sequence[str] = (),
+    endpoint: str | None = None,
+) -> dict[str, Any]:
     """Fetch weights (safetensors), config and tokenizer of a repository; continues what is there.
 
     Args:
@@ -47,6 +52,7 @@ def download_repository(repo: str, folder: Path, revision: str = 'main',
         ArchiveError: A file is not what the hub lists; it was removed.
     """
     from huggingface_hub import HfApi
+
     api = HfApi(endpoint=endpoint)
     with _explained(api.endpoint, repo, revision, folder):
         info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
@@ -57,8 +63,11 @@ def download_repository(repo: str, folder: Path, revision: str = 'main',
     if wrong:
         for name in wrong:
             (folder / name).unlink(missing_ok=True)
-        raise ArchiveError(folder, f'{", ".join(wrong)} of {repo} differ from the sums that the '
-                           'hub lists and were removed; run the same command again')
+        raise ArchiveError(
+            folder,
+            f'{", ".join(wrong)} of {repo} differ from the sums that the '
+            'hub lists and were removed; run the same command again',
+        )
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
     return record
 
@@ -73,8 +82,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def wrong_files(folder: Path, record: dict[str, Any]) -> list[str]:
     """Names of the files that are missing or differ from the record."""
-    return [name for name, facts in record['files'].items()
-            if not _is_right(folder / name, facts)]
+    return [name for name, facts in record['files'].items() if not _is_right(folder / name, facts)]
 
 
 def _is_right(path: Path, facts: dict[str, Any]) -> bool:
@@ -83,39 +91,57 @@ def _is_right(path: Path, facts: dict[str, Any]) -> bool:
     if 'sha256' in facts:
         return sha256_of(path) == facts['sha256']
     from huggingface_hub.utils.sha import git_hash
+
     return git_hash(path.read_bytes()) == facts['blob']
 
 
 def _wanted(repo: str, siblings: Sequence[Any], patterns: Sequence[str]) -> dict[str, Any]:
     """Size and checksum of each file to fetch."""
     from huggingface_hub.utils import filter_repo_objects
+
     names = [sibling.rfilename for sibling in siblings]
     wanted = set(filter_repo_objects(names, allow_patterns=list(patterns)))
     # huggingface_hub would write there; the hub itself has no such names, a mirror may lie.
     for name in wanted:
         if name.startswith('/') or '..' in name.replace('\\', '/').split('/'):
-            raise ArchiveError(repo, f'its file {name!r} leads out of the repository; nothing was '
-                               'fetched. Take another mirror')
+            raise ArchiveError(
+                repo,
+                f'its file {name!r} leads out of the repository; nothing was '
+                'fetched. Take another mirror',
+            )
     if not any(name.endswith('.safetensors') for name in wanted):
         pickles = list(filter_repo_objects(names, allow_patterns=_PICKLES))
-        raise DownloadError(f'{repo} has no safetensors, only {pickles or "other files"}; pickles '
-                            'are not fetched because they can run code when they are opened. Look '
-                            'for a conversion pull request of the repository and name it with '
-                            '--revision refs/pr/N')
+        raise DownloadError(
+            f'{repo} has no safetensors, only {pickles or "other files"}; pickles '
+            'are not fetched because they can run code when they are opened. Look '
+            'for a conversion pull request of the repository and name it with '
+            '--revision refs/pr/N'
+        )
     # Files that are not in large-file storage have git's own checksum.
-    return {sibling.rfilename: dict(
-        size=sibling.size,
-        **dict(sha256=sibling.lfs.sha256) if sibling.lfs else dict(blob=sibling.blob_id))
-        for sibling in siblings if sibling.rfilename in wanted}
+    return {
+        sibling.rfilename: dict(
+            size=sibling.size,
+            **dict(sha256=sibling.lfs.sha256) if sibling.lfs else dict(blob=sibling.blob_id),
+        )
+        for sibling in siblings
+        if sibling.rfilename in wanted
+    }
 
 
 def _fetch_files(api: Any, repo: str, commit: str, folder: Path, names: list[str]) -> None:
     from huggingface_hub import snapshot_download
+
     with _explained(api.endpoint, repo, commit, folder):
         for remaining in reversed(range(_TRIES)):
             try:
-                snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=names,
-                                  endpoint=api.endpoint, max_workers=4)
+                snapshot_download(
+                    repo,
+                    revision=commit,
+                    local_dir=folder,
+                    allow_patterns=names,
+                    endpoint=api.endpoint,
+                    max_workers=4,
+                )
                 return
             except _broken_off():
                 if not remaining:
@@ -134,23 +160,33 @@ def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterato
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+
     where = f'{repo} at {endpoint}'
     try:
         yield
     except RevisionNotFoundError as error:
-        raise DownloadError(f'{where} has no revision {revision}; choose another with --revision, '
-                            'e.g. main') from error
+        raise DownloadError(
+            f'{where} has no revision {revision}; choose another with --revision, e.g. main'
+        ) from error
     except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise DownloadError(f'{where} does not exist or asks for a login; accept its terms on its '
-                            'page if it has any, and log in with `hf auth login` or '
-                            'HF_TOKEN') from error
+        raise DownloadError(
+            f'{where} does not exist or asks for a login; accept its terms on its '
+            'page if it has any, and log in with `hf auth login` or '
+            'HF_TOKEN'
+        ) from error
     except _broken_off() as error:
-        raise DownloadError(f'{where}: the connection kept breaking off ({innermost(error)}); run '
-                            'the same command again, it goes on where it stopped') from error
+        raise DownloadError(
+            f'{where}: the connection kept breaking off ({innermost(error)}); run '
+            'the same command again, it goes on where it stopped'
+        ) from error
     except HfHubHTTPError as error:
         raise DownloadError(f'{where} answers with an error: {error}') from error
-    except (requests.ConnectionError, requests.Timeout, httpx.TransportError,
-            OfflineModeIsEnabled) as error:
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        httpx.TransportError,
+        OfflineModeIsEnabled,
+    ) as error:
         by_choice = isinstance(error, OfflineModeIsEnabled)
         reason = 'HF_HUB_OFFLINE is set' if by_choice else innermost(error)
         raise OfflineError(
@@ -158,11 +194,13 @@ def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterato
             f'that can, with `hf download {repo} --revision {revision} --include "*.safetensors" '
             f'"*.json" "*.txt" --local-dir {folder.name}`, and copy that folder to {folder}; or '
             'set HF_ENDPOINT to a mirror, HTTPS_PROXY to a proxy. Then name the folder in the '
-            'config') from error
+            'config'
+        ) from error
 
 
 def _broken_off() -> tuple[type[Exception], ...]:
     """Errors of a connection that ends in the middle; huggingface_hub 1 asks through httpx."""
     import httpx
     import requests
+
     return requests.exceptions.ChunkedEncodingError, httpx.RemoteProtocolError

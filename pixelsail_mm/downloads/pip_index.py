@@ -44,10 +44,17 @@ def download(package: str, file_name: str, folder: Path, sha256: str) -> Path:
     settings = pip_settings()
     certificates = settings.get('cert')
     first = settings['index-url'] if 'index-url' in settings else default_index()
-    places = [(index, partial(_link, f'{index.rstrip("/")}/{package}/', file_name, certificates))
-              for index in (first, *settings.get('extra-index-url', '').split())]
-    return fetch_first(places, Path(folder) / file_name, sha256, certificates,
-                       "Check the network and pip's index-url, or fetch it on another machine")
+    places = [
+        (index, partial(_link, f'{index.rstrip("/")}/{package}/', file_name, certificates))
+        for index in (first, *settings.get('extra-index-url', '').split())
+    ]
+    return fetch_first(
+        places,
+        Path(folder) / file_name,
+        sha256,
+        certificates,
+        "Check the network and pip's index-url, or fetch it on another machine",
+    )
 
 
 def pip_settings() -> dict[str, str]:
@@ -62,8 +69,11 @@ def pip_settings() -> dict[str, str]:
     settings: dict[str, str] = {}
     for section in _PIP_SECTIONS:
         settings |= found.get(section, {})
-    return settings | {name[4:].lower().replace('_', '-'): value
-                       for name, value in os.environ.items() if name.startswith('PIP_') and value}
+    return settings | {
+        name[4:].lower().replace('_', '-'): value
+        for name, value in os.environ.items()
+        if name.startswith('PIP_') and value
+    }
 
 
 def default_index() -> str:
@@ -72,12 +82,18 @@ def default_index() -> str:
     Raises:
         OfflineError: There is no pip, or its help does not say.
     """
-    done = subprocess.run([sys.executable, '-m', 'pip', 'download', '--help'], capture_output=True,
-                          text=True, env=dict(os.environ, COLUMNS='200'))
+    done = subprocess.run(
+        [sys.executable, '-m', 'pip', 'download', '--help'],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, COLUMNS='200'),
+    )
     found = re.search(r'\(default\s+(https?://[^\s)]+)\)', done.stdout)
     if found is None:
-        raise OfflineError("no package index is known; set pip's index-url, or fetch the file on "
-                           'another machine and pass it as --archive')
+        raise OfflineError(
+            "no package index is known; set pip's index-url, or fetch the file on "
+            'another machine and pass it as --archive'
+        )
     return found.group(1)
 
 
@@ -86,7 +102,7 @@ def _link(page: str, file_name: str, certificates: str | None) -> str:
     if page.startswith('file:'):
         page += 'index.html'
     content = read_page(page, certificates)
-    for target in re.findall(r'''<a\s[^>]*?href\s*=\s*["']([^"']+)''', content, re.IGNORECASE):
+    for target in re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", content, re.IGNORECASE):
         address = urljoin(page, html.unescape(target))
         if unquote(PurePosixPath(urlsplit(address).path).name) == file_name:
             return address

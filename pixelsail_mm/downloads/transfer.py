@@ -20,8 +20,13 @@ _TIMEOUT = 30
 _RETRIES = 2
 
 
-def fetch_first(places: Iterable[tuple[str, Callable[[], str]]], path: Path, sha256: str,
-                certificates: str | None, remedy: str) -> Path:
+def fetch_first(
+    places: Iterable[tuple[str, Callable[[], str]]],
+    path: Path,
+    sha256: str,
+    certificates: str | None,
+    remedy: str,
+) -> Path:
     """Fetch a file from the first place that has it.
 
     Args:
@@ -40,6 +45,7 @@ def fetch_first(places: Iterable[tuple[str, Callable[[], str]]], path: Path, sha
         StorageError: It cannot be written.
     """
     import requests
+
     reasons, reached = [], False
     for place, find in places:
         try:
@@ -53,7 +59,8 @@ def fetch_first(places: Iterable[tuple[str, Callable[[], str]]], path: Path, sha
             reasons.append(f'{_shown(place)} ({innermost(error)})')
     raise (DownloadError if reached else OfflineError)(
         f'{path.name} could not be downloaded from {"; ".join(reasons)}. {remedy}, and pass the '
-        'file as --archive')
+        'file as --archive'
+    )
 
 
 def read_page(address: str, certificates: str | None) -> str:
@@ -63,10 +70,15 @@ def read_page(address: str, certificates: str | None) -> str:
         OSError: No answer, or an answer that is an error (``requests.HTTPError``).
     """
     import requests
+
     if address.startswith('file:'):
         return _local(address).read_text(encoding='utf-8')
-    response = requests.get(_shown(address), timeout=_TIMEOUT, **_access(address, certificates),
-                            headers={'Accept': 'text/html'})
+    response = requests.get(
+        _shown(address),
+        timeout=_TIMEOUT,
+        **_access(address, certificates),
+        headers={'Accept': 'text/html'},
+    )
     response.raise_for_status()
     return response.text
 
@@ -87,24 +99,40 @@ def _fetch(address: str, path: Path, sha256: str, certificates: str | None) -> N
 
     if address.startswith('file:'):
         _local(address).stat()  # a missing source is no full disk
-    download = copy if address.startswith('file:') else pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(), chunk_size=1 << 20, timeout=_TIMEOUT,
-        # Some servers call an archive a compressed transfer, which requests would unpack.
-        headers={'Accept-Encoding': 'identity'}, **_access(address, certificates))
-    store = pooch.create(path.parent, base_url='', registry={path.name: f'sha256:{sha256}'},
-                         urls={path.name: _shown(address)}, retry_if_failed=_RETRIES)
+    download = (
+        copy
+        if address.startswith('file:')
+        else pooch.HTTPDownloader(
+            progressbar=sys.stderr.isatty(),
+            chunk_size=1 << 20,
+            timeout=_TIMEOUT,
+            # Some servers call an archive a compressed transfer, which requests would unpack.
+            headers={'Accept-Encoding': 'identity'},
+            **_access(address, certificates),
+        )
+    )
+    store = pooch.create(
+        path.parent,
+        base_url='',
+        registry={path.name: f'sha256:{sha256}'},
+        urls={path.name: _shown(address)},
+        retry_if_failed=_RETRIES,
+    )
     try:
         store.fetch(path.name, downloader=download)
     except requests.RequestException:
         raise
     except OSError as error:
-        raise StorageError(f'{path} cannot be written ({error.strerror}); make room, or choose '
-                           'another folder, and run the same command again') from error
+        raise StorageError(
+            f'{path} cannot be written ({error.strerror}); make room, or choose '
+            'another folder, and run the same command again'
+        ) from error
 
 
 def _access(address: str, certificates: str | None) -> dict[str, Any]:
     """Arguments of requests: password of the address (kept out of all messages), certificates."""
     from requests.utils import get_auth_from_url
+
     login = get_auth_from_url(address)
     return dict(auth=login if any(login) else None, verify=certificates or True)
 
@@ -112,6 +140,7 @@ def _access(address: str, certificates: str | None) -> dict[str, Any]:
 def _shown(address: str) -> str:
     """The address without user name, password and fragment."""
     from requests.utils import urldefragauth
+
     return urldefragauth(address) if address.startswith('http') else address
 
 

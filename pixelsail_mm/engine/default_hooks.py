@@ -24,5 +24,10 @@ class HooksOffRunner(FlexibleRunner):
         Args:
             hooks: Name -> hook or its config; None leaves a hook out.
         """
-        super().register_default_hooks({name: hook for name, hook in (hooks or {}).items()
-                                        if hook is not None or name in _UNASKED})
+        super().register_default_hooks(
+            {
+                name: hook
+                for name, hook in (hooks or {}).items()
+                if hook is not None or name in _UNASKED
+            }
+        )

@@ -19,6 +19,7 @@ def train(args: argparse.Namespace) -> None:
     """
     from pixelsail_mm.engine.preflight import check_files
     from pixelsail_mm.engine.runner_factory import build_runner
+
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
@@ -53,6 +54,7 @@ def test(args: argparse.Namespace) -> dict:
     from pixelsail_mm.engine.preflight import check_files
     from pixelsail_mm.engine.results import show_predictions, write_results
     from pixelsail_mm.engine.runner_factory import build_test_runner
+
     cfg = read_config(args.config, args.cfg_options, args.model)
     cfg.launcher = args.launcher
     # Where a training starts from need not be here to test what it gave.
@@ -63,7 +65,7 @@ def test(args: argparse.Namespace) -> dict:
         cfg.setdefault('randomness', dict())['seed'] = args.seed
     if not os.path.exists(args.checkpoint):
         raise ConfigError(f'checkpoint {args.checkpoint}: no such file')
-    check_files(cfg, ('test_dataloader', ))
+    check_files(cfg, ('test_dataloader',))
     if args.show_dir is not None:
         show_predictions(cfg, args.show_dir, args.show_num)
     settings = cfg.to_dict()
@@ -82,8 +84,10 @@ def _keep_predictions(cfg: Config, checkpoint: str, resume: bool) -> None:
     if type_name(loop.get('type')) == 'MultiTestLoop':
         loop['predictions'] = dict(checkpoint=checkpoint, resume=resume)
     elif resume:
-        raise ConfigError(f"--resume: test_cfg.type is {loop.get('type')!r}, which keeps no "
-                          "predictions; use test_cfg=dict(type='MultiTestLoop')")
+        raise ConfigError(
+            f'--resume: test_cfg.type is {loop.get("type")!r}, which keeps no '
+            "predictions; use test_cfg=dict(type='MultiTestLoop')"
+        )
 
 
 def _close_process_group() -> None:
@@ -92,6 +96,7 @@ def _close_process_group() -> None:
     A process that leaves while another still talks to it makes that one abort at exit.
     """
     from torch import distributed
+
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()

@@ -1,6 +1,5 @@
 """Optimizer wrappers, which take no step that would put NaN or infinity into the weights."""
 
-
 import torch
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
 from mmengine.logging import MessageHub
@@ -70,8 +69,10 @@ class _CheckedSteps:
         """
         trained = [weight for group in self.optimizer.param_groups for weight in group['params']]
         weights = [weight for weight in trained if weight.grad is not None]
-        by_norm = (bool(self.clip_grad_kwargs and weights)
-                   and self.clip_func is torch.nn.utils.clip_grad_norm_)
+        by_norm = (
+            bool(self.clip_grad_kwargs and weights)
+            and self.clip_func is torch.nn.utils.clip_grad_norm_
+        )
         finite = by_norm or all_finite(weight.grad for weight in weights)
         if self.clip_grad_kwargs:
             self._clip_grad()
@@ -221,10 +222,12 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
             raise ConfigError(
                 f'--deepspeed: {type(optimizer).__name__}, which DeepSpeed made of this '
                 'configuration, cannot skip a step; use a preset of ZeRO stage 1 to 3 without '
-                'data_types, or train unchecked with default_hooks.bad_steps=None')
+                'data_types, or train unchecked with default_hooks.bad_steps=None'
+            )
         gradients_overflow = optimizer.has_overflow
         optimizer.has_overflow = lambda *args, **kwargs: (
-            self._bad_loss or gradients_overflow(*args, **kwargs))
+            self._bad_loss or gradients_overflow(*args, **kwargs)
+        )
         if hasattr(getattr(optimizer, 'loss_scaler', None), 'raise_error_at_min_scale'):
             optimizer.loss_scaler.raise_error_at_min_scale = False  # BadStepHook ends the training
         if hasattr(optimizer, 'check_grad_overflow'):

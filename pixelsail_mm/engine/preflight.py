@@ -28,8 +28,9 @@ def _paths(node, where: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, str) and key.endswith('_file') and value:
             yield name, find_file(os.path.join(root, value))
         elif key == 'data_prefix' and isinstance(value, dict):
-            folders = {f'{name}.{kind}': os.path.join(root, path)
-                       for kind, path in value.items() if path}
+            folders = {
+                f'{name}.{kind}': os.path.join(root, path) for kind, path in value.items() if path
+            }
             # Whether the other folders have all images, the reader checks when it is built.
             needless = absent_choices(folders) if _searches_folders(node) else {}
             yield from (item for item in folders.items() if item[0] not in needless)

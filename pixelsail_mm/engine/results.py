@@ -20,6 +20,7 @@ def package_versions() -> dict:
     from importlib.metadata import PackageNotFoundError, version
 
     from pixelsail_mm import __version__
+
     versions = dict(pixelsail_mm=__version__, python=platform.python_version())
     for name in _PACKAGES:
         try:
@@ -44,8 +45,9 @@ def _settings(metric: BaseMetric) -> dict:
     return dict(type=type(metric).__name__, prefix=metric.prefix, **getattr(metric, 'settings', {}))
 
 
-def write_results(path: str | Path, runner, metrics: dict, settings: dict, config: str,
-                  checkpoint: str) -> None:
+def write_results(
+    path: str | Path, runner, metrics: dict, settings: dict, config: str, checkpoint: str
+) -> None:
     """Write metrics and settings as one JSON file.
 
     Args:
@@ -65,17 +67,25 @@ def write_results(path: str | Path, runner, metrics: dict, settings: dict, confi
         metrics=metrics,
         config=config,
         # Hashing gigabytes takes seconds; a loop that writes predictions has done it.
-        checkpoint=dict(path=str(checkpoint), sha256=getattr(loop, 'checkpoint_sha256', None)
-                        or sha256_of(checkpoint)),
+        checkpoint=dict(
+            path=str(checkpoint),
+            sha256=getattr(loop, 'checkpoint_sha256', None) or sha256_of(checkpoint),
+        ),
         seed=runner.seed,
         processes=runner.world_size,
         versions=package_versions(),
         model=settings['model'],
         question_templates=templates_version(),
-        datasets=[dict(samples=len(part.dataloader.dataset), dataloader=loader,
-                       evaluator=evaluator,
-                       metric_settings=[_settings(metric) for metric in part.evaluator.metrics])
-                  for part, loader, evaluator in zip(parts, loaders, evaluators)])
+        datasets=[
+            dict(
+                samples=len(part.dataloader.dataset),
+                dataloader=loader,
+                evaluator=evaluator,
+                metric_settings=[_settings(metric) for metric in part.evaluator.metrics],
+            )
+            for part, loader, evaluator in zip(parts, loaders, evaluators)
+        ],
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_plain(result), indent=2, ensure_ascii=False) + '\n')
@@ -95,6 +105,8 @@ def show_predictions(cfg: Config, folder: str, number: int) -> None:
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ConfigError("--show-dir needs default_hooks.visualization=dict(type="
-                          f"'{_VISUALIZATION_HOOK}'), as in configs/_base_/default_runtime.py")
+        raise ConfigError(
+            '--show-dir needs default_hooks.visualization=dict(type='
+            f"'{_VISUALIZATION_HOOK}'), as in configs/_base_/default_runtime.py"
+        )
     hook.update(show_dir=folder, num=number)

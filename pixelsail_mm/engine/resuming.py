@@ -22,8 +22,10 @@ from pixelsail_mm.engine.training_settings import (
 )
 from pixelsail_mm.errors import CheckpointError, ConfigError
 
-_WEIGHTS_ONLY = ('to begin a new training with its weights, leave out --resume and give '
-                 '--cfg-options load_from=CHECKPOINT')
+_WEIGHTS_ONLY = (
+    'to begin a new training with its weights, leave out --resume and give '
+    '--cfg-options load_from=CHECKPOINT'
+)
 
 
 class Saved(NamedTuple):
@@ -56,14 +58,16 @@ def read_saved(path: str | Path) -> Saved:
     if not zero and 'optimizer' not in content:
         raise CheckpointError(path, 'has no optimizer state', _WEIGHTS_ONLY)
     if 'config' in meta:
-        raise CheckpointError(path, 'has meta["config"], which MMEngine would run as Python code',
-                              _WEIGHTS_ONLY)
+        raise CheckpointError(
+            path, 'has meta["config"], which MMEngine would run as Python code', _WEIGHTS_ONLY
+        )
     record = meta.get(RECORD)
     try:
         return Saved(meta['iter'], None if record is None else json.loads(record))
     except (ValueError, TypeError) as error:
-        raise CheckpointError(path, f'its record of settings is damaged ({error})',
-                              'resume from another checkpoint') from error
+        raise CheckpointError(
+            path, f'its record of settings is damaged ({error})', 'resume from another checkpoint'
+        ) from error
 
 
 class _Fresh:
@@ -124,8 +128,9 @@ class PixelRunner(HooksOffRunner):
 
     def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
         """Save a checkpoint with the record of the settings; arguments as in MMEngine."""
-        super().save_checkpoint(*args, meta={**(meta or {}), RECORD: to_text(self._settings)},
-                                **kwargs)
+        super().save_checkpoint(
+            *args, meta={**(meta or {}), RECORD: to_text(self._settings)}, **kwargs
+        )
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume from a checkpoint.
@@ -141,8 +146,11 @@ class PixelRunner(HooksOffRunner):
         """
         deepspeed = self._settings['deepspeed'] is not None
         if not deepspeed and Path(filename).is_dir():
-            raise CheckpointError(filename, 'is a checkpoint of DeepSpeed', 'resume with the '
-                                  f'--deepspeed it was saved with; {_WEIGHTS_ONLY}')
+            raise CheckpointError(
+                filename,
+                'is a checkpoint of DeepSpeed',
+                f'resume with the --deepspeed it was saved with; {_WEIGHTS_ONLY}',
+            )
         if deepspeed and not Path(filename).is_dir():
             super().resume(filename, *args, **kwargs)  # says why this cannot be
             return
@@ -156,8 +164,9 @@ class PixelRunner(HooksOffRunner):
         except ValueError as error:
             if 'parameter group' not in str(error):
                 raise
-            raise CheckpointError(filename, f'its optimizer is for other weights ({error})',
-                                  _WEIGHTS_ONLY) from error
+            raise CheckpointError(
+                filename, f'its optimizer is for other weights ({error})', _WEIGHTS_ONLY
+            ) from error
         if anew and not fresh.by_values:
             self._apply(saved, fresh)
 
@@ -170,7 +179,8 @@ class PixelRunner(HooksOffRunner):
             self.logger.warning(
                 f'training settings: {filename} has no record of them (an earlier version wrote '
                 'it), so they cannot be compared; those of this config are used'
-                + (', but the schedules are those of the checkpoint' if fresh.by_values else ''))
+                + (', but the schedules are those of the checkpoint' if fresh.by_values else '')
+            )
             return []
         changes = compare(saved.settings, self._settings, saved.iteration)
         for change in changes:
@@ -180,16 +190,22 @@ class PixelRunner(HooksOffRunner):
         if not changes:
             self.logger.info(f'training settings: as in {filename}')
             return changes
-        title = (f'{filename} (iteration {saved.iteration}) was saved with other settings:\n'
-                 f'{table(changes)}')
+        title = (
+            f'{filename} (iteration {saved.iteration}) was saved with other settings:\n'
+            f'{table(changes)}'
+        )
         if any(change.refused for change in changes):
-            raise ConfigError(f'cannot resume: {title}\nuse the saved values where it says '
-                              f'refused, or, {_WEIGHTS_ONLY}')
+            raise ConfigError(
+                f'cannot resume: {title}\nuse the saved values where it says '
+                f'refused, or, {_WEIGHTS_ONLY}'
+            )
         self.logger.warning(f'training settings: {title}')
         return changes
 
     def _apply(self, saved: Saved, fresh: _Fresh) -> None:
         steps = -(-saved.iteration // accumulation_of(self.optim_wrapper))
         fresh.restore(steps)
-        self.logger.info(f'training settings: after {steps} optimizer steps the learning rate is '
-                         f'{fresh.rate():.4g}')
+        self.logger.info(
+            f'training settings: after {steps} optimizer steps the learning rate is '
+            f'{fresh.rate():.4g}'
+        )

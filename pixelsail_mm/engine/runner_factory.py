@@ -23,6 +23,7 @@ _VAL_KEYS = ('val_dataloader', 'val_cfg', 'val_evaluator')
 
 def _cuda_available() -> bool:
     import torch
+
     return torch.cuda.is_available()
 
 
@@ -32,10 +33,13 @@ def _fit_device(cfg: Config, said: list[str]) -> None:
     kind = type_name(wrapper.get('type'))
     if kind in ('AmpOptimWrapper', 'PixelAmpOptimWrapper') and not _cuda_available():
         wrapper['type'] = kind.replace('Amp', '')
-        gone = [key for key in ('dtype', 'loss_scale', 'use_fsdp')
-                if wrapper.pop(key, None) is not None]
-        said.append(f'no CUDA device: training in float32 (optim_wrapper: {kind} -> '
-                    f'{wrapper["type"]}{", without " if gone else ""}{", ".join(gone)})')
+        gone = [
+            key for key in ('dtype', 'loss_scale', 'use_fsdp') if wrapper.pop(key, None) is not None
+        ]
+        said.append(
+            f'no CUDA device: training in float32 (optim_wrapper: {kind} -> '
+            f'{wrapper["type"]}{", without " if gone else ""}{", ".join(gone)})'
+        )
 
 
 def _wrap_sampler(cfg: Config, said: list[str]) -> None:
@@ -43,8 +47,10 @@ def _wrap_sampler(cfg: Config, said: list[str]) -> None:
     loader = cfg.train_dataloader
     sampler = loader.get('sampler') or dict(type='DefaultSampler', shuffle=True)
     if type_name(sampler.get('type')) != 'DrawIndexSampler':
-        said.append(f'train_dataloader.sampler: {type_name(sampler["type"])} orders each epoch '
-                    'inside a DrawIndexSampler, which numbers the draws and resumes at any')
+        said.append(
+            f'train_dataloader.sampler: {type_name(sampler["type"])} orders each epoch '
+            'inside a DrawIndexSampler, which numbers the draws and resumes at any'
+        )
         sampler = dict(type='DrawIndexSampler', sampler=sampler)
     sampler['batch_size'] = loader.get('batch_size', 1)
     loader.sampler = sampler
@@ -58,19 +64,25 @@ def _set_log_window(cfg: Config, said: list[str]) -> None:
     accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
     window = max(processor.get('window_size', interval), accumulation)
     if processor.get('window_size') != window:
-        said.append(f'log_processor.window_size: losses in the log are means over {window} '
-                    f'iterations (logger.interval {interval}, accumulative_counts {accumulation})')
+        said.append(
+            f'log_processor.window_size: losses in the log are means over {window} '
+            f'iterations (logger.interval {interval}, accumulative_counts {accumulation})'
+        )
     processor['window_size'] = window
 
 
 def _use_deepspeed(cfg: Config, name: str, said: list[str]) -> dict:
     """Translate the optimizer settings to DeepSpeed's; give the strategy's config."""
     from pixelsail_mm.engine.strategies.deepspeed import adapt, ensure_rank_variables, read_preset
+
     preset = read_preset(name)
-    if (preset.get('zero_optimization', {}).get('stage') == 3
-            and cfg.model.get('backbone', {}).get('quantization')):
-        raise ConfigError(f'--deepspeed {name}: ZeRO-3 would cut up the 4-bit weights of '
-                          'model.backbone.quantization; use zero2')
+    if preset.get('zero_optimization', {}).get('stage') == 3 and cfg.model.get('backbone', {}).get(
+        'quantization'
+    ):
+        raise ConfigError(
+            f'--deepspeed {name}: ZeRO-3 would cut up the 4-bit weights of '
+            'model.backbone.quantization; use zero2'
+        )
     if cfg.launcher == 'none':
         ensure_rank_variables()
         cfg.launcher = 'pytorch'
@@ -78,16 +90,23 @@ def _use_deepspeed(cfg: Config, name: str, said: list[str]) -> dict:
     accumulation = wrapper.get('accumulative_counts', 1)
     clip = (wrapper.get('clip_grad') or {}).get('max_norm', 0)
     config = adapt(preset, cfg.train_dataloader.get('batch_size', 1), accumulation, clip)
-    kept = {key: wrapper[key] for key in ('optimizer', 'constructor', 'paramwise_cfg')
-            if key in wrapper}
+    kept = {
+        key: wrapper[key] for key in ('optimizer', 'constructor', 'paramwise_cfg') if key in wrapper
+    }
     gone = [key for key in wrapper if key not in ('type', 'accumulative_counts', *kept)]
-    said.append(f'optim_wrapper: {type_name(wrapper.get("type", "OptimWrapper"))} -> '
-                f'PixelDeepSpeedOptimWrapper; precision and max_norm={clip} of the gradients are '
-                f'DeepSpeed\'s ({name}){", left out: " if gone else ""}{", ".join(gone)}')
-    cfg.optim_wrapper = dict(type='PixelDeepSpeedOptimWrapper', accumulative_counts=accumulation,
-                             **kept)
-    return dict(type=f'{SCOPE}.PixelDeepSpeedStrategy', config=config,
-                gradient_accumulation_steps=accumulation)
+    said.append(
+        f'optim_wrapper: {type_name(wrapper.get("type", "OptimWrapper"))} -> '
+        f'PixelDeepSpeedOptimWrapper; precision and max_norm={clip} of the gradients are '
+        f"DeepSpeed's ({name}){', left out: ' if gone else ''}{', '.join(gone)}"
+    )
+    cfg.optim_wrapper = dict(
+        type='PixelDeepSpeedOptimWrapper', accumulative_counts=accumulation, **kept
+    )
+    return dict(
+        type=f'{SCOPE}.PixelDeepSpeedStrategy',
+        config=config,
+        gradient_accumulation_steps=accumulation,
+    )
 
 
 def _choose_strategy(cfg: Config, deepspeed: str | None, said: list[str]) -> dict:
@@ -97,8 +116,10 @@ def _choose_strategy(cfg: Config, deepspeed: str | None, said: list[str]) -> dic
     else:
         name = 'PixelSingleDeviceStrategy' if launcher == 'none' else 'PixelDDPStrategy'
         strategy = dict(type=f'{SCOPE}.{name}')
-    said.append(f'strategy: {type_name(strategy["type"])} (launcher {launcher}, deepspeed '
-                f'{deepspeed or "none"})')
+    said.append(
+        f'strategy: {type_name(strategy["type"])} (launcher {launcher}, deepspeed '
+        f'{deepspeed or "none"})'
+    )
     return strategy
 
 
@@ -124,8 +145,10 @@ def _check_steps(cfg: Config, said: list[str]) -> None:
     if kind in other:
         wrapper['type'] = other[kind]
         what = 'does not skip' if hook is None else 'skips'
-        said.append(f'optim_wrapper: {kind} -> {other[kind]}, which {what} steps with NaN or '
-                    'infinity (default_hooks.bad_steps)')
+        said.append(
+            f'optim_wrapper: {kind} -> {other[kind]}, which {what} steps with NaN or '
+            'infinity (default_hooks.bad_steps)'
+        )
 
 
 def _settle_resume(cfg: Config) -> None:
@@ -135,8 +158,11 @@ def _settle_resume(cfg: Config) -> None:
     elif cfg.get('resume'):
         cfg.resume = find_resumable(cfg.work_dir) or False
         if not cfg.resume:
-            print_log(f'--resume: no checkpoint in {cfg.work_dir}; starting from the beginning',
-                      logger='current', level=30)
+            print_log(
+                f'--resume: no checkpoint in {cfg.work_dir}; starting from the beginning',
+                logger='current',
+                level=30,
+            )
 
 
 def _set_defaults(cfg: Config) -> None:
@@ -173,6 +199,7 @@ def build_runner(cfg: Config, weights: str | None = None):
         CheckpointError: The checkpoint to resume from is unusable.
     """
     from pixelsail_mm.engine.resuming import PixelRunner
+
     _set_defaults(cfg)
     init_default_scope(cfg.default_scope)
     for key in _TRAIN_KEYS[:3]:
@@ -210,6 +237,7 @@ def build_test_runner(cfg: Config, checkpoint: str):
         ConfigError: The config names no test data.
     """
     from pixelsail_mm.engine.default_hooks import HooksOffRunner
+
     _set_defaults(cfg)
     init_default_scope(cfg.default_scope)
     for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):

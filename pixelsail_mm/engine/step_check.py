@@ -44,8 +44,9 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     Args:
         tensors: Of any precision and device; integers are always finite.
     """
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors
-               if tensor.is_floating_point())
+    return all(
+        bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()
+    )
 
 
 class LossWatch:

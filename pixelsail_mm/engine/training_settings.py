@@ -13,14 +13,37 @@ from pixelsail_mm.setting_differences import differences
 #: Key of the record in a checkpoint's ``meta``: JSON text, which anyone can read and nothing runs.
 RECORD = 'training_settings'
 # Hooks of `default_hooks` that show and write; they change nothing that is trained.
-_ONLY_WRITE = ('timer', 'mean_log_vars', 'throughput', 'logger', 'checkpoint', 'export_weights',
-               'skipped_samples', 'visualization')
+_ONLY_WRITE = (
+    'timer',
+    'mean_log_vars',
+    'throughput',
+    'logger',
+    'checkpoint',
+    'export_weights',
+    'skipped_samples',
+    'visualization',
+)
 # Settings of DeepSpeed that repeat others, or only print.
-_REPEATED = ('train_batch_size', 'train_micro_batch_size_per_gpu', 'gradient_accumulation_steps',
-             'steps_per_print')
+_REPEATED = (
+    'train_batch_size',
+    'train_micro_batch_size_per_gpu',
+    'gradient_accumulation_steps',
+    'steps_per_print',
+)
 # Settings of an optimizer that its state does not depend on.
-_FREE = ('lr', 'weight_decay', 'betas', 'eps', 'momentum', 'dampening', 'nesterov', 'maximize',
-         'fused', 'foreach', 'capturable')
+_FREE = (
+    'lr',
+    'weight_decay',
+    'betas',
+    'eps',
+    'momentum',
+    'dampening',
+    'nesterov',
+    'maximize',
+    'fused',
+    'foreach',
+    'capturable',
+)
 _ROWS, _WIDTH = 40, 48
 
 
@@ -34,13 +57,17 @@ def training_settings(runner) -> dict[str, Any]:
         runner: A runner whose loop is built and whose strategy is prepared.
     """
     cfg, deepspeed = runner.cfg, None
-    loader = {key: cfg.train_dataloader.get(key)
-              for key in ('batch_size', 'dataset', 'sampler', 'collate_fn')}
-    loader['sampler'] = {key: value for key, value in loader['sampler'].items()
-                         if key != 'batch_size'}  # repeats the loader's
+    loader = {
+        key: cfg.train_dataloader.get(key)
+        for key in ('batch_size', 'dataset', 'sampler', 'collate_fn')
+    }
+    loader['sampler'] = {
+        key: value for key, value in loader['sampler'].items() if key != 'batch_size'
+    }  # repeats the loader's
     if 'config' in cfg.strategy:
-        deepspeed = {key: value for key, value in cfg.strategy.config.items()
-                     if key not in _REPEATED}
+        deepspeed = {
+            key: value for key, value in cfg.strategy.config.items() if key not in _REPEATED
+        }
     settings = dict(
         optim_wrapper=cfg.optim_wrapper,
         param_scheduler=cfg.get('param_scheduler') or [],
@@ -54,8 +81,12 @@ def training_settings(runner) -> dict[str, Any]:
         train_dataloader=loader,
         model=cfg.model,
         custom_hooks=cfg.get('custom_hooks') or [],
-        default_hooks={key: value for key, value in (cfg.get('default_hooks') or {}).items()
-                       if key not in _ONLY_WRITE})
+        default_hooks={
+            key: value
+            for key, value in (cfg.get('default_hooks') or {}).items()
+            if key not in _ONLY_WRITE
+        },
+    )
     return json.loads(to_text(settings))
 
 
@@ -106,8 +137,10 @@ class _Place(NamedTuple):
         """Why it cannot continue here: a checkpoint holds no gradients of a part of a window."""
         if self.iteration >= self.max_iters or self.iteration % self.accumulation == 0:
             return None
-        return (f'its iteration {self.iteration} is not a multiple of {self.accumulation} '
-                '(accumulative_counts); take a checkpoint that is')
+        return (
+            f'its iteration {self.iteration} is not a multiple of {self.accumulation} '
+            '(accumulative_counts); take a checkpoint that is'
+        )
 
 
 def place_of(now: Mapping[str, Any], iteration: int) -> _Place:
@@ -117,9 +150,12 @@ def place_of(now: Mapping[str, Any], iteration: int) -> _Place:
         now: :func:`training_settings` of the run.
         iteration: Iterations that the checkpoint has done.
     """
-    return _Place(iteration, now.get('max_iters', iteration),
-                  (now.get('optim_wrapper') or {}).get('accumulative_counts', 1),
-                  now.get('deepspeed') is not None)
+    return _Place(
+        iteration,
+        now.get('max_iters', iteration),
+        (now.get('optim_wrapper') or {}).get('accumulative_counts', 1),
+        now.get('deepspeed') is not None,
+    )
 
 
 def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) -> list[Change]:
@@ -131,9 +167,12 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) ->
         iteration: Iterations that the checkpoint has done.
     """
     place = place_of(now, iteration)
-    changes = [Change(*found) for part in sorted(saved.keys() | now.keys())
-               if part != 'trained_weights'
-               for found in differences(saved.get(part), now.get(part), part)]
+    changes = [
+        Change(*found)
+        for part in sorted(saved.keys() | now.keys())
+        if part != 'trained_weights'
+        for found in differences(saved.get(part), now.get(part), part)
+    ]
     groups = [part.get('trained_weights') for part in (saved, now)]
     if groups[0] != groups[1]:
         changes.append(_other_groups(*groups))
@@ -149,18 +188,25 @@ def _other_groups(saved: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) 
     """Say how the weights that the optimizer knows differ."""
     names = [{name for group in groups for name in group} for groups in (saved, now)]
     only = [sorted(names[0] - names[1]), sorted(names[1] - names[0])]
-    how = '; '.join(f'{title}: {", ".join(group[:2])}' + (f' and {len(group) - 2} more'
-                                                          if len(group) > 2 else '')
-                    for title, group in zip(('only saved', 'only now'), only) if group)
+    how = '; '.join(
+        f'{title}: {", ".join(group[:2])}'
+        + (f' and {len(group) - 2} more' if len(group) > 2 else '')
+        for title, group in zip(('only saved', 'only now'), only)
+        if group
+    )
     counts = (f'{sum(map(len, groups))} in {len(groups)} groups' for groups in (saved, now))
-    return Change('trained weights', *counts, refused=True,
-                  effect=f'refused: {how or "grouped otherwise"}, the optimizer has no state '
-                  'for that')
+    return Change(
+        'trained weights',
+        *counts,
+        refused=True,
+        effect=f'refused: {how or "grouped otherwise"}, the optimizer has no state for that',
+    )
 
 
 def _refuse(reason: str) -> Callable[[Change, _Place], None]:
     def judge(change: Change, place: _Place) -> None:
         change.refused, change.effect = True, f'refused: {reason}'
+
     return judge
 
 
@@ -233,11 +279,15 @@ def table(changes: Sequence[Change]) -> str:
     """
     rows = [('setting', 'saved', 'now', 'what happens')]
     ordered = sorted(changes, key=lambda change: not change.refused)
-    rows += [(change.key, _short(change.saved), _short(change.now), change.effect)
-             for change in ordered[:_ROWS]]
+    rows += [
+        (change.key, _short(change.saved), _short(change.now), change.effect)
+        for change in ordered[:_ROWS]
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ['  '.join([cell.ljust(width) for cell, width in zip(row, widths)] + [row[3]])
-             for row in rows]
+    lines = [
+        '  '.join([cell.ljust(width) for cell, width in zip(row, widths)] + [row[3]])
+        for row in rows
+    ]
     if len(changes) > _ROWS:
         lines.append(f'and {len(changes) - _ROWS} more')
     return '\n'.join(lines)
@@ -245,4 +295,4 @@ def table(changes: Sequence[Change]) -> str:
 
 def _short(value: Any) -> str:
     text = '-' if value is None else str(value)
-    return text if len(text) <= _WIDTH else text[:_WIDTH - 3] + '...'
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + '...'

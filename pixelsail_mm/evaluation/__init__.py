@@ -10,6 +10,10 @@ from pixelsail_mm.evaluation.metrics import (
 )
 
 __all__ = [
-    'CaptionMetric', 'GCGMetric', 'MultipleChoiceMetric', 'PerBenchMetric', 'PixelMetric',
-    'RefSegMetric'
+    'CaptionMetric',
+    'GCGMetric',
+    'MultipleChoiceMetric',
+    'PerBenchMetric',
+    'PixelMetric',
+    'RefSegMetric',
 ]

@@ -22,6 +22,9 @@ AutoImageProcessor.register(PixelSAILConfig, slow_image_processor_class=PixelSAI
 AutoProcessor.register(PixelSAILConfig, PixelSAILProcessor)
 
 __all__ = [
-    'PixelSAILConfig', 'PixelSAILForCausalLM', 'PixelSAILGenerateOutput',
-    'PixelSAILImageProcessor', 'PixelSAILProcessor'
+    'PixelSAILConfig',
+    'PixelSAILForCausalLM',
+    'PixelSAILGenerateOutput',
+    'PixelSAILImageProcessor',
+    'PixelSAILProcessor',
 ]

@@ -28,8 +28,11 @@ TEXT_KEYS = ('input_ids', 'attention_mask', 'answer_mask')
 IMAGE_KEYS = ('pixel_values', 'image_sizes', 'image_grids', 'prompt_map', 'original_sizes')
 
 
-def pad_images(images: Sequence[Tensor | None], prompt_maps: Sequence[Tensor | None],
-               original_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+def pad_images(
+    images: Sequence[Tensor | None],
+    prompt_maps: Sequence[Tensor | None],
+    original_sizes: Sequence[tuple[int, int]],
+) -> dict[str, Tensor]:
     """Batch of images of any sizes, some of which may be absent.
 
     Args:
@@ -48,10 +51,15 @@ def pad_images(images: Sequence[Tensor | None], prompt_maps: Sequence[Tensor | N
     prompts = torch.full((len(images), *grids.amax(0).tolist()), NO_PROMPT)
     for row, (image, prompt_map) in enumerate(zip(images, prompt_maps)):
         if image is not None:
-            pixels[row, :, :image.shape[1], :image.shape[2]] = image
-            prompts[row, :prompt_map.shape[0], :prompt_map.shape[1]] = prompt_map
-    return dict(pixel_values=pixels, image_sizes=sizes, image_grids=grids, prompt_map=prompts,
-                original_sizes=torch.tensor([tuple(size) for size in original_sizes]))
+            pixels[row, :, : image.shape[1], : image.shape[2]] = image
+            prompts[row, : prompt_map.shape[0], : prompt_map.shape[1]] = prompt_map
+    return dict(
+        pixel_values=pixels,
+        image_sizes=sizes,
+        image_grids=grids,
+        prompt_map=prompts,
+        original_sizes=torch.tensor([tuple(size) for size in original_sizes]),
+    )
 
 
 def pad_samples(packed: Sequence[dict], pad: int) -> dict[str, Tensor]:
@@ -66,23 +74,31 @@ def pad_samples(packed: Sequence[dict], pad: int) -> dict[str, Tensor]:
     """
     inputs = [sample['inputs'] for sample in packed]
     length = max(len(row['input_ids']) for row in inputs)
-    batch = dict(input_ids=torch.full((len(inputs), length), pad),
-                 attention_mask=torch.zeros(len(inputs), length, dtype=torch.long),
-                 answer_mask=torch.zeros(len(inputs), length, dtype=torch.long))
+    batch = dict(
+        input_ids=torch.full((len(inputs), length), pad),
+        attention_mask=torch.zeros(len(inputs), length, dtype=torch.long),
+        answer_mask=torch.zeros(len(inputs), length, dtype=torch.long),
+    )
     for row, sample in enumerate(inputs):
         start = length - len(sample['input_ids'])
         batch['input_ids'][row, start:] = sample['input_ids']
         batch['attention_mask'][row, start:] = 1
         batch['answer_mask'][row, start:] = sample['labels'] != IGNORE_INDEX
     sizes = [sample['data_samples'].ori_shape for sample in packed]
-    return batch | pad_images([row['image'] for row in inputs],
-                              [row['prompt_map'] for row in inputs], sizes)
+    return batch | pad_images(
+        [row['image'] for row in inputs], [row['prompt_map'] for row in inputs], sizes
+    )
 
 
-def unpad_samples(input_ids: Tensor, attention_mask: Tensor, labels: Tensor,
-                  pixel_values: Tensor | None = None, image_sizes: Tensor | None = None,
-                  image_grids: Tensor | None = None,
-                  prompt_map: Tensor | None = None) -> list[dict]:
+def unpad_samples(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    pixel_values: Tensor | None = None,
+    image_sizes: Tensor | None = None,
+    image_grids: Tensor | None = None,
+    prompt_map: Tensor | None = None,
+) -> list[dict]:
     """Samples as the data preprocessor takes them; ids on the CPU, pixels where they are.
 
     Args:
@@ -98,11 +114,16 @@ def unpad_samples(input_ids: Tensor, attention_mask: Tensor, labels: Tensor,
     valid = attention_mask.bool().cpu()
     samples = []
     for row in range(len(input_ids)):
-        sample = dict(input_ids=input_ids[row][valid[row]], labels=labels[row][valid[row]],
-                      image=None, prompt_map=None)
+        sample = dict(
+            input_ids=input_ids[row][valid[row]],
+            labels=labels[row][valid[row]],
+            image=None,
+            prompt_map=None,
+        )
         if pixel_values is not None:
-            height, width = (pixel_values.shape[2:] if image_sizes is None
-                             else image_sizes[row].tolist())
+            height, width = (
+                pixel_values.shape[2:] if image_sizes is None else image_sizes[row].tolist()
+            )
             if height and width:
                 sample['image'] = pixel_values[row, :, :height, :width]
                 if prompt_map is not None:

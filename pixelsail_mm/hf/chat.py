@@ -44,9 +44,12 @@ class ChatFormat:
     def jinja(self) -> str:
         """The chat template; there is no text in front of an answer to be generated."""
         return _JINJA.substitute(
-            separator=_literal(self.separator), head=_literal(self.head),
-            tail=_literal(self.tail), suffix=_literal(self.suffix),
-            trim=' | trim' if self.strip else '')
+            separator=_literal(self.separator),
+            head=_literal(self.head),
+            tail=_literal(self.tail),
+            suffix=_literal(self.suffix),
+            trim=' | trim' if self.strip else '',
+        )
 
     def parse(self, text: str) -> tuple[list[tuple[str, str]], str, str]:
         """Split a text that :meth:`jinja` rendered; anything else is one question.
@@ -68,10 +71,14 @@ class ChatFormat:
         rest, closed = text, True
         while closed:
             if turns and not rest:
-                raise ValueError('the conversation ends with an answer; end it with a question, or '
-                                 'pass continue_final_message=True to apply_chat_template')
-            start, tail = (part.format(round=len(turns) + 1, bot_name='assistant') for part in (
-                (self.separator if turns else '') + self.head, self.tail))
+                raise ValueError(
+                    'the conversation ends with an answer; end it with a question, or '
+                    'pass continue_final_message=True to apply_chat_template'
+                )
+            start, tail = (
+                part.format(round=len(turns) + 1, bot_name='assistant')
+                for part in ((self.separator if turns else '') + self.head, self.tail)
+            )
             question, found, behind = rest.removeprefix(start).partition(tail)
             if not rest.startswith(start) or not found:
                 return [], text, ''
@@ -87,4 +94,4 @@ def _literal(part: str) -> str:
     """Jinja expression of a template's part."""
     before, number, after = part.partition(_ROUND)
     texts = [repr(piece.format(bot_name='assistant')) for piece in (before, after)]
-    return f"{texts[0]} ~ (loop.index0 // 2 + 1) ~ {texts[1]}" if number else texts[0]
+    return f'{texts[0]} ~ (loop.index0 // 2 + 1) ~ {texts[1]}' if number else texts[0]

@@ -55,9 +55,14 @@ _BEYOND = 'config.py'
 _NOTE = '# What config.json has no place for; init_model reads both, and what stands here counts.\n'
 
 
-def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike,
-              dtype: str | None = None, max_shard_size: str | int = '5GB',
-              training_samples: int = SAMPLES) -> Path:
+def export_hf(
+    cfg: Config,
+    checkpoint: str | os.PathLike,
+    folder: str | os.PathLike,
+    dtype: str | None = None,
+    max_shard_size: str | int = '5GB',
+    training_samples: int = SAMPLES,
+) -> Path:
     """Write config, weights, tokenizer, processor, generation config and model card.
 
     What the training showed the model goes into the processor, see
@@ -95,8 +100,8 @@ def export_hf(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathL
     _check_tokens(checkpoint, stored, processor.tokenizer, config.text_config.vocab_size)
     model = _with_weights(config, state, checkpoint)
     model.generation_config = GenerationConfig(
-        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
-        **settings['generation'])
+        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, **settings['generation']
+    )
     beyond = beyond_json(cfg, pipelines)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(target) as unfinished:
@@ -117,8 +122,9 @@ def _check_target(target: Path) -> None:
         check_model_type(target / 'config.json')
 
 
-def _write_model(model: PixelSAILForCausalLM, folder: str, shard_size: int,
-                 metadata: dict[str, str]) -> None:
+def _write_model(
+    model: PixelSAILForCausalLM, folder: str, shard_size: int, metadata: dict[str, str]
+) -> None:
     """What ``save_pretrained`` writes; it takes no ``metadata`` for the headers of the weights."""
     model.config.dtype = str(model.dtype).removeprefix('torch.')
     model.config.architectures = [type(model).__name__]
@@ -130,6 +136,7 @@ def _write_model(model: PixelSAILForCausalLM, folder: str, shard_size: int,
 def _bytes(size: str | int) -> int:
     """A size such as ``'500MB'`` as a number."""
     from accelerate.utils import convert_file_size_to_int
+
     try:
         return convert_file_size_to_int(size)
     except ValueError as error:
@@ -138,13 +145,18 @@ def _bytes(size: str | int) -> int:
 
 def _config(settings: dict[str, Any], tokenizer, modules: list[str]) -> PixelSAILConfig:
     """``config.json`` of a portable model."""
-    model = {key: value for key, value in copy.deepcopy(settings).items()
-             if key not in ('tokenizer', 'generation')}
+    model = {
+        key: value
+        for key, value in copy.deepcopy(settings).items()
+        if key not in ('tokenizer', 'generation')
+    }
     llm = model['backbone'].pop('llm', None)
     model['backbone'].pop('vocab_size', None)  # that of text_config counts
     if llm is None:
-        raise ConfigError('model.backbone has no `llm`; only backbones around a decoder of '
-                          'Transformers can be exported')
+        raise ConfigError(
+            'model.backbone has no `llm`; only backbones around a decoder of '
+            'Transformers can be exported'
+        )
     tokens = SpecialTokens.from_tokenizer(tokenizer)
     text_config = AutoConfig.for_model(**llm)
     text_config.vocab_size = tokens.vocab_size
@@ -152,16 +164,23 @@ def _config(settings: dict[str, Any], tokenizer, modules: list[str]) -> PixelSAI
     special = {name: tokenizer.convert_tokens_to_ids(name) for name in names}
     special[tokenizer.convert_ids_to_tokens(tokens.pad)] = tokens.pad
     return PixelSAILConfig(
-        text_config=text_config, model=model, special_tokens=special, custom_imports=modules,
-        pad_token_id=tokens.pad, eos_token_id=sorted({tokens.eos, special['<|im_end|>']}))
+        text_config=text_config,
+        model=model,
+        special_tokens=special,
+        custom_imports=modules,
+        pad_token_id=tokens.pad,
+        eos_token_id=sorted({tokens.eos, special['<|im_end|>']}),
+    )
 
 
 def _processor(cfg: Config, stages: list[dict[str, Any]]) -> PixelSAILProcessor:
     """Processor of a config's test pipeline, whose stages are given."""
     types = [stage['type'] for stage in stages]
     if _CONVERSATION not in types or not stages[types.index(_CONVERSATION)].get('generation'):
-        raise ConfigError(f'{cfg.filename or "the config"}: test_pipeline needs a {_CONVERSATION} '
-                          'with generation=True, as inference does')
+        raise ConfigError(
+            f'{cfg.filename or "the config"}: test_pipeline needs a {_CONVERSATION} '
+            'with generation=True, as inference does'
+        )
     position = types.index(_CONVERSATION)
     conversation = stages[position]
     conversation.pop('tokenizer', None)
@@ -169,14 +188,16 @@ def _processor(cfg: Config, stages: list[dict[str, Any]]) -> PixelSAILProcessor:
     conversation['template'] = resolve_prompt_template(conversation.get('template', 'pixel_sail'))
     # The tokenizer of a path is shared in this process; ours gets a chat template.
     tokenizer = copy.deepcopy(build_tokenizer(cfg.model.tokenizer))
-    processor = PixelSAILProcessor(PixelSAILImageProcessor(stages[:position]), tokenizer,
-                                   stages[position:])
+    processor = PixelSAILProcessor(
+        PixelSAILImageProcessor(stages[:position]), tokenizer, stages[position:]
+    )
     tokenizer.chat_template = processor.chat_template = processor.chat_format.jinja()
     return processor
 
 
-def _check_tokens(checkpoint: str | os.PathLike, stored: Vocabulary | None, tokenizer: Any,
-                  rows: int) -> None:
+def _check_tokens(
+    checkpoint: str | os.PathLike, stored: Vocabulary | None, tokenizer: Any, rows: int
+) -> None:
     """Refuse a table of as many rows whose tokens have another order, where the order is known."""
     if stored is None:
         return
@@ -185,15 +206,19 @@ def _check_tokens(checkpoint: str | os.PathLike, stored: Vocabulary | None, toke
     except VocabularyError as error:
         raise CheckpointError(checkpoint, error.reason, error.remedy) from error
     if plan is not None:
-        raise CheckpointError(checkpoint, "was trained with other tokens than the config's "
-                              f'tokenizer has: {plan.summary}',
-                              'give the config and the tokenizer it was trained with')
+        raise CheckpointError(
+            checkpoint,
+            f"was trained with other tokens than the config's tokenizer has: {plan.summary}",
+            'give the config and the tokenizer it was trained with',
+        )
 
 
-def _with_weights(config: PixelSAILConfig, state: dict[str, Tensor],
-                  source: str | os.PathLike) -> PixelSAILForCausalLM:
+def _with_weights(
+    config: PixelSAILConfig, state: dict[str, Tensor], source: str | os.PathLike
+) -> PixelSAILForCausalLM:
     """The model, its parameters being the tensors of ``state`` themselves."""
     from accelerate import init_empty_weights
+
     with init_empty_weights():
         model = PixelSAILForCausalLM(config)
     with warnings.catch_warnings():
@@ -203,6 +228,8 @@ def _with_weights(config: PixelSAILConfig, state: dict[str, Tensor],
     own = model.model.state_dict()
     model.model.load_state_dict(
         {key: value.reshape(own[key].shape) for key, value in state.items() if key in own},
-        strict=False, assign=True)
+        strict=False,
+        assign=True,
+    )
     model.tie_weights()
     return model.eval()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CARD = 'README.md'
 # Between these stands what a new export writes again.
 _BEGIN, _END = '<!-- facts of the export -->', '<!-- end of facts -->'
-_TEXT = '''\
+_TEXT = """\
 ---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -56,7 +56,7 @@ or `pixelsail_mm.apis.PixelSAILInferencer(FOLDER)`, which gives the same answers
 The code of pixelsail_mm is under Apache-2.0. The licence of these weights follows from the base
 model and the data they were trained on; whoever publishes them has to state it here. A new export
 into this folder writes the table of facts again and keeps everything else of this page.
-'''
+"""
 
 
 def write_model_card(model: PixelSAILForCausalLM, folder: Path, earlier: Path) -> None:
@@ -75,10 +75,14 @@ def write_model_card(model: PixelSAILForCausalLM, folder: Path, earlier: Path) -
     if text is None:
         text = _TEXT.format(name=earlier.name, facts=facts)
     elif _BEGIN in text and _END in text:
-        text = text[:text.index(_BEGIN)] + facts + text[text.rindex(_END) + len(_END):]
+        text = text[: text.index(_BEGIN)] + facts + text[text.rindex(_END) + len(_END) :]
     else:
-        print_log(f'{kept} has no marked table of facts and stays as it is: check that it '
-                  'describes the new weights', 'current', logging.WARNING)
+        print_log(
+            f'{kept} has no marked table of facts and stays as it is: check that it '
+            'describes the new weights',
+            'current',
+            logging.WARNING,
+        )
     (folder / CARD).write_text(text, encoding='utf-8')
 
 
@@ -87,20 +91,27 @@ def _facts(model: PixelSAILForCausalLM, folder: Path) -> str:
     text, parts = model.config.text_config, model.config.model
     files = sorted(folder.glob('*.safetensors'))
     megabytes = sum(file.stat().st_size for file in files) / 1e6
-    decoder = (f'`{text.model_type}`: hidden {text.hidden_size}, {text.num_hidden_layers} layers, '
-               f'{text.num_attention_heads} heads, {text.vocab_size} tokens, '
-               f'{"tied" if text.tie_word_embeddings else "untied"} embeddings')
+    decoder = (
+        f'`{text.model_type}`: hidden {text.hidden_size}, {text.num_hidden_layers} layers, '
+        f'{text.num_attention_heads} heads, {text.vocab_size} tokens, '
+        f'{"tied" if text.tie_word_embeddings else "untied"} embeddings'
+    )
     facts = {
         'parameters': f'{model.num_parameters():,}',
         'weights': f'{str(model.dtype).removeprefix("torch.")}, {megabytes:.1f} MB in '
-                   f'{len(files)} file{"s" if len(files) > 1 else ""}',
+        f'{len(files)} file{"s" if len(files) > 1 else ""}',
         'decoder': decoder,
         'patch': f'{model.model.backbone.patch_size} pixels',
-        'parts': ', '.join(f'`{part["type"]}`' for part in (
-            *(parts[key] for key in ('backbone', 'prompt_injector', 'neck')),
-            *head_configs(parts.get('mask_head'), parts.get('heads')).values())),
+        'parts': ', '.join(
+            f'`{part["type"]}`'
+            for part in (
+                *(parts[key] for key in ('backbone', 'prompt_injector', 'neck')),
+                *head_configs(parts.get('mask_head'), parts.get('heads')).values(),
+            )
+        ),
         'longest answer': f'{model.generation_config.max_new_tokens} tokens by default',
-        'written by': f'pixelsail_mm {__version__}'}
+        'written by': f'pixelsail_mm {__version__}',
+    }
     modules = model.config.custom_imports
     if modules:
         facts['modules'] = f'import {", ".join(f"`{name}`" for name in modules)} first'

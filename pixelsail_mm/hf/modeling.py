@@ -60,7 +60,8 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
     _no_split_modules = ['PixelSAIL']
     # Where ``config.tie_word_embeddings`` says so. Transformers 4 reads the keys alone.
     _tied_weights_keys = {
-        'model.backbone.llm.lm_head.weight': 'model.backbone.llm.model.embed_tokens.weight'}
+        'model.backbone.llm.lm_head.weight': 'model.backbone.llm.model.embed_tokens.weight'
+    }
 
     def __init__(self, config: PixelSAILConfig) -> None:
         super().__init__(config)
@@ -71,16 +72,20 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         try:
             with _memory_for_constants():
                 self.model = MODELS.build(
-                    config.model_settings(_SpecialTokenizer.from_config(config)))
+                    config.model_settings(_SpecialTokenizer.from_config(config))
+                )
         finally:
             torch.set_default_dtype(dtype)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
         # Transformers 5 drops constants in no checkpoint and asks `_init_weights` for them again.
         self._constants = {
-            module: {name: getattr(module, name).clone()
-                     for name in module._non_persistent_buffers_set}
-            for module in self.model.modules() if module._non_persistent_buffers_set}
+            module: {
+                name: getattr(module, name).clone() for name in module._non_persistent_buffers_set
+            }
+            for module in self.model.modules()
+            if module._non_persistent_buffers_set
+        }
         # Only `from_pretrained` builds without memory; it draws what the checkpoint then lacks.
         drawn = not next(self.model.parameters()).is_meta
         for module in self.model.modules():
@@ -113,12 +118,20 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         self.model.backbone.llm.set_output_embeddings(value)
 
     @can_return_tuple
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None,
-                pixel_values: Tensor | None = None, image_sizes: Tensor | None = None,
-                image_grids: Tensor | None = None, prompt_map: Tensor | None = None,
-                labels: Tensor | None = None, answer_mask: Tensor | None = None,
-                original_sizes: Tensor | None = None,
-                num_items_in_batch: Tensor | int | None = None, **kwargs: Any) -> CausalLMOutput:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        prompt_map: Tensor | None = None,
+        labels: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
         """One pass over whole sequences; what the inputs are: :mod:`pixelsail_mm.hf.batching`.
 
         Args:
@@ -149,15 +162,19 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         targets = torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels
-        samples = unpad_samples(input_ids, attention_mask, targets, pixel_values, image_sizes,
-                                image_grids, prompt_map)
+        samples = unpad_samples(
+            input_ids, attention_mask, targets, pixel_values, image_sizes, image_grids, prompt_map
+        )
         inputs = self._preprocess(samples, None)['inputs']
         logits = self.model.backbone.logits(self.model.encode(inputs))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=inputs['labels'],
-                                      vocab_size=logits.shape[-1],
-                                      num_items_in_batch=num_items_in_batch)
+            loss = self.loss_function(
+                logits=logits,
+                labels=inputs['labels'],
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+            )
         places = attention_mask.bool().to(logits.device)
         lengths = places.sum(1, keepdim=True)
         used = torch.arange(logits.shape[1], device=logits.device) < lengths
@@ -171,12 +188,19 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         return preprocessor(dict(inputs=samples, data_samples=data_samples), False)
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,
-                 pixel_values: Tensor | None = None, image_sizes: Tensor | None = None,
-                 image_grids: Tensor | None = None, prompt_map: Tensor | None = None,
-                 answer_mask: Tensor | None = None, original_sizes: Tensor | None = None,
-                 generation_config: GenerationConfig | None = None,
-                 **kwargs: Any) -> Tensor | PixelSAILGenerateOutput:
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        prompt_map: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> Tensor | PixelSAILGenerateOutput:
         """Answer: text, and a mask for each ``[SEG]`` in it.
 
         Args:
@@ -206,19 +230,31 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask = torch.ones_like(input_ids)
         forced = torch.zeros_like(input_ids) if answer_mask is None else answer_mask
         samples = unpad_samples(
-            input_ids, attention_mask, torch.where(forced.bool(), input_ids, IGNORE_INDEX),
-            pixel_values, image_sizes, image_grids, prompt_map)
+            input_ids,
+            attention_mask,
+            torch.where(forced.bool(), input_ids, IGNORE_INDEX),
+            pixel_values,
+            image_sizes,
+            image_grids,
+            prompt_map,
+        )
         if original_sizes is not None:
             sizes = original_sizes.tolist()
         else:
-            sizes = [(0, 0) if sample['image'] is None else sample['image'].shape[1:]
-                     for sample in samples]
+            sizes = [
+                (0, 0) if sample['image'] is None else sample['image'].shape[1:]
+                for sample in samples
+            ]
         copies = range(settings.num_return_sequences)
         settings.num_return_sequences = 1
         batch = self._preprocess(
             [sample for sample in samples for _ in copies],
-            [PixelDataSample(metainfo=dict(ori_shape=tuple(size))) for size in sizes
-             for _ in copies])
+            [
+                PixelDataSample(metainfo=dict(ori_shape=tuple(size)))
+                for size in sizes
+                for _ in copies
+            ],
+        )
         extras['generation_config'] = settings
         if settings.eos_token_id is not None:
             extras['eos_token_id'] = torch.as_tensor(settings.eos_token_id).flatten().tolist()
@@ -227,8 +263,10 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         for answer in answers if has_masks else ():
             for text in describe_empty(answer.pred_masks):
                 warn_once(text)
-        sequences = self._sequences(input_ids.repeat_interleave(len(copies), dim=0),
-                                    [answer.pred_token_ids for answer in answers])
+        sequences = self._sequences(
+            input_ids.repeat_interleave(len(copies), dim=0),
+            [answer.pred_token_ids for answer in answers],
+        )
         if not settings.return_dict_in_generate:
             return sequences
         further = [answer.further_predictions() for answer in answers]
@@ -236,12 +274,14 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             sequences=sequences,
             masks=[answer.pred_masks for answer in answers] if has_masks else None,
             mask_scores=[answer.pred_scores for answer in answers] if has_masks else None,
-            predictions=further if any(further) else None)
+            predictions=further if any(further) else None,
+        )
 
     def _sequences(self, prompts: Tensor, answers: list[Tensor]) -> Tensor:
         """Prompts ``(B,L)`` followed by answers, padded on the right."""
-        padded = nn.utils.rnn.pad_sequence(answers, batch_first=True,
-                                           padding_value=self.model.tokens.pad)
+        padded = nn.utils.rnn.pad_sequence(
+            answers, batch_first=True, padding_value=self.model.tokens.pad
+        )
         return torch.cat([prompts, padded.to(prompts.device)], dim=1)
 
 
@@ -253,6 +293,7 @@ def _memory_for_constants() -> AbstractContextManager:
     if torch.get_default_device().type != 'meta':
         return nullcontext()
     from accelerate import init_empty_weights
+
     stack = ExitStack()
     stack.enter_context(torch.device('cpu'))
     stack.enter_context(init_empty_weights())
@@ -279,11 +320,16 @@ class _SpecialTokenizer(PreTrainedTokenizer):
         Raises:
             ConfigError: Padding is none of the special tokens.
         """
-        pads = [token for token, number in config.special_tokens.items()
-                if number == config.pad_token_id]
+        pads = [
+            token
+            for token, number in config.special_tokens.items()
+            if number == config.pad_token_id
+        ]
         if not pads:
-            raise ConfigError(f'config.json of {config.name_or_path or "the model"}: pad_token_id '
-                              f'{config.pad_token_id} is not the id of one of special_tokens')
+            raise ConfigError(
+                f'config.json of {config.name_or_path or "the model"}: pad_token_id '
+                f'{config.pad_token_id} is not the id of one of special_tokens'
+            )
         return cls(config.special_tokens, pad_token=pads[0])
 
     @property

@@ -37,8 +37,10 @@ def build_stages(transforms: Sequence[dict], **defaults: Any) -> list:
     Raises:
         ConfigError: See :func:`~pixelsail_mm.checkpoints.folders.configuration.check_stages`.
     """
-    return [TRANSFORMS.build(stage | defaults if stage['type'] == 'BuildConversation' else stage)
-            for stage in check_stages(transforms, 'the processor')]
+    return [
+        TRANSFORMS.build(stage | defaults if stage['type'] == 'BuildConversation' else stage)
+        for stage in check_stages(transforms, 'the processor')
+    ]
 
 
 class PixelSAILImageProcessor(BaseImageProcessor):
@@ -61,8 +63,12 @@ class PixelSAILImageProcessor(BaseImageProcessor):
         """The stages."""
         return build_stages(self.transforms)
 
-    def preprocess(self, images: ImageInput | Sequence[ImageInput], visual_prompts: Any = None,
-                   return_tensors: str = 'pt') -> BatchFeature:
+    def preprocess(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        visual_prompts: Any = None,
+        return_tensors: str = 'pt',
+    ) -> BatchFeature:
         """Resize images and place visual prompts on their patches.
 
         Args:
@@ -75,17 +81,27 @@ class PixelSAILImageProcessor(BaseImageProcessor):
             :data:`~pixelsail_mm.hf.batching.IMAGE_KEYS`.
         """
         _check_tensors(return_tensors)
-        columns = make_columns(isinstance(images, (list, tuple)), ('image', ), image=images,
-                               prompts=visual_prompts)
-        results = [_prepare(InputPipeline(self.build()), make_image_record(f'image {i}', *values))
-                   for i, values in enumerate(zip(*columns))]
+        columns = make_columns(
+            isinstance(images, (list, tuple)), ('image',), image=images, prompts=visual_prompts
+        )
+        results = [
+            _prepare(InputPipeline(self.build()), make_image_record(f'image {i}', *values))
+            for i, values in enumerate(zip(*columns))
+        ]
         found = [result['image'] is not None for result in results]
-        return BatchFeature(pad_images(
-            [torch.from_numpy(result['image']) if there else None
-             for result, there in zip(results, found)],
-            [torch.from_numpy(result['prompt_map']) if there else None
-             for result, there in zip(results, found)],
-            [result['ori_shape'] for result in results]))
+        return BatchFeature(
+            pad_images(
+                [
+                    torch.from_numpy(result['image']) if there else None
+                    for result, there in zip(results, found)
+                ],
+                [
+                    torch.from_numpy(result['prompt_map']) if there else None
+                    for result, there in zip(results, found)
+                ],
+                [result['ori_shape'] for result in results],
+            )
+        )
 
 
 class PixelSAILProcessor(ProcessorMixin):
@@ -102,10 +118,16 @@ class PixelSAILProcessor(ProcessorMixin):
     image_processor_class = 'AutoImageProcessor'
     tokenizer_class = 'AutoTokenizer'
 
-    def __init__(self, image_processor: PixelSAILImageProcessor, tokenizer: Any,
-                 transforms: Sequence[dict] = (), chat_template: str | None = None) -> None:
-        super().__init__(image_processor, tokenizer,
-                         chat_template=chat_template or tokenizer.chat_template)
+    def __init__(
+        self,
+        image_processor: PixelSAILImageProcessor,
+        tokenizer: Any,
+        transforms: Sequence[dict] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(
+            image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template
+        )
         self.transforms = transforms
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
@@ -129,8 +151,10 @@ class PixelSAILProcessor(ProcessorMixin):
         for stage in self._stages:
             if isinstance(stage, BuildConversation) and stage.generation:
                 return stage
-        raise ConfigError('the processor has no BuildConversation with generation=True among its '
-                          'transforms; check processor_config.json')
+        raise ConfigError(
+            'the processor has no BuildConversation with generation=True among its '
+            'transforms; check processor_config.json'
+        )
 
     @cached_property
     def chat_format(self) -> ChatFormat:
@@ -138,11 +162,18 @@ class PixelSAILProcessor(ProcessorMixin):
         stage = self._conversation
         return ChatFormat(stage.template, self.tokenizer.eos_token or '', stage.strip)
 
-    def __call__(self, images: ImageInput | Sequence[ImageInput] = None,
-                 text: str | Sequence[str] | None = None, videos: None = None, audio: None = None,
-                 visual_prompts: Any = None, history: Sequence | None = None,
-                 answer_prefix: str | Sequence | None = None, return_tensors: str = 'pt',
-                 **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self,
+        images: ImageInput | Sequence[ImageInput] = None,
+        text: str | Sequence[str] | None = None,
+        videos: None = None,
+        audio: None = None,
+        visual_prompts: Any = None,
+        history: Sequence | None = None,
+        answer_prefix: str | Sequence | None = None,
+        return_tensors: str = 'pt',
+        **kwargs: Any,
+    ) -> BatchFeature:
         """Prepare one question, or a batch if ``text`` is a list.
 
         Args:
@@ -169,8 +200,9 @@ class PixelSAILProcessor(ProcessorMixin):
         """
         _check_tensors(return_tensors)
         unknown = [key for key in kwargs if key not in _WITHOUT_EFFECT]
-        unknown += [key for key, value in dict(videos=videos, audio=audio).items()
-                    if value is not None]
+        unknown += [
+            key for key, value in dict(videos=videos, audio=audio).items() if value is not None
+        ]
         if unknown:
             raise TypeError(f'{type(self).__name__}: {", ".join(unknown)} not supported')
         several = isinstance(text, (list, tuple))
@@ -179,15 +211,25 @@ class PixelSAILProcessor(ProcessorMixin):
         if isinstance(images, (list, tuple)):
             # For one conversation Transformers' chat template wraps the image twice.
             images = [_only(image) for image in images] if several else _only(_only(images))
-        columns = make_columns(several, ('text', ), images=images, text=text,
-                               visual_prompts=visual_prompts, history=history,
-                               answer_prefix=answer_prefix)
-        return BatchFeature(pad_samples(
-            [self._sample(f'input {i}', *values) for i, values in enumerate(zip(*columns))],
-            self._conversation.tokens.pad))
+        columns = make_columns(
+            several,
+            ('text',),
+            images=images,
+            text=text,
+            visual_prompts=visual_prompts,
+            history=history,
+            answer_prefix=answer_prefix,
+        )
+        return BatchFeature(
+            pad_samples(
+                [self._sample(f'input {i}', *values) for i, values in enumerate(zip(*columns))],
+                self._conversation.tokens.pad,
+            )
+        )
 
-    def apply_chat_template(self, conversation: Sequence, chat_template: str | None = None,
-                            **kwargs: Any) -> Any:
+    def apply_chat_template(
+        self, conversation: Sequence, chat_template: str | None = None, **kwargs: Any
+    ) -> Any:
         """See ``ProcessorMixin.apply_chat_template``.
 
         Raises:
@@ -195,13 +237,22 @@ class PixelSAILProcessor(ProcessorMixin):
                 of a question: where the last question ends could not be seen any more.
         """
         if kwargs.get('continue_final_message') and not self.chat_format.head:
-            raise ValueError('continue_final_message: the prompt template of this model has no text'
-                             ' in front of a question; pass the beginning of the answer to the '
-                             'processor as answer_prefix')
+            raise ValueError(
+                'continue_final_message: the prompt template of this model has no text'
+                ' in front of a question; pass the beginning of the answer to the '
+                'processor as answer_prefix'
+            )
         return super().apply_chat_template(conversation, chat_template, **kwargs)
 
-    def _sample(self, name: str, image: ImageInput, text: str, prompts: Any,
-                history: Sequence | None, answer_prefix: str | None) -> dict:
+    def _sample(
+        self,
+        name: str,
+        image: ImageInput,
+        text: str,
+        prompts: Any,
+        history: Sequence | None,
+        answer_prefix: str | None,
+    ) -> dict:
         """One sample through all stages."""
         if isinstance(text, str):
             turns, text, begun = self.chat_format.parse(text)
@@ -210,8 +261,9 @@ class PixelSAILProcessor(ProcessorMixin):
         record = make_record(name, image, text, prompts, history, answer_prefix)
         return _prepare(InputPipeline([*self.image_processor.build(), *self._stages]), record)
 
-    def post_process_answers(self, sequences: Tensor | ModelOutput,
-                             inputs: BatchFeature) -> list[str]:
+    def post_process_answers(
+        self, sequences: Tensor | ModelOutput, inputs: BatchFeature
+    ) -> list[str]:
         """Text of the answers, as ``PixelSAILInferencer`` gives it: ``[SEG]`` stays visible.
 
         Args:
@@ -225,10 +277,14 @@ class PixelSAILProcessor(ProcessorMixin):
         texts = []
         for row, sequence in enumerate(sequences):
             forced = inputs['answer_mask'][row // copies].bool()
-            ids = [*prompts[row // copies][forced].tolist(), *sequence[prompts.shape[1]:].tolist()]
-            texts.append(self.tokenizer.decode(
-                [token for token in ids if token not in unspoken], skip_special_tokens=False,
-                clean_up_tokenization_spaces=False).strip())
+            ids = [*prompts[row // copies][forced].tolist(), *sequence[prompts.shape[1] :].tolist()]
+            texts.append(
+                self.tokenizer.decode(
+                    [token for token in ids if token not in unspoken],
+                    skip_special_tokens=False,
+                    clean_up_tokenization_spaces=False,
+                ).strip()
+            )
         return texts
 
     @property

@@ -93,23 +93,34 @@ def refresh(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     head = {key: entry.pop(key) for key in _TYPED}
     tokenizer = metadata.get('Tokenizer')
     facts = _facts(root / head['Config'], str(root / tokenizer) if tokenizer else None)
-    typed = {key: metadata.pop(key, default) for key, default in (
-        ('Training Data', NOT_STATED), ('Training Memory (GB)', NOT_MEASURED),
-        ('Inference Memory (GB)', NOT_MEASURED))}
+    typed = {
+        key: metadata.pop(key, default)
+        for key, default in (
+            ('Training Data', NOT_STATED),
+            ('Training Memory (GB)', NOT_MEASURED),
+            ('Inference Memory (GB)', NOT_MEASURED),
+        )
+    }
     for key in facts:
         metadata.pop(key, None)
     for key in ('Results', 'Protocol Version'):
         entry.pop(key, None)
     weights = {key: entry.pop(key, None) for key in ('Weights', 'Weights Note')}
-    return {**head, 'Metadata': {**typed, **metadata, **facts}, **entry, 'Evaluation': evaluation,
-            'Protocol Version': protocol_version(evaluation, root),
-            'Results': results(evaluation, root),
-            **{key: value for key, value in weights.items() if value or key == 'Weights'}}
+    return {
+        **head,
+        'Metadata': {**typed, **metadata, **facts},
+        **entry,
+        'Evaluation': evaluation,
+        'Protocol Version': protocol_version(evaluation, root),
+        'Results': results(evaluation, root),
+        **{key: value for key, value in weights.items() if value or key == 'Weights'},
+    }
 
 
 def _facts(config: Path, tokenizer: str | None) -> dict[str, Any]:
     from pixelsail_mm.benchmarks.model_info import DISTILLATION, NO_ZERO3, model_info
     from pixelsail_mm.config import read_config
+
     if not config.is_file():
         raise ConfigError(f'{config}: no such config')
     info = model_info(read_config(config), tokenizer)
@@ -117,8 +128,9 @@ def _facts(config: Path, tokenizer: str | None) -> dict[str, Any]:
     height, width = info.image_size
     return {
         'Parameters': info.total,
-        'Parameters by Part': {part: count for part, count in info.parts.items()
-                               if part != DISTILLATION},
+        'Parameters by Part': {
+            part: count for part, count in info.parts.items() if part != DISTILLATION
+        },
         'Trained Parameters': info.trainable,
         'Tokens per Image': f'{info.image_tokens:,} at {width}x{height}',
         'Schedule': info.schedule,
@@ -126,8 +138,10 @@ def _facts(config: Path, tokenizer: str | None) -> dict[str, Any]:
         'Training State Memory (GiB)': {
             '1 process': round(info.training_state(), 3),
             f'ZeRO-2, {processes} processes': round(info.training_state(2, processes), 3),
-            f'ZeRO-3, {processes} processes': NO_ZERO3 if info.four_bit else round(
-                info.training_state(3, processes), 3)},
+            f'ZeRO-3, {processes} processes': NO_ZERO3
+            if info.four_bit
+            else round(info.training_state(3, processes), 3),
+        },
     }
 
 
@@ -155,8 +169,10 @@ def results(evaluation: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
             continue
         path = root / evaluation['Folder'] / f'{name}.json' if 'Folder' in evaluation else None
         values = published.get(name, [None] * len(benchmark['values']))
-        rows += [_benchmark_result(benchmark['task'], column, path, value, evaluation)
-                 for column, value in zip(benchmark['values'], values)]
+        rows += [
+            _benchmark_result(benchmark['task'], column, path, value, evaluation)
+            for column, value in zip(benchmark['values'], values)
+        ]
     return rows
 
 
@@ -169,8 +185,14 @@ def protocol_version(evaluation: Mapping[str, Any], root: Path) -> str:
     """
     from pixelsail_mm.datasets.templates import templates_version
     from pixelsail_mm.evaluation.protocols import PAPER, STRICT
-    files = [root / evaluation['File']] if 'File' in evaluation else (
-        sorted((root / evaluation['Folder']).glob('*.json')) if 'Folder' in evaluation else [])
+
+    files = (
+        [root / evaluation['File']]
+        if 'File' in evaluation
+        else (
+            sorted((root / evaluation['Folder']).glob('*.json')) if 'Folder' in evaluation else []
+        )
+    )
     versions = {_result_file(path).get('question_templates', 'not recorded') for path in files}
     if not versions:
         versions = {'not recorded' if 'Values' in evaluation else templates_version()}
@@ -179,8 +201,13 @@ def protocol_version(evaluation: Mapping[str, Any], root: Path) -> str:
     return f'{protocols}, question templates {", ".join(sorted(map(str, versions)))}'
 
 
-def _benchmark_result(task: str, column: Mapping[str, str], path: Path | None,
-                      published: float | None, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _benchmark_result(
+    task: str,
+    column: Mapping[str, str],
+    path: Path | None,
+    published: float | None,
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
     metric, key = column['metric'], column['key']
     prefix, _, name = key.partition('/')
     data = f' ({evaluation["Data"]})' if 'Data' in evaluation else ''
@@ -196,15 +223,18 @@ def _benchmark_result(task: str, column: Mapping[str, str], path: Path | None,
     return row
 
 
-def _single_result(value: Mapping[str, Any], evaluation: Mapping[str, Any],
-                   root: Path) -> dict[str, Any]:
+def _single_result(
+    value: Mapping[str, Any], evaluation: Mapping[str, Any], root: Path
+) -> dict[str, Any]:
     metric = value['Metric']
     row = {'Task': value['Task'], 'Dataset': value['Dataset']}
     if 'Key' in value:
         if 'File' not in evaluation:
             raise ConfigError(f'`Evaluation` of the metafile names {value["Key"]}, but no `File`')
-        return {**row, 'Metrics': {metric: _scaled(
-            metric, _value(root / evaluation['File'], value['Key']))}}
+        return {
+            **row,
+            'Metrics': {metric: _scaled(metric, _value(root / evaluation['File'], value['Key']))},
+        }
     return {**row, 'Metrics': {metric: value['Value']}, 'Source': value['Source']}
 
 
@@ -221,8 +251,9 @@ def _result_file(path: Path) -> dict[str, Any]:
 def _value(path: Path, key: str) -> float:
     metrics = _result_file(path).get('metrics', {})
     if key not in metrics:
-        raise ConfigError(f'{path}: has no metric {key}; evaluate anew, or correct `Evaluation` in '
-                          'the metafile')
+        raise ConfigError(
+            f'{path}: has no metric {key}; evaluate anew, or correct `Evaluation` in the metafile'
+        )
     return metrics[key]
 
 
@@ -247,16 +278,24 @@ def update(config: Path, root: Path, tokenizer: str | None = None) -> Path:
     """
     config = config.resolve()
     if not config.is_relative_to(root):
-        raise ConfigError(f'{config} lies outside {root}; --update-metafile is for configs of the '
-                          'source tree')
+        raise ConfigError(
+            f'{config} lies outside {root}; --update-metafile is for configs of the source tree'
+        )
     name = config.relative_to(root).as_posix()
     path = config.with_name('metafile.yml')
-    content = read_metafile(path) if path.is_file() else dict(
-        Collections=[dict(Name=config.parent.name)], Models=[])
+    content = (
+        read_metafile(path)
+        if path.is_file()
+        else dict(Collections=[dict(Name=config.parent.name)], Models=[])
+    )
     entries = {entry['Config']: entry for entry in content['Models']}
     entry = entries.get(name) or {
-        'Name': config.stem, 'In Collection': content['Collections'][0]['Name'], 'Config': name,
-        'Weights': None, 'Weights Note': 'not trained'}
+        'Name': config.stem,
+        'In Collection': content['Collections'][0]['Name'],
+        'Config': name,
+        'Weights': None,
+        'Weights Note': 'not trained',
+    }
     if tokenizer:
         entry = {**entry, 'Metadata': {**entry.get('Metadata', {}), 'Tokenizer': tokenizer}}
     entries[name] = refresh(entry, root)

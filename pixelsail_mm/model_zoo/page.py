@@ -50,8 +50,9 @@ def render_page(root: Path) -> str:
     metafiles = [read_metafile(path) for path in all_metafiles(root)]
     parts = [_HEAD]
     for content in metafiles:
-        parts += [_collection(collection, content['Models'])
-                  for collection in content['Collections']]
+        parts += [
+            _collection(collection, content['Models']) for collection in content['Collections']
+        ]
     parts += [_published(), _DOWNLOADS, *_downloads(), '']
     return '\n'.join(parts)
 
@@ -69,11 +70,24 @@ def _collection(collection: dict[str, Any], models: list[dict[str, Any]]) -> str
     lines = [f'## {collection["Name"]}', '']
     if 'Paper' in collection:
         lines += [f'[{collection["Paper"]["Title"]}]({collection["Paper"]["URL"]})', '']
-    lines += _table(('config', 'parameters', 'trained', 'image tokens',
-                     'training state (GiB): 1 process / ZeRO-2 x 8 / ZeRO-3 x 8'),
-                    [_sizes(model) for model in models])
-    lines += ['', *_table(('config', 'data', 'schedule', 'weights', 'results'),
-                          [_training(model) for model in models]), '']
+    lines += _table(
+        (
+            'config',
+            'parameters',
+            'trained',
+            'image tokens',
+            'training state (GiB): 1 process / ZeRO-2 x 8 / ZeRO-3 x 8',
+        ),
+        [_sizes(model) for model in models],
+    )
+    lines += [
+        '',
+        *_table(
+            ('config', 'data', 'schedule', 'weights', 'results'),
+            [_training(model) for model in models],
+        ),
+        '',
+    ]
     for model in models:
         lines += _results(model)
     return '\n'.join(lines)
@@ -85,19 +99,30 @@ def _link(path: str, text: str | None = None) -> str:
 
 def _sizes(model: dict[str, Any]) -> tuple[str, ...]:
     facts = model['Metadata']
-    state = ' / '.join(value if isinstance(value, str) else f'{value:.2f}' if value >= 0.1
-                       else f'{value:.3f}'
-                       for value in facts['Training State Memory (GiB)'].values())
-    return (_link(model['Config']), f'{facts["Parameters"]:,}', f'{facts["Trained Parameters"]:,}',
-            facts['Tokens per Image'], f'{state} ({facts["Precision"]})')
+    state = ' / '.join(
+        value if isinstance(value, str) else f'{value:.2f}' if value >= 0.1 else f'{value:.3f}'
+        for value in facts['Training State Memory (GiB)'].values()
+    )
+    return (
+        _link(model['Config']),
+        f'{facts["Parameters"]:,}',
+        f'{facts["Trained Parameters"]:,}',
+        facts['Tokens per Image'],
+        f'{state} ({facts["Precision"]})',
+    )
 
 
 def _training(model: dict[str, Any]) -> tuple[str, ...]:
     facts = model['Metadata']
     weights = _link(model['Weights'], 'here') if model['Weights'] else model['Weights Note']
     ran = any(value != NOT_RUN for row in model['Results'] for value in row['Metrics'].values())
-    return (f'`{model["Name"]}`', facts['Training Data'], facts['Schedule'], weights,
-            'below' if ran else _link(model['Report']) if 'Report' in model else NOT_RUN)
+    return (
+        f'`{model["Name"]}`',
+        facts['Training Data'],
+        facts['Schedule'],
+        weights,
+        'below' if ran else _link(model['Report']) if 'Report' in model else NOT_RUN,
+    )
 
 
 def _results(model: dict[str, Any]) -> list[str]:
@@ -109,8 +134,16 @@ def _results(model: dict[str, Any]) -> list[str]:
         for metric, value in row['Metrics'].items():
             authors = row.get('Paper Protocol', {}).get(metric)
             ours = f'{value}' if authors is None else f'{value} ({authors})'
-            rows.append((row['Task'], row['Dataset'], metric, ours,
-                         str(row.get('Published', {}).get(metric, '')), row.get('Source', '')))
+            rows.append(
+                (
+                    row['Task'],
+                    row['Dataset'],
+                    metric,
+                    ours,
+                    str(row.get('Published', {}).get(metric, '')),
+                    row.get('Source', ''),
+                )
+            )
     lines = [f'### {model["Name"]}', '', f'Protocol: {model["Protocol Version"]}.']
     if 'Folder' in model['Evaluation'] or 'File' in model['Evaluation']:
         place = model['Evaluation'].get('Folder') or model['Evaluation']['File']
@@ -121,15 +154,27 @@ def _results(model: dict[str, Any]) -> list[str]:
 def _published() -> str:
     """What the paper gives, as far as it is of models that are no config here."""
     benchmarks, published = paper_results()['benchmarks'], paper_results()['published']
-    columns = [(name, i, f'{value["dataset"]} {value["metric"]}')
-               for name, benchmark in benchmarks.items()
-               for i, value in enumerate(benchmark['values'])
-               if any(name in row for row in published.values())]
-    rows = [(title, *(_shown(row.get(name), i) for row in published.values()))
-            for name, i, title in columns]
-    return '\n'.join(['## Published values', '', 'The authors\' weights and bases were never '
-                      'published; `ft` is fine-tuned for each data set.', '',
-                      *_table(('', *published), rows), ''])
+    columns = [
+        (name, i, f'{value["dataset"]} {value["metric"]}')
+        for name, benchmark in benchmarks.items()
+        for i, value in enumerate(benchmark['values'])
+        if any(name in row for row in published.values())
+    ]
+    rows = [
+        (title, *(_shown(row.get(name), i) for row in published.values()))
+        for name, i, title in columns
+    ]
+    return '\n'.join(
+        [
+            '## Published values',
+            '',
+            "The authors' weights and bases were never "
+            'published; `ft` is fine-tuned for each data set.',
+            '',
+            *_table(('', *published), rows),
+            '',
+        ]
+    )
 
 
 def _shown(values: list[float | None] | None, i: int) -> str:
@@ -137,15 +182,27 @@ def _shown(values: list[float | None] | None, i: int) -> str:
 
 
 def _downloads() -> Iterator[str]:
-    kinds = dict(pypi='PyPI `{package}=={version}`', npm='npm `{package}@{version}`',
-                 hub='hub `{repo}`', converter='{source}')
+    kinds = dict(
+        pypi='PyPI `{package}=={version}`',
+        npm='npm `{package}@{version}`',
+        hub='hub `{repo}`',
+        converter='{source}',
+    )
     public, absent = [], []
     for name, entry in load_catalogue().items():
         if entry['kind'] == 'unpublished':
             absent.append((f'`{name}`', entry['title'], entry['explanation']))
             continue
-        public.append((f'`{name}`', entry['title'], kinds[entry['kind']].format(**entry),
-                       entry.get('size', ''), f'`{entry["to"]}`', entry['licence']))
+        public.append(
+            (
+                f'`{name}`',
+                entry['title'],
+                kinds[entry['kind']].format(**entry),
+                entry.get('size', ''),
+                f'`{entry["to"]}`',
+                entry['licence'],
+            )
+        )
     yield from _table(('name', 'what', 'from', 'size', 'goes to', 'licence'), public)
     yield from ('', '### What does not exist', '')
     yield from _table(('name', 'what', ''), absent)

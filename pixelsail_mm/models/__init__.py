@@ -5,6 +5,12 @@ from pixelsail_mm.models.data_preprocessor import PixelDataPreprocessor
 from pixelsail_mm.models.pixel_sail import PixelSAIL
 
 __all__ = [
-    'PixelDataPreprocessor', 'PixelSAIL', 'backbones', 'experts', 'heads', 'losses', 'necks',
-    'prompt_injectors'
+    'PixelDataPreprocessor',
+    'PixelSAIL',
+    'backbones',
+    'experts',
+    'heads',
+    'losses',
+    'necks',
+    'prompt_injectors',
 ]

@@ -61,8 +61,9 @@ class ModelInputs(_SharedTurns):
     lengths: list[int]
 
 
-def position_ids(length: int, image_start: int | None, grid: tuple[int, int],
-                 turn_ids: Tensor | None = None) -> Tensor:
+def position_ids(
+    length: int, image_start: int | None, grid: tuple[int, int], turn_ids: Tensor | None = None
+) -> Tensor:
     """Three-axis positions (t, h, w) of one sample.
 
     Text counts upwards, equal on all axes. With s the index of the first patch, patch (r, c) lies
@@ -98,12 +99,12 @@ def _place_image(positions: Tensor, first: int, rows: int, columns: int) -> None
     """Fill ``(3,L)`` positions of a sequence whose first patch is at index ``first``."""
     count = rows * columns
     positions[:, :first] = torch.arange(first)
-    patches = positions[:, first:first + count]
+    patches = positions[:, first : first + count]
     patches[0] = first
     patches[1] = first + torch.arange(rows).repeat_interleave(columns)
     patches[2] = first + torch.arange(columns).repeat(rows)
     after = positions.shape[1] - first - count
-    positions[:, first + count:] = first + max(rows, columns) + torch.arange(after)
+    positions[:, first + count :] = first + max(rows, columns) + torch.arange(after)
 
 
 def collate_rows(samples: list[dict], pad: int) -> dict:
@@ -126,7 +127,8 @@ def collate_rows(samples: list[dict], pad: int) -> dict:
         labels=torch.full(size, IGNORE_INDEX),
         vision_patch_indices=torch.full(size, -1),
         vp_token_indices=torch.full(size, NOT_A_PATCH),
-        position_ids=torch.zeros(3, *size, dtype=torch.long))
+        position_ids=torch.zeros(3, *size, dtype=torch.long),
+    )
     offset = 0
     for row, (sample, length) in enumerate(zip(samples, lengths)):
         batch['input_ids'][row, :length] = sample['input_ids']
@@ -135,7 +137,8 @@ def collate_rows(samples: list[dict], pad: int) -> dict:
         batch['position_ids'][:, row, :length] = sample['position_ids']
         patch_of = sample['patch_of']
         batch['vision_patch_indices'][row, :length] = torch.where(
-            patch_of >= 0, patch_of + offset, patch_of)
+            patch_of >= 0, patch_of + offset, patch_of
+        )
         # The running number of patches; the release used the largest index instead, which
         # shifts every sample but the first by one.
         offset += sample['grid'][0] * sample['grid'][1]
@@ -143,11 +146,13 @@ def collate_rows(samples: list[dict], pad: int) -> dict:
         batch['turn_ids'] = torch.zeros(size, dtype=torch.long)
         for row, sample in enumerate(samples):
             if sample['turn_ids'] is not None:
-                batch['turn_ids'][row, :lengths[row]] = sample['turn_ids']
+                batch['turn_ids'][row, : lengths[row]] = sample['turn_ids']
     batch.update(
         images=[sample['image'] for sample in samples if sample['image'] is not None],
         grids=[sample['grid'] for sample in samples],
-        image_spans=[sample['span'] for sample in samples], lengths=lengths)
+        image_spans=[sample['span'] for sample in samples],
+        lengths=lengths,
+    )
     return batch
 
 
@@ -179,9 +184,15 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         non_blocking: Passed to ``Tensor.to``.
     """
 
-    def __init__(self, tokenizer: Any, patch_size: int = 16, image_layout: str = 'block',
-                 mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
-                 non_blocking: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        patch_size: int = 16,
+        image_layout: str = 'block',
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        non_blocking: bool = False,
+    ) -> None:
         super().__init__(non_blocking=non_blocking)
         self.patch_size = patch_size
         self.image_layout = image_layout
@@ -209,7 +220,8 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
         samples = inputs_by_sample(data['inputs'])
         data_samples = data.get('data_samples')
         batch = collate_rows(
-            [self._sample(sample, index) for index, sample in enumerate(samples)], self.tokens.pad)
+            [self._sample(sample, index) for index, sample in enumerate(samples)], self.tokens.pad
+        )
         patches = batch.pop('images')
         batch = self.cast_data(batch)
         batch['vision_patches'] = self._patchify(patches)
@@ -233,7 +245,8 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             raise ConfigError(
                 f'sample {index} of the batch: {len(where)} <vpatch> tokens for an image of '
                 f'{grid[0]}x{grid[1]} patches; ResizeToGrid and the data preprocessor must use the '
-                'same patch_size')
+                'same patch_size'
+            )
         span = None
         if len(where):
             span = self._span(ids, int(where[0]) - 1, grid, index)
@@ -241,9 +254,17 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             prompt_map = sample.get('prompt_map')
             prompt_of[where] = NO_PROMPT if prompt_map is None else prompt_map.flatten().long()
         start = span[0] if span and self.image_layout == 'block' else None
-        return dict(input_ids=ids, labels=sample['labels'], image=image, grid=grid, span=span,
-                    position_ids=position_ids(length, start, grid, sample.get('turn_ids')),
-                    patch_of=patch_of, prompt_of=prompt_of, turn_ids=sample.get('turn_ids'))
+        return dict(
+            input_ids=ids,
+            labels=sample['labels'],
+            image=image,
+            grid=grid,
+            span=span,
+            position_ids=position_ids(length, start, grid, sample.get('turn_ids')),
+            patch_of=patch_of,
+            prompt_of=prompt_of,
+            turn_ids=sample.get('turn_ids'),
+        )
 
     def _span(self, ids: Tensor, start: int, grid: tuple[int, int], index: int) -> tuple[int, int]:
         """Where the image tokens are, after a check that they are the expected ones."""
@@ -253,7 +274,8 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             raise ConfigError(
                 f'sample {index} of the batch: its image tokens are not those of '
                 f'image_layout={self.image_layout!r}; give BuildConversation the image_layout of '
-                'the backbone')
+                'the backbone'
+            )
         return start, end
 
     def _patchify(self, images: list[Tensor]) -> Tensor:

@@ -58,31 +58,41 @@ class AnsweringMixin:
             pad = batch_length - length
             start, end = span or (0, 0)
             spans.append((pad, pad + start, pad + end))
-        layout = AttentionLayout(spans, batch_length, embeds.device,
-                                 causal_images=self.causal_images)
+        layout = AttentionLayout(
+            spans, batch_length, embeds.device, causal_images=self.causal_images
+        )
         options = dict(eos_token_id=self._stop_ids(), pad_token_id=self.tokens.pad) | options
         stops = options['eos_token_id']
         new_ids, states = self.backbone.generate(embeds, positions, layout, **options)
-        prompt_states = torch.stack([
-            row.roll(length - batch_length, dims=0) for row, length in zip(states[0], lengths)])
+        prompt_states = torch.stack(
+            [row.roll(length - batch_length, dims=0) for row, length in zip(states[0], lengths)]
+        )
         new_states = torch.cat(states[1:], dim=1)
         features = self.head_features(self.patch_maps(prompt_states, inputs))
         for row, sample in enumerate(data_samples):
             answer = _until_stop(new_ids[row], stops)
             forced = inputs['labels'][row] != IGNORE_INDEX
             ids = torch.cat([inputs['input_ids'][row][forced], answer])
-            hidden = torch.cat([prompt_states[row][forced], new_states[row, :len(answer)]])
-            self._write_prediction(sample, ids, hidden,
-                                   {name: maps[row] for name, maps in features.items()}, stops)
+            hidden = torch.cat([prompt_states[row][forced], new_states[row, : len(answer)]])
+            self._write_prediction(
+                sample, ids, hidden, {name: maps[row] for name, maps in features.items()}, stops
+            )
             sample.pred_token_ids = answer
         return data_samples
 
-    def _write_prediction(self, sample, ids: Tensor, states: Tensor,
-                          features: dict[str, Tensor | None], stops: list[int]) -> None:
+    def _write_prediction(
+        self,
+        sample,
+        ids: Tensor,
+        states: Tensor,
+        features: dict[str, Tensor | None],
+        stops: list[int],
+    ) -> None:
         """Fill one sample from its answer ``ids`` ``(T,)`` and their states ``(T,C)``."""
         text_ids = [token for token in ids.tolist() if token not in stops]
         sample.pred_text = self.tokenizer.decode(
-            text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+            text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        ).strip()
         segs = states[ids == self.tokens.seg]
         for name, head in self.heads.items():
             feature = features[name]
@@ -105,4 +115,4 @@ def left_pad(tensor: Tensor, lengths: list[int]) -> Tensor:
 def _until_stop(ids: Tensor, stops: list[int]) -> Tensor:
     """Ids up to and including the first stop token; what follows is padding of the batch."""
     hits = torch.nonzero(torch.isin(ids, torch.tensor(stops, device=ids.device)))
-    return ids[:int(hits[0]) + 1] if len(hits) else ids
+    return ids[: int(hits[0]) + 1] if len(hits) else ids

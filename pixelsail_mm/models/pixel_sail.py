@@ -59,21 +59,36 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             ``distill`` have the same name, or one reads ``'neck'`` without a mask head.
     """
 
-    def __init__(self, tokenizer: Any, backbone: dict, prompt_injector: dict, neck: dict,
-                 mask_head: dict | None = None, heads: Mapping[str, dict] | None = None,
-                 distill: Sequence[dict] = (), lm_loss_weight: float = 1.0,
-                 lm_loss_weight_with_masks: float = 0.1,
-                 lm_loss_weight_text_only: float = 1.0, generation: dict | None = None,
-                 data_preprocessor: dict | None = None, trainable: Sequence[str] | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        backbone: dict,
+        prompt_injector: dict,
+        neck: dict,
+        mask_head: dict | None = None,
+        heads: Mapping[str, dict] | None = None,
+        distill: Sequence[dict] = (),
+        lm_loss_weight: float = 1.0,
+        lm_loss_weight_with_masks: float = 0.1,
+        lm_loss_weight_text_only: float = 1.0,
+        generation: dict | None = None,
+        data_preprocessor: dict | None = None,
+        trainable: Sequence[str] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         vocabulary = build_tokenizer(tokenizer)
         tokens = SpecialTokens.from_tokenizer(vocabulary)
-        transformer = _build(backbone, vocab_size=tokens.vocab_size,
-                             new_tokens=new_tokens(vocabulary))
+        transformer = _build(
+            backbone, vocab_size=tokens.vocab_size, new_tokens=new_tokens(vocabulary)
+        )
         patch_size = transformer.patch_size
         image_layout = getattr(transformer, 'image_layout', 'block')
-        preprocessor = dict(type='PixelDataPreprocessor', tokenizer=tokenizer,
-                            patch_size=patch_size, image_layout=image_layout)
+        preprocessor = dict(
+            type='PixelDataPreprocessor',
+            tokenizer=tokenizer,
+            patch_size=patch_size,
+            image_layout=image_layout,
+        )
         super().__init__(MODELS.build(preprocessor | dict(data_preprocessor or {})), init_cfg)
         self.tokenizer = vocabulary
         self.tokens = tokens
@@ -89,14 +104,19 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         named = head_configs(mask_head, heads)
         self.head_names = list(named)
         for name, cfg in named.items():
-            self.add_module(head_attribute(name), _build(
-                cfg, in_channels=self.neck.out_channels, hidden_size=width))
+            self.add_module(
+                head_attribute(name),
+                _build(cfg, in_channels=self.neck.out_channels, hidden_size=width),
+            )
         self.distill = nn.ModuleList(
-            _build(cfg, in_channels=self._width_of(_feature(cfg))) for cfg in distill)
+            _build(cfg, in_channels=self._width_of(_feature(cfg))) for cfg in distill
+        )
         names = [loss.name for loss in self.distill]
         if len(set(names)) < len(names):
-            raise ConfigError(f'model.distill: losses of one name would hide each other ({names}); '
-                              'give every entry its own `name`')
+            raise ConfigError(
+                f'model.distill: losses of one name would hide each other ({names}); '
+                'give every entry its own `name`'
+            )
         if trainable is not None:
             train_only(self, [module_name(part) for part in trainable])
 
@@ -108,8 +128,10 @@ class PixelSAIL(AnsweringMixin, BaseModel):
     def _width_of(self, feature: str) -> int | None:
         """Channels of the feature that a distillation loss reads; None for one it refuses."""
         if feature == 'neck' and MASK not in self.head_names:
-            raise ConfigError("model.distill: feature='neck' is what the mask head projects, and "
-                              "model.heads has no `mask`; add one, or use feature='backbone'")
+            raise ConfigError(
+                "model.distill: feature='neck' is what the mask head projects, and "
+                "model.heads has no `mask`; add one, or use feature='backbone'"
+            )
         return self.mask_head.embed_channels if feature == 'neck' else self.backbone.hidden_size
 
     def init_weights(self) -> None:
@@ -151,8 +173,9 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             tokens = tokens + zero_of(patches).to(tokens.dtype)
         else:
             rows = _patch_rows(inputs)
-            tokens = tokens.flatten(0, 1).index_add(
-                0, rows, patches.to(tokens.dtype)).view_as(tokens)
+            tokens = (
+                tokens.flatten(0, 1).index_add(0, rows, patches.to(tokens.dtype)).view_as(tokens)
+            )
         read = (as_weights_of(self.prompt_injector, part) for part in (tokens, patches, prompts))
         return self.prompt_injector(*read, inputs).to(tokens.dtype)
 
@@ -160,16 +183,23 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         """States ``(B,L,C)`` after the final norm."""
         spans = [(0, *(span or (0, 0))) for span in inputs['image_spans']]
         embeds = self.embed(inputs)
-        layout = AttentionLayout(spans, embeds.shape[1], embeds.device, inputs.get('turn_ids'),
-                                 causal_images=self.causal_images)
+        layout = AttentionLayout(
+            spans,
+            embeds.shape[1],
+            embeds.device,
+            inputs.get('turn_ids'),
+            causal_images=self.causal_images,
+        )
         return self.backbone(embeds, inputs['position_ids'], layout)
 
     def patch_maps(self, states: Tensor, inputs: ModelInputs) -> list[Tensor | None]:
         """Patch states ``(h,w,C)`` per sample; None for text-only samples."""
         sizes = [rows * columns for rows, columns in inputs['grids']]
         patches = states.flatten(0, 1)[_patch_rows(inputs)].split(sizes)
-        return [part.view(*grid, -1) if size else None
-                for part, grid, size in zip(patches, inputs['grids'], sizes)]
+        return [
+            part.view(*grid, -1) if size else None
+            for part, grid, size in zip(patches, inputs['grids'], sizes)
+        ]
 
     def head_features(self, maps: list[Tensor | None]) -> dict[str, list[Tensor | None]]:
         """Maps ``(H,W,D)`` that each head reads, from patch states; None stays None."""
@@ -179,8 +209,9 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         upsampled = self.neck([as_weights_of(self.neck, feature) for feature in present])
         features = {}
         for name, head in self.heads.items():
-            projected = iter(head.project_images(
-                [as_weights_of(head, feature) for feature in upsampled]))
+            projected = iter(
+                head.project_images([as_weights_of(head, feature) for feature in upsampled])
+            )
             features[name] = [None if feature is None else next(projected) for feature in maps]
         return features
 
@@ -201,11 +232,19 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         features = self.head_features(self.patch_maps(states, inputs))
         segs = self.seg_states(states, inputs)
         outputs = {
-            name: [None if feature is None else head([as_weights_of(head, seg)], [feature])[0]
-                   for seg, feature in zip(segs, features[name])]
-            for name, head in self.heads.items()}
-        return dict(logits=self.backbone.logits(states), last_hidden_state=states,
-                    features=features, seg_states=segs, heads=outputs)
+            name: [
+                None if feature is None else head([as_weights_of(head, seg)], [feature])[0]
+                for seg, feature in zip(segs, features[name])
+            ]
+            for name, head in self.heads.items()
+        }
+        return dict(
+            logits=self.backbone.logits(states),
+            last_hidden_state=states,
+            features=features,
+            seg_states=segs,
+            heads=outputs,
+        )
 
     def loss(self, inputs: ModelInputs, data_samples: list) -> dict[str, Tensor]:
         """Losses of a batch: ``loss_lm``, those of the heads, ``loss_distill_*``."""
@@ -215,8 +254,9 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         rows = self._rows_with_targets(segs, maps, data_samples)
         learned = set().union(*rows.values())
         wants_all = any(loss.feature == 'neck' for loss in self.distill)
-        used = [feature if wants_all or row in learned else None
-                for row, feature in enumerate(maps)]
+        used = [
+            feature if wants_all or row in learned else None for row, feature in enumerate(maps)
+        ]
         if all(feature is None for feature in used):
             stand_in = (states[:1, :1] * 0.0).detach()
             features = self.head_features([stand_in])
@@ -224,8 +264,9 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             features = self.head_features(used)
         losses = {}
         for name, head in self.heads.items():
-            found = self._head_losses(head, rows[name], segs, features[name], data_samples,
-                                      stand_in=states[:1, 0])
+            found = self._head_losses(
+                head, rows[name], segs, features[name], data_samples, stand_in=states[:1, 0]
+            )
             prefix = '' if name == MASK else f'{name}.'
             losses.update({prefix + key: value for key, value in found.items()})
         weight = self.lm_loss_weight_with_masks if learned else self.lm_loss_weight
@@ -238,13 +279,21 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         return losses
 
     @staticmethod
-    def _head_losses(head: SegTokenHead, rows: list[int], segs: list[Tensor],
-                     features: list[Tensor | None], data_samples: list, stand_in: Tensor
-                     ) -> dict[str, Tensor]:
+    def _head_losses(
+        head: SegTokenHead,
+        rows: list[int],
+        segs: list[Tensor],
+        features: list[Tensor | None],
+        data_samples: list,
+        stand_in: Tensor,
+    ) -> dict[str, Tensor]:
         """Losses of one head on the samples ``rows``; zeros if there are none."""
         if rows:
-            return head.loss([as_weights_of(head, segs[row]) for row in rows],
-                             [features[row] for row in rows], [data_samples[row] for row in rows])
+            return head.loss(
+                [as_weights_of(head, segs[row]) for row in rows],
+                [features[row] for row in rows],
+                [data_samples[row] for row in rows],
+            )
         some = next(feature for feature in features if feature is not None)
         return head.no_loss([as_weights_of(head, stand_in)], [some])
 
@@ -258,14 +307,16 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         logits = self.backbone.logits(states[:, :-1][labelled])
         losses = F.cross_entropy(logits.float(), targets[labelled], reduction='none')
         if self.lm_loss_weight_text_only != 1.0:
-            text_only = torch.tensor([span is None for span in inputs['image_spans']],
-                                     device=losses.device)
+            text_only = torch.tensor(
+                [span is None for span in inputs['image_spans']], device=losses.device
+            )
             rows = torch.nonzero(labelled)[:, 0]
             losses = torch.where(text_only[rows], self.lm_loss_weight_text_only * losses, losses)
         return losses.mean()
 
-    def _rows_with_targets(self, segs: list[Tensor], maps: list[Tensor | None],
-                           data_samples: list) -> dict[str, list[int]]:
+    def _rows_with_targets(
+        self, segs: list[Tensor], maps: list[Tensor | None], data_samples: list
+    ) -> dict[str, list[int]]:
         """Samples that each head learns from: with image and a target for each ``[SEG]``.
 
         A sample may have the targets of some heads only. Where the numbers of ``[SEG]`` and
@@ -273,8 +324,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         samples before they come here.
         """
         rows: dict[str, list[int]] = {name: [] for name in self.head_names}
-        for row, (sample, count, feature) in enumerate(
-                zip(data_samples, map(len, segs), maps)):
+        for row, (sample, count, feature) in enumerate(zip(data_samples, map(len, segs), maps)):
             numbers = {}
             for name, head in self.heads.items():
                 own = {key: _length(sample.get(key)) for key in head.targets}
@@ -286,7 +336,8 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             if wrong or unused:
                 MMLogger.get_current_instance().warning(
                     f'{sample.get("sample_id", f"sample {row}")}: {count} [SEG] tokens but '
-                    f'{wrong or numbers}; heads leave out what does not fit')
+                    f'{wrong or numbers}; heads leave out what does not fit'
+                )
         return rows
 
 

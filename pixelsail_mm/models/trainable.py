@@ -31,12 +31,16 @@ def train_only(model: nn.Module, parts: Sequence[str]) -> None:
     for part in parts:
         found = [parameter for name, parameter in named if _inside(name, part)]
         if not found:
-            raise ConfigError(f'model.trainable: {part!r} has no parameter; name modules of '
-                              f'{_neighbours(model, part)}')
+            raise ConfigError(
+                f'model.trainable: {part!r} has no parameter; name modules of '
+                f'{_neighbours(model, part)}'
+            )
         if not any(parameter.requires_grad for parameter in found):
-            raise ConfigError(f'model.trainable: {part!r} is frozen by backbone.lora, of which '
-                              'only adapters and the rows of new tokens train; remove one of '
-                              'the two')
+            raise ConfigError(
+                f'model.trainable: {part!r} is frozen by backbone.lora, of which '
+                'only adapters and the rows of new tokens train; remove one of '
+                'the two'
+            )
         wanted.update(id(parameter) for parameter in found)
     for parameter in model.parameters():
         if id(parameter) not in wanted:
@@ -58,6 +62,9 @@ def _neighbours(model: nn.Module, part: str) -> str:
         path.append(step)
     found = '.'.join(path)
     prefix = f'{found}.' if found else ''
-    known = [f'{prefix}{name}' for name, child in module.named_children()
-             if any(True for _ in child.parameters())]
+    known = [
+        f'{prefix}{name}'
+        for name, child in module.named_children()
+        if any(True for _ in child.parameters())
+    ]
     return ', '.join(known) or found

@@ -16,10 +16,10 @@ _ARRAY_FIELDS = {
     'gt_masks': ('bool', ('n', 'H', 'W')),
     'ignore_masks': ('bool', ('n', 'H', 'W')),
     'prompt_masks': ('bool', ('P', 'H', 'W')),
-    'prompt_ids': ('int64', ('P', )),
+    'prompt_ids': ('int64', ('P',)),
     'image': ('uint8', ('3', 'H', 'W')),
     'pred_masks': ('bool', ('n', 'H', 'W')),
-    'pred_scores': ('float32', ('n', )),
+    'pred_scores': ('float32', ('n',)),
 }
 
 
@@ -66,8 +66,11 @@ class PixelDataSample(BaseDataElement):
 
     def further_predictions(self) -> dict[str, Any]:
         """Predictions of heads other than the mask head, by field name without ``pred_``."""
-        return {key.removeprefix('pred_'): value for key, value in self.items()
-                if key.startswith('pred_') and key not in _KNOWN_PREDICTIONS}
+        return {
+            key.removeprefix('pred_'): value
+            for key, value in self.items()
+            if key.startswith('pred_') and key not in _KNOWN_PREDICTIONS
+        }
 
     def set_field(self, value: Any, name: str, dtype=None, field_type: str = 'data') -> None:
         """Set a field after checking it; every way of setting one leads here."""
@@ -86,8 +89,11 @@ class PixelDataSample(BaseDataElement):
                 if len(axes) == 3 and shape is not None and tuple(value.shape[1:]) != tuple(shape):
                     raise ValueError(
                         f'PixelDataSample.{name} has (H, W) = {tuple(value.shape[1:])}, but '
-                        f'ori_shape of the sample is {tuple(shape)}')
+                        f'ori_shape of the sample is {tuple(shape)}'
+                    )
                 return
             got = f'{value.dtype} {tuple(value.shape)}'
-        raise TypeError(f'PixelDataSample.{name} must be a {dtype} tensor of shape '
-                        f'({", ".join(axes)}), got {got}')
+        raise TypeError(
+            f'PixelDataSample.{name} must be a {dtype} tensor of shape '
+            f'({", ".join(axes)}), got {got}'
+        )

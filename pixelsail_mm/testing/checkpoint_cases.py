@@ -21,11 +21,17 @@ NEW_TOKENS = ('<ship>', '<harbour>')
 #: Largest difference of float32 logits that counts as equal.
 LOGIT_TOLERANCE = 1e-5
 #: Small adapters.
-LORA = dict(type='LoraConfig', r=4, lora_alpha=16, lora_dropout=0.05, bias='none',
-            task_type='CAUSAL_LM')
+LORA = dict(
+    type='LoraConfig', r=4, lora_alpha=16, lora_dropout=0.05, bias='none', task_type='CAUSAL_LM'
+)
 #: 4-bit weights.
-NF4 = dict(type='BitsAndBytesConfig', load_in_4bit=True, bnb_4bit_quant_type='nf4',
-           bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype='torch.float32')
+NF4 = dict(
+    type='BitsAndBytesConfig',
+    load_in_4bit=True,
+    bnb_4bit_quant_type='nf4',
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype='torch.float32',
+)
 # 64 weights share a scale in 4-bit: layers of whole blocks.
 _LORA_LLM = TINY_LLM | dict(hidden_size=64)
 
@@ -37,8 +43,14 @@ def tokenizer_with(new_tokens: Sequence[str] = NEW_TOKENS):
     return tokenizer
 
 
-def tiny_pixel_sail(tied: bool, new_tokens: Sequence[str] = NEW_TOKENS, seed: int = 0,
-                    tokenizer=None, llm: dict | None = None, **parts) -> nn.Module:
+def tiny_pixel_sail(
+    tied: bool,
+    new_tokens: Sequence[str] = NEW_TOKENS,
+    seed: int = 0,
+    tokenizer=None,
+    llm: dict | None = None,
+    **parts,
+) -> nn.Module:
     """A PixelSAIL of a few thousand random parameters, in eval mode.
 
     Args:
@@ -56,8 +68,9 @@ def tiny_pixel_sail(tied: bool, new_tokens: Sequence[str] = NEW_TOKENS, seed: in
     return MODELS.build(tiny_model_config(tokenizer, settings, **parts)).eval()
 
 
-def lora_backbone(tied: bool = True, lora: dict | None = LORA, kind: str = 'SingleTransformer',
-                  **settings) -> dict:
+def lora_backbone(
+    tied: bool = True, lora: dict | None = LORA, kind: str = 'SingleTransformer', **settings
+) -> dict:
     """Config of a tiny transformer with adapters.
 
     Args:
@@ -66,8 +79,13 @@ def lora_backbone(tied: bool = True, lora: dict | None = LORA, kind: str = 'Sing
         kind: Type of the transformer.
         **settings: Its further settings, such as ``quantization``.
     """
-    return dict(type=kind, llm=_LORA_LLM | dict(tie_word_embeddings=tied), patch_size=8,
-                lora=lora, **settings)
+    return dict(
+        type=kind,
+        llm=_LORA_LLM | dict(tie_word_embeddings=tied),
+        patch_size=8,
+        lora=lora,
+        **settings,
+    )
 
 
 def tiny_lora(tied: bool = True, seed: int = 0, **settings) -> nn.Module:
@@ -89,8 +107,10 @@ def fixed_batch(model: nn.Module) -> dict:
     """
     vocabulary = model.tokenizer.get_vocab()
     new_ids = [vocabulary[token] for token in NEW_TOKENS if token in vocabulary]
-    samples = [make_sample(model.tokens, (2, 3), num_segs=1, prompt_ids=(0, 2), seed=1),
-               make_sample(model.tokens, None, seed=2)]
+    samples = [
+        make_sample(model.tokens, (2, 3), num_segs=1, prompt_ids=(0, 2), seed=1),
+        make_sample(model.tokens, None, seed=2),
+    ]
     for inputs, _ in samples:
         inputs['input_ids'] = torch.cat([inputs['input_ids'], torch.tensor(new_ids).long()])
         inputs['labels'] = torch.cat([inputs['labels'], torch.full((len(new_ids),), -100)])

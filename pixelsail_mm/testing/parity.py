@@ -34,21 +34,37 @@ class ParityFixtures:
         """Model config of the recorded network, random weights."""
         key = 'tied_preproj_hyper_parameters' if tied_preproj else 'hyper_parameters'
         hyper, loss = self.config[key], self.config['loss']
-        names = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
-                 'num_key_value_heads', 'rope_theta', 'rms_norm_eps', 'tie_word_embeddings',
-                 'hidden_act')
+        names = (
+            'hidden_size',
+            'intermediate_size',
+            'num_hidden_layers',
+            'num_attention_heads',
+            'num_key_value_heads',
+            'rope_theta',
+            'rms_norm_eps',
+            'tie_word_embeddings',
+            'hidden_act',
+        )
         return dict(
-            type='PixelSAIL', tokenizer=str(self.root / 'tokenizer'),
-            backbone=dict(type='SingleTransformer', patch_size=hyper['vision_patch_size'],
-                          llm=dict(model_type='qwen2', **{n: hyper[n] for n in names})),
+            type='PixelSAIL',
+            tokenizer=str(self.root / 'tokenizer'),
+            backbone=dict(
+                type='SingleTransformer',
+                patch_size=hyper['vision_patch_size'],
+                llm=dict(model_type='qwen2', **{n: hyper[n] for n in names}),
+            ),
             prompt_injector=dict(type='VisualPromptInjector'),
             neck=dict(type='LearnableUpsampler', out_stride=2, max_channels=hyper['in_dim']),
             mask_head=dict(
-                type='SegTokenMaskHead', embed_channels=hyper['seg_hidden_states'],
-                num_points=num_points, target_resize='nearest',
+                type='SegTokenMaskHead',
+                embed_channels=hyper['seg_hidden_states'],
+                num_points=num_points,
+                target_resize='nearest',
                 oversample_ratio=loss['oversample_ratio'],
-                importance_sample_ratio=loss['importance_sample_ratio']),
-            lm_loss_weight_with_masks=loss['llm_loss_scale_when_masks'])
+                importance_sample_ratio=loss['importance_sample_ratio'],
+            ),
+            lm_loss_weight_with_masks=loss['llm_loss_scale_when_masks'],
+        )
 
     def build(self, tied_preproj: bool = False, num_points: int | None = None, distill=()):
         """Model with the recorded weights, in float32 on the CPU."""
@@ -56,6 +72,7 @@ class ParityFixtures:
 
         from pixelsail_mm.checkpoints.conversion.official_keys import official_to_mm
         from pixelsail_mm.registry import MODELS
+
         config = self.model_config(tied_preproj, num_points) | dict(distill=list(distill))
         model = MODELS.build(config)
         name = 'weights_tied_preproj' if tied_preproj else 'weights'
@@ -77,13 +94,17 @@ class ParityFixtures:
             end = torch.nonzero(row == ids['vision_end_id']).flatten().tolist()
             spans.append((start[0], end[0] + 1) if start else None)
         inputs = dict(
-            input_ids=input_ids, labels=arrays['labels'], position_ids=arrays['position_ids'],
+            input_ids=input_ids,
+            labels=arrays['labels'],
+            position_ids=arrays['position_ids'],
             vision_patches=arrays['vision_patches'],
             vision_patch_indices=arrays['vision_patch_indices'],
             vp_token_indices=arrays['vp_token_indices'],
             prompt_token_ids=torch.tensor(ids['visual_prompt_token_ids'][:15]),
             grids=[tuple(grid) for grid in arrays['patch_nums_per_images'].tolist()],
-            image_spans=spans, lengths=lengths.tolist())
+            image_spans=spans,
+            lengths=lengths.tolist(),
+        )
         samples = []
         for row in range(len(input_ids)):
             sample = PixelDataSample(metainfo=dict(sample_id=f'row {row}'))

@@ -12,28 +12,39 @@ from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
-TINY_LLM = dict(model_type='qwen2', hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+TINY_LLM = dict(
+    model_type='qwen2',
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
 # The parts of a tiny EVEv2 model, for `tiny_model_config`; image_layout='rows'.
 TINY_EVE = dict(
     backbone=dict(type='EVETransformer', llm=TINY_LLM, patch_size=8, patch_channels=12),
-    prompt_injector=dict(type='VisualPromptInjector', project=False))
+    prompt_injector=dict(type='VisualPromptInjector', project=False),
+)
 
 
 def byte_tokenizer():
     """Tokenizer of single bytes plus all special tokens; needs no file and no network."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    return build_tokenizer(PreTrainedTokenizerFast(
-        tokenizer_object=core, clean_up_tokenization_spaces=False))
+    return build_tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
+    )
 
 
-def tiny_model_config(tokenizer: Any, llm: dict | None = None, patch_size: int = 8,
-                      **parts) -> dict:
+def tiny_model_config(
+    tokenizer: Any, llm: dict | None = None, patch_size: int = 8, **parts
+) -> dict:
     """Config of a PixelSAIL of a few thousand parameters.
 
     Args:
@@ -42,13 +53,19 @@ def tiny_model_config(tokenizer: Any, llm: dict | None = None, patch_size: int =
         patch_size: Patch side in pixels.
         **parts: Replacements of top-level keys, e.g. ``neck=dict(type='BilinearUpsampler')``.
     """
-    return dict(
-        type='PixelSAIL', tokenizer=tokenizer,
-        backbone=dict(type='SingleTransformer', llm=llm or TINY_LLM, patch_size=patch_size),
-        prompt_injector=dict(type='VisualPromptInjector'),
-        neck=dict(type='LearnableUpsampler', out_stride=2),
-        mask_head=dict(type='SegTokenMaskHead', embed_channels=16, num_points=None),
-        distill=[], generation=dict(max_new_tokens=4)) | parts
+    return (
+        dict(
+            type='PixelSAIL',
+            tokenizer=tokenizer,
+            backbone=dict(type='SingleTransformer', llm=llm or TINY_LLM, patch_size=patch_size),
+            prompt_injector=dict(type='VisualPromptInjector'),
+            neck=dict(type='LearnableUpsampler', out_stride=2),
+            mask_head=dict(type='SegTokenMaskHead', embed_channels=16, num_points=None),
+            distill=[],
+            generation=dict(max_new_tokens=4),
+        )
+        | parts
+    )
 
 
 _FOLDER_CONFIG = """
@@ -82,14 +99,22 @@ def write_tiny_model(folder: Path, llm: dict | None = None, seed: int = 0, **par
     torch.manual_seed(seed)
     model = MODELS.build(tiny_model_config(tokenizer, llm))
     save_weights(model.state_dict(), folder / 'model.safetensors')
-    (folder / 'config.py').write_text(_FOLDER_CONFIG.format(
-        model=tiny_model_config('tokenizer', llm, **parts)))
+    (folder / 'config.py').write_text(
+        _FOLDER_CONFIG.format(model=tiny_model_config('tokenizer', llm, **parts))
+    )
     return folder
 
 
-def make_sample(tokens: SpecialTokens, grid: tuple[int, int] | None, num_segs: int = 0,
-                prompt_ids: tuple[int, ...] = (), patch_size: int = 8, text_length: int = 12,
-                seed: int = 0, image_layout: str = 'block') -> tuple[dict, PixelDataSample]:
+def make_sample(
+    tokens: SpecialTokens,
+    grid: tuple[int, int] | None,
+    num_segs: int = 0,
+    prompt_ids: tuple[int, ...] = (),
+    patch_size: int = 8,
+    text_length: int = 12,
+    seed: int = 0,
+    image_layout: str = 'block',
+) -> tuple[dict, PixelDataSample]:
     """A random packed sample with ``num_segs`` masks and prompts on the first patches.
 
     Args:
@@ -109,19 +134,21 @@ def make_sample(tokens: SpecialTokens, grid: tuple[int, int] | None, num_segs: i
     rows, columns = grid or (0, 0)
     image_ids = tokens.image_ids((rows, columns), image_layout)
     text = torch.randint(0, 200, (text_length,), generator=generator).tolist()
-    question = text[:text_length // 2] + [tokens.prompts[k] for k in prompt_ids]
-    answer = text[text_length // 2:] + [tokens.seg] * num_segs + [tokens.eos]
+    question = text[: text_length // 2] + [tokens.prompts[k] for k in prompt_ids]
+    answer = text[text_length // 2 :] + [tokens.seg] * num_segs + [tokens.eos]
     ids = image_ids + question + answer
     labels = [-100] * (len(ids) - len(answer)) + answer
-    inputs = dict(input_ids=torch.tensor(ids), labels=torch.tensor(labels), image=None,
-                  prompt_map=None)
+    inputs = dict(
+        input_ids=torch.tensor(ids), labels=torch.tensor(labels), image=None, prompt_map=None
+    )
     height, width = rows * patch_size, columns * patch_size
     sample = PixelDataSample(metainfo=dict(sample_id=f'sample-{seed}', ori_shape=(height, width)))
     if grid:
-        inputs['image'] = torch.randint(0, 256, (3, height, width), generator=generator,
-                                        dtype=torch.uint8)
+        inputs['image'] = torch.randint(
+            0, 256, (3, height, width), generator=generator, dtype=torch.uint8
+        )
         prompt_map = torch.full((rows * columns,), -2)
-        prompt_map[:len(prompt_ids)] = torch.tensor(prompt_ids, dtype=torch.long)
+        prompt_map[: len(prompt_ids)] = torch.tensor(prompt_ids, dtype=torch.long)
         inputs['prompt_map'] = prompt_map.view(rows, columns)
     sample.gt_masks = torch.rand(num_segs, height, width, generator=generator) > 0.5
     return inputs, sample
@@ -129,5 +156,6 @@ def make_sample(tokens: SpecialTokens, grid: tuple[int, int] | None, num_segs: i
 
 def collate(samples: list[tuple[dict, PixelDataSample]]) -> dict:
     """Batch of lists as MMEngine's ``pseudo_collate`` gives it for packed samples."""
-    return dict(inputs=[inputs for inputs, _ in samples],
-                data_samples=[sample for _, sample in samples])
+    return dict(
+        inputs=[inputs for inputs, _ in samples], data_samples=[sample for _, sample in samples]
+    )

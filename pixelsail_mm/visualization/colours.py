@@ -6,8 +6,17 @@ Colour = tuple[int, int, int]
 
 # Vivid and far apart in hue and lightness; neighbours in the list stay apart for colour-blind eyes.
 PALETTE: tuple[Colour, ...] = (
-    (226, 46, 76), (30, 117, 230), (20, 160, 90), (243, 135, 18), (138, 63, 200),
-    (0, 172, 193), (217, 60, 172), (122, 148, 24), (141, 86, 56), (86, 98, 116))
+    (226, 46, 76),
+    (30, 117, 230),
+    (20, 160, 90),
+    (243, 135, 18),
+    (138, 63, 200),
+    (0, 172, 193),
+    (217, 60, 172),
+    (122, 148, 24),
+    (141, 86, 56),
+    (86, 98, 116),
+)
 
 INK: Colour = (28, 32, 40)
 MUTED: Colour = (112, 120, 134)
@@ -25,7 +34,8 @@ def ink_on(background: Colour) -> Colour:
 
     Readable means a contrast of 3:1, which WCAG asks of large or bold text.
     """
-    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055)**2.4
-              for c in background]
+    linear = [
+        (c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background
+    ]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return PAPER if 1.05 / (luminance + 0.05) >= 3 else INK

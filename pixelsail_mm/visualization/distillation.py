@@ -62,9 +62,11 @@ class Comparison:
         def cosine(first, second):
             return F.cosine_similarity(first, second, dim=-1).mean().item()
 
-        return dict(cosine=cosine(self.ours, self.theirs),
-                    centred=cosine(self.ours - mean, self.theirs - mean),
-                    mse=F.mse_loss(self.ours, self.theirs).item())
+        return dict(
+            cosine=cosine(self.ours, self.theirs),
+            centred=cosine(self.ours - mean, self.theirs - mean),
+            mse=F.mse_loss(self.ours, self.theirs).item(),
+        )
 
 
 class SharedColours:
@@ -98,7 +100,7 @@ class SharedColours:
 
 def _thinned(cells: Tensor) -> Tensor:
     """At most ``_MAX_CELLS`` evenly spaced rows."""
-    return cells[::-(-len(cells) // _MAX_CELLS)]
+    return cells[:: -(-len(cells) // _MAX_CELLS)]
 
 
 def live_experts(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +113,9 @@ def live_experts(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not model.get('distill'):
         raise ConfigError('the config has no `model.distill`: there is nothing to compare')
-    losses = [dict(loss, expert=loss['expert'].get('of') or loss['expert'])
-              for loss in model['distill']]
+    losses = [
+        dict(loss, expert=loss['expert'].get('of') or loss['expert']) for loss in model['distill']
+    ]
     return dict(model, distill=losses)
 
 
@@ -124,10 +127,13 @@ def load_with_heads(cfg: Config, checkpoint: str) -> nn.Module:
         CheckpointError: It is unreadable, or of another model.
     """
     from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_state
+
     state = load_state(checkpoint)['state_dict']
     if not any('distill.' in key for key in state):
-        raise ConfigError(f'{checkpoint} has no projections onto the experts: exported weights '
-                          'leave them out; give a checkpoint of the training (iter_N.pth)')
+        raise ConfigError(
+            f'{checkpoint} has no projections onto the experts: exported weights '
+            'leave them out; give a checkpoint of the training (iter_N.pth)'
+        )
     model = MODELS.build(live_experts(cfg.model))
     apply_weights(model, state, checkpoint, required_prefixes=[''])
     return model.eval()
@@ -165,11 +171,19 @@ def compare(model: nn.Module, sample: dict) -> list[Comparison]:
     for loss in model.distill:
         ours = loss.proj(sources[loss.feature][0]).float().cpu()
         [theirs] = loss.expert([described])
-        theirs = F.interpolate(theirs[None].float().cpu(), size=ours.shape[:2], mode='bilinear',
-                               align_corners=False)[0].permute(1, 2, 0)
-        found.append(Comparison(loss.name, loss.feature, image,
-                                Path(path).stem if path else described.get('sample_id', 'image'),
-                                ours, theirs))
+        theirs = F.interpolate(
+            theirs[None].float().cpu(), size=ours.shape[:2], mode='bilinear', align_corners=False
+        )[0].permute(1, 2, 0)
+        found.append(
+            Comparison(
+                loss.name,
+                loss.feature,
+                image,
+                Path(path).stem if path else described.get('sample_id', 'image'),
+                ours,
+                theirs,
+            )
+        )
     return found
 
 
@@ -177,8 +191,14 @@ def draw(rows: Sequence[Comparison], colours: SharedColours) -> np.ndarray:
     """Picture of one loss: a row per image of photo, the expert's map and ours."""
     first = rows[0]
     titles = ('photo', f'expert: {first.loss}', f'ours: {first.feature}, projected')
-    panels = [[_enlarged(row.image, row.image), _enlarged(colours(row.theirs), row.image),
-               _enlarged(colours(row.ours), row.image)] for row in rows]
+    panels = [
+        [
+            _enlarged(row.image, row.image),
+            _enlarged(colours(row.theirs), row.image),
+            _enlarged(colours(row.ours), row.image),
+        ]
+        for row in rows
+    ]
     line, head = 18, 26
     heights = [row[0].height + line + _GAP for row in panels]
     canvas = Image.new('RGB', (3 * _SIDE + 4 * _GAP, head + sum(heights) + _GAP), PAPER)
@@ -192,8 +212,7 @@ def draw(rows: Sequence[Comparison], colours: SharedColours) -> np.ndarray:
             canvas.paste(picture, (left, top))
         scores = row.scores()
         size = '{}x{} cells of {} channels'.format(*row.ours.shape)
-        texts = (row.name, size,
-                 f'cosine {scores["cosine"]:.2f}, centred {scores["centred"]:.2f}')
+        texts = (row.name, size, f'cosine {scores["cosine"]:.2f}, centred {scores["centred"]:.2f}')
         for left, text in zip(columns, texts):
             pen.text((left, top + pictures[0].height + line - 4), text, MUTED, font(12), 'ls')
         top += height
@@ -221,8 +240,9 @@ def _numbered(rows: Sequence[Comparison]) -> list[Comparison]:
     return named
 
 
-def visualize_distillation(cfg: Config, checkpoint: str, out: str | Path, images: int = 4,
-                           split: str = 'test') -> dict[str, dict[str, dict[str, float]]]:
+def visualize_distillation(
+    cfg: Config, checkpoint: str, out: str | Path, images: int = 4, split: str = 'test'
+) -> dict[str, dict[str, dict[str, float]]]:
     """Write ``LOSS.png`` (all images) and ``LOSS/IMAGE.png`` for every distillation loss.
 
     Args:

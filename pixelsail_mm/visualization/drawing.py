@@ -52,8 +52,9 @@ def fit_masks(masks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.stack(resized)
 
 
-def draw_masks(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour], alpha: float,
-               dim: float) -> np.ndarray:
+def draw_masks(
+    image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour], alpha: float, dim: float
+) -> np.ndarray:
     """Fade the image to grey outside the masks, tint it inside and outline each mask.
 
     Args:
@@ -83,8 +84,13 @@ def outline(picture: np.ndarray, mask: np.ndarray, colour: Colour, thickness: in
     cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
 
 
-def draw_prompts(image: np.ndarray, masks: np.ndarray, points: Sequence[tuple[int, int] | None],
-                 colours: Sequence[Colour], labels: Sequence[str]) -> np.ndarray:
+def draw_prompts(
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: Sequence[tuple[int, int] | None],
+    colours: Sequence[Colour],
+    labels: Sequence[str],
+) -> np.ndarray:
     """Outline visual prompts and name them; their inside keeps its colour.
 
     Args:
@@ -121,14 +127,21 @@ def draw_numbers(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]
     for number, (mask, colour) in enumerate(zip(masks, colours), start=1):
         if mask.any():
             depth = cv2.distanceTransform(
-                np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+            )
             row, column = np.unravel_index(depth.argmax(), depth.shape)
             draw_chip(canvas, (int(column), int(row) + 10), str(number), colour, taken)
     return np.asarray(canvas)
 
 
-def draw_chip(canvas: Image.Image, anchor: tuple[int, int], label: str, colour: Colour,
-              taken: list[tuple], size: int = 14) -> None:
+def draw_chip(
+    canvas: Image.Image,
+    anchor: tuple[int, int],
+    label: str,
+    colour: Colour,
+    taken: list[tuple],
+    size: int = 14,
+) -> None:
     """Put a label above ``anchor`` (bottom middle), inside the picture and clear of others.
 
     Args:
@@ -144,8 +157,9 @@ def draw_chip(canvas: Image.Image, anchor: tuple[int, int], label: str, colour: 
     left = min(max(anchor[0] - width // 2, 1), max(canvas.width - width - 2, 0))
     top = min(max(anchor[1] - height, 1), max(canvas.height - height - 2, 0))
     for _ in range(len(taken)):
-        if not any(left < r and x < left + width and top < b and y < top + height
-                   for x, y, r, b in taken):
+        if not any(
+            left < r and x < left + width and top < b and y < top + height for x, y, r, b in taken
+        ):
             break
         top = top + height + 1 if top + 2 * height < canvas.height else 1
     box = (left, top, left + width, top + height)

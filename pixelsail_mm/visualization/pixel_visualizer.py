@@ -54,16 +54,28 @@ class PixelVisualizer(Visualizer):
         **kwargs: See :class:`mmengine.visualization.Visualizer`.
     """
 
-    def __init__(self, name: str = 'visualizer', panel_size: tuple[int, int] = (320, 512),
-                 alpha: float = 0.5, dim: float = 0.6, font_size: int = 16, **kwargs) -> None:
+    def __init__(
+        self,
+        name: str = 'visualizer',
+        panel_size: tuple[int, int] = (320, 512),
+        alpha: float = 0.5,
+        dim: float = 0.6,
+        font_size: int = 16,
+        **kwargs,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.panel_size = tuple(panel_size)
         self.alpha = alpha
         self.dim = dim
         self.font_size = font_size
 
-    def draw(self, image: np.ndarray | None, data_sample: Any, draw_gt: bool = True,
-             draw_pred: bool = True) -> np.ndarray:
+    def draw(
+        self,
+        image: np.ndarray | None,
+        data_sample: Any,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+    ) -> np.ndarray:
         """Draw one sample.
 
         Args:
@@ -82,20 +94,32 @@ class PixelVisualizer(Visualizer):
         panels = []
         if image is not None:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError('PixelVisualizer: image must be uint8 RGB of shape (H, W, 3), got '
-                                 f'{image.dtype} {image.shape}')
+                raise ValueError(
+                    'PixelVisualizer: image must be uint8 RGB of shape (H, W, 3), got '
+                    f'{image.dtype} {image.shape}'
+                )
             panels = self.panels(image, data_sample, draw_gt, draw_pred)
-        fields = [('Question', data_sample.get('question'), True),
-                  ('Answer', data_sample.get('pred_text'), draw_pred),
-                  ('Truth', _truth(data_sample), draw_gt)]
+        fields = [
+            ('Question', data_sample.get('question'), True),
+            ('Answer', data_sample.get('pred_text'), draw_pred),
+            ('Truth', _truth(data_sample), draw_gt),
+        ]
         texts = [(label, text) for label, text, wanted in fields if wanted and text is not None]
         return self._compose(panels, texts)
 
     @master_only
-    def add_datasample(self, name: str, image: np.ndarray | None, data_sample: Any = None,
-                       draw_gt: bool = True, draw_pred: bool = True, show: bool = False,
-                       wait_time: float = 0, out_file: str | Path | None = None,
-                       step: int = 0) -> None:
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray | None,
+        data_sample: Any = None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | Path | None = None,
+        step: int = 0,
+    ) -> None:
         """Draw one sample and show it, write it to a file or hand it to the backends.
 
         Args:
@@ -120,8 +144,7 @@ class PixelVisualizer(Visualizer):
         else:
             self.add_image(name, picture, step)
 
-    def panels(self, image: np.ndarray, sample: Any, draw_gt: bool, draw_pred: bool
-               ) -> list[Panel]:
+    def panels(self, image: np.ndarray, sample: Any, draw_gt: bool, draw_pred: bool) -> list[Panel]:
         """Make the row of pictures; a project that predicts more than masks adds its own panels.
 
         Args:
@@ -139,8 +162,9 @@ class PixelVisualizer(Visualizer):
         big = self.enlarge(image)
         panels = [Panel('Image', '', self._with_prompts(big, image, sample))]
         if found is not None and (len(found) or (truth is not None and len(truth))):
-            panels.append(Panel('Prediction', _iou_note(found, truth),
-                                self._with_masks(big, found)))
+            panels.append(
+                Panel('Prediction', _iou_note(found, truth), self._with_masks(big, found))
+            )
         if truth is not None and len(truth):
             note = '' if truth.any() else 'no target'
             panels.append(Panel('Truth', note, self._with_masks(big, truth)))
@@ -167,8 +191,13 @@ class PixelVisualizer(Visualizer):
             pixels = np.argwhere(mask)
             row, column = (pixels[0] + 0.5) * scale if len(pixels) == 1 else (0, 0)
             points.append((int(column), int(row)) if len(pixels) == 1 else None)
-        return draw_prompts(big, fit_masks(masks, big.shape[:2]), points,
-                            [colour_of(i) for i in ids], [f'Prompt{i}' for i in ids])
+        return draw_prompts(
+            big,
+            fit_masks(masks, big.shape[:2]),
+            points,
+            [colour_of(i) for i in ids],
+            [f'Prompt{i}' for i in ids],
+        )
 
     def _compose(self, panels: list[Panel], texts: list[tuple[str, str]]) -> np.ndarray:
         """Set panels in a row and texts below, on white."""
@@ -192,8 +221,9 @@ class PixelVisualizer(Visualizer):
             y += block.height
         return np.asarray(canvas)
 
-    def _paste(self, canvas: Image.Image, panel: Panel, x: int, width: int, heading: int,
-               row: int) -> None:
+    def _paste(
+        self, canvas: Image.Image, panel: Panel, x: int, width: int, heading: int, row: int
+    ) -> None:
         """Put one panel with its heading, centred in its cell."""
         pen = ImageDraw.Draw(canvas)
         middle = MARGIN + heading // 2 - 2
@@ -202,8 +232,10 @@ class PixelVisualizer(Visualizer):
         top = MARGIN + heading
         pen.rectangle((x, top, x + width - 1, top + row - 1), RULE)
         height, own_width = panel.picture.shape[:2]
-        canvas.paste(Image.fromarray(panel.picture),
-                     (x + (width - own_width) // 2, top + (row - height) // 2))
+        canvas.paste(
+            Image.fromarray(panel.picture),
+            (x + (width - own_width) // 2, top + (row - height) // 2),
+        )
 
     @staticmethod
     def grid(pictures: Sequence[np.ndarray], columns: int = 2, gap: int = 16) -> np.ndarray:
@@ -219,18 +251,23 @@ class PixelVisualizer(Visualizer):
         """
         if not pictures or columns < 1:
             raise ValueError('PixelVisualizer.grid needs at least one picture and one column')
-        rows = [pictures[i:i + columns] for i in range(0, len(pictures), columns)]
-        widths = [max(picture.shape[1] for picture in pictures[i::columns])
-                  for i in range(min(columns, len(pictures)))]
+        rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+        widths = [
+            max(picture.shape[1] for picture in pictures[i::columns])
+            for i in range(min(columns, len(pictures)))
+        ]
         heights = [max(picture.shape[0] for picture in row) for row in rows]
-        sheet = np.full((sum(heights) + gap * (len(rows) + 1),
-                         sum(widths) + gap * (len(widths) + 1), 3), RULE, np.uint8)
+        sheet = np.full(
+            (sum(heights) + gap * (len(rows) + 1), sum(widths) + gap * (len(widths) + 1), 3),
+            RULE,
+            np.uint8,
+        )
         for i, row in enumerate(rows):
             for j, picture in enumerate(row):
                 y = gap * (i + 1) + sum(heights[:i])
                 x = gap * (j + 1) + sum(widths[:j])
-                sheet[y:y + heights[i], x:x + widths[j]] = PAPER
-                sheet[y:y + picture.shape[0], x:x + picture.shape[1]] = picture
+                sheet[y : y + heights[i], x : x + widths[j]] = PAPER
+                sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
         return sheet
 
 
@@ -265,8 +302,10 @@ def _masks(sample: Any, key: str, image: np.ndarray) -> np.ndarray | None:
         return None
     masks = np.asarray(masks.cpu() if hasattr(masks, 'cpu') else masks) > 0
     if len(masks) and masks.shape[1:] != image.shape[:2]:
-        raise ValueError(f'PixelVisualizer: {key} of sample {sample.get("sample_id")!r} is '
-                         f'{masks.shape[1:]}, the image {image.shape[:2]}')
+        raise ValueError(
+            f'PixelVisualizer: {key} of sample {sample.get("sample_id")!r} is '
+            f'{masks.shape[1:]}, the image {image.shape[:2]}'
+        )
     return masks
 
 

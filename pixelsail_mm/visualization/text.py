@@ -18,6 +18,7 @@ _TOKENS = re.compile(r'(\[SEG\]|<Prompt\d+>|</?p>)')
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib (a dependency of MMEngine) ships everywhere."""
     import matplotlib
+
     name = 'DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'
     return ImageFont.truetype(Path(matplotlib.get_data_path(), 'fonts/ttf', name), size)
 
@@ -76,8 +77,9 @@ class TextBlock:
         max_lines: More lines than this are cut with an ellipsis.
     """
 
-    def __init__(self, label: str, text: str, width: int, size: int, label_width: int,
-                 max_lines: int = 10) -> None:
+    def __init__(
+        self, label: str, text: str, width: int, size: int, label_width: int, max_lines: int = 10
+    ) -> None:
         self.label = label
         self.size = size
         self.label_width = label_width
@@ -86,8 +88,10 @@ class TextBlock:
         self._pad = round(size * 0.3)
         self.lines = self._wrap(parse(text), max(width - label_width, size))
         if len(self.lines) > max_lines:
-            self.lines = [*self.lines[:max_lines - 1], [*self.lines[max_lines - 1][:-1],
-                                                        Word('…')]]
+            self.lines = [
+                *self.lines[: max_lines - 1],
+                [*self.lines[max_lines - 1][:-1], Word('…')],
+            ]
 
     @property
     def height(self) -> int:
@@ -115,8 +119,9 @@ class TextBlock:
             pen.text((x, middle), word.text, INK, face, 'lm')
             return
         half = round(self.size * 0.68)
-        pen.rounded_rectangle((x, middle - half, x + self._width(word), middle + half),
-                              self.size // 3, word.chip)
+        pen.rounded_rectangle(
+            (x, middle - half, x + self._width(word), middle + half), self.size // 3, word.chip
+        )
         pen.text((x + self._pad, middle), word.text, ink_on(word.chip), face, 'lm')
 
     def _width(self, word: Word) -> float:
@@ -140,5 +145,4 @@ class TextBlock:
             return [word]
         count = max(1, int(len(word.text) * width / self._width(word)) - 1)
         rest = replace(word, text=word.text[count:], space=False, line=False)
-        return [replace(word, text=word.text[:count]),
-                *self._break(rest, width)]
+        return [replace(word, text=word.text[:count]), *self._break(rest, width)]

@@ -39,11 +39,17 @@ class PixelVisualizationHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, show_dir: str | None = None, num: int = 20, select: str = 'spread',
-                 visualizer: dict | None = None) -> None:
+    def __init__(
+        self,
+        show_dir: str | None = None,
+        num: int = 20,
+        select: str = 'spread',
+        visualizer: dict | None = None,
+    ) -> None:
         if select not in ('spread', 'first'):
             raise ValueError(
-                f"PixelVisualizationHook: select must be 'spread' or 'first', got {select!r}")
+                f"PixelVisualizationHook: select must be 'spread' or 'first', got {select!r}"
+            )
         self.show_dir = show_dir
         self.num = num
         self.select = select
@@ -60,15 +66,25 @@ class PixelVisualizationHook(Hook):
         """Start counting anew for a data loader."""
         self._seen = 0
 
-    def after_val_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
-                       outputs: Sequence | None = None) -> None:
+    def after_val_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
         """Draw the chosen samples of a validation batch."""
         if self.show_dir is not None:
             folder = Path(self.show_dir, f'val_{runner.iter}')
             self._draw_batch(runner, runner.val_loop, folder, data_batch, outputs)
 
-    def after_test_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
-                        outputs: Sequence | None = None) -> None:
+    def after_test_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
         """Draw the chosen samples of a test batch."""
         if self.show_dir is not None:
             self._draw_batch(runner, runner.test_loop, Path(self.show_dir), data_batch, outputs)
@@ -81,20 +97,25 @@ class PixelVisualizationHook(Hook):
         """Log the folders of the pictures."""
         self._report(runner)
 
-    def _draw_batch(self, runner: Any, loop: Any, folder: Path, data_batch: dict,
-                    outputs: Sequence) -> None:
+    def _draw_batch(
+        self, runner: Any, loop: Any, folder: Path, data_batch: dict, outputs: Sequence
+    ) -> None:
         from mmengine.dist import get_world_size, is_main_process
+
         if not is_main_process():
             return
-        share = getattr(loop.dataloader.batch_sampler, 'num_samples',
-                        -(-len(loop.dataloader.dataset) // get_world_size()))
+        share = getattr(
+            loop.dataloader.batch_sampler,
+            'num_samples',
+            -(-len(loop.dataloader.dataset) // get_world_size()),
+        )
         # The same metric under two protocols: refcoco_val, refcoco_val_paper.
         prefixes = [metric.prefix or '' for metric in loop.evaluator.metrics]
         prefix = prefixes[0] if all(one.startswith(prefixes[0]) for one in prefixes) else None
         for i, sample in enumerate(outputs):
             place = folder / _file_name(prefix or sample.get('dataset') or 'samples')
             if self._chosen(place, share):
-                path = place / f"{_file_name(sample.get('sample_id') or self._seen)}.png"
+                path = place / f'{_file_name(sample.get("sample_id") or self._seen)}.png'
                 self._draw(runner, sample, data_batch['inputs']['image'][i], path)
                 self._drawn[str(place)] += 1
             self._seen += 1
@@ -110,11 +131,13 @@ class PixelVisualizationHook(Hook):
             cfg = self.visualizer_cfg or runner.cfg.get('visualizer')
             self._visualizer = build_visualizer(cfg)
         self._visualizer.add_datasample(
-            path.stem, _image_of(sample, model_image), sample, out_file=path)
+            path.stem, _image_of(sample, model_image), sample, out_file=path
+        )
         for backend in runner.visualizer._vis_backends.values():
             if not isinstance(backend, LocalVisBackend):  # that one would write a second file
-                backend.add_image(f'{path.parent.name}/{path.stem}', self._visualizer.get_image(),
-                                  runner.iter)
+                backend.add_image(
+                    f'{path.parent.name}/{path.stem}', self._visualizer.get_image(), runner.iter
+                )
 
     def _report(self, runner) -> None:
         for folder, count in sorted(self._drawn.items()):

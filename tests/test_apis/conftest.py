@@ -7,6 +7,7 @@ import pytest
 def shipped(tmp_path_factory):
     """Folder with ``config.py``, ``tokenizer/`` and ``model.safetensors``."""
     from pixelsail_mm.testing.tiny_models import write_tiny_model
+
     return write_tiny_model(tmp_path_factory.mktemp('shipped'))
 
 
@@ -14,4 +15,5 @@ def shipped(tmp_path_factory):
 def ask(shipped):
     """Inferencer on the random model."""
     from pixelsail_mm.apis import PixelSAILInferencer
+
     return PixelSAILInferencer(shipped, device='cpu')

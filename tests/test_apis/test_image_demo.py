@@ -27,9 +27,24 @@ def image(tmp_path):
 
 def test_answer_picture_and_masks(demo, shipped, image, tmp_path, capsys):
     out = tmp_path / 'new/out'
-    demo.run(demo.parse_args([
-        str(image), 'Where?', '--model', str(shipped), '--device', 'cpu', '--out-dir', str(out),
-        '--answer-prefix', 'It is [SEG].', '--max-new-tokens', '1']))
+    demo.run(
+        demo.parse_args(
+            [
+                str(image),
+                'Where?',
+                '--model',
+                str(shipped),
+                '--device',
+                'cpu',
+                '--out-dir',
+                str(out),
+                '--answer-prefix',
+                'It is [SEG].',
+                '--max-new-tokens',
+                '1',
+            ]
+        )
+    )
     printed = capsys.readouterr().out
     assert printed.startswith('It is [SEG].') and f'wrote {out / "scene_answer.png"}' in printed
     assert Image.open(out / 'scene_answer.png').size[0] > 256
@@ -38,10 +53,28 @@ def test_answer_picture_and_masks(demo, shipped, image, tmp_path, capsys):
 
 
 def test_prompts_keep_the_order_of_the_command_line(demo):
-    args = demo.parse_args(['a.png', 'Q', '--point', '1,2', '--box', '1,2,3,4', '5,6,7,8',
-                            '--mask', 'm.png', '--point', '3,4'])
-    assert args.prompts == [dict(point=[1, 2]), dict(box=[1, 2, 3, 4]), dict(box=[5, 6, 7, 8]),
-                            dict(mask='m.png'), dict(point=[3, 4])]
+    args = demo.parse_args(
+        [
+            'a.png',
+            'Q',
+            '--point',
+            '1,2',
+            '--box',
+            '1,2,3,4',
+            '5,6,7,8',
+            '--mask',
+            'm.png',
+            '--point',
+            '3,4',
+        ]
+    )
+    assert args.prompts == [
+        dict(point=[1, 2]),
+        dict(box=[1, 2, 3, 4]),
+        dict(box=[5, 6, 7, 8]),
+        dict(mask='m.png'),
+        dict(point=[3, 4]),
+    ]
     assert demo.parse_args(['a.png', 'Q']).prompts == []
 
 
@@ -56,27 +89,54 @@ def test_mask_files_become_prompts(demo, shipped, image, tmp_path, capsys):
     region = np.zeros((20, 30), np.uint8)
     region[5:15, 5:15] = 255
     Image.fromarray(region).save(tmp_path / 'm.png')
-    demo.run(demo.parse_args([
-        str(image), 'What is <Prompt0>?', '--mask', str(tmp_path / 'm.png'), '--model',
-        str(shipped), '--device', 'cpu', '--out-dir', str(tmp_path)]))
+    demo.run(
+        demo.parse_args(
+            [
+                str(image),
+                'What is <Prompt0>?',
+                '--mask',
+                str(tmp_path / 'm.png'),
+                '--model',
+                str(shipped),
+                '--device',
+                'cpu',
+                '--out-dir',
+                str(tmp_path),
+            ]
+        )
+    )
     assert 'scene_answer.png' in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_user_mistakes_end_in_one_message(repo_root, shipped):
     result = subprocess.run(
-        [sys.executable, repo_root / 'demo/image_demo.py', 'gone.png', 'Q', '--model',
-         str(shipped)], capture_output=True, text=True, cwd=repo_root, timeout=300,
-        env={**os.environ, 'PYTHONPATH': str(repo_root)})
+        [
+            sys.executable,
+            repo_root / 'demo/image_demo.py',
+            'gone.png',
+            'Q',
+            '--model',
+            str(shipped),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=repo_root,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(repo_root)},
+    )
     assert result.returncode == 2
     assert 'gone.png: image: no such file; check the path' in result.stderr
     assert 'Traceback' not in result.stderr
 
 
 def test_help_is_quick(repo_root):
-    code = ("import runpy, sys; sys.argv = ['image_demo.py', '--help']\n"
-            f"try: runpy.run_path({str(repo_root / 'demo/image_demo.py')!r}, run_name='__main__')\n"
-            "except SystemExit: print('torch' in sys.modules)")
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                            timeout=60)
+    code = (
+        "import runpy, sys; sys.argv = ['image_demo.py', '--help']\n"
+        f"try: runpy.run_path({str(repo_root / 'demo/image_demo.py')!r}, run_name='__main__')\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=60
+    )
     assert result.stdout.strip().endswith('False')

@@ -40,13 +40,24 @@ def test_result(ask):
 def test_equals_the_testing_path(ask, shipped):
     """Pipeline of the config, ``pseudo_collate`` and ``test_step``, without the inferencer."""
     model = init_model(shipped, device='cpu')
-    record = dict(img_path=None, img=picture(), masks=[], answer_prefix=PREFIX,
-                  conversation=[dict(human='a', gpt='b'), dict(human='<Prompt3>? ' + TEXT, gpt='')],
-                  prompts=[dict(id=3, box=[4, 4, 20, 20])], meta=dict(sample_id='s'))
+    record = dict(
+        img_path=None,
+        img=picture(),
+        masks=[],
+        answer_prefix=PREFIX,
+        conversation=[dict(human='a', gpt='b'), dict(human='<Prompt3>? ' + TEXT, gpt='')],
+        prompts=[dict(id=3, box=[4, 4, 20, 20])],
+        meta=dict(sample_id='s'),
+    )
     pipeline = Compose([TRANSFORMS.build(stage) for stage in model.cfg.test_pipeline])
-    sample, = model.test_step(pseudo_collate([pipeline(record)]))
-    result = ask(picture(), '<Prompt3>? ' + TEXT, [dict(id=3, box=[4, 4, 20, 20])],
-                 history=[('a', 'b')], answer_prefix=PREFIX)
+    (sample,) = model.test_step(pseudo_collate([pipeline(record)]))
+    result = ask(
+        picture(),
+        '<Prompt3>? ' + TEXT,
+        [dict(id=3, box=[4, 4, 20, 20])],
+        history=[('a', 'b')],
+        answer_prefix=PREFIX,
+    )
     assert result['text'] == sample.pred_text
     np.testing.assert_array_equal(result['masks'], sample.pred_masks.numpy())
     np.testing.assert_array_equal(result['mask_scores'], sample.pred_scores.numpy())
@@ -71,8 +82,12 @@ def test_a_phone_photo_is_seen_as_a_viewer_shows_it(ask, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the orientation: turn by 90 degrees to the right
     Image.fromarray(np.rot90(turned)).save(tmp_path / 'a.png', exif=exif)
-    question = dict(text='<Prompt0>? ' + TEXT, prompts=[[40, 2, 45, 9]], answer_prefix=PREFIX,
-                    return_visualization=True)
+    question = dict(
+        text='<Prompt0>? ' + TEXT,
+        prompts=[[40, 2, 45, 9]],
+        answer_prefix=PREFIX,
+        return_visualization=True,
+    )
     expected, result = ask(turned, **question), ask(tmp_path / 'a.png', **question)
     same(result, expected)
     assert result['masks'].shape[1:] == (30, 45)
@@ -112,8 +127,9 @@ def test_max_new_tokens(ask, shipped):
     ask_raw = PixelSAILInferencer(shipped, device='cpu')
     lengths = []
     generate = ask_raw.model.backbone.llm.generate
-    ask_raw.model.backbone.llm.generate = lambda **kw: lengths.append(
-        kw['max_new_tokens']) or generate(**kw)
+    ask_raw.model.backbone.llm.generate = lambda **kw: (
+        lengths.append(kw['max_new_tokens']) or generate(**kw)
+    )
     ask_raw(picture(), TEXT)
     ask_raw(picture(), TEXT, max_new_tokens=2)
     ask_raw(picture(), TEXT)
@@ -132,41 +148,71 @@ def test_turns_continue(ask):
 
 
 def test_prompts_reach_the_model(ask):
-    plain = ask(picture(), '<Prompt0> and <Prompt1>', [[0, 0, 1, 1], [44, 29, 45, 30]],
-                answer_prefix=PREFIX)
-    boxed = ask(picture(), '<Prompt0> and <Prompt1>', [[0, 0, 30, 30], [31, 0, 45, 30]],
-                answer_prefix=PREFIX)
+    plain = ask(
+        picture(), '<Prompt0> and <Prompt1>', [[0, 0, 1, 1], [44, 29, 45, 30]], answer_prefix=PREFIX
+    )
+    boxed = ask(
+        picture(),
+        '<Prompt0> and <Prompt1>',
+        [[0, 0, 30, 30], [31, 0, 45, 30]],
+        answer_prefix=PREFIX,
+    )
     assert not np.allclose(plain['mask_scores'], boxed['mask_scores'])
     mask = np.zeros((30, 45), dtype=bool)
     mask[:30, :30] = True
-    same(boxed, ask(picture(), '<Prompt0> and <Prompt1>',
-                    [dict(id=1, box=[31, 0, 45, 30]), dict(id=0, mask=mask)],
-                    answer_prefix=PREFIX))
+    same(
+        boxed,
+        ask(
+            picture(),
+            '<Prompt0> and <Prompt1>',
+            [dict(id=1, box=[31, 0, 45, 30]), dict(id=0, mask=mask)],
+            answer_prefix=PREFIX,
+        ),
+    )
 
 
 def test_visualization(ask, tmp_path):
     Image.fromarray(picture()).save(tmp_path / 'a.png')
-    results = ask([tmp_path / 'a.png', picture()], TEXT, answer_prefix=[PREFIX] * 2,
-                  return_visualization=True)
+    results = ask(
+        [tmp_path / 'a.png', picture()], TEXT, answer_prefix=[PREFIX] * 2, return_visualization=True
+    )
     assert results[0]['visualization'].dtype == np.uint8
     np.testing.assert_array_equal(results[0]['visualization'], results[1]['visualization'])
 
 
-@pytest.mark.parametrize('call, message', [
-    (dict(image='gone.png'), 'gone.png: image: no such file'),
-    (dict(image=picture(), text=''), 'input 0: text'),
-    (dict(image=picture(), prompts=[dict(id=15, box=[0, 0, 9, 9])]),
-     r'input 0: prompts\[0\].id: prompt id 15 is out of range'),
-    (dict(image=picture(), prompts=np.ones((1, 8, 8), bool)),
-     r'input 0: prompts\[0\].mask: mask size \(8, 8\).*\(30, 45\)'),
-    (dict(image=picture(), prompts=[[50, 50, 60, 60]]), r'prompts\[0\].box: .*outside the image'),
-    (dict(image=None, prompts=[[0, 0, 9, 9]]), 'input 0: prompts: 1 visual prompts but no image'),
-    (dict(image=[picture(), picture()], prompts=[None, [[0, 0, 9]]]), r'input 1: prompts\[0\]'),
-    (dict(image=picture(), text='what is <Prompt22>?'), 'prompt id 22 is out of range'),
-    (dict(image=picture(), text='What is <Prompt0>?'), 'input 0: text: it names <Prompt0>, but no'),
-    (dict(image=picture(), text='What is <prompt0>?', prompts=[[0, 0, 9, 9]]),
-     'input 0: text: <prompt0> is not the name .* write <Prompt0>'),
-])
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (dict(image='gone.png'), 'gone.png: image: no such file'),
+        (dict(image=picture(), text=''), 'input 0: text'),
+        (
+            dict(image=picture(), prompts=[dict(id=15, box=[0, 0, 9, 9])]),
+            r'input 0: prompts\[0\].id: prompt id 15 is out of range',
+        ),
+        (
+            dict(image=picture(), prompts=np.ones((1, 8, 8), bool)),
+            r'input 0: prompts\[0\].mask: mask size \(8, 8\).*\(30, 45\)',
+        ),
+        (
+            dict(image=picture(), prompts=[[50, 50, 60, 60]]),
+            r'prompts\[0\].box: .*outside the image',
+        ),
+        (
+            dict(image=None, prompts=[[0, 0, 9, 9]]),
+            'input 0: prompts: 1 visual prompts but no image',
+        ),
+        (dict(image=[picture(), picture()], prompts=[None, [[0, 0, 9]]]), r'input 1: prompts\[0\]'),
+        (dict(image=picture(), text='what is <Prompt22>?'), 'prompt id 22 is out of range'),
+        (
+            dict(image=picture(), text='What is <Prompt0>?'),
+            'input 0: text: it names <Prompt0>, but no',
+        ),
+        (
+            dict(image=picture(), text='What is <prompt0>?', prompts=[[0, 0, 9, 9]]),
+            'input 0: text: <prompt0> is not the name .* write <Prompt0>',
+        ),
+    ],
+)
 def test_the_culprit_is_named_before_the_model_runs(ask, monkeypatch, call, message):
     monkeypatch.setattr(ask.model, 'predict', None)
     with pytest.raises(BadSampleError, match=message):
@@ -191,10 +237,13 @@ def test_a_finished_model_is_used_as_it_is(shipped):
         PixelSAILInferencer(model)
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda cfg: cfg.pop('test_pipeline'), 'neither `inference_pipeline` nor `test_pipeline`'),
-    (lambda cfg: cfg.test_pipeline[4].update(generation=False), 'generation=True'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda cfg: cfg.pop('test_pipeline'), 'neither `inference_pipeline` nor `test_pipeline`'),
+        (lambda cfg: cfg.test_pipeline[4].update(generation=False), 'generation=True'),
+    ],
+)
 def test_unusable_pipelines(shipped, change, message):
     model = init_model(shipped, device='cpu')
     change(model.cfg)
@@ -209,8 +258,9 @@ def test_inference_pipeline_wins(shipped):
     ask = PixelSAILInferencer(model)
     seen = []
     predict = model.predict
-    model.predict = lambda inputs, **kwargs: seen.append(inputs['grids']) or predict(
-        inputs, **kwargs)
+    model.predict = lambda inputs, **kwargs: (
+        seen.append(inputs['grids']) or predict(inputs, **kwargs)
+    )
     ask(picture(), TEXT)
     assert seen == [[(2, 2)]]
 
@@ -218,8 +268,13 @@ def test_inference_pipeline_wins(shipped):
 @pytest.mark.parametrize('batch_size', [1, 2])
 def test_data_samples(ask, batch_size):
     plain = ask([picture(), None], TEXT, answer_prefix=[PREFIX] * 2, batch_size=batch_size)
-    results = ask([picture(), None], TEXT, answer_prefix=[PREFIX] * 2, batch_size=batch_size,
-                  return_datasamples=True)
+    results = ask(
+        [picture(), None],
+        TEXT,
+        answer_prefix=[PREFIX] * 2,
+        batch_size=batch_size,
+        return_datasamples=True,
+    )
     for result, expected in zip(results, plain):
         assert 'data_sample' not in expected
         same(result, expected)
@@ -246,15 +301,22 @@ def test_the_configured_visualizer_draws(shipped, kind):
     model = init_model(shipped, device='cpu')
     model.cfg.visualizer = dict(type=kind, value=9, vis_backends=[dict(type='LocalVisBackend')])
     ask = PixelSAILInferencer(model)
-    results = ask([picture(), picture(seed=1)], TEXT, return_visualization=True,
-                  answer_prefix=[PREFIX] * 2)
+    results = ask(
+        [picture(), picture(seed=1)], TEXT, return_visualization=True, answer_prefix=[PREFIX] * 2
+    )
     for result in results:
         np.testing.assert_array_equal(result['visualization'], np.full((30, 45, 3), 9))
 
 
-@pytest.mark.parametrize('settings, panel', [
-    (None, 320), (dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]), 320),
-    (dict(type='PixelVisualizer', panel_size=(400, 400)), 400), (dict(panel_size=(400, 400)), 400)])
+@pytest.mark.parametrize(
+    'settings, panel',
+    [
+        (None, 320),
+        (dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]), 320),
+        (dict(type='PixelVisualizer', panel_size=(400, 400)), 400),
+        (dict(panel_size=(400, 400)), 400),
+    ],
+)
 def test_answers_are_drawn_where_the_configured_visualizer_cannot(shipped, settings, panel):
     model = init_model(shipped, device='cpu')
     model.cfg.visualizer = settings

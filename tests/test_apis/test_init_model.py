@@ -15,8 +15,9 @@ def test_folder_form_works_from_any_directory(shipped, tmp_path, monkeypatch):
     assert not model.training
     assert model.load_report.missing == [] and model.load_report.unexpected == []
     weights = load_file(shipped / 'model.safetensors')
-    torch.testing.assert_close(model.backbone.patch_embed.weight,
-                               weights['backbone.patch_embed.weight'])
+    torch.testing.assert_close(
+        model.backbone.patch_embed.weight, weights['backbone.patch_embed.weight']
+    )
     assert model.cfg.model.tokenizer == str(shipped / 'tokenizer')
     assert model.cfg.test_pipeline[4].tokenizer == str(shipped / 'tokenizer')
 
@@ -74,8 +75,9 @@ def test_incomplete_checkpoint_is_refused(shipped, tmp_path):
 def test_missing_files_are_named(shipped, tmp_path):
     with pytest.raises(ConfigError, match='nowhere.py: no such file'):
         init_model('nowhere.py')
-    with pytest.raises(ConfigError,
-                       match=r'expected one config \(config.py or config.json\), found none'):
+    with pytest.raises(
+        ConfigError, match=r'expected one config \(config.py or config.json\), found none'
+    ):
         init_model(tmp_path)
     for name in ('a.py', 'b.py'):
         (tmp_path / name).write_text('model = None')

@@ -1,6 +1,5 @@
 """Pictures of any size and questions in any words: what is changed for them is said."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -41,15 +40,18 @@ def logged(said):
     return said
 
 
-@pytest.mark.parametrize('height, width, scaled', [(300, 451, '64x48'), (451, 300, '48x64'),
-                                                   (3000, 70, '8x64'), (65, 65, '64x64')])
+@pytest.mark.parametrize(
+    'height, width, scaled',
+    [(300, 451, '64x48'), (451, 300, '48x64'), (3000, 70, '8x64'), (65, 65, '64x64')],
+)
 def test_photos_are_scaled_to_what_the_model_reads(ask_with, height, width, scaled):
     result = ask_with(max_size=64)(picture(height, width), TEXT, answer_prefix=PREFIX)
     assert result['masks'].shape[1:] == (height, width)
     assert result['warnings'][0] == (
         f'the picture of {width}x{height} pixels is scaled to {scaled}: this model reads pictures '
         "of up to 64 pixels (max_size of ResizeToGrid); prompts and masks keep to the picture's own"
-        ' pixels')
+        ' pixels'
+    )
 
 
 @pytest.mark.parametrize('height, width', [(64, 64), (30, 45), (1, 1), (57, 3)])
@@ -62,7 +64,7 @@ def test_pictures_without_a_known_size_get_what_max_length_leaves(ask_with):
     ask = ask_with(max_size=1024, max_length=128)
     result = ask(picture(300, 451), TEXT, answer_prefix=PREFIX, return_datasamples=True)
     assert result['masks'].shape[1:] == (300, 451)
-    said, = [text for text in result['warnings'] if 'scaled' in text]
+    (said,) = [text for text in result['warnings'] if 'scaled' in text]
     assert 'of 451x300 pixels is scaled to ' in said and 'max_length=128' in said
     rows, columns = result['data_sample'].grid
     assert f'{columns * 8}x{rows * 8}' in said
@@ -79,7 +81,7 @@ def test_a_size_lowered_by_area_is_said(ask_with):
     model = ask_with(max_length=128).model
     model.cfg.test_pipeline[3].update(rule='area', max_size=160)
     result = PixelSAILInferencer(model)(picture(20, 30), TEXT, answer_prefix=PREFIX)
-    said, = [text for text in result['warnings'] if 'scaled' in text]
+    (said,) = [text for text in result['warnings'] if 'scaled' in text]
     assert 'of 30x20 pixels is scaled to ' in said and 'max_length=128' in said
 
 
@@ -130,28 +132,35 @@ def test_each_size_is_logged_once(ask_with, logged):
         assert len([text for text in result['warnings'] if 'scaled' in text]) == 1
     ask(images[0], 'Where?')
     assert [text.split(' pixels')[0] for text in logged if 'scaled' in text] == [
-        'the picture of 80x70', 'the picture of 70x80']
+        'the picture of 80x70',
+        'the picture of 70x80',
+    ]
 
 
 def test_left_out_turns_are_said(ask_with):
     ask = ask_with(max_length=128)
     history = [('a long question ' * 4, 'a long answer ' * 4), ('q', 'a')]
     result = ask(picture(16, 16), 'Now?', history=history)
-    assert any(text.startswith('1 earlier turns are left out') and 'max_length=128' in text
-               for text in result['warnings'])
+    assert any(
+        text.startswith('1 earlier turns are left out') and 'max_length=128' in text
+        for text in result['warnings']
+    )
     assert not any('left out' in text for text in ask(picture(16, 16), 'Now?')['warnings'])
 
 
 def test_words_that_were_not_read_in_training(ask_with, logged):
     """A tokenizer of bytes: training had those of 'red cat?' and of the template."""
     ask = ask_with()
-    ids = ask.pipeline.stages[4].transform(dict(
-        conversation=[dict(human='red cat?', gpt='')], grid=(0, 0), gt_masks=[]))['input_ids']
+    ids = ask.pipeline.stages[4].transform(
+        dict(conversation=[dict(human='red cat?', gpt='')], grid=(0, 0), gt_masks=[])
+    )['input_ids']
     ask = ask_with(trained_tokens=write_id_ranges(ids.tolist()))
     assert ask(None, 'cat? red')['warnings'] == []
     result = ask(None, 'The red dog, tea? dog', answer_prefix='[SEG]')
-    said = ("not among the words of the training samples that were read: 'The', 'dog', ',', "
-            "'[SEG]' (as written here); the model hardly knows what that means")
+    said = (
+        "not among the words of the training samples that were read: 'The', 'dog', ',', "
+        "'[SEG]' (as written here); the model hardly knows what that means"
+    )
     assert result['warnings'][0] == logged[0] == said
     # The history was asked about when it was new.
     assert ask(None, 'red cat?', history=[('dog', 'dog')])['warnings'] == []
@@ -197,9 +206,11 @@ def test_an_empty_mask_may_be_what_the_answer_says():
     masks = torch.zeros(2, 4, 5, dtype=torch.bool)
     assert describe_empty(masks[:1], 'No target [SEG].') == []
     assert [text[:15] for text in describe_empty(masks, 'It is [SEG]. No target [SEG].')] == [
-        'mask 0 is empty']
+        'mask 0 is empty'
+    ]
     assert [text[:15] for text in describe_empty(masks, 'No target [SEG]. A cat [SEG].')] == [
-        'mask 1 is empty']
+        'mask 1 is empty'
+    ]
     assert all('right if the answer says' in text for text in describe_empty(masks))
 
 

@@ -13,10 +13,16 @@ MASKS = np.zeros((2, 6, 5), dtype=bool)
 MASKS[0, :2, :2] = MASKS[1, 3:, 3:] = True
 
 
-@pytest.mark.parametrize('prompts', [
-    MASKS, torch.from_numpy(MASKS), list(MASKS),
-    [Image.fromarray(m.astype(np.uint8) * 255) for m in MASKS],
-    [dict(mask=MASKS[0]), dict(id=1, mask=torch.tensor(MASKS[1]))]])
+@pytest.mark.parametrize(
+    'prompts',
+    [
+        MASKS,
+        torch.from_numpy(MASKS),
+        list(MASKS),
+        [Image.fromarray(m.astype(np.uint8) * 255) for m in MASKS],
+        [dict(mask=MASKS[0]), dict(id=1, mask=torch.tensor(MASKS[1]))],
+    ],
+)
 def test_masks_in_every_spelling(prompts):
     made = make_prompts('x', prompts)
     assert [prompt['id'] for prompt in made] == [0, 1]
@@ -27,17 +33,41 @@ def test_masks_in_every_spelling(prompts):
 def test_boxes_points_and_mixtures():
     assert make_prompts('x', None) == []
     assert make_prompts('x', np.array([[1, 2, 3, 4], [5, 6, 7, 8]])) == [
-        dict(id=0, box=[1, 2, 3, 4]), dict(id=1, box=[5, 6, 7, 8])]
-    mixed = make_prompts('x', [[1, 2, 3, 4], (5, 6), dict(id=9, point=[7, 8]),
-                               dict(id=2, mask=dict(size=[6, 5], counts='abc'))])
-    assert mixed == [dict(id=0, box=[1, 2, 3, 4]), dict(id=1, point=[5, 6]),
-                     dict(id=9, point=[7, 8]), dict(id=2, mask=dict(size=[6, 5], counts='abc'))]
+        dict(id=0, box=[1, 2, 3, 4]),
+        dict(id=1, box=[5, 6, 7, 8]),
+    ]
+    mixed = make_prompts(
+        'x',
+        [
+            [1, 2, 3, 4],
+            (5, 6),
+            dict(id=9, point=[7, 8]),
+            dict(id=2, mask=dict(size=[6, 5], counts='abc')),
+        ],
+    )
+    assert mixed == [
+        dict(id=0, box=[1, 2, 3, 4]),
+        dict(id=1, point=[5, 6]),
+        dict(id=9, point=[7, 8]),
+        dict(id=2, mask=dict(size=[6, 5], counts='abc')),
+    ]
     line = dict(scribble=[[1, 2], [3, 4]], width=2)
     assert make_prompts('x', [(5, 6), line])[1] == dict(line, id=1)
 
 
-@pytest.mark.parametrize('prompts', [dict(box=[1, 2, 3, 4]), 'box', [[1, 2, 3]], ['box'], [None],
-                                     np.zeros(4), np.zeros((1, 2, 3, 4)), [[1, [2]]]])
+@pytest.mark.parametrize(
+    'prompts',
+    [
+        dict(box=[1, 2, 3, 4]),
+        'box',
+        [[1, 2, 3]],
+        ['box'],
+        [None],
+        np.zeros(4),
+        np.zeros((1, 2, 3, 4)),
+        [[1, [2]]],
+    ],
+)
 def test_unusable_prompts(prompts):
     with pytest.raises(BadSampleError, match=r'x: prompts'):
         make_prompts('x', prompts)
@@ -60,8 +90,9 @@ def test_images_of_every_kind(tmp_path):
     for image in (rgb, rgba, Image.fromarray(rgb)):
         np.testing.assert_array_equal(make_record('x', image, 'q')['img'], rgb)
     for image in (rgb[..., 0], Image.fromarray(rgb[..., 0])):
-        np.testing.assert_array_equal(make_record('x', image, 'q')['img'],
-                                      rgb[..., :1].repeat(3, axis=2))
+        np.testing.assert_array_equal(
+            make_record('x', image, 'q')['img'], rgb[..., :1].repeat(3, axis=2)
+        )
     assert make_record('x', None, 'q').get('img') is None
 
 
@@ -83,14 +114,17 @@ def test_deep_pictures_are_scaled_in_every_form(tmp_path):
     np.testing.assert_array_equal(make_record('x', Image.fromarray(deep), 'q')['img'], pixels)
 
 
-@pytest.mark.parametrize('image, message', [
-    ('nowhere.png', r'nowhere.png: image: no such file'),
-    (np.zeros((4, 5, 3)), r'input 0: image: .*float64 \(4, 5, 3\)'),
-    (np.zeros((3, 4, 5), np.uint8), r'\(3, 4, 5\)'),
-    (np.zeros((0, 5, 3), np.uint8), r'\(0, 5, 3\)'),
-    (torch.zeros(4, 5, 3, dtype=torch.uint8), 'torch.uint8'),
-    (7, 'got int'),
-])
+@pytest.mark.parametrize(
+    'image, message',
+    [
+        ('nowhere.png', r'nowhere.png: image: no such file'),
+        (np.zeros((4, 5, 3)), r'input 0: image: .*float64 \(4, 5, 3\)'),
+        (np.zeros((3, 4, 5), np.uint8), r'\(3, 4, 5\)'),
+        (np.zeros((0, 5, 3), np.uint8), r'\(0, 5, 3\)'),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), 'torch.uint8'),
+        (7, 'got int'),
+    ],
+)
 def test_unusable_images(image, message):
     with pytest.raises(BadSampleError, match=message):
         make_record('input 0', image, 'q')
@@ -100,9 +134,11 @@ def test_pil_images_that_cannot_be_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'whole.png')
     data = (tmp_path / 'whole.png').read_bytes()
-    (tmp_path / 'cut.png').write_bytes(data[:len(data) // 2])
-    for image in (Image.open(tmp_path / 'cut.png'),
-                  Image.fromarray(np.full((4, 4), np.nan, np.float32))):
+    (tmp_path / 'cut.png').write_bytes(data[: len(data) // 2])
+    for image in (
+        Image.open(tmp_path / 'cut.png'),
+        Image.fromarray(np.full((4, 4), np.nan, np.float32)),
+    ):
         with pytest.raises(BadSampleError, match='input 0: image: .*cannot be read .*pass another'):
             make_record('input 0', image, 'q')
 
@@ -116,11 +152,19 @@ def test_empty_text(text):
 IMAGE = np.zeros((6, 5, 3), np.uint8)
 
 
-@pytest.mark.parametrize('prompts, given', [(MASKS, r'the prompts given have the ids \[0, 1\]'),
-                                            (None, 'no prompt is given'), ([], 'no prompt')])
+@pytest.mark.parametrize(
+    'prompts, given',
+    [
+        (MASKS, r'the prompts given have the ids \[0, 1\]'),
+        (None, 'no prompt is given'),
+        ([], 'no prompt'),
+    ],
+)
 def test_a_question_names_given_prompts_only(prompts, given):
-    for inputs in (dict(text='What is <Prompt2>?'),
-                   dict(text='And its colour?', history=[('What is <Prompt2>?', 'A ship.')])):
+    for inputs in (
+        dict(text='What is <Prompt2>?'),
+        dict(text='And its colour?', history=[('What is <Prompt2>?', 'A ship.')]),
+    ):
         with pytest.raises(BadSampleError, match=f'x: .*names <Prompt2>.*{given}.*pass '):
             make_record('x', IMAGE, prompts=prompts, **inputs)
 
@@ -143,8 +187,19 @@ def test_the_beginning_of_an_answer_names_given_prompts_only():
     assert record['meta']['warnings'] == []
 
 
-@pytest.mark.parametrize('spelling', ['<prompt0>', '<Prompt 0>', '<PROMPT0>', '< Prompt0 >',
-                                      '<Prompt_0>', '<prompt-0>', '<Prompt00>', '<Prompt\u0660>'])
+@pytest.mark.parametrize(
+    'spelling',
+    [
+        '<prompt0>',
+        '<Prompt 0>',
+        '<PROMPT0>',
+        '< Prompt0 >',
+        '<Prompt_0>',
+        '<prompt-0>',
+        '<Prompt00>',
+        '<Prompt\u0660>',
+    ],
+)
 @pytest.mark.parametrize('prompts', [MASKS, None])
 def test_other_spellings_are_refused(spelling, prompts):
     with pytest.raises(BadSampleError, match=f'x: text: {spelling} .*write <Prompt0>'):
@@ -152,8 +207,9 @@ def test_other_spellings_are_refused(spelling, prompts):
 
 
 def test_named_prompts_are_accepted():
-    record = make_record('x', IMAGE, 'Is <Prompt1> left of it?', MASKS,
-                         [('What is <Prompt0>?', 'A ship.')])
+    record = make_record(
+        'x', IMAGE, 'Is <Prompt1> left of it?', MASKS, [('What is <Prompt0>?', 'A ship.')]
+    )
     assert len(record['prompts']) == 2 and record['meta']['warnings'] == []
 
 
@@ -172,6 +228,11 @@ def test_a_prompt_that_no_text_names_is_said():
     record = make_record('x', IMAGE, 'What is <Prompt1>?', [*MASKS, [1, 1]])
     assert record['meta']['warnings'] == [
         'no text names <Prompt0>, <Prompt2>: the region is marked, but the question does not ask '
-        'about it']
-    assert make_record('x', IMAGE, 'And now?', MASKS[:1], [('Where?', 'Left of <Prompt0>.')])[
-        'meta']['warnings'] == []
+        'about it'
+    ]
+    assert (
+        make_record('x', IMAGE, 'And now?', MASKS[:1], [('Where?', 'Left of <Prompt0>.')])['meta'][
+            'warnings'
+        ]
+        == []
+    )

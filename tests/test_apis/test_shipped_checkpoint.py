@@ -46,15 +46,19 @@ def test_size_and_records_match_the_weights(shipped):
 
 
 def test_every_benchmark_is_recorded(repo_root):
-    recorded = {path.stem for path in
-                (repo_root / 'demo/checkpoints' / WHOLE_MIX / 'results').glob('*.json')}
+    recorded = {
+        path.stem
+        for path in (repo_root / 'demo/checkpoints' / WHOLE_MIX / 'results').glob('*.json')
+    }
     assert recorded == {path.stem for path in (repo_root / 'configs/benchmarks').glob('*.py')}
 
 
 def test_tokenizer_is_the_one_the_generator_makes(shipped, world):
     """So ``tools/test.py CONFIG`` on newly drawn data reads the shipped weights rightly."""
-    ours, theirs = (json.loads((folder / 'tokenizer.json').read_text())
-                    for folder in (world / 'tokenizer', shipped))
+    ours, theirs = (
+        json.loads((folder / 'tokenizer.json').read_text())
+        for folder in (world / 'tokenizer', shipped)
+    )
     assert ours['model'] == theirs['model']
 
 
@@ -63,8 +67,11 @@ def test_answers_of_the_shipped_model(shipped, world):
     image = sorted((world / 'images/test').iterdir())[0]
     result = ask(str(image), 'Please segment the leftmost shape.')
     assert len(result['masks']) == 1 and 0 < result['masks'][0].mean() < 0.5
-    answer = ask(str(image), 'What is the colour of <Prompt0>?',
-                 prompts=[dict(id=0, mask=result['masks'][0])])['text']
+    answer = ask(
+        str(image),
+        'What is the colour of <Prompt0>?',
+        prompts=[dict(id=0, mask=result['masks'][0])],
+    )['text']
     assert answer.strip()
 
 
@@ -89,10 +96,22 @@ def test_words_that_were_not_read_in_training_are_said(repo_root):
 def run_test(repo_root, tmp_path, data, *arguments):
     """Metrics of ``tools/test.py``."""
     done = subprocess.run(
-        [sys.executable, 'tools/test.py', *arguments, '--work-dir', tmp_path / 'work', '--out',
-         tmp_path / 'result.json'], cwd=repo_root, text=True,
+        [
+            sys.executable,
+            'tools/test.py',
+            *arguments,
+            '--work-dir',
+            tmp_path / 'work',
+            '--out',
+            tmp_path / 'result.json',
+        ],
+        cwd=repo_root,
+        text=True,
         env=dict(os.environ, PIXELSAIL_DATA=str(data), PYTHONPATH=str(repo_root)),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=540)
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=540,
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     return record_of(tmp_path, 'result.json')['metrics']
 
@@ -100,8 +119,13 @@ def run_test(repo_root, tmp_path, data, *arguments):
 @pytest.mark.slow
 def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, world, tmp_path):
     folder = repo_root / 'demo/checkpoints' / GROUNDING
-    scores = run_test(repo_root, tmp_path, world, f'configs/pixelsail/{GROUNDING}.py',
-                      folder / 'model.safetensors')
+    scores = run_test(
+        repo_root,
+        tmp_path,
+        world,
+        f'configs/pixelsail/{GROUNDING}.py',
+        folder / 'model.safetensors',
+    )
     recorded = record_of(folder, 'result.json')['metrics']
     for key in ('refseg/cIoU', 'mcq/accuracy', 'shuffled/cIoU'):
         assert scores[key] == pytest.approx(recorded[key], abs=TOLERANCE), key
@@ -112,9 +136,20 @@ def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, world, tmp_p
 def test_recorded_scores_of_the_whole_mix_hold_on_new_images(repo_root, world, tmp_path):
     write_public_layout(world, tmp_path / 'data')
     folder = repo_root / 'demo/checkpoints' / WHOLE_MIX
-    scores = run_test(repo_root, tmp_path, tmp_path / 'data', 'configs/benchmarks/grefcoco.py',
-                      folder / 'model.safetensors', '--model', f'configs/pixelsail/{WHOLE_MIX}.py')
+    scores = run_test(
+        repo_root,
+        tmp_path,
+        tmp_path / 'data',
+        'configs/benchmarks/grefcoco.py',
+        folder / 'model.safetensors',
+        '--model',
+        f'configs/pixelsail/{WHOLE_MIX}.py',
+    )
     recorded = record_of(folder, 'results/grefcoco.json')['metrics']
-    for key in ('grefcoco_testA/cIoU', 'grefcoco_testB/gIoU', 'grefcoco_testA/N-acc',
-                'grefcoco_testB/T-acc'):
+    for key in (
+        'grefcoco_testA/cIoU',
+        'grefcoco_testB/gIoU',
+        'grefcoco_testA/N-acc',
+        'grefcoco_testB/T-acc',
+    ):
         assert scores[key] == pytest.approx(recorded[key], abs=TOLERANCE), key

@@ -14,18 +14,31 @@ from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 
 PIPELINE = [dict(type='ResizeToGrid', patch_size=8, max_size=64)]
 # Totals of the published models, each with all rows of its embedding.
-PUBLISHED = {'qwen2.5_0.5b': 494_032_768, 'qwen2.5_3b': 3_085_938_688, 'qwen2.5_7b': 7_615_616_512,
-             'qwen3_0.6b': 596_049_920, 'smollm2_135m': 134_515_008}
+PUBLISHED = {
+    'qwen2.5_0.5b': 494_032_768,
+    'qwen2.5_3b': 3_085_938_688,
+    'qwen2.5_7b': 7_615_616_512,
+    'qwen3_0.6b': 596_049_920,
+    'smollm2_135m': 134_515_008,
+}
 
 
-@pytest.mark.parametrize('name', [name for name, entry in load_catalogue().items()
-                                  if 'architecture' in entry and name != 'smollm2_135m_hub'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        name
+        for name, entry in load_catalogue().items()
+        if 'architecture' in entry and name != 'smollm2_135m_hub'
+    ],
+)
 def test_architectures_have_the_published_sizes(name):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
     with torch.device('meta'):
         model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**load_catalogue()[name]['architecture']))
+            AutoConfig.for_model(**load_catalogue()[name]['architecture'])
+        )
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
 
 
@@ -35,10 +48,18 @@ def tokenizer(tmp_path):
     return str(tmp_path / 'tokenizer')
 
 
-@pytest.mark.parametrize('parts', [
-    {}, dict(backbone=dict(lora=dict(type='LoraConfig', r=2))), dict(trainable=['mask_head']),
-    dict(neck=dict(type='BilinearUpsampler'), prompt_injector=dict(type='PooledPromptInjector')),
-], ids=['plain', 'lora', 'partly frozen', 'baseline'])
+@pytest.mark.parametrize(
+    'parts',
+    [
+        {},
+        dict(backbone=dict(lora=dict(type='LoraConfig', r=2))),
+        dict(trainable=['mask_head']),
+        dict(
+            neck=dict(type='BilinearUpsampler'), prompt_injector=dict(type='PooledPromptInjector')
+        ),
+    ],
+    ids=['plain', 'lora', 'partly frozen', 'baseline'],
+)
 def test_counts_are_those_of_the_model_with_weights(tokenizer, parts):
     cfg = tiny_model_config(tokenizer)
     cfg['backbone'] |= parts.get('backbone', {})
@@ -54,8 +75,7 @@ def test_counts_are_those_of_the_model_with_weights(tokenizer, parts):
 @pytest.mark.parametrize('name', ['pixelsail_tiny', 'pixelsail_tiny_grounding'])
 def test_counts_are_those_of_the_shipped_weights(repo_root, name):
     folder = repo_root / 'demo/checkpoints' / name
-    info = model_info(Config.fromfile(repo_root / f'configs/pixelsail/{name}.py'),
-                      str(folder))
+    info = model_info(Config.fromfile(repo_root / f'configs/pixelsail/{name}.py'), str(folder))
     with safe_open(folder / 'model.safetensors', 'pt') as weights:
         numbers = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
     assert info.total == sum(numbers)
@@ -72,9 +92,16 @@ def test_a_hub_model_gets_the_rows_that_its_tokenizer_and_ours_need(repo_root):
 
 
 def test_training_state_by_hand():
-    info = ModelInfo(parts=dict(transformer=2**30, neck=2**30), trainable=2**30, four_bit=0,
-                     precision='bfloat16', vocabulary=1, image_tokens=1, image_size=(1, 1),
-                     schedule='')
+    info = ModelInfo(
+        parts=dict(transformer=2**30, neck=2**30),
+        trainable=2**30,
+        four_bit=0,
+        precision='bfloat16',
+        vocabulary=1,
+        image_tokens=1,
+        image_size=(1, 1),
+        schedule='',
+    )
     assert info.training_state() == 2 * 2 + 2 + 12
     assert info.training_state(1, 4) == 2 * 2 + 2 + 3
     assert info.training_state(2, 4) == 2 * 2 + (2 + 12) / 4
@@ -86,10 +113,16 @@ def test_training_state_by_hand():
     assert 'ZeRO-3' in report(info, 4) and '4.50 GiB' in report(info, 4)
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (dict(tokenizer='nobody/nothing'), "model.tokenizer='nobody/nothing' is neither"),
-    (dict(backbone=dict(llm='nobody/nothing')), "model.backbone.llm='nobody/nothing' is neither"),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(tokenizer='nobody/nothing'), "model.tokenizer='nobody/nothing' is neither"),
+        (
+            dict(backbone=dict(llm='nobody/nothing')),
+            "model.backbone.llm='nobody/nothing' is neither",
+        ),
+    ],
+)
 def test_what_is_not_known_is_named(tokenizer, change, message):
     cfg = Config(dict(model=tiny_model_config(tokenizer), test_pipeline=PIPELINE))
     cfg.merge_from_dict(dict(model=change))

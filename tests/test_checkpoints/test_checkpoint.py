@@ -24,11 +24,10 @@ class Payload:
         self.target = target
 
     def __reduce__(self):
-        return os.mkdir, (str(self.target), )
+        return os.mkdir, (str(self.target),)
 
 
 class Model(nn.Module):
-
     def __init__(self, width=4):
         super().__init__()
         self.backbone = nn.Embedding(6, width)
@@ -41,8 +40,9 @@ class Model(nn.Module):
 @pytest.mark.parametrize('zipped', [True, False])
 def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
     target, path = tmp_path / 'created_by_pickle', tmp_path / 'evil.pth'
-    torch.save(dict(state_dict={}, meta=Payload(target)), path,
-               _use_new_zipfile_serialization=zipped)
+    torch.save(
+        dict(state_dict={}, meta=Payload(target)), path, _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(CheckpointError, match=r'evil\.pth: holds more than weights.*mkdir'):
         load_state(path)
     assert not target.exists()
@@ -52,7 +52,6 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
 
 def test_getattr_is_confined_to_the_history_buffer(tmp_path):
     class Reach:
-
         def __reduce__(self):
             return getattr, (np.ndarray, 'tofile')
 
@@ -71,14 +70,25 @@ def repack(source, target, compression=zipfile.ZIP_STORED, **replaced):
 
 def test_array_of_forged_objects_is_not_made(tmp_path):
     """numpy.ndarray(shape, 'O', bytes) takes the bytes for addresses of objects."""
+
     def text(value):
         return b'X' + len(value).to_bytes(4, 'little') + value
 
-    made = (b'cnumpy\nndarray\n(K\x01\x85cnumpy\ndtype\n' + text(b'O') + b'\x85R'
-            + b'c_codecs\nencode\n' + text(b'A' * 8) + text(b'latin1') + b'\x86RtR')
+    made = (
+        b'cnumpy\nndarray\n(K\x01\x85cnumpy\ndtype\n'
+        + text(b'O')
+        + b'\x85R'
+        + b'c_codecs\nencode\n'
+        + text(b'A' * 8)
+        + text(b'latin1')
+        + b'\x86RtR'
+    )
     torch.save({}, tmp_path / 'empty.pth')
-    repack(tmp_path / 'empty.pth', tmp_path / 'forged.pth', data=b'\x80\x02}' + text(b'meta') + made
-           + b's.')
+    repack(
+        tmp_path / 'empty.pth',
+        tmp_path / 'forged.pth',
+        data=b'\x80\x02}' + text(b'meta') + made + b's.',
+    )
     assert torch.load(tmp_path / 'empty.pth') == {}
     with pytest.raises(CheckpointError, match="more than weights.*array of 'O' is not allowed"):
         load_state(tmp_path / 'forged.pth')
@@ -88,9 +98,18 @@ def test_array_of_forged_objects_is_not_made(tmp_path):
         load_state(tmp_path / 'numbers.pth')
 
 
-@pytest.mark.parametrize('value', [
-    np.float16(2), np.bool_(True), np.uint8(7), np.arange(6, dtype=np.int16).reshape(2, 3),
-    np.zeros((0, 2)), np.array(3.5, dtype=np.float32)], ids=str)
+@pytest.mark.parametrize(
+    'value',
+    [
+        np.float16(2),
+        np.bool_(True),
+        np.uint8(7),
+        np.arange(6, dtype=np.int16).reshape(2, 3),
+        np.zeros((0, 2)),
+        np.array(3.5, dtype=np.float32),
+    ],
+    ids=str,
+)
 def test_numbers_of_numpy_come_back(tmp_path, value):
     torch.save(dict(state_dict={}, meta=value), tmp_path / 'm.pth')
     read = load_state(tmp_path / 'm.pth')['meta']
@@ -127,15 +146,21 @@ def test_compressed_file_is_read_and_not_mapped(tmp_path):
     repack(tmp_path / 'plain.pth', tmp_path / 'packed.pth', zipfile.ZIP_DEFLATED)
     target = Model()
     load_weights(target, tmp_path / 'packed.pth')
-    assert all(torch.equal(value, source.state_dict()[key])
-               for key, value in target.state_dict().items())
+    assert all(
+        torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items()
+    )
 
 
-@pytest.mark.parametrize('content, named', [
-    (dict(model=dict(a=torch.ones(1)), epoch=3), "'model' in it is a dict"),
-    (dict(state_dict=[1]), 'its state_dict is a list'),
-    (dict(state_dict=dict(a=3)), "'a' in it is a int"),
-    ({1: torch.ones(1)}, '1 in it is a Tensor')], ids=str)
+@pytest.mark.parametrize(
+    'content, named',
+    [
+        (dict(model=dict(a=torch.ones(1)), epoch=3), "'model' in it is a dict"),
+        (dict(state_dict=[1]), 'its state_dict is a list'),
+        (dict(state_dict=dict(a=3)), "'a' in it is a int"),
+        ({1: torch.ones(1)}, '1 in it is a Tensor'),
+    ],
+    ids=str,
+)
 def test_weights_in_another_place_are_explained(tmp_path, content, named):
     torch.save(content, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=f'{named}.*save dict.state_dict='):
@@ -144,9 +169,16 @@ def test_weights_in_another_place_are_explained(tmp_path, content, named):
 
 def test_checkpoint_written_by_mmengine_is_readable(tmp_path):
     from mmengine.logging import HistoryBuffer
+
     path = tmp_path / 'mmengine.pth'
-    torch.save(dict(state_dict=dict(a=torch.ones(2)), meta=dict(iter=3, best=np.float64(0.5)),
-                    message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1., 2.], [1, 1])))), path)
+    torch.save(
+        dict(
+            state_dict=dict(a=torch.ones(2)),
+            meta=dict(iter=3, best=np.float64(0.5)),
+            message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0, 2.0], [1, 1]))),
+        ),
+        path,
+    )
     state = load_state(path)
     assert state['meta'] == dict(iter=3, best=0.5)
     assert state['message_hub']['log_scalars']['loss'].mean() == 1.5
@@ -164,7 +196,7 @@ def test_truncated_file_names_itself_and_a_remedy(tmp_path, name, share):
     else:
         torch.save(state, path)
     content = path.read_bytes()
-    path.write_bytes(content[:int(share * len(content))])
+    path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointError, match=r'not a readable .*again') as error:
         load_state(path)
     assert name in str(error.value)
@@ -198,6 +230,7 @@ def test_weights_survive_the_round_trip_with_ties(tmp_path, suffix):
 
 def test_tied_tensor_is_stored_once(tmp_path):
     from safetensors import safe_open
+
     save_weights(Model().state_dict(), tmp_path / 'm.safetensors')
     with safe_open(tmp_path / 'm.safetensors', 'pt') as file:
         assert ('head.weight' in file.keys()) != ('backbone.weight' in file.keys())
@@ -217,21 +250,30 @@ def test_folder_with_one_weight_in_two_files_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match='x is in iter_2.safetensors and in another file'):
         load_state(tmp_path)
     (tmp_path / 'model.safetensors.index.json').write_text(
-        json.dumps(dict(weight_map=dict(x='iter_1.safetensors'))))
+        json.dumps(dict(weight_map=dict(x='iter_1.safetensors')))
+    )
     assert set(load_state(tmp_path)['state_dict']) == {'x'}
 
 
 def test_numbered_shards_are_counted_without_an_index(tmp_path):
     for number in (1, 3):
-        save_weights({f'x{number}': torch.ones(2)},
-                     tmp_path / f'model-0000{number}-of-00003.safetensors')
+        save_weights(
+            {f'x{number}': torch.ones(2)}, tmp_path / f'model-0000{number}-of-00003.safetensors'
+        )
     with pytest.raises(CheckpointError, match='2 of the files model-.*-of-00003 are there'):
         load_state(tmp_path)
 
 
-@pytest.mark.parametrize('index', ['{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}',
-                                   '{"weight_map": {"x": 1}}', '{"weight_map": {"x": ["a"]}}',
-                                   '{"weight_map"', '{"other": 1}'])
+@pytest.mark.parametrize(
+    'index',
+    [
+        '{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}',
+        '{"weight_map": {"x": 1}}',
+        '{"weight_map": {"x": ["a"]}}',
+        '{"weight_map"',
+        '{"other": 1}',
+    ],
+)
 def test_incomplete_folder_of_shards_is_refused(tmp_path, index):
     save_weights({'x': torch.ones(2)}, tmp_path / 'a.safetensors')
     (tmp_path / 'model.safetensors.index.json').write_text(index)
@@ -254,7 +296,8 @@ def test_missing_required_key_is_an_error():
     with pytest.raises(CheckpointError, match=r'x\.pth: 1 weights .* missing: neck\.weight'):
         apply_weights(Model(), state, 'x.pth')
     assert apply_weights(Model(), state, 'x.pth', required_prefixes=['backbone.']).missing == [
-        'neck.weight']
+        'neck.weight'
+    ]
 
 
 def test_foreign_keys_point_to_the_converter():
@@ -273,9 +316,17 @@ def test_other_sizes_are_an_error_and_other_shapes_are_not():
     assert torch.equal(model.neck.weight, state['neck.weight'].view(4, 4))
 
 
-@pytest.mark.parametrize('old, new, same', [
-    ((2, 2, 4), (4, 4), True), ((4, 4), (2, 2, 4), True), ((4, 1, 1), (4, ), True),
-    ((2, 8), (8, 2), False), ((16, ), (2, 8), True), ((3, 4), (2, 6), False)])
+@pytest.mark.parametrize(
+    'old, new, same',
+    [
+        ((2, 2, 4), (4, 4), True),
+        ((4, 4), (2, 2, 4), True),
+        ((4, 1, 1), (4,), True),
+        ((2, 8), (8, 2), False),
+        ((16,), (2, 8), True),
+        ((3, 4), (2, 6), False),
+    ],
+)
 def test_values_are_not_shuffled(old, new, same):
     """Shapes of one size are the same weight only if dimensions were joined or parted."""
     model, values = nn.Module(), torch.randn(old)

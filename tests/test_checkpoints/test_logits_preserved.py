@@ -55,8 +55,9 @@ def official_round_trip(model, folder):
 
 
 @pytest.mark.parametrize('tied', [True, False])
-@pytest.mark.parametrize('way', [one_file, shards, training_checkpoint, pickled_shards,
-                                 official_round_trip])
+@pytest.mark.parametrize(
+    'way', [one_file, shards, training_checkpoint, pickled_shards, official_round_trip]
+)
 def test_logits_are_preserved(tmp_path, way, tied):
     model = tiny_pixel_sail(tied)
     expected = logits_of(model)
@@ -83,6 +84,7 @@ def test_precision_of_the_model_stays(tmp_path):
 @pytest.mark.parametrize('damage', ['cut', 'gone'])
 def test_damaged_shards_are_named(tmp_path, name, damage):
     from pixelsail_mm.errors import CheckpointError
+
     model = tiny_pixel_sail(True)
     (pickled_shards if name.startswith('py') else shards)(model, tmp_path)
     shard = next(tmp_path.glob(f'{name}*'))

@@ -11,17 +11,21 @@ from pixelsail_mm.compat import ensure_mmcv_ops
 from pixelsail_mm.compat.mmcv_ext import MODULE_NAME
 
 # Any use of a socket fails: importing must not reach for the network.
-OFFLINE = '''
+OFFLINE = """
 import socket, sys
 def refuse(*args, **kwargs):
     raise AssertionError(f'network access while importing: {args}')
 socket.socket.connect = socket.getaddrinfo = refuse
-'''
+"""
 
 
 def run_python(code, repo_root):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', OFFLINE + code], cwd=repo_root,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', OFFLINE + code],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ def test_importing_the_package_is_light_and_offline(repo_root):
     done = run_python(
         'import pixelsail_mm\n'
         'heavy = {"torch", "mmcv", "mmdet", "mmengine", "transformers", "xtuner"}\n'
-        'print(sorted(heavy & set(sys.modules)))', repo_root)
+        'print(sorted(heavy & set(sys.modules)))',
+        repo_root,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == '[]'
 
@@ -94,7 +100,9 @@ def test_mmdet_models_and_point_sample_work(repo_root):
         'image = torch.tensor([[[[0., 1.], [2., 3.]]]])\n'
         'print(point_sample(image, torch.tensor([[[0.25, 0.75]]])).item())\n'
         'from mmcv.utils import collect_env\n'
-        'print(collect_env()["MMCV Compiler"])\n', repo_root)
+        'print(collect_env()["MMCV Compiler"])\n',
+        repo_root,
+    )
     assert done.returncode == 0, done.stderr
     # Other libraries print their own lines in between.
     assert {'2.0', 'n/a (mmcv-lite)'} <= set(done.stdout.splitlines())

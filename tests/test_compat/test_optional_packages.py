@@ -8,24 +8,39 @@ import pytest
 
 
 def run_python(code, repo_root):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=repo_root,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], cwd=repo_root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return ast.literal_eval(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('module, packages', [
-    ('pixelsail_mm.models', ['bitsandbytes', 'deepspeed', 'peft', 'accelerate', 'xtuner', 'scipy',
-                             'torch._dynamo', 'transformers.modeling_utils']),
-    ('pixelsail_mm.apis', ['bitsandbytes', 'deepspeed', 'xtuner', 'torch._inductor']),
-])
+@pytest.mark.parametrize(
+    'module, packages',
+    [
+        (
+            'pixelsail_mm.models',
+            [
+                'bitsandbytes',
+                'deepspeed',
+                'peft',
+                'accelerate',
+                'xtuner',
+                'scipy',
+                'torch._dynamo',
+                'transformers.modeling_utils',
+            ],
+        ),
+        ('pixelsail_mm.apis', ['bitsandbytes', 'deepspeed', 'xtuner', 'torch._inductor']),
+    ],
+)
 def test_importing_stays_without(repo_root, module, packages):
     code = f'import {module}, sys\nprint([name for name in {packages} if name in sys.modules])'
     assert run_python(code, repo_root) == []
 
 
 def test_optimizers_and_strategy_come_when_asked_for(repo_root):
-    code = '''
+    code = """
 import sys
 from pixelsail_mm.registry import OPTIMIZERS, STRATEGIES
 strategy = STRATEGIES.get('PixelDeepSpeedStrategy')
@@ -37,7 +52,11 @@ from mmengine._strategy import deepspeed
 deepspeed.deepspeed.__version__
 unknown = OPTIMIZERS.get('NoOptimizer')
 print([before, plain.split('.')[0], names, unknown, 'deepspeed' in sys.modules])
-'''
+"""
     assert run_python(code, repo_root) == [
-        (False, False), 'torch', ['bitsandbytes', 'bitsandbytes', 'transformers', 'bitsandbytes'],
-        None, True]
+        (False, False),
+        'torch',
+        ['bitsandbytes', 'bitsandbytes', 'transformers', 'bitsandbytes'],
+        None,
+        True,
+    ]

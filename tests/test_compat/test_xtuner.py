@@ -29,20 +29,25 @@ def test_no_other_module_imports_xtuner(repo_root):
 
 
 def test_parts_are_read_without_the_packages_around_them(repo_root):
-    code = ('from pixelsail_mm.compat.xtuner import LengthGroupedSampler, PROMPT_TEMPLATE, '
-            'TrainLoop, deepspeed_preset\n'
-            'import sys\n'
-            'print(PROMPT_TEMPLATE["qwen_chat"]["SUFFIX"], TrainLoop.__mro__[1].__name__, '
-            'LengthGroupedSampler.__name__, deepspeed_preset("zero2").is_file())\n'
-            'print(sorted(name for name in sys.modules if name.split(".")[0] == "xtuner"))')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=repo_root,
-                          capture_output=True, text=True)
+    code = (
+        'from pixelsail_mm.compat.xtuner import LengthGroupedSampler, PROMPT_TEMPLATE, '
+        'TrainLoop, deepspeed_preset\n'
+        'import sys\n'
+        'print(PROMPT_TEMPLATE["qwen_chat"]["SUFFIX"], TrainLoop.__mro__[1].__name__, '
+        'LengthGroupedSampler.__name__, deepspeed_preset("zero2").is_file())\n'
+        'print(sorted(name for name in sys.modules if name.split(".")[0] == "xtuner"))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], cwd=repo_root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     said, modules = done.stdout.splitlines()[-2:]
     assert said == '<|im_end|> IterBasedTrainLoop LengthGroupedSampler True'
     assert ast.literal_eval(modules) == [
-        'xtuner.dataset.samplers.length_grouped', 'xtuner.engine.runner.loops',
-        'xtuner.utils.templates']
+        'xtuner.dataset.samplers.length_grouped',
+        'xtuner.engine.runner.loops',
+        'xtuner.utils.templates',
+    ]
 
 
 def test_presets_are_json():

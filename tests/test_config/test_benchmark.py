@@ -37,8 +37,11 @@ def test_test_sets_get_loader_pipeline_and_root_of_the_model(files):
     model, benchmark = files
     cfg = read_config(benchmark, ['model.b=1'])
     first, second = cfg.test_dataloader
-    assert first.to_dict() == dict(batch_size=32, num_workers=0, dataset=dict(
-        type='Reader', data_root='/elsewhere/set', pipeline=[dict(type='Load')]))
+    assert first.to_dict() == dict(
+        batch_size=32,
+        num_workers=0,
+        dataset=dict(type='Reader', data_root='/elsewhere/set', pipeline=[dict(type='Load')]),
+    )
     assert second.batch_size == 2
     assert [part.data_root for part in second.dataset.datasets] == ['/elsewhere/set', 'mine/data']
     assert cfg.model.to_dict() == dict(type='A', generation=dict(max_new_tokens=7), b=1)

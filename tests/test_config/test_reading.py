@@ -66,11 +66,14 @@ def project(tmp_path):
     (tmp_path / 'plug/plugged_neck/__init__.py').write_text(
         'from pixelsail_mm.models.necks import BilinearUpsampler\n'
         'from pixelsail_mm.registry import MODELS\n\n\n'
-        '@MODELS.register_module()\nclass PluggedNeck(BilinearUpsampler):\n    pass\n')
+        '@MODELS.register_module()\nclass PluggedNeck(BilinearUpsampler):\n    pass\n'
+    )
     config = tmp_path / 'plug/configs/deeper/plugged.py'
-    config.write_text("_base_ = 'pixelsail_mm::pixelsail/pixelsail_mini.py'\n"
-                      "custom_imports = dict(imports=['plugged_neck'])\n"
-                      "model = dict(neck=dict(type='PluggedNeck'))\n")
+    config.write_text(
+        "_base_ = 'pixelsail_mm::pixelsail/pixelsail_mini.py'\n"
+        "custom_imports = dict(imports=['plugged_neck'])\n"
+        "model = dict(neck=dict(type='PluggedNeck'))\n"
+    )
     return config
 
 
@@ -95,14 +98,28 @@ def test_configs_beside_installed_packages_change_no_path(repo_root):
 def test_a_wheel_has_the_configs(repo_root, project, tmp_path):
     """Build the wheel, unpack it elsewhere, inherit from it: with our reading and MMEngine's."""
     (tmp_path / 'egg').mkdir()
-    command = [sys.executable, 'setup.py', '-q', 'egg_info', '-e', tmp_path / 'egg', 'build', '-b',
-               tmp_path / 'build', 'bdist_wheel', '-d', tmp_path / 'dist', '-b', tmp_path / 'bdist']
+    command = [
+        sys.executable,
+        'setup.py',
+        '-q',
+        'egg_info',
+        '-e',
+        tmp_path / 'egg',
+        'build',
+        '-b',
+        tmp_path / 'build',
+        'bdist_wheel',
+        '-d',
+        tmp_path / 'dist',
+        '-b',
+        tmp_path / 'bdist',
+    ]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [wheel] = (tmp_path / 'dist').glob('*.whl')
     # Installed for good it would hide this source tree from other tests; unpacked it is the same.
     zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
-    script = f'''
+    script = f"""
 import sys, pixelsail_mm
 from pixelsail_mm.config import read_config
 assert pixelsail_mm.__file__.startswith({str(tmp_path / 'site')!r}), pixelsail_mm.__file__
@@ -112,9 +129,15 @@ theirs = Config.fromfile({str(project)!r})
 assert ours.model.neck.type == theirs.model.neck.type == 'PluggedNeck'
 assert ours.model.backbone.llm == theirs.model.backbone.llm
 print(ours.model.neck, read_config('pixelsail_mm::benchmarks/refcoco.py').model_config)
-'''
-    done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True,
-                          text=True, env=dict(PATH='', PYTHONPATH=str(tmp_path / 'site')))
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=dict(PATH='', PYTHONPATH=str(tmp_path / 'site')),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(tmp_path / 'site/pixelsail_mm/.mim/configs/pixelsail/pixelsail_0.5b.py') in (
-        done.stdout)
+        done.stdout
+    )

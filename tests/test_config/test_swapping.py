@@ -40,6 +40,7 @@ def write(tmp_path):
     def write(name, text):
         (tmp_path / name).write_text(text)
         return tmp_path / name
+
     write('base.py', "model = dict(part=dict(type='Wide', width=4, depth=2, gain=3.0))\n")
     return write
 
@@ -55,8 +56,9 @@ def test_keys_that_the_new_type_takes_stay_and_the_others_are_said(write, lines)
 
 
 def test_the_command_line_swaps_as_files_do(write, lines):
-    cfg = read_config(write('base.py', "model = [dict(type='Wide', width=4, depth=2)]"),
-                      ['model.0.type=Narrow'])
+    cfg = read_config(
+        write('base.py', "model = [dict(type='Wide', width=4, depth=2)]"), ['model.0.type=Narrow']
+    )
     assert cfg.model[0].to_dict() == dict(type='Narrow', width=4)
     assert len(lines) == 1 and lines[0].startswith('model.0: Narrow')
 
@@ -84,7 +86,8 @@ def test_keys_survive_a_swap_there_and_back(write, lines):
     write('middle.py', "_base_ = './base.py'\nmodel = dict(part=dict(type='Narrow', slope=0.5))\n")
     file = write('child.py', "_base_ = './middle.py'\nmodel = dict(part=dict(gain=2.0))\n")
     assert read_config(file, ['model.part.type=Wide']).model.part.to_dict() == dict(
-        type='Wide', width=4, depth=2, gain=2.0)
+        type='Wide', width=4, depth=2, gain=2.0
+    )
     assert lines == ['model.part: Wide in the place of Narrow does not take slope: left out']
 
 
@@ -101,27 +104,40 @@ def test_unknown_types_keep_everything_for_the_message_of_their_build(write, lin
 
 def test_a_type_of_a_module_that_the_config_imports(write, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    write('late_part.py', 'from pixelsail_mm.registry import MODELS\n\n\n'
-          '@MODELS.register_module()\ndef late(width):\n    return width\n')
-    part = child(write, "custom_imports = dict(imports=['late_part'])\n"
-                 "model = dict(part=dict(type='late'))")
+    write(
+        'late_part.py',
+        'from pixelsail_mm.registry import MODELS\n\n\n'
+        '@MODELS.register_module()\ndef late(width):\n    return width\n',
+    )
+    part = child(
+        write, "custom_imports = dict(imports=['late_part'])\nmodel = dict(part=dict(type='late'))"
+    )
     assert part == dict(type='late', width=4)
 
 
 def test_parts_in_parts(write):
-    write('base.py', "model = dict(part=dict(type='Wide', width=4, inner=dict(type='Wide', "
-          "width=1, depth=2)))\n")
+    write(
+        'base.py',
+        "model = dict(part=dict(type='Wide', width=4, inner=dict(type='Wide', "
+        'width=1, depth=2)))\n',
+    )
     part = child(write, "model = dict(part=dict(type='Narrow', inner=dict(type='Child')))")
     assert part == dict(type='Narrow', width=4, inner=dict(type='Child', width=1))
 
 
 def test_optimizer_wrappers_keep_what_their_builder_reads(write):
-    write('base.py', "optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', "
-          "paramwise_cfg=dict(a=1), optimizer=dict(type='AdamW', lr=1.0, betas=(0.9, 0.98)))\n")
-    cfg = read_config(write('child.py', "_base_ = './base.py'\n"),
-                      ['optim_wrapper.type=OptimWrapper', 'optim_wrapper.optimizer.type=SGD'])
+    write(
+        'base.py',
+        "optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', "
+        "paramwise_cfg=dict(a=1), optimizer=dict(type='AdamW', lr=1.0, betas=(0.9, 0.98)))\n",
+    )
+    cfg = read_config(
+        write('child.py', "_base_ = './base.py'\n"),
+        ['optim_wrapper.type=OptimWrapper', 'optim_wrapper.optimizer.type=SGD'],
+    )
     assert cfg.optim_wrapper.to_dict() == dict(
-        type='OptimWrapper', paramwise_cfg=dict(a=1), optimizer=dict(type='SGD', lr=1.0))
+        type='OptimWrapper', paramwise_cfg=dict(a=1), optimizer=dict(type='SGD', lr=1.0)
+    )
 
 
 def test_mmengine_itself_merges_as_ever(write):
@@ -131,9 +147,16 @@ def test_mmengine_itself_merges_as_ever(write):
     assert cfg.model.to_dict() == dict(type='Narrow', width=1)
 
 
-@pytest.mark.parametrize('part, keys', [
-    (Wide, {'width', 'depth', 'gain'}), (Child, {'colour', 'width', 'slope', 'inner'}),
-    (Picky, {'colour', 'width', 'inner'}), (lambda a, *, b: None, {'a', 'b'}),
-    (lambda **kwargs: None, None), (None, None)])
+@pytest.mark.parametrize(
+    'part, keys',
+    [
+        (Wide, {'width', 'depth', 'gain'}),
+        (Child, {'colour', 'width', 'slope', 'inner'}),
+        (Picky, {'colour', 'width', 'inner'}),
+        (lambda a, *, b: None, {'a', 'b'}),
+        (lambda **kwargs: None, None),
+        (None, None),
+    ],
+)
 def test_accepted_keys(part, keys):
     assert accepted_keys(part) == keys

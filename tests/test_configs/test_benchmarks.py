@@ -25,8 +25,13 @@ VALUES = {
     'reason_seg': ['reason_seg_val/gIoU', 'reason_seg_test/cIoU', 'reason_seg_test_paper/cIoU'],
     'gcg': ['gcg_val/AP50', 'gcg_test/recall_token_f1', 'gcg_test_paper/mIoU'],
     'region_caption': ['refcocog_region_paper/protocol'],
-    'perbench': ['perbench/accuracy', 'perbench/cIoU', 'perbench/retried', 'perbench/cIoU_no_retry',
-                 'perbench/paper/gIoU'],
+    'perbench': [
+        'perbench/accuracy',
+        'perbench/cIoU',
+        'perbench/retried',
+        'perbench/cIoU_no_retry',
+        'perbench/paper/gIoU',
+    ],
 }
 
 
@@ -85,42 +90,81 @@ HAS_CAPTION_PACKAGES = bool(find_spec('pycocoevalcap') and shutil.which('java'))
 def leave_captions_out(name):
     """Options that leave out what the optional packages compute."""
     cfg = read_config(BENCHMARKS[name])
-    return [f'test_evaluator.{i}{j}.on_missing=skip' for i, part in enumerate(cfg.test_evaluator)
-            for j, metric in ([(f'.{j}', metric) for j, metric in enumerate(part)]
-                              if isinstance(part, (list, tuple)) else [('', part)])
-            if metric['type'] in ('CaptionMetric', 'GCGMetric', 'PerBenchMetric')]
+    return [
+        f'test_evaluator.{i}{j}.on_missing=skip'
+        for i, part in enumerate(cfg.test_evaluator)
+        for j, metric in (
+            [(f'.{j}', metric) for j, metric in enumerate(part)]
+            if isinstance(part, (list, tuple))
+            else [('', part)]
+        )
+        if metric['type'] in ('CaptionMetric', 'GCGMetric', 'PerBenchMetric')
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', BENCHMARKS)
 def test_runs_through_the_command(name, public_layout, tmp_path):
-    options = ['model.generation.max_new_tokens=24',
-               *([] if HAS_CAPTION_PACKAGES else leave_captions_out(name))]
+    options = [
+        'model.generation.max_new_tokens=24',
+        *([] if HAS_CAPTION_PACKAGES else leave_captions_out(name)),
+    ]
     done = subprocess.run(
-        [sys.executable, 'tools/test.py', f'configs/benchmarks/{name}.py',
-         'demo/checkpoints/pixelsail_tiny_grounding/model.safetensors',
-         '--model', 'configs/pixelsail/pixelsail_tiny.py', '--work-dir', str(tmp_path),
-         '--out', str(tmp_path / 'result.json'), '--cfg-options', *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=540,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]),
-                 PIXELSAIL_DATA=str(public_layout[1])))
+        [
+            sys.executable,
+            'tools/test.py',
+            f'configs/benchmarks/{name}.py',
+            'demo/checkpoints/pixelsail_tiny_grounding/model.safetensors',
+            '--model',
+            'configs/pixelsail/pixelsail_tiny.py',
+            '--work-dir',
+            str(tmp_path),
+            '--out',
+            str(tmp_path / 'result.json'),
+            '--cfg-options',
+            *options,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=540,
+        env=dict(
+            os.environ,
+            PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]),
+            PIXELSAIL_DATA=str(public_layout[1]),
+        ),
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads((tmp_path / 'result.json').read_text())
     wanted = VALUES[name] + HAS_CAPTION_PACKAGES * WITH_CAPTION_PACKAGES.get(name, [])
     assert set(wanted) <= set(result['metrics'])
-    assert all(0 <= value <= 100 for value in result['metrics'].values()
-               if isinstance(value, (int, float)))
+    assert all(
+        0 <= value <= 100 for value in result['metrics'].values() if isinstance(value, (int, float))
+    )
     assert result['question_templates'] >= 1
-    protocols = {settings.get('protocol') or tuple(settings['protocols'])
-                 for part in result['datasets'] for settings in part['metric_settings']}
+    protocols = {
+        settings.get('protocol') or tuple(settings['protocols'])
+        for part in result['datasets']
+        for settings in part['metric_settings']
+    }
     assert protocols in ({'strict', 'paper'}, {('strict', 'paper')})
 
 
 def test_an_unknown_model_is_one_message(tmp_path):
     done = subprocess.run(
-        [sys.executable, 'tools/test.py', 'configs/benchmarks/refcoco.py', 'weights.safetensors',
-         '--model', 'configs/pixelsail/pixelsail_05b.py'],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+        [
+            sys.executable,
+            'tools/test.py',
+            'configs/benchmarks/refcoco.py',
+            'weights.safetensors',
+            '--model',
+            'configs/pixelsail/pixelsail_05b.py',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
     assert done.returncode == 2
     assert 'pixelsail_05b.py: no such file' in done.stderr and 'Traceback' not in done.stderr

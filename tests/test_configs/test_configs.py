@@ -10,8 +10,9 @@ from pixelsail_mm.registry import MODELS, TRANSFORMS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for folder in ('pixelsail', 'sail')
-                 for path in (ROOT / 'configs' / folder).glob('*.py'))
+CONFIGS = sorted(
+    path for folder in ('pixelsail', 'sail') for path in (ROOT / 'configs' / folder).glob('*.py')
+)
 # Part of a hub name or folder -> family of its architecture, for bases whose files are not here.
 FAMILIES = {'qwen3': 'qwen3', 'qwen2': 'qwen2', 'smollm2': 'llama'}
 
@@ -23,8 +24,10 @@ class NoExpert:
         self.channels = channels
 
     def __call__(self, data_samples):
-        return [torch.zeros(self.channels, 4, 4) if sample.get('img_path') else None
-                for sample in data_samples]
+        return [
+            torch.zeros(self.channels, 4, 4) if sample.get('img_path') else None
+            for sample in data_samples
+        ]
 
 
 def family_of(llm):
@@ -50,15 +53,22 @@ def shrunk_model(cfg):
 
 def test_there_are_configs():
     assert {'pixelsail_tiny', 'pixelsail_mini', 'pixelsail_0.5b', 'pixelsail_3b'} <= {
-        path.stem for path in CONFIGS}
+        path.stem for path in CONFIGS
+    }
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_model_trains_one_step(path):
     model = MODELS.build(shrunk_model(read_config(path))).train()
     patch = model.backbone.patch_size
-    image = make_sample(model.tokens, (2, 3), 2, (4,), patch_size=patch,
-                        image_layout=model.data_preprocessor.image_layout)
+    image = make_sample(
+        model.tokens,
+        (2, 3),
+        2,
+        (4,),
+        patch_size=patch,
+        image_layout=model.data_preprocessor.image_layout,
+    )
     text = make_sample(model.tokens, None, seed=1)
     image[1].set_metainfo(dict(img_path='a.png'))
     text[1].set_metainfo(dict(img_path=None))
@@ -84,16 +94,24 @@ def test_pipelines_build(path):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_patch_size_agrees_with_the_pipeline(path):
     cfg = read_config(path)
-    grids = [stage.patch_size for name in ('train_pipeline', 'test_pipeline')
-             for stage in cfg[name] if stage.type == 'ResizeToGrid']
+    grids = [
+        stage.patch_size
+        for name in ('train_pipeline', 'test_pipeline')
+        for stage in cfg[name]
+        if stage.type == 'ResizeToGrid'
+    ]
     assert set(grids) == {cfg.model.backbone.patch_size}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_image_layout_agrees_with_the_pipeline(path):
     cfg = read_config(path)
-    layouts = {stage.get('image_layout', 'block') for name in ('train_pipeline', 'test_pipeline')
-               for stage in cfg[name] if stage.type == 'BuildConversation'}
+    layouts = {
+        stage.get('image_layout', 'block')
+        for name in ('train_pipeline', 'test_pipeline')
+        for stage in cfg[name]
+        if stage.type == 'BuildConversation'
+    }
     assert layouts == {getattr(MODELS.get(cfg.model.backbone.type), 'image_layout', 'block')}
 
 
@@ -109,8 +127,7 @@ def test_loaders_use_the_pipelines_that_are_shown(path):
 
 def test_sizes_of_the_eve_variant():
     """Four blocks of upsampling from stride 32 to 2, no projection of prompts, CLIP's pixels."""
-    model = MODELS.build(shrunk_model(read_config(
-        ROOT / 'configs/pixelsail/pixelsail_7b_eve.py')))
+    model = MODELS.build(shrunk_model(read_config(ROOT / 'configs/pixelsail/pixelsail_7b_eve.py')))
     assert len(model.neck.blocks) == 4 and model.mask_head.embed_channels == 256
     assert model.prompt_injector.proj is None and model.causal_images
     # OpenAI CLIP's 0.48145466, 0.26862954 of 255 in the red channel.

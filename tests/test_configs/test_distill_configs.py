@@ -26,7 +26,8 @@ def test_student_is_small_and_takes_both_maps(cfg):
     built = MODELS.build(model)
     assert sum(p.numel() for p in built.parameters()) < 5e6
     assert {loss.name: (loss.feature, loss.expert_channels) for loss in built.distill} == dict(
-        isnet_coarse=('backbone', 256), isnet_fine=('neck', 128))
+        isnet_coarse=('backbone', 256), isnet_fine=('neck', 128)
+    )
     maps = [torch.zeros(2, 3, loss.proj.in_features) for loss in built.distill]
     assert all(loss([feature], [None]) == 0 for loss, feature in zip(built.distill, maps))
 

@@ -18,8 +18,9 @@ def test_sizes_are_right_and_rise():
     """The metafile's parameters are counted from the configs, see test_metafiles.py."""
     models = yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
     parameters = {model['Name']: model['Metadata']['Parameters'] for model in models}
-    rows = re.findall(r'^\| (`pixelsail_.*?) \| (.*?) \|', (FOLDER / 'README.md').read_text(),
-                      re.MULTILINE)
+    rows = re.findall(
+        r'^\| (`pixelsail_.*?) \| (.*?) \|', (FOLDER / 'README.md').read_text(), re.MULTILINE
+    )
     names = [re.findall(r'`(pixelsail_.*?)\.py`', cell) for cell, _ in rows]
     assert {name for row in names for name in row} == parameters.keys()
     for row, (_, shown) in zip(names, rows):

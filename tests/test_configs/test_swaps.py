@@ -68,8 +68,14 @@ def test_every_part_swaps_by_its_type_alone(path, monkeypatch):
         part = find(plain, key)
         if part is not None:
             kinds[key] = next(other for other in others if other != part.type)
-    assert kinds.keys() >= {'model.backbone', 'model.neck', 'model.mask_head.loss_dice',
-                            'visualizer', 'optim_wrapper.optimizer', 'optim_wrapper'}
+    assert kinds.keys() >= {
+        'model.backbone',
+        'model.neck',
+        'model.mask_head.loss_dice',
+        'visualizer',
+        'optim_wrapper.optimizer',
+        'optim_wrapper',
+    }
     inner = {key for key in kinds for outer in kinds if key.startswith(f'{outer}.')}
     for keys in (kinds.keys() - inner, inner):
         cfg = read_config(path, [f'{key}.type={kinds[key]}' for key in keys])

@@ -14,7 +14,8 @@ def refcoco_cfg(mini_world) -> dict:
         data_root=str(mini_world),
         ann_file='refcoco/instances.json',
         split_file='refcoco/refs(unc).p',
-        data_prefix=dict(img_path='images'))
+        data_prefix=dict(img_path='images'),
+    )
 
 
 @pytest.fixture
@@ -23,10 +24,12 @@ def write_refcoco(tmp_path):
 
     def write(images, annotations, refs) -> dict:
         (tmp_path / 'instances.json').write_text(
-            json.dumps(dict(images=images, annotations=annotations, categories=[])))
+            json.dumps(dict(images=images, annotations=annotations, categories=[]))
+        )
         (tmp_path / 'refs(unc).p').write_bytes(pickle.dumps(refs, 2))
         (tmp_path / 'images').mkdir(exist_ok=True)
-        return dict(type='RefCOCODataset', data_root=str(tmp_path),
-                    data_prefix=dict(img_path='images'))
+        return dict(
+            type='RefCOCODataset', data_root=str(tmp_path), data_prefix=dict(img_path='images')
+        )
 
     return write

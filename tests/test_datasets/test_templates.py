@@ -14,11 +14,23 @@ from pixelsail_mm.datasets.templates import (
     templates_version,
 )
 
-NAMES = ['segmentation_questions', 'segmentation_answers', 'no_target_answers',
-         'region_questions', 'region_short_questions', 'region_answers', 'region_absent_answers',
-         'reason_sentence_questions', 'reason_phrase_questions', 'muse_answers',
-         'muse_group_answers', 'pix2cap_questions', 'region_class_questions', 'gcg_questions',
-         'caption_questions']
+NAMES = [
+    'segmentation_questions',
+    'segmentation_answers',
+    'no_target_answers',
+    'region_questions',
+    'region_short_questions',
+    'region_answers',
+    'region_absent_answers',
+    'reason_sentence_questions',
+    'reason_phrase_questions',
+    'muse_answers',
+    'muse_group_answers',
+    'pix2cap_questions',
+    'region_class_questions',
+    'gcg_questions',
+    'caption_questions',
+]
 
 
 def test_snapshot():
@@ -30,13 +42,18 @@ def test_snapshot():
 
 def test_strings_that_checkpoints_depend_on():
     assert load_templates('segmentation_answers') == [
-        'It is [SEG].', 'Sure, [SEG].', 'Sure, it is [SEG].',
-        'Sure, the segmentation result is [SEG].', '[SEG].']
+        'It is [SEG].',
+        'Sure, [SEG].',
+        'Sure, it is [SEG].',
+        'Sure, the segmentation result is [SEG].',
+        '[SEG].',
+    ]
     assert load_templates('no_target_answers') == ['No target [SEG].']
     assert load_templates('region_absent_answers') == ['<region> is not in the image.']
     assert load_templates('region_answers') == ['<region>: {x}']
     assert load_templates('region_short_questions') == [
-        'Please give me a short description of <region>.']
+        'Please give me a short description of <region>.'
+    ]
     assert 'Please segment {x} in this image.' in load_templates('segmentation_questions')
 
 
@@ -60,7 +77,7 @@ def test_lists_are_copies():
 
 
 def test_a_config_can_bring_its_own_list():
-    assert load_templates(('Where is {x}?', )) == ['Where is {x}?']
+    assert load_templates(('Where is {x}?',)) == ['Where is {x}?']
 
 
 @pytest.mark.parametrize('bad', [[], [''], ['  '], [3]])
@@ -81,13 +98,17 @@ def test_every_named_list_is_in_the_snapshot():
 
 def test_pixel_sail_template():
     assert resolve_prompt_template('pixel_sail') == dict(
-        INSTRUCTION='<|im_start|>user\n{input}<|im_end|>\n', SUFFIX='<|endoftext|>', SEP='',
-        STOP_WORDS=['<|im_end|>', '<|endoftext|>'])
+        INSTRUCTION='<|im_start|>user\n{input}<|im_end|>\n',
+        SUFFIX='<|endoftext|>',
+        SEP='',
+        STOP_WORDS=['<|im_end|>', '<|endoftext|>'],
+    )
 
 
 def test_dict_template_gets_defaults():
     assert resolve_prompt_template(dict(INSTRUCTION='Q: {input} A:')) == dict(
-        INSTRUCTION='Q: {input} A:', SUFFIX='', SEP='', STOP_WORDS=[])
+        INSTRUCTION='Q: {input} A:', SUFFIX='', SEP='', STOP_WORDS=[]
+    )
 
 
 def test_resolved_templates_do_not_share_state():
@@ -106,15 +127,18 @@ def test_xtuner_templates_are_accepted():
         resolve_prompt_template('nope')
 
 
-@pytest.mark.parametrize('text, cleaned', [
-    ('<image>\nWhat is it?', 'What is it?'),
-    ('What is it?\n<image>', 'What is it?'),
-    ('a\n<image>\nb', 'a\nb'),
-    ('<image>What is it?', 'What is it?'),
-    ('<image>\n Please', 'Please'),
-    ('two\nlines', 'two\nlines'),
-    ('<image>', ''),
-])
+@pytest.mark.parametrize(
+    'text, cleaned',
+    [
+        ('<image>\nWhat is it?', 'What is it?'),
+        ('What is it?\n<image>', 'What is it?'),
+        ('a\n<image>\nb', 'a\nb'),
+        ('<image>What is it?', 'What is it?'),
+        ('<image>\n Please', 'Please'),
+        ('two\nlines', 'two\nlines'),
+        ('<image>', ''),
+    ],
+)
 def test_clean_question(text, cleaned):
     assert clean_question(text) == cleaned
 

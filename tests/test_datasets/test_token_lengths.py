@@ -12,9 +12,13 @@ BROKEN = 3
 @pytest.fixture
 def tokens(mini_world):
     """Pipeline from records to tokens."""
-    return [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-            dict(type='ResizeToGrid', patch_size=8),
-            dict(type='BuildConversation', tokenizer=str(mini_world / 'tokenizer'))]
+    return [
+        dict(type='LoadImage'),
+        dict(type='LoadMasks'),
+        dict(type='LoadVisualPrompts'),
+        dict(type='ResizeToGrid', patch_size=8),
+        dict(type='BuildConversation', tokenizer=str(mini_world / 'tokenizer')),
+    ]
 
 
 @pytest.fixture
@@ -24,7 +28,8 @@ def configs(refcoco_cfg, mini_world):
     return dict(
         refcoco=refcoco_cfg,
         llava=dict(root, type='LLaVADataset', ann_file='llava/llava_train.json'),
-        osprey=dict(root, type='OspreyDataset', ann_file='osprey/osprey_train.json'))
+        osprey=dict(root, type='OspreyDataset', ann_file='osprey/osprey_train.json'),
+    )
 
 
 @pytest.mark.parametrize('name', ['refcoco', 'llava', 'osprey'])
@@ -32,7 +37,8 @@ def test_lengths_are_those_of_the_first_draws(configs, tokens, name):
     dataset = DATASETS.build(dict(configs[name], pipeline=tokens))
     samples = list(dataset)
     assert dataset.modality_length == [
-        len(s['input_ids']) * (-1 if s['img'] is None else 1) for s in samples]
+        len(s['input_ids']) * (-1 if s['img'] is None else 1) for s in samples
+    ]
     if name == 'llava':
         assert min(dataset.modality_length) < 0 < max(dataset.modality_length)
 
@@ -52,11 +58,14 @@ def test_lengths_are_cut_with_the_turns(configs, tokens):
     assert max(dataset.modality_length) <= 140
 
 
-def test_sizes_that_the_annotation_lacks_come_from_the_image(write_refcoco, tokens, mini_world,
-                                                             tmp_path):
+def test_sizes_that_the_annotation_lacks_come_from_the_image(
+    write_refcoco, tokens, mini_world, tmp_path
+):
     cfg = write_refcoco(
-        [dict(id=1, file_name='000000.png')], [dict(id=1, segmentation=[[1, 1, 9, 1, 9, 9]])],
-        [dict(ref_id=1, ann_id=1, image_id=1, split='train', sentences=[dict(raw='a star')])])
+        [dict(id=1, file_name='000000.png')],
+        [dict(id=1, segmentation=[[1, 1, 9, 1, 9, 9]])],
+        [dict(ref_id=1, ann_id=1, image_id=1, split='train', sentences=[dict(raw='a star')])],
+    )
     image = (mini_world / 'images' / 'train' / '000000.png').read_bytes()
     (tmp_path / 'images' / '000000.png').write_bytes(image)
     dataset = DATASETS.build(dict(cfg, pipeline=tokens))

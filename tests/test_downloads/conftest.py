@@ -18,8 +18,10 @@ def pack(tmp_path):
 
     def pack(files, *members, name='x.tar.gz'):
         path = tmp_path / name
-        files = {name: json.dumps(content).encode() if isinstance(content, dict) else content
-                 for name, content in files.items()}
+        files = {
+            name: json.dumps(content).encode() if isinstance(content, dict) else content
+            for name, content in files.items()
+        }
         if name.endswith('.tar.gz'):
             with tarfile.open(path, 'w:gz') as archive:
                 for member_name, content in files.items():
@@ -94,7 +96,7 @@ class Files(http.server.BaseHTTPRequestHandler):
         part = content[begin:]
         if server.cuts and len(content) > server.cut_above:
             server.cuts -= 1
-            part = part[:len(part) // 2]
+            part = part[: len(part) // 2]
             self.close_connection = True
         self.wfile.write(part)
 
@@ -113,6 +115,6 @@ def server(monkeypatch):
         server.redirects, server.logins, server.encodings = {}, [], []
         server.cuts, server.cut_above, server.ranges, server.lengths = 0, 0, True, True
         server.url = f'http://127.0.0.1:{server.server_port}'
-        threading.Thread(target=server.serve_forever, args=(0.02, ), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()

@@ -13,10 +13,9 @@ BOTH = pytest.mark.parametrize('name', ['x.tar.gz', 'x.whl'])
 
 @BOTH
 def test_reading_members(pack, name):
-    path = pack({'a/b/x.json': {}, 'a/b/y.txt': b'', 'a/b/c/z.json': {}, 'a/w.json': {}},
-                name=name)
-    assert read_members(path, 'a/b', ('.json', )) == {'x.json': b'{}'}
-    assert read_members(path, 'a/b', ('.jpg', )) == {}
+    path = pack({'a/b/x.json': {}, 'a/b/y.txt': b'', 'a/b/c/z.json': {}, 'a/w.json': {}}, name=name)
+    assert read_members(path, 'a/b', ('.json',)) == {'x.json': b'{}'}
+    assert read_members(path, 'a/b', ('.jpg',)) == {}
 
 
 def test_a_wrong_checksum_names_both(tmp_path):
@@ -36,21 +35,23 @@ def test_members_are_written_to_the_files_named(pack, tmp_path, name):
     assert not list(tmp_path.parent.rglob('*evil*'))
 
 
-@pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE,
-                                  tarfile.CHRTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize(
+    'kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE]
+)
 def test_only_plain_files_of_a_tar_are_read(pack, kind):
     member = tarfile.TarInfo('a/x.json')
     member.type, member.linkname = kind, 'w.json'
     path = pack({'a/w.json': {}}, member)
-    assert read_members(path, 'a', ('.json', )) == {'w.json': b'{}'}
+    assert read_members(path, 'a', ('.json',)) == {'w.json': b'{}'}
 
 
 def test_chunks_are_joined_in_their_places(pack, tmp_path):
     """Listed and packed out of order."""
     parts = {hashlib.sha256(part).hexdigest(): part for part in (b'123', b'45')}
     first, second = parts
-    listing = dict(f=dict(size=5, chunks=[dict(hash=second, offsets=[3, 5]),
-                                          dict(hash=first, offsets=[0, 3])]))
+    listing = dict(
+        f=dict(size=5, chunks=[dict(hash=second, offsets=[3, 5]), dict(hash=first, offsets=[0, 3])])
+    )
     files = {f'd/{name}': part for name, part in reversed(parts.items())}
     join_chunks(pack({**files, 'd/list.json': listing}), 'd/list.json', 'f', tmp_path / 'f')
     assert (tmp_path / 'f').read_bytes() == b'12345'

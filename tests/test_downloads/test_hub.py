@@ -11,8 +11,12 @@ from pixelsail_mm.downloads import ArchiveError, DownloadError, OfflineError
 from pixelsail_mm.downloads.hub import download_repository, read_record, wrong_files
 
 COMMIT = 'c0ffee' + '0' * 34
-REPO = {'config.json': b'{"a": 1}', 'model.safetensors': bytes(range(256)) * 2000,
-        'pytorch_model.bin': b'pickle', 'modeling.py': b'code'}
+REPO = {
+    'config.json': b'{"a": 1}',
+    'model.safetensors': bytes(range(256)) * 2000,
+    'pytorch_model.bin': b'pickle',
+    'modeling.py': b'code',
+}
 LARGE = ('.safetensors', '.bin')
 
 
@@ -32,8 +36,14 @@ def hub(server, monkeypatch):
             digest = hashlib.sha256(server.lies.get(name, content)).hexdigest()
             blob = hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
             lfs = dict(sha256=digest, size=len(content), pointerSize=1)
-            siblings.append(dict(rfilename=name, size=len(content), blobId=blob,
-                                 **dict(lfs=lfs) if name.endswith(LARGE) else {}))
+            siblings.append(
+                dict(
+                    rfilename=name,
+                    size=len(content),
+                    blobId=blob,
+                    **dict(lfs=lfs) if name.endswith(LARGE) else {},
+                )
+            )
             path = f'/o/r/resolve/{COMMIT}/{name}'
             server.files[path] = content
             server.headers[path] = {'X-Repo-Commit': COMMIT, 'ETag': f'"{digest}"'}
@@ -53,7 +63,10 @@ def hub(server, monkeypatch):
 def test_safetensors_and_settings_are_fetched_and_nothing_else(hub, tmp_path):
     record = hub(tmp_path / 'r')
     assert {path.name for path in (tmp_path / 'r').iterdir() if path.is_file()} == {
-        'config.json', 'model.safetensors', 'download.json'}
+        'config.json',
+        'model.safetensors',
+        'download.json',
+    }
     assert (tmp_path / 'r/model.safetensors').read_bytes() == REPO['model.safetensors']
     assert record['revision'] == COMMIT and read_record(tmp_path / 'r') == record
     assert 'sha256' in record['files']['model.safetensors']
@@ -71,7 +84,10 @@ def test_a_connection_that_breaks_off_is_continued(hub, server, tmp_path):
     hub(tmp_path)
     assert (tmp_path / 'model.safetensors').read_bytes() == REPO['model.safetensors']
     assert [wanted for path, wanted in server.asked if path.endswith('.safetensors')] == [
-        None, 'bytes=256000-', 'bytes=384000-']
+        None,
+        'bytes=256000-',
+        'bytes=384000-',
+    ]
 
 
 def test_it_gives_up_and_goes_on_in_the_next_run(hub, server, tmp_path):
@@ -81,7 +97,8 @@ def test_it_gives_up_and_goes_on_in_the_next_run(hub, server, tmp_path):
     assert not (tmp_path / 'model.safetensors').exists()
     hub(tmp_path)
     assert [wanted for path, wanted in server.asked if path.endswith('.safetensors')] == [
-        'bytes=448000-']
+        'bytes=448000-'
+    ]
 
 
 def test_a_file_that_is_not_what_the_hub_lists_is_removed(hub, server, tmp_path):
@@ -115,8 +132,10 @@ def test_pickles_only(hub, server, tmp_path):
 
 
 def test_what_the_hub_does_not_have(hub, server, tmp_path):
-    for repo, code, reason in (('o/gone', 'RepoNotFound', 'does not exist or asks for a login'),
-                               ('o/r', 'RevisionNotFound', 'has no revision v9.*--revision')):
+    for repo, code, reason in (
+        ('o/gone', 'RepoNotFound', 'does not exist or asks for a login'),
+        ('o/r', 'RevisionNotFound', 'has no revision v9.*--revision'),
+    ):
         path = f'/api/models/{repo}/revision/v9'
         server.errors = {path: code}
         with pytest.raises(DownloadError, match=reason) as caught:
@@ -125,8 +144,11 @@ def test_what_the_hub_does_not_have(hub, server, tmp_path):
 
 
 def test_offline_says_what_to_do(hub, tmp_path):
-    with pytest.raises(OfflineError, match=r'127.0.0.1:1 cannot be reached \(.*refused\).*'
-                       r'hf download o/r --revision main.*HF_ENDPOINT'):
+    with pytest.raises(
+        OfflineError,
+        match=r'127.0.0.1:1 cannot be reached \(.*refused\).*'
+        r'hf download o/r --revision main.*HF_ENDPOINT',
+    ):
         download_repository('o/r', tmp_path / 'r', endpoint='http://127.0.0.1:1')
 
 

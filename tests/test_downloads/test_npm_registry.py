@@ -27,7 +27,8 @@ def test_the_archive_lies_below_the_registry(server, fetch):
 
 def test_a_scope_can_have_its_own_registry(server, fetch):
     assert fetch(**{'registry': f'{server.url}/odd', '@a:registry': f'{server.url}/npm'}) == (
-        b'archive')
+        b'archive'
+    )
 
 
 def test_a_registry_without_it(server, fetch):

@@ -13,8 +13,10 @@ from pixelsail_mm.downloads import DownloadError, OfflineError, StorageError, pi
 
 NAME = 'labelme-6.3.1.tar.gz'
 SHA256 = hashlib.sha256(b'archive' * 1000).hexdigest()
-HTML = (f'<!DOCTYPE html><html><body><a href="../../files/other-1.0.tar.gz">other</a>'
-        f'<a data-x="1" href="../../files/{NAME}#sha256=00">{NAME}</a></body></html>')
+HTML = (
+    f'<!DOCTYPE html><html><body><a href="../../files/other-1.0.tar.gz">other</a>'
+    f'<a data-x="1" href="../../files/{NAME}#sha256=00">{NAME}</a></body></html>'
+)
 
 
 class Index(http.server.SimpleHTTPRequestHandler):
@@ -45,8 +47,9 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv('no_proxy', '*')
     monkeypatch.setattr(transfer, '_RETRIES', 0)
     with http.server.ThreadingHTTPServer(
-            ('127.0.0.1', 0), partial(Index, directory=str(root))) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02, ), daemon=True).start()
+        ('127.0.0.1', 0), partial(Index, directory=str(root))
+    ) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
 
@@ -56,8 +59,9 @@ def fetch(tmp_path, monkeypatch):
     """Download with these settings of pip."""
 
     def fetch(index_url, extra=''):
-        monkeypatch.setattr(pip_index, 'pip_settings', lambda: {
-            'index-url': index_url, 'extra-index-url': extra})
+        monkeypatch.setattr(
+            pip_index, 'pip_settings', lambda: {'index-url': index_url, 'extra-index-url': extra}
+        )
         return pip_index.download('labelme', NAME, tmp_path, SHA256).read_bytes()
 
     return fetch
@@ -81,14 +85,22 @@ def test_a_folder_as_index(index, fetch, tmp_path):
 
 
 def test_the_second_index_is_asked(index, fetch):
-    for first in (f'{index}/empty', f'{index}/gone', 'http://127.0.0.1:1/simple', 'no address',
-                  'file:///no/such/folder'):
+    for first in (
+        f'{index}/empty',
+        f'{index}/gone',
+        'http://127.0.0.1:1/simple',
+        'no address',
+        'file:///no/such/folder',
+    ):
         assert fetch(first, f'{index}/simple') == b'archive' * 1000
 
 
 def test_offline(fetch):
-    with pytest.raises(OfflineError, match=rf'{NAME} could not be downloaded from http://127.0.0.1'
-                       r':1/simple \(.*refused.*--archive'):
+    with pytest.raises(
+        OfflineError,
+        match=rf'{NAME} could not be downloaded from http://127.0.0.1'
+        r':1/simple \(.*refused.*--archive',
+    ):
         fetch('http://127.0.0.1:1/simple')
 
 
@@ -115,9 +127,11 @@ def test_settings_of_pip(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith('PIP_')]:
         monkeypatch.delenv(name)
     config = tmp_path / 'pip.conf'
-    config.write_text('[global]\nindex-url = https://a/simple\ncert = /a.pem\n'
-                      'extra-index-url =\n    https://b/simple\n    https://c/simple\n'
-                      '[download]\nindex-url = https://d/simple\n')
+    config.write_text(
+        '[global]\nindex-url = https://a/simple\ncert = /a.pem\n'
+        'extra-index-url =\n    https://b/simple\n    https://c/simple\n'
+        '[download]\nindex-url = https://d/simple\n'
+    )
     monkeypatch.setenv('PIP_CONFIG_FILE', str(config))
     monkeypatch.setenv('PIP_CERT', '/b.pem')
     settings = pip_index.pip_settings()

@@ -18,8 +18,10 @@ def get(server, tmp_path):
     server.files['/f'] = CONTENT
 
     def get(*addresses):
-        places = [(address, lambda address=address: address)
-                  for address in addresses or [f'{server.url}/f']]
+        places = [
+            (address, lambda address=address: address)
+            for address in addresses or [f'{server.url}/f']
+        ]
         return fetch_first(places, tmp_path / 'to/f', SHA256, None, 'Ask').read_bytes()
 
     return get
@@ -58,11 +60,18 @@ def test_places_are_asked_in_turn_and_named_with_their_reasons(server, get, tmp_
     server.files['/other'] = b'other'
     local = tmp_path / 'local'
     local.write_bytes(CONTENT)
-    wrong = [f'{server.url}/gone', f'{server.url}/other', 'http://127.0.0.1:1/f', 'no address',
-             'file:///no/such/file']
-    with pytest.raises(DownloadError, match=r'/gone \(404 .*/other \(SHA256 hash .* does not match '
-                       r'.*:1/f \(.*refused\).*no address \(.*/file \(.*No such file'
-                       ) as caught:
+    wrong = [
+        f'{server.url}/gone',
+        f'{server.url}/other',
+        'http://127.0.0.1:1/f',
+        'no address',
+        'file:///no/such/file',
+    ]
+    with pytest.raises(
+        DownloadError,
+        match=r'/gone \(404 .*/other \(SHA256 hash .* does not match '
+        r'.*:1/f \(.*refused\).*no address \(.*/file \(.*No such file',
+    ) as caught:
         get(*wrong)
     assert not isinstance(caught.value, OfflineError) and left(tmp_path) == []
     assert get(*wrong, local.as_uri()) == CONTENT
@@ -87,7 +96,10 @@ def test_a_password_stays_on_its_host_and_out_of_messages(server, get, tmp_path)
     assert get(f'{with_login}/here') == CONTENT
     login = 'Basic bWU6c2VjcmV0'
     assert [(host.partition(':')[0], seen) for host, seen in server.logins] == [
-        ('127.0.0.1', login), ('127.0.0.1', login), ('localhost', None)]
+        ('127.0.0.1', login),
+        ('127.0.0.1', login),
+        ('localhost', None),
+    ]
     (tmp_path / 'to/f').unlink()
     with pytest.raises(DownloadError, match='127.0.0.1.*404') as caught:
         get(f'{with_login}/gone')

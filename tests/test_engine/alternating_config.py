@@ -6,11 +6,19 @@ train_dataloader = dict(
     batch_size=1,
     sampler=dict(shuffle=False),
     dataset=dict(
-        _delete_=True, type='AlternatingDataset', datasets=[
+        _delete_=True,
+        type='AlternatingDataset',
+        datasets=[
             {{_base_.train_dataloader.dataset}},
-            dict(type='LLaVADataset', data_root='{{$PIXELSAIL_DATA:data/shapes_world}}',
-                 ann_file='text_only.json', pipeline={{_base_.train_pipeline}}),
-        ]))
+            dict(
+                type='LLaVADataset',
+                data_root='{{$PIXELSAIL_DATA:data/shapes_world}}',
+                ann_file='text_only.json',
+                pipeline={{_base_.train_pipeline}},
+            ),
+        ],
+    ),
+)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

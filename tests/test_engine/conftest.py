@@ -28,11 +28,21 @@ def run_tool(repo_root):
     """
 
     def run(*command, **variables):
-        environment = dict(os.environ, PYTHONPATH=str(repo_root), PYTHON=sys.executable,
-                           OMP_NUM_THREADS='1', **variables)
+        environment = dict(
+            os.environ,
+            PYTHONPATH=str(repo_root),
+            PYTHON=sys.executable,
+            OMP_NUM_THREADS='1',
+            **variables,
+        )
         process = subprocess.Popen(
-            [str(part) for part in command], cwd=repo_root, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            [str(part) for part in command],
+            cwd=repo_root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         try:
             output, _ = process.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
@@ -49,8 +59,11 @@ def train(run_tool):
     """Train the toy in one process, or in several with tools/dist_train.sh."""
 
     def run(work_dir, *args, processes=1, options=()):
-        tool = [sys.executable, 'tools/train.py', CONFIG] if processes == 1 else [
-            'bash', 'tools/dist_train.sh', CONFIG, processes]
+        tool = (
+            [sys.executable, 'tools/train.py', CONFIG]
+            if processes == 1
+            else ['bash', 'tools/dist_train.sh', CONFIG, processes]
+        )
         extra = ['--cfg-options', *options] if options else []
         return run_tool(*tool, '--work-dir', work_dir, *args, *extra)
 
@@ -78,12 +91,16 @@ def logged():
 def mixed_world(tmp_path_factory):
     """A small ShapesWorld with a file of text-only conversations."""
     from pixelsail_mm.worlds.shapes_world import make_shapes_world
+
     folder = tmp_path_factory.mktemp('shapes') / 'world'
     make_shapes_world(str(folder), 'mini', 0, dict(train=8, val=3, test=2))
-    turns = [{'from': 'human', 'value': 'What is the red star?'},
-             {'from': 'gpt', 'value': 'the red star'}]
-    (folder / 'text_only.json').write_text(json.dumps(
-        [dict(id=index, conversations=turns) for index in range(8)]))
+    turns = [
+        {'from': 'human', 'value': 'What is the red star?'},
+        {'from': 'gpt', 'value': 'the red star'},
+    ]
+    (folder / 'text_only.json').write_text(
+        json.dumps([dict(id=index, conversations=turns) for index in range(8)])
+    )
     return folder
 
 
@@ -107,13 +124,33 @@ def two_against_one(run_tool, logged, mixed_world, _runs_of_one, tmp_path):
         data = dict(PIXELSAIL_DATA=str(mixed_world))
         if not one.exists():
             status, output = run_tool(
-                sys.executable, 'tools/train.py', config, '--work-dir', one, '--cfg-options',
-                *options, f'train_cfg.max_iters={2 * steps}', 'default_hooks.logger.interval=2',
-                'optim_wrapper.accumulative_counts=2', **data)
+                sys.executable,
+                'tools/train.py',
+                config,
+                '--work-dir',
+                one,
+                '--cfg-options',
+                *options,
+                f'train_cfg.max_iters={2 * steps}',
+                'default_hooks.logger.interval=2',
+                'optim_wrapper.accumulative_counts=2',
+                **data,
+            )
             assert status == 0, output[-4000:]
         status, output = run_tool(
-            'bash', 'tools/dist_train.sh', config, 2, '--work-dir', two, '--deepspeed', deepspeed,
-            '--cfg-options', *options, f'train_cfg.max_iters={steps}', **data)
+            'bash',
+            'tools/dist_train.sh',
+            config,
+            2,
+            '--work-dir',
+            two,
+            '--deepspeed',
+            deepspeed,
+            '--cfg-options',
+            *options,
+            f'train_cfg.max_iters={steps}',
+            **data,
+        )
         assert status == 0, output[-4000:]
         single, double = logged(one), logged(two)
         assert sorted(double) == list(range(1, steps + 1))

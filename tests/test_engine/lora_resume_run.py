@@ -17,23 +17,33 @@ from pixelsail_mm.errors import CheckpointError
 STEPS, SAVED = 2, 1
 MODEL = ['model.backbone.llm.tie_word_embeddings=True', 'model.backbone.llm.num_hidden_layers=1']
 # 64 weights share a scale in 4-bit: the layers of this config are whole blocks.
-FOUR_BIT = ['model.backbone.quantization.type=BitsAndBytesConfig',
-            'model.backbone.quantization.load_in_4bit=True',
-            'model.backbone.quantization.bnb_4bit_quant_type=nf4',
-            'model.backbone.quantization.bnb_4bit_compute_dtype=float32']
+FOUR_BIT = [
+    'model.backbone.quantization.type=BitsAndBytesConfig',
+    'model.backbone.quantization.load_in_4bit=True',
+    'model.backbone.quantization.bnb_4bit_quant_type=nf4',
+    'model.backbone.quantization.bnb_4bit_compute_dtype=float32',
+]
 
 
 def runner_of(work_dir: Path, case: str, *options: str):
     """A runner of the LoRA config, with changes."""
     stage, _, quantised = case.partition('-')
-    cfg = read_config('tests/test_engine/lora_config.py', [
-        *MODEL, 'optim_wrapper.optimizer.lr=1e-3',
-        f'train_cfg.max_iters={STEPS}', f'default_hooks.checkpoint.interval={SAVED}',
-        *(FOUR_BIT if quantised else []), *options])
+    cfg = read_config(
+        'tests/test_engine/lora_config.py',
+        [
+            *MODEL,
+            'optim_wrapper.optimizer.lr=1e-3',
+            f'train_cfg.max_iters={STEPS}',
+            f'default_hooks.checkpoint.interval={SAVED}',
+            *(FOUR_BIT if quantised else []),
+            *options,
+        ],
+    )
     cfg.launcher, cfg.deepspeed, cfg.work_dir = 'pytorch', stage, str(work_dir)
     cfg.experiment_name = f'{case}-{work_dir.name}'  # MMEngine takes equal names for one run
     runner = build_runner(cfg)
     from mmengine._strategy import deepspeed
+
     # MMEngine registers DeepSpeed's optimizers with every strategy; a second time is an error.
     deepspeed.register_deepspeed_optimizers = lambda: None
     return runner

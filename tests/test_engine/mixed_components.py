@@ -12,25 +12,39 @@ from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 #: Iterations in which both processes have the same kind of batch.
 ALIKE = 4
 #: Grids of patches in a batch of two samples; None is a sample without image.
-GRIDS = dict(equal=((2, 3), (2, 3)), unequal=((2, 3), (3, 2)), one=((2, 2), None),
-             none=(None, None))
+GRIDS = dict(
+    equal=((2, 3), (2, 3)), unequal=((2, 3), (3, 2)), one=((2, 2), None), none=(None, None)
+)
 #: (grids, with masks, with prompts) of a batch.
-KINDS = [kind for kind in product(GRIDS, (True, False), (True, False))
-         if kind[0] != 'none' or kind[1:] == (False, False)]
+KINDS = [
+    kind
+    for kind in product(GRIDS, (True, False), (True, False))
+    if kind[0] != 'none' or kind[1:] == (False, False)
+]
 #: Pairs of kinds, for rank 0 and rank 1, one pair for each iteration: each kind meets
 #: four others.
 PAIRS = [(KINDS[0], KINDS[0])] * ALIKE + [
     (kind, KINDS[(place + shift) % len(KINDS)])
-    for shift in (4, 6) for place, kind in enumerate(KINDS)]
+    for shift in (4, 6)
+    for place, kind in enumerate(KINDS)
+]
 
 
 def make_batch(tokens, kind, seed=0, **options):
     """Two packed samples; the second has fewer masks and no prompt."""
     grids, masks, prompts = kind
-    return [make_sample(tokens, grid, num_segs=(2 - place) if masks and grid else 0,
-                        prompt_ids=(3, 0) if prompts and not place else (),
-                        text_length=10 + place, seed=seed + place, **options)
-            for place, grid in enumerate(GRIDS[grids])]
+    return [
+        make_sample(
+            tokens,
+            grid,
+            num_segs=(2 - place) if masks and grid else 0,
+            prompt_ids=(3, 0) if prompts and not place else (),
+            text_length=10 + place,
+            seed=seed + place,
+            **options,
+        )
+        for place, grid in enumerate(GRIDS[grids])
+    ]
 
 
 @DATASETS.register_module()

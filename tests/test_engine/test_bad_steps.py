@@ -37,8 +37,10 @@ def build(tmp_path):
     """Build a runner of the toy that saves after every step and has faults."""
 
     def build(*faults, work_dir=tmp_path, resume=False, clip=CLIP, hooks=(), **options):
-        options = {'default_hooks.checkpoint.interval': 1,
-                   'default_hooks.checkpoint.max_keep_ckpts': -1} | options
+        options = {
+            'default_hooks.checkpoint.interval': 1,
+            'default_hooks.checkpoint.max_keep_ckpts': -1,
+        } | options
         cfg = read_config(str(CONFIG), [f'{key}={value}' for key, value in options.items()])
         cfg.custom_hooks = [dict(type='FaultHook', faults=list(faults)), *hooks]
         cfg.work_dir, cfg.experiment_name = str(work_dir), f'bad{next(numbers)}'
@@ -59,10 +61,16 @@ def same(folder, first, second):
     return all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-@pytest.mark.parametrize(('kind', 'clip'), [
-    ('loss', CLIP), ('constant', CLIP), ('gradient', CLIP),
-    ('gradient', dict(type='value', clip_value=1.0)),
-    ('gradient', None)])
+@pytest.mark.parametrize(
+    ('kind', 'clip'),
+    [
+        ('loss', CLIP),
+        ('constant', CLIP),
+        ('gradient', CLIP),
+        ('gradient', dict(type='value', clip_value=1.0)),
+        ('gradient', None),
+    ],
+)
 def test_bad_step_leaves_the_weights(build, tmp_path, kind, clip):
     runner = build((2, 0, kind), clip=clip)
     runner.train()
@@ -85,7 +93,9 @@ def test_the_batch_of_the_bad_loss_is_named(build, tmp_path):
     seen = []
     run_iter = runner.train_loop.run_iter
     runner.train_loop.run_iter = lambda batch: (
-        seen.append(batch['data_samples'][0].sample_id), run_iter(batch))
+        seen.append(batch['data_samples'][0].sample_id),
+        run_iter(batch),
+    )
     runner.train()
     assert same(tmp_path, 2, 4) and not same(tmp_path, 4, 6)
     log = next(tmp_path.glob('*/*.log')).read_text()
@@ -94,8 +104,14 @@ def test_the_batch_of_the_bad_loss_is_named(build, tmp_path):
 
 def test_streak_ends_the_training(build, tmp_path):
     faults = [(1, 0, 'loss'), *((iteration, 0, 'gradient') for iteration in range(3, 9))]
-    runner = build(*faults, **{'default_hooks.bad_steps.max_streak': 3, 'train_cfg.max_iters': 9,
-                               'default_hooks.checkpoint.max_keep_ckpts': 2})
+    runner = build(
+        *faults,
+        **{
+            'default_hooks.bad_steps.max_streak': 3,
+            'train_cfg.max_iters': 9,
+            'default_hooks.checkpoint.max_keep_ckpts': 2,
+        },
+    )
     with pytest.raises(DivergedError, match='3 optimizer steps in a row.*at iteration 6; 4 in'):
         runner.train()
     assert not (tmp_path / 'model.safetensors').exists()
@@ -109,8 +125,12 @@ def test_run_without_bad_steps_is_as_it_was(build, tmp_path):
         runner = build(work_dir=tmp_path / name, **options)
         kinds.append(runner.cfg.optim_wrapper.type)
         runner.train()
-        curves.append([list(runner.message_hub.get_scalar(f'train/{name}').data[0])
-                       for name in ('loss', 'grad_norm')])
+        curves.append(
+            [
+                list(runner.message_hub.get_scalar(f'train/{name}').data[0])
+                for name in ('loss', 'grad_norm')
+            ]
+        )
     assert kinds == ['PixelOptimWrapper', 'OptimWrapper']
     assert curves[0] == curves[1] and len(curves[0][0]) == 6
     for key, value in weights(tmp_path / 'checked', 6).items():
@@ -123,9 +143,15 @@ def test_bad_weights_are_neither_saved_nor_exported(build, tmp_path):
         runner.train()
     assert [path.name for path in tmp_path.glob('iter_*')] == ['iter_3.pth']
     assert weights(tmp_path, 3)
-    never_saved = build((3, 0, 'weights'), work_dir=tmp_path / 'export',
-                        **{'default_hooks.checkpoint.interval': 100, 'train_cfg.max_iters': 4,
-                           'default_hooks.checkpoint.save_last': False})
+    never_saved = build(
+        (3, 0, 'weights'),
+        work_dir=tmp_path / 'export',
+        **{
+            'default_hooks.checkpoint.interval': 100,
+            'train_cfg.max_iters': 4,
+            'default_hooks.checkpoint.save_last': False,
+        },
+    )
     with pytest.raises(DivergedError, match=r'model\.safetensors.*layer\.bias'):
         never_saved.train()
     assert not (tmp_path / 'export/model.safetensors').exists()
@@ -147,10 +173,18 @@ class ScoreHook(Hook):
 
 def test_best_checkpoint_is_kept_from_bad_weights(build, tmp_path):
     """And buffers that are infinite on purpose end no training."""
-    runner = build((3, 0, 'weights'), hooks=[dict(type='ScoreHook')], **{
-        'default_hooks.checkpoint.interval': 100, 'default_hooks.checkpoint.save_last': False,
-        'default_hooks.checkpoint.save_best': 'a/mean', 'default_hooks.checkpoint.rule': 'greater',
-        'train_cfg.val_interval': 2, 'train_cfg.val_begin': 1})
+    runner = build(
+        (3, 0, 'weights'),
+        hooks=[dict(type='ScoreHook')],
+        **{
+            'default_hooks.checkpoint.interval': 100,
+            'default_hooks.checkpoint.save_last': False,
+            'default_hooks.checkpoint.save_best': 'a/mean',
+            'default_hooks.checkpoint.rule': 'greater',
+            'train_cfg.val_interval': 2,
+            'train_cfg.val_begin': 1,
+        },
+    )
     with pytest.raises(DivergedError, match=r'best_.* is not written: 1 weights .*layer\.bias'):
         runner.train()
     [best] = tmp_path.glob('best_*')
@@ -176,8 +210,9 @@ def scaled(monkeypatch):
     layer = torch.nn.Linear(2, 1, bias=False)
 
     def make(scale, **options):
-        wrapper = PixelAmpOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1),
-                                       **options)
+        wrapper = PixelAmpOptimWrapper(
+            optimizer=torch.optim.SGD(layer.parameters(), lr=0.1), **options
+        )
         wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale)
         return layer, wrapper
 
@@ -198,9 +233,16 @@ def test_overflow_belongs_to_the_loss_scaler(scaled):
     assert scales[0] == 2.0**124 and not torch.equal(layer.weight, before)
 
 
-@pytest.mark.parametrize(('scale', 'loss', 'options'), [
-    (4.0, float('nan'), {}), (1.0, float('inf'), {}), (1.0, 1.0, {}),
-    (4.0, 1.0, dict(loss_scale=4.0))], ids=['nan', 'inf', 'scale 1', 'static scale'])
+@pytest.mark.parametrize(
+    ('scale', 'loss', 'options'),
+    [
+        (4.0, float('nan'), {}),
+        (1.0, float('inf'), {}),
+        (1.0, 1.0, {}),
+        (4.0, 1.0, dict(loss_scale=4.0)),
+    ],
+    ids=['nan', 'inf', 'scale 1', 'static scale'],
+)
 def test_what_no_scale_can_mend_is_skipped(scaled, scale, loss, options):
     layer, wrapper = scaled(scale, **options)
     before = layer.weight.detach().clone()
@@ -226,16 +268,20 @@ def test_wrapper_of_a_dumped_config_is_unchecked_too(build, tmp_path):
     assert build_runner(dumped).cfg.optim_wrapper.type == 'OptimWrapper'
 
 
-@pytest.mark.parametrize(('kind', 'fitted'), [
-    ('AmpOptimWrapper', 'OptimWrapper'), ('PixelAmpOptimWrapper', 'PixelOptimWrapper')])
+@pytest.mark.parametrize(
+    ('kind', 'fitted'),
+    [('AmpOptimWrapper', 'OptimWrapper'), ('PixelAmpOptimWrapper', 'PixelOptimWrapper')],
+)
 def test_without_gpu_mixed_precision_is_float32(monkeypatch, kind, fitted):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     cfg = Config(dict(optim_wrapper=dict(type=kind, dtype='bfloat16', loss_scale='dynamic')))
     said = []
     _fit_device(cfg, said)
     assert cfg.optim_wrapper == dict(type=fitted)
-    assert said == [f'no CUDA device: training in float32 (optim_wrapper: {kind} -> {fitted}, '
-                    'without dtype, loss_scale)']
+    assert said == [
+        f'no CUDA device: training in float32 (optim_wrapper: {kind} -> {fitted}, '
+        'without dtype, loss_scale)'
+    ]
 
 
 def test_hook_that_is_turned_off_does_not_end_testing(build, tmp_path):
@@ -250,14 +296,24 @@ def test_hook_that_is_turned_off_does_not_end_testing(build, tmp_path):
 def test_resumed_after_a_skipped_step_all_steps_are_taken(run_tool, tmp_path):
     """DeepSpeed's checkpoint says that the step was skipped; unchecked, nothing sets it back."""
     config = tmp_path / 'config.py'
-    config.write_text(f"_base_ = '{Path(__file__).with_name('faulty_config.py')}'\n"
-                      "custom_hooks = [dict(type='FaultHook', faults=[(2, 0, 'loss')])]\n")
-    tool = [sys.executable, 'tools/train.py', config, '--work-dir', tmp_path / 'run',
-            '--deepspeed', 'zero1']
+    config.write_text(
+        f"_base_ = '{Path(__file__).with_name('faulty_config.py')}'\n"
+        "custom_hooks = [dict(type='FaultHook', faults=[(2, 0, 'loss')])]\n"
+    )
+    tool = [
+        sys.executable,
+        'tools/train.py',
+        config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--deepspeed',
+        'zero1',
+    ]
     status, output = run_tool(*tool, '--cfg-options', 'train_cfg.max_iters=3')
     assert status == 0 and 'iteration 3: optimizer step skipped' in output, output[-4000:]
-    status, output = run_tool(*tool, '--resume', '--cfg-options', 'train_cfg.max_iters=5',
-                              'default_hooks.bad_steps=None')
+    status, output = run_tool(
+        *tool, '--resume', '--cfg-options', 'train_cfg.max_iters=5', 'default_hooks.bad_steps=None'
+    )
     assert status == 0, output[-4000:]
     assert same(tmp_path / 'run', 2, 3)
     assert not same(tmp_path / 'run', 3, 4) and not same(tmp_path / 'run', 4, 5)
@@ -278,8 +334,10 @@ def test_norm_that_overflows_is_not_the_scalers(scaled):
 def test_value_clipping_does_not_hide_infinity():
     """Gradients that are infinite and nowhere NaN: clipped, they would be the clip value."""
     layer = torch.nn.Linear(2, 1, bias=False)
-    wrapper = PixelOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1),
-                                clip_grad=dict(type='value', clip_value=1.0))
+    wrapper = PixelOptimWrapper(
+        optimizer=torch.optim.SGD(layer.parameters(), lr=0.1),
+        clip_grad=dict(type='value', clip_value=1.0),
+    )
     before = layer.weight.detach().clone()
     output = layer(torch.ones(1, 2)).sum()
     output.register_hook(lambda gradient: gradient * float('inf'))
@@ -291,8 +349,11 @@ def test_model_that_steps_by_itself_has_its_gradients_checked():
     """Its own `train_step` may call `backward` and `step`, which show no loss."""
     layer = torch.nn.Linear(2, 1, bias=False)
     wrapper = PixelOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1))
-    for factor, outcome in ((1.0, Outcome.TAKEN), (float('inf'), Outcome.SKIPPED),
-                            (1.0, Outcome.TAKEN)):
+    for factor, outcome in (
+        (1.0, Outcome.TAKEN),
+        (float('inf'), Outcome.SKIPPED),
+        (1.0, Outcome.TAKEN),
+    ):
         before = layer.weight.detach().clone()
         wrapper.backward(layer(torch.ones(1, 2)).sum() * factor)
         assert wrapper.outcome is None
@@ -334,8 +395,9 @@ def test_first_rescaled_step_of_a_streak_is_logged(caplog):
 def test_hook_keeps_nothing_of_an_unchecked_run():
     hook = BadStepHook()
     for index in range(3):
-        hook.after_train_iter(SimpleNamespace(optim_wrapper=object()), index, dict(
-            data_samples=[dict(sample_id='a')]))
+        hook.after_train_iter(
+            SimpleNamespace(optim_wrapper=object()), index, dict(data_samples=[dict(sample_id='a')])
+        )
     assert hook._window == []
 
 
@@ -345,8 +407,9 @@ class StubOptimizer:
     dtype, dynamic_loss_scale, check_grad_overflow, bad = torch.float16, True, False, False
 
     def __init__(self, **scaler):
-        self.loss_scaler = DynamicLossScaler(scale_window=1000, delayed_shift=1,
-                                             consecutive_hysteresis=False, **scaler)
+        self.loss_scaler = DynamicLossScaler(
+            scale_window=1000, delayed_shift=1, consecutive_hysteresis=False, **scaler
+        )
 
     @property
     def loss_scale(self):
@@ -360,18 +423,29 @@ class StubOptimizer:
         self.loss_scaler.update_scale(self.overflow)
 
 
-@pytest.mark.parametrize(('scale', 'lowest', 'loss', 'outcome', 'after'), [
-    (8.0, 1.0, float('nan'), Outcome.SKIPPED, 8.0), (8.0, 1.0, 1.0, Outcome.RESCALED, 4.0),
-    (1.0, 1.0, 1.0, Outcome.SKIPPED, 1.0), (8.0, 8.0, 1.0, Outcome.SKIPPED, 8.0)])
-def test_float16_of_deepspeed_counts_at_its_lowest_scale(monkeypatch, scale, lowest, loss, outcome,
-                                                         after):
+@pytest.mark.parametrize(
+    ('scale', 'lowest', 'loss', 'outcome', 'after'),
+    [
+        (8.0, 1.0, float('nan'), Outcome.SKIPPED, 8.0),
+        (8.0, 1.0, 1.0, Outcome.RESCALED, 4.0),
+        (1.0, 1.0, 1.0, Outcome.SKIPPED, 1.0),
+        (8.0, 8.0, 1.0, Outcome.SKIPPED, 8.0),
+    ],
+)
+def test_float16_of_deepspeed_counts_at_its_lowest_scale(
+    monkeypatch, scale, lowest, loss, outcome, after
+):
     monkeypatch.setattr('deepspeed.runtime.fp16.loss_scaler.dist.get_rank', lambda: 0)
     optimizer = StubOptimizer(init_scale=scale, min_scale=lowest)
     optimizer.bad = True
     wrapper = PixelDeepSpeedOptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]))
     wrapper.model = SimpleNamespace(
-        optimizer=optimizer, step=optimizer.step, backward=lambda loss: None,
-        set_gradient_accumulation_boundary=lambda steps: None, get_global_grad_norm=lambda: None)
+        optimizer=optimizer,
+        step=optimizer.step,
+        backward=lambda loss: None,
+        set_gradient_accumulation_boundary=lambda steps: None,
+        get_global_grad_norm=lambda: None,
+    )
     for _ in range(2 if outcome is Outcome.SKIPPED else 1):
         wrapper.update_params(torch.tensor(loss))
         assert wrapper.outcome is outcome and optimizer.loss_scale == after
@@ -380,8 +454,16 @@ def test_float16_of_deepspeed_counts_at_its_lowest_scale(monkeypatch, scale, low
 @pytest.mark.slow
 @pytest.mark.parametrize('zero', ['none', 'zero1', 'zero2', 'zero3'])
 def test_all_processes_skip_and_stop_together(run_tool, tmp_path, zero):
-    status, output = run_tool('bash', 'tools/dist_train.sh', 'tests/test_engine/faulty_config.py',
-                              2, '--work-dir', tmp_path, '--deepspeed', zero)
+    status, output = run_tool(
+        'bash',
+        'tools/dist_train.sh',
+        'tests/test_engine/faulty_config.py',
+        2,
+        '--work-dir',
+        tmp_path,
+        '--deepspeed',
+        zero,
+    )
     assert status == DIVERGED, output[-4000:]
     assert '3 optimizer steps in a row' in output and 'at iteration 10; 6 in this run' in output
     assert 'iteration 2: optimizer step skipped, its loss is NaN or infinite' in output

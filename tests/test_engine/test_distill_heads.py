@@ -51,7 +51,8 @@ def test_resume_restores_them_with_their_optimizer_state(folder):
 
 def test_training_goes_on_from_an_export_with_new_heads(folder):
     """``load_from``: everything but the heads is there, and that is no error."""
-    cfg_runner = runner(folder.parent / 'next', 'next', 1,
-                        load_from=str(folder / 'model.safetensors'))
+    cfg_runner = runner(
+        folder.parent / 'next', 'next', 1, load_from=str(folder / 'model.safetensors')
+    )
     cfg_runner.train()
     assert HEADS <= set(cfg_runner.model.state_dict())

@@ -10,7 +10,6 @@ from pixelsail_mm.engine.hooks import DistillScheduleHook
 
 
 class Loss(nn.Module):
-
     def __init__(self, loss_weight):
         super().__init__()
         self.loss_weight = loss_weight
@@ -69,8 +68,10 @@ def test_model_without_distillation_is_left_alone():
     hook.before_train_iter(runner, 0)
 
 
-TWO = [dict(until=0.2, end=0.5),
-       dict(begin=0.6, until=0.8, start=0.4, end=0.0, channel_weights=[2.0])]
+TWO = [
+    dict(until=0.2, end=0.5),
+    dict(begin=0.6, until=0.8, start=0.4, end=0.0, channel_weights=[2.0]),
+]
 
 
 def test_second_phase_begins_anew_and_stresses_other_channels(runner):
@@ -99,16 +100,19 @@ def test_run_resumed_in_a_phase_without_channels_has_those_of_the_phase_before(r
     assert [loss.channel_weights for loss in runner.model.distill] == [[2.0], [2.0]]
 
 
-@pytest.mark.parametrize('phases, message', [
-    ([dict(until=0.5, end=-1)], 'factors that are not negative'),
-    ([dict(until=0)], 'begin < until'),
-    ([dict(until=1.1)], 'until <= 1'),
-    ([dict(end=0.1)], 'needs `until`'),
-    ([dict(until=0.5, weight=1)], 'weight'),
-    ([], 'phases begin at 0'),
-    ([dict(begin=0.1, until=0.5)], 'phases begin at 0'),
-    ([dict(until=0.5), dict(until=0.9)], 'follow each other'),
-])
+@pytest.mark.parametrize(
+    'phases, message',
+    [
+        ([dict(until=0.5, end=-1)], 'factors that are not negative'),
+        ([dict(until=0)], 'begin < until'),
+        ([dict(until=1.1)], 'until <= 1'),
+        ([dict(end=0.1)], 'needs `until`'),
+        ([dict(until=0.5, weight=1)], 'weight'),
+        ([], 'phases begin at 0'),
+        ([dict(begin=0.1, until=0.5)], 'phases begin at 0'),
+        ([dict(until=0.5), dict(until=0.9)], 'follow each other'),
+    ],
+)
 def test_wrong_phases_are_named(phases, message):
     with pytest.raises(ValueError, match=message):
         DistillScheduleHook(phases)

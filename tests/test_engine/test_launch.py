@@ -7,15 +7,29 @@ from pixelsail_mm.errors import CheckpointError, ConfigError, MissingFilesError
 
 def test_all_missing_files_are_listed(tmp_path):
     from mmengine.config import Config
+
     (tmp_path / 'there.json').write_text('{}')
-    cfg = Config(dict(
-        load_from=str(tmp_path / 'w.pth'),
-        train_dataloader=dict(dataset=dict(type='Concat', datasets=[
-            dict(data_root=str(tmp_path), ann_file='there.json'),
-            dict(data_root=str(tmp_path), ann_file='gone.json', data_prefix=dict(img='images')),
-            dict(ann_file=str(tmp_path / 'away.json'))]))))
+    cfg = Config(
+        dict(
+            load_from=str(tmp_path / 'w.pth'),
+            train_dataloader=dict(
+                dataset=dict(
+                    type='Concat',
+                    datasets=[
+                        dict(data_root=str(tmp_path), ann_file='there.json'),
+                        dict(
+                            data_root=str(tmp_path),
+                            ann_file='gone.json',
+                            data_prefix=dict(img='images'),
+                        ),
+                        dict(ann_file=str(tmp_path / 'away.json')),
+                    ],
+                )
+            ),
+        )
+    )
     with pytest.raises(MissingFilesError) as error:
-        check_files(cfg, ('train_dataloader', ))
+        check_files(cfg, ('train_dataloader',))
     text = str(error.value)
     assert text.startswith('config: 4 files or folders')
     for name in ('gone.json', 'images', 'away.json', 'w.pth'):
@@ -26,28 +40,40 @@ def test_all_missing_files_are_listed(tmp_path):
 
 def test_a_file_that_differs_in_case_is_not_missing(tmp_path):
     from mmengine.config import Config
+
     (tmp_path / 'muse_train.json').write_text('[]')
-    check_files(Config(dict(train_dataloader=dict(dataset=dict(
-        type='MUSEDataset', data_root=str(tmp_path), ann_file='MUSE_train.json')))),
-        ('train_dataloader', ))
+    check_files(
+        Config(
+            dict(
+                train_dataloader=dict(
+                    dataset=dict(
+                        type='MUSEDataset', data_root=str(tmp_path), ann_file='MUSE_train.json'
+                    )
+                )
+            )
+        ),
+        ('train_dataloader',),
+    )
 
 
 def test_unknown_type_suggests_the_right_one():
     from pixelsail_mm.registry import DATA_SAMPLERS
+
     with pytest.raises(KeyError) as error:
         DATA_SAMPLERS.build(dict(type='DefaultSamplr'))
     # Other libraries may have registered samplers with similar names; ours comes first.
-    assert explain(error.value).startswith("type='DefaultSamplr' is not a registered data sampler; "
-                                           'did you mean DefaultSampler')
+    assert explain(error.value).startswith(
+        "type='DefaultSamplr' is not a registered data sampler; did you mean DefaultSampler"
+    )
 
 
 def test_wrong_argument_of_a_component_is_the_users_mistake():
     from mmengine.registry import Registry
+
     registry = Registry('thing')
 
     @registry.register_module()
     class Thing:
-
         def __init__(self, size):
             self.size = len(size)
 
@@ -59,21 +85,35 @@ def test_wrong_argument_of_a_component_is_the_users_mistake():
     assert explain(error.value) is None
 
 
-@pytest.mark.parametrize('error, expected', [
-    (ConfigError('a'), 'a'),
-    (CheckpointError('f.pth', 'broken', 'copy it'), 'f.pth: broken; copy it'),
-    (FileNotFoundError(2, 'No such file or directory', 'x.json'),
-     'No such file or directory: x.json'),
-    (ModuleNotFoundError("No module named 'plugin'", name='plugin'),
-     "No module named 'plugin'; install it, or correct custom_imports in the config"),
-])
+@pytest.mark.parametrize(
+    'error, expected',
+    [
+        (ConfigError('a'), 'a'),
+        (CheckpointError('f.pth', 'broken', 'copy it'), 'f.pth: broken; copy it'),
+        (
+            FileNotFoundError(2, 'No such file or directory', 'x.json'),
+            'No such file or directory: x.json',
+        ),
+        (
+            ModuleNotFoundError("No module named 'plugin'", name='plugin'),
+            "No module named 'plugin'; install it, or correct custom_imports in the config",
+        ),
+    ],
+)
 def test_user_errors_are_explained(error, expected):
     assert explain(error) == expected
 
 
-@pytest.mark.parametrize('error', [
-    ValueError('bug'), KeyError('bug'), TypeError('bug'), ConnectionError('reset'),
-    ModuleNotFoundError('x', name='pixelsail_mm.absent')])
+@pytest.mark.parametrize(
+    'error',
+    [
+        ValueError('bug'),
+        KeyError('bug'),
+        TypeError('bug'),
+        ConnectionError('reset'),
+        ModuleNotFoundError('x', name='pixelsail_mm.absent'),
+    ],
+)
 def test_bugs_keep_their_traceback(error):
     assert explain(error) is None
 

@@ -23,11 +23,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize('strategy', ['none', 'zero2', 'zero3'])
-def test_two_processes_train_what_one_trains(two_against_one, run_tool, mixed_world, tmp_path,
-                                             strategy):
+def test_two_processes_train_what_one_trains(
+    two_against_one, run_tool, mixed_world, tmp_path, strategy
+):
     single, work_dir, output = two_against_one(
-        CONFIG, strategy, STEPS, ('loss', 'loss_mask', 'loss_lm', 'grad_norm'),
-        f'default_hooks.checkpoint.interval={STEPS}')
+        CONFIG,
+        strategy,
+        STEPS,
+        ('loss', 'loss_mask', 'loss_lm', 'grad_norm'),
+        f'default_hooks.checkpoint.interval={STEPS}',
+    )
     assert 'is frozen for tokens' not in output
     exported = load_state(work_dir / 'model.safetensors')['state_dict']
     expected = load_state(single / 'model.safetensors')['state_dict']
@@ -42,9 +47,14 @@ def test_two_processes_train_what_one_trains(two_against_one, run_tool, mixed_wo
     if strategy != 'zero3':
         return  # a merge reads what `load_state` gives, which is the same for all
 
-    status, output = run_tool(sys.executable, 'tools/model_converters/merge_lora.py', CONFIG,
-                              checkpoint, tmp_path / 'merged.safetensors',
-                              PIXELSAIL_DATA=str(mixed_world))
+    status, output = run_tool(
+        sys.executable,
+        'tools/model_converters/merge_lora.py',
+        CONFIG,
+        checkpoint,
+        tmp_path / 'merged.safetensors',
+        PIXELSAIL_DATA=str(mixed_world),
+    )
     assert status == 0, output[-4000:]
     assert 'model.backbone.lora=None' in output
     merged = load_state(tmp_path / 'merged.safetensors')['state_dict']
@@ -61,13 +71,23 @@ def test_resumed_as_if_never_interrupted(run_tool, logged, mixed_world, tmp_path
     plain = MODELS.build(cfg.model).state_dict()
     save_weights(plain, base)
     status, output = run_tool(
-        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-        'tests/test_engine/lora_resume_run.py', tmp_path, base, *RESUMED)
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node=2',
+        'tests/test_engine/lora_resume_run.py',
+        tmp_path,
+        base,
+        *RESUMED,
+    )
     assert status == 0, output[-4000:]
     trained = {}
     for case in RESUMED:
-        whole, resumed = (load_state(tmp_path / case / part / 'model.safetensors')['state_dict']
-                          for part in ('whole', 'resumed'))
+        whole, resumed = (
+            load_state(tmp_path / case / part / 'model.safetensors')['state_dict']
+            for part in ('whole', 'resumed')
+        )
         trained[case] = whole
         assert resumed.keys() == whole.keys()
         assert all(torch.equal(resumed[key], value) for key, value in whole.items()), case

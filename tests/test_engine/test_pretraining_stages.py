@@ -21,12 +21,14 @@ def places(tmp_path_factory):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from pixelsail_mm.worlds.shapes_world import make_shapes_world
+
     folder = tmp_path_factory.mktemp('stages')
     make_shapes_world(str(folder / 'world'), 'mini', 0, dict(train=8, val=3, test=2))
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY_LLM | dict(
-        model_type='llama', vocab_size=len(tokenizer)))).save_pretrained(folder / 'base')
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**TINY_LLM | dict(model_type='llama', vocab_size=len(tokenizer)))
+    ).save_pretrained(folder / 'base')
     tokenizer.save_pretrained(folder / 'base')
     return folder
 
@@ -84,7 +86,8 @@ def test_stages_follow_each_other(places, monkeypatch, repo_root):
     assert torch.equal(before[EYES], after[EYES])
     changed = moved(before, last)
     assert EYES in changed and {key for key in last if key.startswith(f'{LLM}model.layers.')} <= (
-        changed)
+        changed
+    )
     assert all(key.startswith('backbone.') for key in changed)
 
     exported = load_state(places / 'sail_smollm2_135m_stage2' / 'model.safetensors')['state_dict']

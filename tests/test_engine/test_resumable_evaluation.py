@@ -24,6 +24,7 @@ SETTINGS = dict(checkpoint=dict(sha256='aa'), pipeline=[dict(size=8)], samples=4
 
 # The store by itself.
 
+
 def opened(folder, settings=SETTINGS, resume=True):
     store = PredictionStore(folder, settings, resume)
     store.open()
@@ -48,8 +49,12 @@ def written(folder, numbers=(0, 1), resume=False):
     store = opened(folder, resume=resume)
     for number in numbers:
         known = [fields_of(loaded())]
-        store.write(number, f'sum{number}', [
-            predict(loaded(), np.ones((1, 3, 4), bool), np.float32([number]))], known)
+        store.write(
+            number,
+            f'sum{number}',
+            [predict(loaded(), np.ones((1, 3, 4), bool), np.float32([number]))],
+            known,
+        )
     store.close()
     return folder / 'rank0.jsonl'
 
@@ -128,12 +133,15 @@ def test_without_resume_older_predictions_are_replaced(tmp_path):
     assert not (tmp_path / 'rank7.jsonl').exists()
 
 
-@pytest.mark.parametrize('change, named', [
-    (dict(checkpoint=dict(sha256='bb')), "checkpoint.sha256: 'aa' -> 'bb'"),
-    (dict(pipeline=[dict(size=16)]), r'pipeline\[0\].size: 8 -> 16'),
-    (dict(pipeline=[]), r"pipeline: \[\{'size': 8\}\] -> \[\]"),
-    (dict(version=2), 'version: None -> 2'),
-])
+@pytest.mark.parametrize(
+    'change, named',
+    [
+        (dict(checkpoint=dict(sha256='bb')), "checkpoint.sha256: 'aa' -> 'bb'"),
+        (dict(pipeline=[dict(size=16)]), r'pipeline\[0\].size: 8 -> 16'),
+        (dict(pipeline=[]), r"pipeline: \[\{'size': 8\}\] -> \[\]"),
+        (dict(version=2), 'version: None -> 2'),
+    ],
+)
 def test_other_settings_are_refused_by_name(tmp_path, change, named):
     path = written(tmp_path)
     before = path.read_bytes()
@@ -154,15 +162,31 @@ def test_other_inputs_are_refused(tmp_path):
 
 def test_checksum_sees_every_difference():
     values = [
-        [], [[]], None, 'None', ['ab'], ['a', 'b'], [1], ['1'], [True], dict(a=1), dict(b=1),
-        torch.tensor([1, 2]), torch.tensor([1, 3]), torch.tensor([[1, 2]]),
-        torch.tensor([1., 2.]), [torch.tensor([1]), torch.tensor([2])], [(1, 2), 3], [(1, ), 2, 3]]
+        [],
+        [[]],
+        None,
+        'None',
+        ['ab'],
+        ['a', 'b'],
+        [1],
+        ['1'],
+        [True],
+        dict(a=1),
+        dict(b=1),
+        torch.tensor([1, 2]),
+        torch.tensor([1, 3]),
+        torch.tensor([[1, 2]]),
+        torch.tensor([1.0, 2.0]),
+        [torch.tensor([1]), torch.tensor([2])],
+        [(1, 2), 3],
+        [(1,), 2, 3],
+    ]
     assert len({checksum_of(value) for value in values}) == len(values)
-    assert checksum_of(dict(a=1, b=torch.tensor([1]))) == checksum_of(
-        dict(b=np.array([1]), a=1))
+    assert checksum_of(dict(a=1, b=torch.tensor([1]))) == checksum_of(dict(b=np.array([1]), a=1))
 
 
 # The tool.
+
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
@@ -178,15 +202,30 @@ def evaluate(run_tool, repo_root, place):
     shipped = repo_root / 'demo/checkpoints/pixelsail_tiny/model.safetensors'
 
     def run(work_dir, *args, processes=1, checkpoint=shipped, options=()):
-        tool = [sys.executable, 'tools/test.py', CONFIG, checkpoint] if processes == 1 else [
-            'bash', 'tools/dist_test.sh', CONFIG, checkpoint, processes]
+        tool = (
+            [sys.executable, 'tools/test.py', CONFIG, checkpoint]
+            if processes == 1
+            else ['bash', 'tools/dist_test.sh', CONFIG, checkpoint, processes]
+        )
         out = work_dir / 'results.json'
         out.unlink(missing_ok=True)
-        sizes = [f'test_dataloader.{index}.{key}={value}' for index, size in enumerate((18, 11, 2))
-                 for key, value in (('batch_size', 4), ('dataset.indices', size))]
+        sizes = [
+            f'test_dataloader.{index}.{key}={value}'
+            for index, size in enumerate((18, 11, 2))
+            for key, value in (('batch_size', 4), ('dataset.indices', size))
+        ]
         status, output = run_tool(
-            *tool, '--work-dir', work_dir, '--out', out, *args,
-            '--cfg-options', *sizes, *options, PIXELSAIL_DATA=str(place / 'world'))
+            *tool,
+            '--work-dir',
+            work_dir,
+            '--out',
+            out,
+            *args,
+            '--cfg-options',
+            *sizes,
+            *options,
+            PIXELSAIL_DATA=str(place / 'world'),
+        )
         metrics = json.loads(out.read_text())['metrics'] if out.exists() else None
         return SimpleNamespace(status=status, output=output, metrics=metrics)
 
@@ -215,8 +254,10 @@ def stored(work_dir, name):
 
 def resumed(output):
     """Numbers of the log: {test set: (resumed, all)}."""
-    return {name: (int(count), int(total)) for name, count, total in
-            re.findall(r'(\w+): resumed (\d+) of (\d+) samples', output)}
+    return {
+        name: (int(count), int(total))
+        for name, count, total in re.findall(r'(\w+): resumed (\d+) of (\d+) samples', output)
+    }
 
 
 def kill_at(batches, rank=0):
@@ -233,7 +274,7 @@ def test_two_processes_give_the_bits_of_one(evaluate, whole, place, tmp_path):
     for name, batches in (('0_refseg', 5), ('1_mcq', 3), ('2_shuffled', 1)):
         one, two = stored(place / 'whole', name), stored(tmp_path, name)
         assert sorted(one) == sorted(two) == list(range(batches))
-        for number, (entry, ) in one.items():
+        for number, (entry,) in one.items():
             # Masks, scores to the last bit, and the inputs of the whole batch.
             assert all(other == entry for other in two[number])
 
@@ -277,8 +318,12 @@ def test_another_checkpoint_is_refused(evaluate, whole, place, repo_root, tmp_pa
     name = next(iter(weights))
     save_file(weights | {name: weights[name] + 1}, tmp_path / 'other.safetensors')
     before = stored(place / 'whole', '0_refseg')
-    done = evaluate(place / 'whole', '--resume', checkpoint=tmp_path / 'other.safetensors',
-                    options=['model.generation.max_new_tokens=5'])
+    done = evaluate(
+        place / 'whole',
+        '--resume',
+        checkpoint=tmp_path / 'other.safetensors',
+        options=['model.generation.max_new_tokens=5'],
+    )
     assert done.status == 2 and 'Traceback' not in done.output
     assert 'checkpoint.sha256' in done.output
     assert 'model.generation.max_new_tokens: 24 -> 5' in done.output
@@ -290,7 +335,14 @@ def test_another_checkpoint_is_refused(evaluate, whole, place, repo_root, tmp_pa
 def test_resuming_needs_batches_that_are_the_same_for_all(run_tool, repo_root, tmp_path):
     # Refused before the weights are read, so those of any model will do.
     weights = repo_root / 'demo/checkpoints/pixelsail_tiny/model.safetensors'
-    status, output = run_tool(sys.executable, 'tools/test.py', 'tests/test_engine/toy_config.py',
-                              weights, '--work-dir', tmp_path, '--resume')
+    status, output = run_tool(
+        sys.executable,
+        'tools/test.py',
+        'tests/test_engine/toy_config.py',
+        weights,
+        '--work-dir',
+        tmp_path,
+        '--resume',
+    )
     assert status == 2 and '--resume: test_dataloader[0]' in output
     assert "batch_sampler=dict(type='EvaluationBatchSampler')" in output

@@ -85,10 +85,17 @@ def test_another_learning_rate_is_applied_and_said(runner_of, whole):
     assert 'optim_wrapper.optimizer.lr' in text and 'applied' in text
 
 
-@pytest.mark.parametrize('options', [
-    {MAX_ITERS: 12}, {MAX_ITERS: 4}, {'param_scheduler.1.end': 0.5}, {'schedule': []},
-    {'schedule': [dict(type='PolyLR', by_epoch=False, end=6)]},
-    {ACCUMULATION: 2, MAX_ITERS: 8}])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {MAX_ITERS: 12},
+        {MAX_ITERS: 4},
+        {'param_scheduler.1.end': 0.5},
+        {'schedule': []},
+        {'schedule': [dict(type='PolyLR', by_epoch=False, end=6)]},
+        {ACCUMULATION: 2, MAX_ITERS: 8},
+    ],
+)
 def test_rates_are_those_of_a_run_with_the_new_schedule(runner_of, whole, options):
     """Digit for digit, whatever of the schedule changed."""
     runner = resumed(runner_of, whole / 'iter_2.pth', **options)
@@ -108,10 +115,16 @@ def test_a_schedule_where_there_was_none(runner_of):
 
 
 def test_settings_of_the_optimizer_reach_it(runner_of, whole):
-    runner = resumed(runner_of, whole / 'iter_2.pth', **{
-        'optim_wrapper.optimizer.weight_decay': 0.2, 'optim_wrapper.optimizer.betas': '(0.8,0.9)',
-        'optim_wrapper.optimizer.fused': False})
-    group, = runner.optim_wrapper.param_groups
+    runner = resumed(
+        runner_of,
+        whole / 'iter_2.pth',
+        **{
+            'optim_wrapper.optimizer.weight_decay': 0.2,
+            'optim_wrapper.optimizer.betas': '(0.8,0.9)',
+            'optim_wrapper.optimizer.fused': False,
+        },
+    )
+    (group,) = runner.optim_wrapper.param_groups
     assert group['weight_decay'] == 0.2 and tuple(group['betas']) == (0.8, 0.9)
     assert group['fused'] is False
     assert {int(state['step']) for state in runner.optim_wrapper.optimizer.state.values()} == {6}
@@ -119,8 +132,10 @@ def test_settings_of_the_optimizer_reach_it(runner_of, whole):
 
 def test_rates_of_groups_are_applied(runner_of):
     """paramwise_cfg: one group for each weight, and MMEngine's group of the base rate."""
-    mild = {'optim_wrapper.paramwise_cfg.bypass_duplicate': True,
-            'optim_wrapper.paramwise_cfg.custom_keys.layer.lr_mult': 0.5}
+    mild = {
+        'optim_wrapper.paramwise_cfg.bypass_duplicate': True,
+        'optim_wrapper.paramwise_cfg.custom_keys.layer.lr_mult': 0.5,
+    }
     strong = {**mild, 'optim_wrapper.paramwise_cfg.custom_keys.layer.lr_mult': 0.1}
     first = runner_of('groups', **mild)
     first.train()
@@ -132,17 +147,23 @@ def test_rates_of_groups_are_applied(runner_of):
     assert history(runner, 'base_lr')[4:] == history(fresh, 'base_lr')[4:]
 
 
-@pytest.mark.parametrize('options, words', [
-    ({'train_dataloader.batch_size': 2}, 'samples_per_iter +1 +2 +refused'),
-    ({'randomness.seed': 3}, 'seed +0 +3 +refused'),
-    ({'train_dataloader.dataset.length': 13}, 'dataset_length +12 +13 +refused'),
-    ({'train_dataloader.sampler.shuffle': False}, 'shuffle +True +False +refused'),
-    ({'optim_wrapper.optimizer.type': 'Adam'}, 'optimizer.type +AdamW +Adam +refused'),
-    ({'optim_wrapper.optimizer.amsgrad': True}, 'amsgrad +- +True +refused'),
-    ({'optim_wrapper.paramwise_cfg.bypass_duplicate': True}, 'trained weights.*refused: grouped'),
-    ({MAX_ITERS: 1}, 'max_iters +6 +1 +refused.*iteration 2'),
-    ({ACCUMULATION: 4}, 'accumulative_counts +1 +4 +refused.*2 is not a multiple of 4'),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'train_dataloader.batch_size': 2}, 'samples_per_iter +1 +2 +refused'),
+        ({'randomness.seed': 3}, 'seed +0 +3 +refused'),
+        ({'train_dataloader.dataset.length': 13}, 'dataset_length +12 +13 +refused'),
+        ({'train_dataloader.sampler.shuffle': False}, 'shuffle +True +False +refused'),
+        ({'optim_wrapper.optimizer.type': 'Adam'}, 'optimizer.type +AdamW +Adam +refused'),
+        ({'optim_wrapper.optimizer.amsgrad': True}, 'amsgrad +- +True +refused'),
+        (
+            {'optim_wrapper.paramwise_cfg.bypass_duplicate': True},
+            'trained weights.*refused: grouped',
+        ),
+        ({MAX_ITERS: 1}, 'max_iters +6 +1 +refused.*iteration 2'),
+        ({ACCUMULATION: 4}, 'accumulative_counts +1 +4 +refused.*2 is not a multiple of 4'),
+    ],
+)
 def test_what_cannot_be_applied_exactly_is_refused(runner_of, whole, options, words):
     with pytest.raises(ConfigError, match=f'(?s){words}.*load_from=') as error:
         resumed(runner_of, whole / 'iter_2.pth', **options)
@@ -150,19 +171,35 @@ def test_what_cannot_be_applied_exactly_is_refused(runner_of, whole, options, wo
 
 
 def test_other_settings_are_listed(runner_of, whole):
-    runner = resumed(runner_of, whole / 'iter_4.pth', **{
-        'model.dropout': 0.3, 'train_dataloader.dataset.seed': 5,
-        'optim_wrapper.clip_grad.max_norm': 2.0})
+    runner = resumed(
+        runner_of,
+        whole / 'iter_4.pth',
+        **{
+            'model.dropout': 0.3,
+            'train_dataloader.dataset.seed': 5,
+            'optim_wrapper.clip_grad.max_norm': 2.0,
+        },
+    )
     text = log_of(runner)
-    for words in ('model.dropout', 'train_dataloader.dataset.seed',
-                  'optim_wrapper.clip_grad.max_norm'):
+    for words in (
+        'model.dropout',
+        'train_dataloader.dataset.seed',
+        'optim_wrapper.clip_grad.max_norm',
+    ):
         assert words in text
 
 
 def test_settings_that_only_say_how_to_run_do_not_count(runner_of, whole):
-    runner = resumed(runner_of, whole / 'iter_4.pth', **{
-        'train_dataloader.pin_memory': True, 'default_hooks.checkpoint.interval': 1,
-        'default_hooks.logger.interval': 2, 'train_cfg.val_interval': 7})
+    runner = resumed(
+        runner_of,
+        whole / 'iter_4.pth',
+        **{
+            'train_dataloader.pin_memory': True,
+            'default_hooks.checkpoint.interval': 1,
+            'default_hooks.logger.interval': 2,
+            'train_cfg.val_interval': 7,
+        },
+    )
     assert 'training settings: as in' in log_of(runner)
 
 
@@ -191,15 +228,32 @@ def test_older_checkpoint_inside_a_window_is_refused(runner_of, whole, tmp_path)
         resumed(runner_of, old, **{ACCUMULATION: 4})
 
 
-@pytest.mark.parametrize(('part', 'saved', 'now', 'effect'), [
-    ('optim_wrapper', dict(loss_scale='dynamic'), dict(loss_scale=64.0), 'applied after one step'),
-    ('optim_wrapper', dict(loss_scale=64.0), dict(loss_scale='dynamic'), 'not used'),
-    ('optim_wrapper', dict(loss_scale=dict(growth_interval=5)),
-     dict(loss_scale=dict(growth_interval=9)), 'not used'),
-    ('deepspeed', dict(fp16=dict(enabled=True, min_loss_scale=1)),
-     dict(fp16=dict(enabled=True, min_loss_scale=4)), 'not used')])
+@pytest.mark.parametrize(
+    ('part', 'saved', 'now', 'effect'),
+    [
+        (
+            'optim_wrapper',
+            dict(loss_scale='dynamic'),
+            dict(loss_scale=64.0),
+            'applied after one step',
+        ),
+        ('optim_wrapper', dict(loss_scale=64.0), dict(loss_scale='dynamic'), 'not used'),
+        (
+            'optim_wrapper',
+            dict(loss_scale=dict(growth_interval=5)),
+            dict(loss_scale=dict(growth_interval=9)),
+            'not used',
+        ),
+        (
+            'deepspeed',
+            dict(fp16=dict(enabled=True, min_loss_scale=1)),
+            dict(fp16=dict(enabled=True, min_loss_scale=4)),
+            'not used',
+        ),
+    ],
+)
 def test_the_loss_scale_of_the_checkpoint_goes_on(part, saved, now, effect):
-    change, = compare({part: saved}, {part: now}, 2)
+    (change,) = compare({part: saved}, {part: now}, 2)
     assert change.effect.startswith(effect) and not change.refused and not change.schedules
 
 
@@ -214,8 +268,11 @@ def test_weights_alone_are_not_resumed(runner_of, whole, tmp_path):
 def test_code_in_a_checkpoint_does_not_run(runner_of, whole, tmp_path):
     """MMEngine would run `meta['config']` as a Python file."""
     planted = tmp_path / 'planted'
-    old = without_record(whole / 'iter_2.pth', tmp_path / 'iter_2.pth',
-                         config=f'open({str(planted)!r}, "w").close()\n')
+    old = without_record(
+        whole / 'iter_2.pth',
+        tmp_path / 'iter_2.pth',
+        config=f'open({str(planted)!r}, "w").close()\n',
+    )
     with pytest.raises(CheckpointError, match='config.*run'):
         resumed(runner_of, old)
     assert not planted.exists()
@@ -230,25 +287,38 @@ def test_record_is_readable_text(whole):
 
 
 def settings(max_iters=6, accumulation=1, stage=None, processes=1):
-    return dict(max_iters=max_iters, processes=processes,
-                optim_wrapper=dict(accumulative_counts=accumulation),
-                deepspeed=stage and dict(zero_optimization=dict(stage=stage)))
+    return dict(
+        max_iters=max_iters,
+        processes=processes,
+        optim_wrapper=dict(accumulative_counts=accumulation),
+        deepspeed=stage and dict(zero_optimization=dict(stage=stage)),
+    )
 
 
 def test_a_finished_run_whose_last_window_was_short_goes_on_from_a_whole_one():
     saved, now = settings(7, accumulation=2), settings(12, accumulation=2)
-    change, = compare(saved, now, iteration=7)
+    (change,) = compare(saved, now, iteration=7)
     assert change.refused and '7 is not a multiple of 2' in change.effect
-    change, = compare(saved, now, iteration=6)
+    (change,) = compare(saved, now, iteration=6)
     assert not change.refused and change.schedules
 
 
-@pytest.mark.parametrize('stages, processes, refused', [
-    ((1, 2), (1, 1), False), ((2, 1), (1, 1), False), ((2, 3), (1, 1), True),
-    ((3, 1), (1, 1), True), ((2, 2), (1, 2), True), ((None, None), (1, 2), False)])
+@pytest.mark.parametrize(
+    'stages, processes, refused',
+    [
+        ((1, 2), (1, 1), False),
+        ((2, 1), (1, 1), False),
+        ((2, 3), (1, 1), True),
+        ((3, 1), (1, 1), True),
+        ((2, 2), (1, 2), True),
+        ((None, None), (1, 2), False),
+    ],
+)
 def test_what_deepspeed_cannot_convert_is_refused(stages, processes, refused):
-    change, = compare(*(settings(stage=stage, processes=count)
-                        for stage, count in zip(stages, processes)), iteration=2)
+    (change,) = compare(
+        *(settings(stage=stage, processes=count) for stage, count in zip(stages, processes)),
+        iteration=2,
+    )
     assert change.refused == refused
 
 

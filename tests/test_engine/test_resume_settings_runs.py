@@ -18,8 +18,9 @@ def runs(run_tool, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / 'resume_settings'
     if not (folder / 'results.json').exists():
         folder.mkdir(exist_ok=True)
-        status, output = run_tool(sys.executable, 'tests/test_engine/resume_settings_run.py',
-                                  folder)
+        status, output = run_tool(
+            sys.executable, 'tests/test_engine/resume_settings_run.py', folder
+        )
         assert status == 0, output[-4000:]
     return json.loads((folder / 'results.json').read_text())
 
@@ -46,15 +47,15 @@ def test_settings_of_the_config_count(runs, strategy):
 @pytest.mark.parametrize('strategy', EVERY[1:])
 def test_all_strategies_apply_the_same(runs, strategy):
     """The norm that gradients are clipped at, too: ZeRO-1 and 2 would take the saved one."""
-    assert runs['other'][strategy]['loss'] == pytest.approx(runs['other']['None']['loss'],
-                                                            abs=1e-4)
+    assert runs['other'][strategy]['loss'] == pytest.approx(runs['other']['None']['loss'], abs=1e-4)
 
 
 def test_another_strategy_is_refused(runs):
     for name, strategy, words in (
-            ('from_plain', 'zero1', 'not a DeepSpeed checkpoint folder'),
-            ('from_zero1', 'None', 'is a checkpoint of DeepSpeed; resume with the --deepspeed'),
-            ('from_zero2', 'zero3', 'the stages cut the optimizer state in different ways')):
+        ('from_plain', 'zero1', 'not a DeepSpeed checkpoint folder'),
+        ('from_zero1', 'None', 'is a checkpoint of DeepSpeed; resume with the --deepspeed'),
+        ('from_zero2', 'zero3', 'the stages cut the optimizer state in different ways'),
+    ):
         error = runs[name][strategy]['error']
         assert words in error and 'load_from=CHECKPOINT' in error
 

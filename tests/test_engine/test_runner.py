@@ -37,7 +37,6 @@ def stop_at(runner, iteration):
     from mmengine.hooks import Hook
 
     class StopHook(Hook):
-
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             if batch_idx == iteration:
                 raise Stop
@@ -50,8 +49,11 @@ def history(runner, name='loss'):
 
 
 def test_resume_with_accumulation_is_exact(config, tmp_path):
-    options = {'optim_wrapper.accumulative_counts': 2, 'train_cfg.max_iters': 7,
-               'default_hooks.checkpoint.interval': 3}
+    options = {
+        'optim_wrapper.accumulative_counts': 2,
+        'train_cfg.max_iters': 7,
+        'default_hooks.checkpoint.interval': 3,
+    }
     whole = build_runner(config(tmp_path / 'whole', **options))
     whole.train()
     killed = build_runner(config(tmp_path / 'killed', **options))
@@ -73,9 +75,14 @@ def test_resume_with_accumulation_is_exact(config, tmp_path):
 
 def test_small_steps_of_half_precision_weights_are_not_lost(config, tmp_path):
     """With the learning rate of the paper half of bfloat16 weights would never move."""
-    options = {'optim_wrapper.optimizer.lr': 4e-5, 'optim_wrapper.optimizer.weight_decay': 0.0,
-               'model.dtype': 'bfloat16', 'param_scheduler': '[]', 'train_cfg.max_iters': 2,
-               'default_hooks.checkpoint.interval': 1}
+    options = {
+        'optim_wrapper.optimizer.lr': 4e-5,
+        'optim_wrapper.optimizer.weight_decay': 0.0,
+        'model.dtype': 'bfloat16',
+        'param_scheduler': '[]',
+        'train_cfg.max_iters': 2,
+        'default_hooks.checkpoint.interval': 1,
+    }
     runner = build_runner(config(**options))
     runner.train()
     first, second = (load_state(tmp_path / f'iter_{step}.pth')['state_dict'] for step in (1, 2))
@@ -109,9 +116,16 @@ def test_resume_from_a_broken_path_is_an_error(config, tmp_path):
 def test_training_starts_from_weights_of_another_run(config, tmp_path):
     build_runner(config(tmp_path / 'first', **{'train_cfg.max_iters': 2})).train()
     first = load_state(tmp_path / 'first' / 'model.safetensors')['state_dict']
-    runner = build_runner(config(tmp_path / 'second', **{
-        'load_from': tmp_path / 'first' / 'model.safetensors', 'train_cfg.max_iters': 1,
-        'optim_wrapper.optimizer.lr': 0.0}))
+    runner = build_runner(
+        config(
+            tmp_path / 'second',
+            **{
+                'load_from': tmp_path / 'first' / 'model.safetensors',
+                'train_cfg.max_iters': 1,
+                'optim_wrapper.optimizer.lr': 0.0,
+            },
+        )
+    )
     runner.train()
     second = runner.model.state_dict()
     assert {key.split('.')[0] for key in set(second) - set(first)} == {'distill'}
@@ -123,13 +137,16 @@ def test_rates_count_optimizer_steps(config):
     """20 micro-batches in windows of 2 have the rates of 10 iterations without accumulation."""
     rates = []
     for accumulation in (1, 2):
-        options = {'optim_wrapper.accumulative_counts': accumulation,
-                   'train_cfg.max_iters': 10 * accumulation,
-                   'param_scheduler.0.end': 0.3, 'param_scheduler.1.begin': 0.3,
-                   'default_hooks.checkpoint.interval': 100}
+        options = {
+            'optim_wrapper.accumulative_counts': accumulation,
+            'train_cfg.max_iters': 10 * accumulation,
+            'param_scheduler.0.end': 0.3,
+            'param_scheduler.1.begin': 0.3,
+            'default_hooks.checkpoint.interval': 100,
+        }
         runner = build_runner(config(**options))
         runner.train()
-        rates.append(history(runner, 'lr')[accumulation - 1::accumulation])
+        rates.append(history(runner, 'lr')[accumulation - 1 :: accumulation])
     assert rates[0] == pytest.approx(rates[1], rel=1e-12)
     assert rates[0][0] == pytest.approx(1e-8)
     assert rates[0][2] == rates[0][3] == pytest.approx(1e-3)
@@ -137,10 +154,18 @@ def test_rates_count_optimizer_steps(config):
 
 
 def test_clipping_applies_to_the_accumulated_gradient(config):
-    runner = build_runner(config(**{
-        'optim_wrapper.accumulative_counts': 2, 'train_cfg.max_iters': 2,
-        'optim_wrapper.optimizer.type': 'SGD', 'optim_wrapper.optimizer.lr': 1.0,
-        'param_scheduler': [], 'optim_wrapper.clip_grad.max_norm': 0.01}))
+    runner = build_runner(
+        config(
+            **{
+                'optim_wrapper.accumulative_counts': 2,
+                'train_cfg.max_iters': 2,
+                'optim_wrapper.optimizer.type': 'SGD',
+                'optim_wrapper.optimizer.lr': 1.0,
+                'param_scheduler': [],
+                'optim_wrapper.clip_grad.max_norm': 0.01,
+            }
+        )
+    )
     # AdamW's own keys do not suit SGD.
     runner.optim_wrapper.optimizer.pop('betas')
     runner.optim_wrapper.optimizer.weight_decay = 0.0
@@ -148,15 +173,15 @@ def test_clipping_applies_to_the_accumulated_gradient(config):
     from mmengine.hooks import Hook
 
     class Remember(Hook):
-
         def before_train(self, runner):
             start.update({k: v.clone() for k, v in runner.model.state_dict().items()})
 
     runner.register_hook(Remember())
     runner.train()
     # Parameters, not the state dict: it names the tied weight twice.
-    moved = sum(((value.detach() - start[key])**2).sum()
-                for key, value in runner.model.named_parameters())
+    moved = sum(
+        ((value.detach() - start[key]) ** 2).sum() for key, value in runner.model.named_parameters()
+    )
     assert float(moved.sqrt()) == pytest.approx(0.01, rel=1e-4)
     assert len(history(runner, 'grad_norm')) == 1
 
@@ -164,8 +189,9 @@ def test_clipping_applies_to_the_accumulated_gradient(config):
 def test_log_shows_speed_memory_and_skipped_samples(config, tmp_path):
     runner = build_runner(config())
     runner.train()
-    line = json.loads((Path(runner.log_dir) / 'vis_data' / f'{runner.timestamp}.json')
-                      .read_text().splitlines()[0])
+    line = json.loads(
+        (Path(runner.log_dir) / 'vis_data' / f'{runner.timestamp}.json').read_text().splitlines()[0]
+    )
     assert {'loss', 'loss_lm', 'loss_noise', 'grad_norm', 'lr', 'tokens_per_sec', 'time'} <= {*line}
     text = (Path(runner.log_dir) / f'{runner.timestamp}.log').read_text()
     assert 'eta: ' in text and 'memory: ' in text
@@ -208,10 +234,13 @@ def test_lists_of_other_lengths_and_equal_prefixes_are_refused(config, tmp_path)
 
 def test_checkpoint_without_a_used_module_is_refused(config, tmp_path):
     from pixelsail_mm.checkpoints.checkpoint import save_weights
+
     build_runner(config(**{'train_cfg.max_iters': 2})).train()
     state = load_state(tmp_path / 'model.safetensors')['state_dict']
-    save_weights({key: value for key, value in state.items() if 'layer' not in key},
-                 tmp_path / 'partial.safetensors')
+    save_weights(
+        {key: value for key, value in state.items() if 'layer' not in key},
+        tmp_path / 'partial.safetensors',
+    )
     with pytest.raises(CheckpointError, match='layer.weight'):
         build_test_runner(config(), str(tmp_path / 'partial.safetensors')).test()
 

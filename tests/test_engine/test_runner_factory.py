@@ -9,7 +9,7 @@ from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.runner_factory import _use_deepspeed, build_runner, build_test_runner
 
 CONFIG = Path(__file__).with_name('toy_config.py')
-LAZY = '''
+LAZY = """
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.hooks import LoggerHook
 from mmengine.optim import AmpOptimWrapper, LinearLR
@@ -31,7 +31,7 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=1),
     param_scheduler=dict(type=OptimStepParamSchedulerHook),
     checkpoint=dict(type=PixelCheckpointHook, by_epoch=False, interval=3))
-'''
+"""
 numbers = count()
 
 
@@ -49,12 +49,13 @@ def test_every_decision_is_a_line_of_the_log(tmp_path):
     cfg = named(read_config(str(CONFIG), ['default_hooks.logger.interval=4']), tmp_path)
     del cfg.default_hooks['bad_steps']
     text = log_of(build_runner(cfg))
-    for line in ('train_dataloader.sampler: DefaultSampler orders each epoch inside a '
-                 'DrawIndexSampler',
-                 'log_processor.window_size: losses in the log are means over 4 iterations',
-                 'strategy: PixelSingleDeviceStrategy (launcher none, deepspeed none)',
-                 'default_hooks.bad_steps: BadStepHook is added',
-                 'optim_wrapper: OptimWrapper -> PixelOptimWrapper, which skips steps'):
+    for line in (
+        'train_dataloader.sampler: DefaultSampler orders each epoch inside a DrawIndexSampler',
+        'log_processor.window_size: losses in the log are means over 4 iterations',
+        'strategy: PixelSingleDeviceStrategy (launcher none, deepspeed none)',
+        'default_hooks.bad_steps: BadStepHook is added',
+        'optim_wrapper: OptimWrapper -> PixelOptimWrapper, which skips steps',
+    ):
         assert text.count(line) == 1, line
 
 
@@ -69,14 +70,26 @@ def test_testing_says_what_it_leaves_out(tmp_path):
 
 def test_deepspeed_says_what_becomes_of_the_optimizer_wrapper():
     said = []
-    cfg = Config(dict(model=dict(), launcher='pytorch', train_dataloader=dict(batch_size=2),
-                      optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16',
-                                         optimizer=dict(type='AdamW'), accumulative_counts=4,
-                                         clip_grad=dict(max_norm=0.5))))
+    cfg = Config(
+        dict(
+            model=dict(),
+            launcher='pytorch',
+            train_dataloader=dict(batch_size=2),
+            optim_wrapper=dict(
+                type='AmpOptimWrapper',
+                dtype='bfloat16',
+                optimizer=dict(type='AdamW'),
+                accumulative_counts=4,
+                clip_grad=dict(max_norm=0.5),
+            ),
+        )
+    )
     _use_deepspeed(cfg, 'zero2', said)
-    assert said == ["optim_wrapper: AmpOptimWrapper -> PixelDeepSpeedOptimWrapper; precision and "
-                    "max_norm=0.5 of the gradients are DeepSpeed's (zero2), left out: dtype, "
-                    'clip_grad']
+    assert said == [
+        'optim_wrapper: AmpOptimWrapper -> PixelDeepSpeedOptimWrapper; precision and '
+        "max_norm=0.5 of the gradients are DeepSpeed's (zero2), left out: dtype, "
+        'clip_grad'
+    ]
 
 
 def test_a_config_with_classes_runs_as_one_with_names(tmp_path):
@@ -92,4 +105,5 @@ def test_a_config_with_classes_runs_as_one_with_names(tmp_path):
     assert again.model.type == 'ToyModel' and again.optim_wrapper.type == 'PixelOptimWrapper'
     swapped = read_config(tmp_path / 'lazy.py', ['optim_wrapper.type=OptimWrapper'])
     assert swapped.optim_wrapper.to_dict() == dict(
-        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)
+    )

@@ -12,40 +12,60 @@ STEPS = 4
 # Without the threshold ZeRO-3 leaves small tensors whole, and a process that calls other modules
 # than its neighbour would hang with large models only.
 ZERO3 = dict(
-    zero_allow_untested_optimizer=True, zero_force_ds_cpu_optimizer=False,
-    zero_optimization=dict(stage=3, stage3_param_persistence_threshold=0,
-                           stage3_gather_16bit_weights_on_model_save=True))
+    zero_allow_untested_optimizer=True,
+    zero_force_ds_cpu_optimizer=False,
+    zero_optimization=dict(
+        stage=3,
+        stage3_param_persistence_threshold=0,
+        stage3_gather_16bit_weights_on_model_save=True,
+    ),
+)
 
 pytestmark = pytest.mark.slow
 
 
 # With EVE's layers the process without an image calls its visual weights with no token at all.
-@pytest.mark.parametrize(('config', 'stage'), [
-    (CONFIG, 'zero2'), (CONFIG, 'zero3'), ('alternating_eve_config', 'zero3')])
+@pytest.mark.parametrize(
+    ('config', 'stage'), [(CONFIG, 'zero2'), (CONFIG, 'zero3'), ('alternating_eve_config', 'zero3')]
+)
 def test_curves_agree_and_nothing_hangs(two_against_one, logged, tmp_path, config, stage):
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
     zero = tmp_path / 'zero3.json' if stage == 'zero3' else stage
     one, two, _ = two_against_one(
-        f'{FOLDER}/{config}.py', zero, STEPS,
-        ('loss', 'loss_mask', 'loss_dice', 'loss_lm', 'loss_distill_oracle'))
+        f'{FOLDER}/{config}.py',
+        zero,
+        STEPS,
+        ('loss', 'loss_mask', 'loss_dice', 'loss_lm', 'loss_distill_oracle'),
+    )
     assert max(entry['loss_mask'] for entry in logged(two).values()) > 0
     exported = load_state(two / 'model.safetensors')['state_dict']
     assert exported.keys() == load_state(one / 'model.safetensors')['state_dict'].keys()
 
 
 def test_validation_under_zero3_does_not_hang_or_disturb_training(
-        run_tool, logged, mixed_world, tmp_path):
+    run_tool, logged, mixed_world, tmp_path
+):
     """Answers differ in length between the processes (3 samples for two)."""
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
     curves = []
     for interval in (1, 100):
         work_dir = tmp_path / str(interval)
         status, output = run_tool(
-            'bash', 'tools/dist_train.sh', 'configs/pixelsail/pixelsail_mini.py', 2, '--work-dir',
-            work_dir, '--deepspeed', tmp_path / 'zero3.json', '--cfg-options',
-            'train_cfg.max_iters=2', f'train_cfg.val_interval={interval}',
-            'train_dataloader.batch_size=1', 'default_hooks.logger.interval=1',
-            PIXELSAIL_DATA=str(mixed_world))
+            'bash',
+            'tools/dist_train.sh',
+            'configs/pixelsail/pixelsail_mini.py',
+            2,
+            '--work-dir',
+            work_dir,
+            '--deepspeed',
+            tmp_path / 'zero3.json',
+            '--cfg-options',
+            'train_cfg.max_iters=2',
+            f'train_cfg.val_interval={interval}',
+            'train_dataloader.batch_size=1',
+            'default_hooks.logger.interval=1',
+            PIXELSAIL_DATA=str(mixed_world),
+        )
         assert status == 0, output[-4000:]
         assert 'refseg/cIoU' in output
         curves.append([entry['loss'] for entry in logged(work_dir).values()])

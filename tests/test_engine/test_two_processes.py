@@ -19,9 +19,15 @@ def one_process():
 
 def single_curve(cache, train, logged, work_dir):
     if not cache:
-        status, output = train(work_dir, options=[
-            'optim_wrapper.accumulative_counts=2', f'train_cfg.max_iters={2 * STEPS}',
-            'default_hooks.logger.interval=2', 'default_hooks.checkpoint.interval=100'])
+        status, output = train(
+            work_dir,
+            options=[
+                'optim_wrapper.accumulative_counts=2',
+                f'train_cfg.max_iters={2 * STEPS}',
+                'default_hooks.logger.interval=2',
+                'default_hooks.checkpoint.interval=100',
+            ],
+        )
         assert status == 0, output[-4000:]
         cache['curve'] = {iteration // 2: entry for iteration, entry in logged(work_dir).items()}
         cache['weights'] = load_state(work_dir / 'model.safetensors')['state_dict']
@@ -52,8 +58,9 @@ def test_two_processes_follow_the_curve_of_one(one_process, train, logged, tmp_p
 
     if zero == 'none':
         return  # resuming plain checkpoints is tested with one process
-    status, output = train(work_dir, '--resume', work_dir / 'iter_10.pth', *arguments, processes=2,
-                           options=options)
+    status, output = train(
+        work_dir, '--resume', work_dir / 'iter_10.pth', *arguments, processes=2, options=options
+    )
     assert status == 0, output[-4000:]
     assert 'resumed epoch: 0, iter: 10' in output
     again = logged(work_dir)
@@ -68,7 +75,9 @@ def test_last_window_may_be_short(train, logged, tmp_path):
     assert train(tmp_path / 'plain', options=options)[0] == 0
     status, output = train(tmp_path / 'zero', '--deepspeed', 'zero1', options=options)
     assert status == 0, output[-4000:]
-    plain, zero = (load_state(tmp_path / name / 'model.safetensors')['state_dict']
-                   for name in ('plain', 'zero'))
+    plain, zero = (
+        load_state(tmp_path / name / 'model.safetensors')['state_dict']
+        for name in ('plain', 'zero')
+    )
     for key in plain:
         torch.testing.assert_close(zero[key], plain[key], atol=1e-6, rtol=0)

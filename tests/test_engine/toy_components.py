@@ -77,7 +77,7 @@ class ToyModel(BaseModel):
             if self.fault == 'constant':  # the gradients stay finite
                 loss = loss + float('inf')
             noise = torch.rand(states.shape[-1], device=states.device)
-            return dict(loss_lm=loss, loss_noise=(self.distill[0](states * noise)**2).mean())
+            return dict(loss_lm=loss, loss_noise=(self.distill[0](states * noise) ** 2).mean())
         if mode == 'predict':
             for sample, row in zip(data_samples, logits):
                 sample.set_field(float(row[0].sum()), 'score')
@@ -117,7 +117,7 @@ class KillHook(Hook):
             calls.append(path)
             if len(calls) < self.writing:
                 return put(backend, content, path)
-            put(backend, content[:len(content) // 2], path)
+            put(backend, content[: len(content) // 2], path)
             os.kill(os.getpid(), signal.SIGKILL)
 
         LocalBackend.put = put_or_die
@@ -142,8 +142,11 @@ class FaultHook(Hook):
         self.faults = list(faults)
 
     def _now(self, batch_idx):
-        return [kind for iteration, rank, kind in self.faults
-                if iteration == batch_idx and rank == get_rank()]
+        return [
+            kind
+            for iteration, rank, kind in self.faults
+            if iteration == batch_idx and rank == get_rank()
+        ]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         unwrap(runner.model).fault = next(iter(self._now(batch_idx)), None)

@@ -6,15 +6,26 @@ _base_ = [
 custom_imports = dict(imports=['tests.test_engine.toy_components'])
 model = dict(type='ToyModel')
 train_dataloader = dict(
-    batch_size=1, num_workers=0, dataset=dict(type='ToyDataset', length=12),
-    sampler=dict(type='DefaultSampler', shuffle=True))
+    batch_size=1,
+    num_workers=0,
+    dataset=dict(type='ToyDataset', length=12),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
 train_cfg = dict(max_iters=6)
 _eval_sampler = dict(type='DefaultSampler', shuffle=False)
 test_dataloader = [
-    dict(batch_size=2, num_workers=0, dataset=dict(type='ToyDataset', length=5, name='a'),
-         sampler=_eval_sampler),
-    dict(batch_size=1, num_workers=0, dataset=dict(type='ToyDataset', length=3, name='b'),
-         sampler=_eval_sampler),
+    dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=dict(type='ToyDataset', length=5, name='a'),
+        sampler=_eval_sampler,
+    ),
+    dict(
+        batch_size=1,
+        num_workers=0,
+        dataset=dict(type='ToyDataset', length=3, name='b'),
+        sampler=_eval_sampler,
+    ),
 ]
 test_evaluator = [dict(type='ToyMetric', prefix='a'), dict(type='ToyMetric', prefix='b')]
 val_dataloader = test_dataloader

@@ -8,7 +8,7 @@ import pytest
 
 # Both programs note when they start and end. METEOR's counts are "words in common, words"; its
 # score is the first by the second, of all samples together. FAKE_JAVA names a way to fail.
-FAKE_JAVA = '''#!{python}
+FAKE_JAVA = """#!{python}
 import os, re, sys, time
 note = open(os.environ['FAKE_LOG'], 'a', buffering=1)
 fault = os.environ.get('FAKE_JAVA', '')
@@ -40,7 +40,7 @@ if fault == 'hang':
     note.write('meteor hangs\\n')
     time.sleep(600)
 note.write('meteor ends\\n')
-'''
+"""
 PUNCTUATION = "PUNCTUATIONS = ['.', ',', ':']\n"
 
 
@@ -53,9 +53,14 @@ def forget_package():
 def fake_java(tmp_path, monkeypatch):
     """Put the stand-ins in place; gives a function that reads the programs' notes."""
     package = tmp_path / 'packages/pycocoevalcap'
-    for path, text in {'__init__.py': '', 'tokenizer/__init__.py': '', 'meteor/__init__.py': '',
-                       'tokenizer/ptbtokenizer.py': PUNCTUATION, 'meteor/meteor-1.5.jar': '',
-                       'tokenizer/stanford-corenlp-3.4.1.jar': ''}.items():
+    for path, text in {
+        '__init__.py': '',
+        'tokenizer/__init__.py': '',
+        'meteor/__init__.py': '',
+        'tokenizer/ptbtokenizer.py': PUNCTUATION,
+        'meteor/meteor-1.5.jar': '',
+        'tokenizer/stanford-corenlp-3.4.1.jar': '',
+    }.items():
         (package / path).parent.mkdir(parents=True, exist_ok=True)
         (package / path).write_text(text)
     java = tmp_path / 'bin/java'
@@ -75,8 +80,9 @@ def fake_java(tmp_path, monkeypatch):
 def no_java(tmp_path, monkeypatch):
     """A machine without Java and without the package."""
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr('pixelsail_mm.evaluation.metrics.caption_toolkit._PACKAGE',
-                        'no_such_package')
+    monkeypatch.setattr(
+        'pixelsail_mm.evaluation.metrics.caption_toolkit._PACKAGE', 'no_such_package'
+    )
 
 
 @pytest.fixture
@@ -96,14 +102,17 @@ def warnings_of(monkeypatch):
 def toolkit_package():
     """Skip without the real pycocoevalcap."""
     forget_package()
-    pytest.importorskip('pycocoevalcap.cider.cider', reason='pycocoevalcap is not installed '
-                        '(pip install -e ".[caption]")')
+    pytest.importorskip(
+        'pycocoevalcap.cider.cider',
+        reason='pycocoevalcap is not installed (pip install -e ".[caption]")',
+    )
 
 
 @pytest.fixture(scope='session')
 def real_java(toolkit_package):
     """Skip without the real pycocoevalcap and Java."""
     from pixelsail_mm.evaluation.metrics.caption_toolkit import missing_requirements
+
     missing = missing_requirements()
     if missing:
         pytest.skip(f'caption metrics need {" and ".join(missing)}')

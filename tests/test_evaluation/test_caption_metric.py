@@ -10,26 +10,37 @@ from pixelsail_mm.evaluation.metrics.caption_metric import clean_paper, clean_st
 from pixelsail_mm.registry import METRICS
 
 
-@pytest.mark.parametrize('text, strict, paper', [
-    ('<Prompt0>: A red dog.', 'A red dog.', 'A red dog'),
-    ('<Prompt12>:A dog.<|endoftext|>', 'A dog.', 'A dog'),
-    (' <Prompt3> : A dog<|im_end|> <|endoftext|>\n', 'A dog', 'A dog'),
-    ('A dog: 3.5 kg', 'A dog: 3.5 kg', 'A dog 35 kg'),
-    ('A dog near <Prompt1>: big.', 'A dog near <Prompt1>: big.', 'A dog near big'),
-    ('<Prompt0>: <Prompt0>: x', '<Prompt0>: x', 'x'),
-    ('<Prompt0> is not in the image.', '<Prompt0> is not in the image.', 'is not in the image'),
-    ("<p> A  dog </p> [SEG] 's'", "<p> A  dog </p> [SEG] 's'", "A dog 's"),
-    ("'A dog'", "'A dog'", 'A dog'),
-    ('<|endoftext|>', '', ''), ('', '', ''), ('<Prompt0>:', '', ''),
-])
+@pytest.mark.parametrize(
+    'text, strict, paper',
+    [
+        ('<Prompt0>: A red dog.', 'A red dog.', 'A red dog'),
+        ('<Prompt12>:A dog.<|endoftext|>', 'A dog.', 'A dog'),
+        (' <Prompt3> : A dog<|im_end|> <|endoftext|>\n', 'A dog', 'A dog'),
+        ('A dog: 3.5 kg', 'A dog: 3.5 kg', 'A dog 35 kg'),
+        ('A dog near <Prompt1>: big.', 'A dog near <Prompt1>: big.', 'A dog near big'),
+        ('<Prompt0>: <Prompt0>: x', '<Prompt0>: x', 'x'),
+        ('<Prompt0> is not in the image.', '<Prompt0> is not in the image.', 'is not in the image'),
+        ("<p> A  dog </p> [SEG] 's'", "<p> A  dog </p> [SEG] 's'", "A dog 's"),
+        ("'A dog'", "'A dog'", 'A dog'),
+        ('<|endoftext|>', '', ''),
+        ('', '', ''),
+        ('<Prompt0>:', '', ''),
+    ],
+)
 def test_cleaning(text, strict, paper):
     assert clean_strict(text) == strict
     assert clean_paper(text) == paper
 
 
 def caption(sample_id, text, references, **meta):
-    return dict(sample_id=sample_id, dataset='d', task='caption', pred_text=text,
-                references=references, **meta)
+    return dict(
+        sample_id=sample_id,
+        dataset='d',
+        task='caption',
+        pred_text=text,
+        references=references,
+        **meta,
+    )
 
 
 def evaluate(samples, **kwargs):
@@ -39,17 +50,21 @@ def evaluate(samples, **kwargs):
 
 
 SAMPLES = [
-    caption('a', '<Prompt0>: Red dog.', ['red dog', 'cat'], kind='animal'),   # 2 of 2 words
-    caption('b', 'red sky', 'blue sky', kind='thing'),                        # 1 of 2
-    caption('c', '<Prompt0>:', ['x']),                                        # no word
+    caption('a', '<Prompt0>: Red dog.', ['red dog', 'cat'], kind='animal'),  # 2 of 2 words
+    caption('b', 'red sky', 'blue sky', kind='thing'),  # 1 of 2
+    caption('c', '<Prompt0>:', ['x']),  # no word
 ]
 
 
 def test_values_groups_and_one_meteor(fake_java):
     assert evaluate([*SAMPLES, SAMPLES[1]], group_by='kind') == {
-        'caption/METEOR': pytest.approx(3 / 4), 'caption/empty': pytest.approx(1 / 3),
-        'caption/animal/METEOR': 1.0, 'caption/animal/empty': 0.0,
-        'caption/thing/METEOR': 0.5, 'caption/thing/empty': 0.0}
+        'caption/METEOR': pytest.approx(3 / 4),
+        'caption/empty': pytest.approx(1 / 3),
+        'caption/animal/METEOR': 1.0,
+        'caption/animal/empty': 0.0,
+        'caption/thing/METEOR': 0.5,
+        'caption/thing/empty': 0.0,
+    }
     assert fake_java() == ['tokeniser starts', 'tokeniser ends', 'meteor starts', 'meteor ends']
 
 
@@ -88,11 +103,16 @@ def test_other_tasks_are_left_out(fake_java):
     assert evaluate(samples, tasks=['caption'])['caption/METEOR'] == 1
 
 
-@pytest.mark.parametrize('fault, message', [
-    (dict(references=None), "'a': metainfo 'references' must list at least one"),
-    (dict(references=[]), "'references'"), (dict(references=['x', ' ']), "'references'"),
-    (dict(references=[3]), "'references'"), (dict(pred_text=None), "'a' has no 'pred_text'"),
-])
+@pytest.mark.parametrize(
+    'fault, message',
+    [
+        (dict(references=None), "'a': metainfo 'references' must list at least one"),
+        (dict(references=[]), "'references'"),
+        (dict(references=['x', ' ']), "'references'"),
+        (dict(references=[3]), "'references'"),
+        (dict(pred_text=None), "'a' has no 'pred_text'"),
+    ],
+)
 def test_faulty_samples_are_named(fake_java, fault, message):
     with pytest.raises(ValueError, match=message):
         evaluate([{**SAMPLES[0], **fault}])
@@ -110,6 +130,9 @@ def test_missing_java_from_a_config(no_java, warnings_of):
     said = warnings_of(caption_toolkit)
     metric = METRICS.build(dict(cfg, on_missing='skip', group_by='kind'))
     metric.process(None, SAMPLES)
-    assert set(metric.evaluate(3)) == {'caption/empty', 'caption/animal/empty',
-                                       'caption/thing/empty'}
+    assert set(metric.evaluate(3)) == {
+        'caption/empty',
+        'caption/animal/empty',
+        'caption/thing/empty',
+    }
     assert len(said) == 1

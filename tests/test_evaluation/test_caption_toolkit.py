@@ -23,8 +23,10 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(no_java):
     with pytest.raises(ConfigError) as error:
         build_toolkit(('METEOR', 'CIDEr'), 'error', 'SomeMetric')
     text = explain(error.value)
-    assert text.startswith('SomeMetric: METEOR, CIDEr cannot be computed without the package '
-                           'pycocoevalcap (pip install')
+    assert text.startswith(
+        'SomeMetric: METEOR, CIDEr cannot be computed without the package '
+        'pycocoevalcap (pip install'
+    )
     assert 'Java 8 or later with `java` on the PATH' in text and "on_missing='skip'" in text
 
 
@@ -43,20 +45,26 @@ def test_nothing_is_needed_for_no_metric(no_java):
 def test_each_requirement_is_looked_for_by_itself(fake_java, tmp_path, monkeypatch):
     assert missing_requirements() == []
     monkeypatch.setenv('PATH', str(tmp_path))
-    found, = missing_requirements()
+    (found,) = missing_requirements()
     assert 'Java' in found
 
 
 def test_a_package_of_that_name_without_the_archives_does_not_count(fake_java, tmp_path):
     (tmp_path / 'packages/pycocoevalcap/meteor/meteor-1.5.jar').unlink()
-    found, = missing_requirements()
+    (found,) = missing_requirements()
     assert 'pip install "pycocoevalcap' in found
 
 
-@pytest.mark.parametrize('settings, message', [
-    (dict(metrics=['METEOR', 'SPICE'], on_missing='error'), r"no caption metrics \['SPICE'\].*ROU"),
-    (dict(metrics=['METEOR'], on_missing='ignore'), "on_missing must be one of .*'ignore'"),
-])
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (
+            dict(metrics=['METEOR', 'SPICE'], on_missing='error'),
+            r"no caption metrics \['SPICE'\].*ROU",
+        ),
+        (dict(metrics=['METEOR'], on_missing='ignore'), "on_missing must be one of .*'ignore'"),
+    ],
+)
 def test_faulty_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         build_toolkit(owner='SomeMetric', **settings)
@@ -65,8 +73,7 @@ def test_faulty_settings(settings, message):
 def test_one_meteor_for_several_calls_and_none_behind_the_block(fake_java):
     with CaptionToolkit(['METEOR']) as toolkit:
         # Words in common by words said: 2 of 2, 1 of 2 (the better reference), none of 0.
-        first = toolkit.compute(['Red dog.', 'red cat', ''],
-                                [['red dog'], ['a', 'the cat'], ['x']])
+        first = toolkit.compute(['Red dog.', 'red cat', ''], [['red dog'], ['a', 'the cat'], ['x']])
         second = toolkit.compute(['red cat'], [['the cat']])
     assert first == {'METEOR': pytest.approx(3 / 4)} and second == {'METEOR': pytest.approx(1 / 2)}
     assert fake_java() == ['tokeniser starts', 'tokeniser ends', 'meteor starts', 'meteor ends']
@@ -95,11 +102,14 @@ def test_a_program_that_does_not_end_is_killed(fake_java, monkeypatch):
     assert process.returncode == -9
 
 
-@pytest.mark.parametrize('fault, message', [
-    ('die', r"METEOR \(Java with heap='2G'\) stopped; its error output: no space for heap"),
-    ('refuse', 'METEOR .* reported "Error: what is this"; its error output: none'),
-    ('lines', 'gave 1 lines for 2 texts'),
-])
+@pytest.mark.parametrize(
+    'fault, message',
+    [
+        ('die', r"METEOR \(Java with heap='2G'\) stopped; its error output: no space for heap"),
+        ('refuse', 'METEOR .* reported "Error: what is this"; its error output: none'),
+        ('lines', 'gave 1 lines for 2 texts'),
+    ],
+)
 def test_failing_programs_are_reported_and_closed(fake_java, monkeypatch, fault, message):
     monkeypatch.setenv('FAKE_JAVA', fault)
     with CaptionToolkit(['METEOR']) as toolkit:
@@ -137,11 +147,13 @@ def test_hand_worked_cider(toolkit_package):
     # a: 1- and 2-grams agree, there are no longer ones: 10 (1 + 1 + 0 + 0) / 4.
     # b: one of two words, no 2-gram: 10 (1/2) / 4.
     assert count(['CIDEr'], ['red dog', 'red cat'], [['red dog'], ['blue cat']]) == {
-        'CIDEr': pytest.approx((5 + 1.25) / 2)}
+        'CIDEr': pytest.approx((5 + 1.25) / 2)
+    }
     # A word too few: cosine 1 / sqrt 2, times exp(-1 / 72); a mean over two references.
     short = 2.5 / math.sqrt(2) * math.exp(-1 / 72)
     assert count(['CIDEr'], ['red', 'x'], [['red dog', 'sad'], ['blue cat']]) == {
-        'CIDEr': pytest.approx(short / 2 / 2)}
+        'CIDEr': pytest.approx(short / 2 / 2)
+    }
     assert count(['CIDEr'], ['red dog'], [['red dog']]) == {'CIDEr': 0}
     assert count(['CIDEr'], ['red'], [['']]) == {'CIDEr': 0}
 
@@ -151,7 +163,7 @@ def test_hand_worked_bleu(toolkit_package):
     values = count(names, ['the red dog runs'], [['the red dog sits']])
     assert values['BLEU-1'] == pytest.approx(3 / 4)
     assert values['BLEU-2'] == pytest.approx(math.sqrt(3 / 4 * 2 / 3))
-    assert values['BLEU-3'] == pytest.approx((3 / 4 * 2 / 3 * 1 / 2)**(1 / 3))
+    assert values['BLEU-3'] == pytest.approx((3 / 4 * 2 / 3 * 1 / 2) ** (1 / 3))
     assert values['BLEU-4'] == pytest.approx(0, abs=1e-3)
     # Two words of three: all right, but exp(1 - 3 / 2). Repeats are clipped: 1 of 2.
     assert count(names, ['the red'], [['the red dog']])['BLEU-1'] == pytest.approx(math.exp(-0.5))
@@ -166,9 +178,10 @@ def test_hand_worked_rouge(toolkit_package):
 
 def slow_cider(said, true):
     """CIDEr-D from its formula."""
+
     def grams(text, n):
         words = text.split()
-        return Counter(tuple(words[i:i + n]) for i in range(len(words) - n + 1))
+        return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
     scores = []
     for text, references in zip(said, true):
@@ -176,15 +189,20 @@ def slow_cider(said, true):
         for reference in references:
             for n in range(1, 5):
                 a, b = grams(text, n), grams(reference, n)
-                idf = {gram: math.log(len(true) / max(1, sum(
-                    any(gram in grams(r, n) for r in texts) for texts in true)))
-                    for gram in {*a, *b}}
-                norm = math.sqrt(sum((a[g] * idf[g])**2 for g in a)
-                                 * sum((b[g] * idf[g])**2 for g in b))
-                dot = sum(min(a[g], b[g]) * b[g] * idf[g]**2 for g in a)
+                idf = {
+                    gram: math.log(
+                        len(true)
+                        / max(1, sum(any(gram in grams(r, n) for r in texts) for texts in true))
+                    )
+                    for gram in {*a, *b}
+                }
+                norm = math.sqrt(
+                    sum((a[g] * idf[g]) ** 2 for g in a) * sum((b[g] * idf[g]) ** 2 for g in b)
+                )
+                dot = sum(min(a[g], b[g]) * b[g] * idf[g] ** 2 for g in a)
                 # The package takes the number of 2-grams for the length.
                 gap = grams(text, 2).total() - grams(reference, 2).total()
-                total += dot / norm * math.exp(-gap**2 / 72) if norm else 0
+                total += dot / norm * math.exp(-(gap**2) / 72) if norm else 0
         scores.append(10 * total / 4 / len(references))
     return sum(scores) / len(scores)
 
@@ -194,17 +212,20 @@ def slow_bleu(said, true, order):
     for text, references in zip(said, true):
         words = text.split()
         length += len(words)
-        wanted += min((len(r.split()) for r in references),
-                      key=lambda size: (abs(size - len(words)), size))
+        wanted += min(
+            (len(r.split()) for r in references), key=lambda size: (abs(size - len(words)), size)
+        )
         for n in range(1, order + 1):
-            counts = [Counter(tuple(w[i:i + n]) for i in range(len(w) - n + 1))
-                      for w in (words, *(r.split() for r in references))]
+            counts = [
+                Counter(tuple(w[i : i + n]) for i in range(len(w) - n + 1))
+                for w in (words, *(r.split() for r in references))
+            ]
             best = counts[1]
             for other in counts[2:]:
                 best = best | other
             right[n - 1] += (counts[0] & best).total()
             offered[n - 1] += counts[0].total()
-    mean = math.prod(r / o for r, o in zip(right, offered))**(1 / order)
+    mean = math.prod(r / o for r, o in zip(right, offered)) ** (1 / order)
     return mean * min(1, math.exp(1 - wanted / length))
 
 
@@ -225,7 +246,7 @@ def slow_rouge(said, true):
 
 def random_texts(rng, count, words='red blue dog cat the a on runs'):
     draw = [' '.join(rng.choice(words.split(), rng.integers(2, 7))) for _ in range(4 * count)]
-    return draw[:count], [draw[count + i::count][:rng.integers(1, 4)] for i in range(count)]
+    return draw[:count], [draw[count + i :: count][: rng.integers(1, 4)] for i in range(count)]
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -260,8 +281,10 @@ def test_hand_worked_meteor(real_java):
         toolkit.compute(*zip(*[(text, [other]) for text, other in pairs]))
         process = toolkit._meteor._process
         for (text, reference), value in pairs.items():
-            assert toolkit.compute([text], [[reference]]) == {
-                'METEOR': pytest.approx(value)}, (text, reference)
+            assert toolkit.compute([text], [[reference]]) == {'METEOR': pytest.approx(value)}, (
+                text,
+                reference,
+            )
         best = toolkit.compute(['dog red'], [['dog kettle', 'red dog']])
         assert best['METEOR'] == pytest.approx(0.4)
         assert toolkit._meteor._process is process
@@ -275,11 +298,14 @@ def test_equals_the_package_with_its_own_tokeniser_and_meteor(real_java):
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer import ptbtokenizer
+
     if not os.access(os.path.dirname(ptbtokenizer.__file__), os.W_OK):
         pytest.skip('the tokeniser of pycocoevalcap writes into its folder, which is read-only')
     said, true = random_texts(
-        np.random.default_rng(0), 40,
-        'red dogs dog: running, runs. caf\xe9 sofa couch "a" the it\'s don\'t 3.5 (two) on')
+        np.random.default_rng(0),
+        40,
+        'red dogs dog: running, runs. caf\xe9 sofa couch "a" the it\'s don\'t 3.5 (two) on',
+    )
     said[3], said[-1] = '', ''
     with CaptionToolkit(CAPTION_METRICS) as toolkit:
         ours = toolkit.compute(said, true)

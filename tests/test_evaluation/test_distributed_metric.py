@@ -19,7 +19,8 @@ METRIC_CFGS = dict(
     choice=dict(type='MultipleChoiceMetric', group_by='group'),
     caption=dict(type='CaptionMetric', metrics='METEOR', group_by='group'),
     gcg=dict(type='GCGMetric', caption_metrics='METEOR', group_by='group'),
-    perbench=dict(type='PerBenchMetric', protocols='strict'))
+    perbench=dict(type='PerBenchMetric', protocols='strict'),
+)
 
 
 def make_samples(kind):
@@ -32,12 +33,24 @@ def make_samples(kind):
         if kind == 'refseg':
             gt = gt[:1]
         text = ' '.join(rng.choice(words, 4))
-        samples.append(dict(
-            sample_id=f's{i}', dataset=f'd{i % 2}', group=f'g{i % 3}', image_id=str(i // 2),
-            task=('region', 'mcq', 'refseg')[i % 3], gt_masks=gt, pred_masks=pred,
-            pred_text=f'<p> {text} </p> [SEG] and [SEG]', phrases=['red dog', 'sky'],
-            caption=' '.join(rng.choice(words, 3)), references=[' '.join(rng.choice(words, 5))],
-            retried=bool(i % 2), choices=list('qrstuvwxyz')[:2 + i % 9], answer='A'))
+        samples.append(
+            dict(
+                sample_id=f's{i}',
+                dataset=f'd{i % 2}',
+                group=f'g{i % 3}',
+                image_id=str(i // 2),
+                task=('region', 'mcq', 'refseg')[i % 3],
+                gt_masks=gt,
+                pred_masks=pred,
+                pred_text=f'<p> {text} </p> [SEG] and [SEG]',
+                phrases=['red dog', 'sky'],
+                caption=' '.join(rng.choice(words, 3)),
+                references=[' '.join(rng.choice(words, 5))],
+                retried=bool(i % 2),
+                choices=list('qrstuvwxyz')[: 2 + i % 9],
+                answer='A',
+            )
+        )
         if kind == 'choice':
             samples[-1]['pred_text'] = rng.choice(['A', 'B', 'no'])
     return samples
@@ -62,8 +75,9 @@ def score(shares, rank, folder):
 
 
 def worker(rank, shares, folder):
-    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank,
-                            world_size=2)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+    )
     found = score(shares, rank, folder)
     with open(f'{folder}/result_{rank}.json', 'w') as file:
         json.dump(found, file)
@@ -76,8 +90,11 @@ def test_all_metrics_on_two_processes(fake_java, tmp_path):
     expected = score({kind: [samples] for kind, samples in everything.items()}, 0, tmp_path)
     for values in expected.values():
         assert any(0 < value < 1 for value in values.values())
-    mp.spawn(worker, args=({kind: deal(samples, seed=1) for kind, samples in everything.items()},
-                           str(tmp_path)), nprocs=2)
+    mp.spawn(
+        worker,
+        args=({kind: deal(samples, seed=1) for kind, samples in everything.items()}, str(tmp_path)),
+        nprocs=2,
+    )
     for rank in range(2):
         assert json.loads((tmp_path / f'result_{rank}.json').read_text()) == expected
 
@@ -95,8 +112,10 @@ def test_contiguous_padded_shards(tmp_path):
     # to SIZE, as MMEngine does, keeps sample 0 twice and loses the last one.
     gt = np.ones((1, 1, 4), bool)
     # Sample i has IoU i/4 with a target of four pixels.
-    samples = [dict(sample_id=str(i), gt_masks=gt, pred_masks=np.arange(4)[None, None] < i)
-               for i in range(SIZE)]
+    samples = [
+        dict(sample_id=str(i), gt_masks=gt, pred_masks=np.arange(4)[None, None] < i)
+        for i in range(SIZE)
+    ]
     shares = dict(refseg=[[samples[i] for i in shard] for shard in ([0, 1, 2], [0, 3, 4])])
     mp.spawn(worker, args=(shares, str(tmp_path)), nprocs=2)
     for rank in range(2):

@@ -25,26 +25,38 @@ from pixelsail_mm.evaluation.metrics.text_similarity import TokenF1
 from pixelsail_mm.registry import METRICS
 
 
-@pytest.mark.parametrize('text, strict, paper', [
-    ('<p> A dog </p> [SEG] runs.<|endoftext|>', 'A dog runs.', 'A dog runs.'),
-    ("'A dog'\nruns", "'A dog' runs", "A dog'runs"),
-    ('x < y > z', 'x < y > z', 'x z'), ('[SEG]', '', ''), ('', '', ''),
-])
+@pytest.mark.parametrize(
+    'text, strict, paper',
+    [
+        ('<p> A dog </p> [SEG] runs.<|endoftext|>', 'A dog runs.', 'A dog runs.'),
+        ("'A dog'\nruns", "'A dog' runs", "A dog'runs"),
+        ('x < y > z', 'x < y > z', 'x z'),
+        ('[SEG]', '', ''),
+        ('', '', ''),
+    ],
+)
 def test_captions(text, strict, paper):
     assert plain_caption(text) == strict
     assert plain_caption(text, 'paper') == paper
 
 
-@pytest.mark.parametrize('text, phrases, owners', [
-    ('<p> a dog </p> [SEG] and <p>  the  cat </p> [SEG].', ['a dog', 'the cat'],
-     ['a dog', 'the cat']),
-    ('<p> dogs </p> [SEG] [SEG]', ['dogs'], ['dogs', None]),
-    ('<p> a </p> <p> b </p> [SEG]', ['a', 'b'], ['b']),
-    ('[SEG] <p> a </p> [SEG] <p> b </p>', ['a', 'b'], [None, 'a']),
-    ('<p> a [SEG] </p> [SEG]', ['a'], [None, 'a']),
-    ('<p> two\nlines </p> is here [SEG]', ['two lines'], ['two lines']),
-    ('<p> open [SEG]', [], [None]), ('', [], []),
-])
+@pytest.mark.parametrize(
+    'text, phrases, owners',
+    [
+        (
+            '<p> a dog </p> [SEG] and <p>  the  cat </p> [SEG].',
+            ['a dog', 'the cat'],
+            ['a dog', 'the cat'],
+        ),
+        ('<p> dogs </p> [SEG] [SEG]', ['dogs'], ['dogs', None]),
+        ('<p> a </p> <p> b </p> [SEG]', ['a', 'b'], ['b']),
+        ('[SEG] <p> a </p> [SEG] <p> b </p>', ['a', 'b'], [None, 'a']),
+        ('<p> a [SEG] </p> [SEG]', ['a'], [None, 'a']),
+        ('<p> two\nlines </p> is here [SEG]', ['two lines'], ['two lines']),
+        ('<p> open [SEG]', [], [None]),
+        ('', [], []),
+    ],
+)
 def test_phrases(text, phrases, owners):
     assert find_phrases(text) == phrases
     assert phrases_of_masks(text, len(owners)) == owners
@@ -73,16 +85,29 @@ def sample(sample_id, gt, pred, phrases=None, text=None, **meta):
     phrases = [f'thing {i}' for i in range(len(gt))] if phrases is None else phrases
     if text is None:
         text = 'There is ' + ', '.join(f'<p> thing {i} </p> [SEG]' for i in range(len(pred))) + '.'
-    return dict(dict(sample_id=sample_id, dataset='d', task='gcg', image_id=sample_id,
-                     caption='There is thing 0.', phrases=phrases, gt_masks=gt, pred_masks=pred,
-                     pred_text=text), **meta)
+    return dict(
+        dict(
+            sample_id=sample_id,
+            dataset='d',
+            task='gcg',
+            image_id=sample_id,
+            caption='There is thing 0.',
+            phrases=phrases,
+            gt_masks=gt,
+            pred_masks=pred,
+            pred_text=text,
+        ),
+        **meta,
+    )
 
 
 def evaluate(samples, **kwargs):
     metric = GCGMetric(**{'caption_metrics': (), **kwargs})
     metric.process(None, samples)
-    return {name.removeprefix('gcg/'): value
-            for name, value in metric.evaluate(size=len(samples)).items()}
+    return {
+        name.removeprefix('gcg/'): value
+        for name, value in metric.evaluate(size=len(samples)).items()
+    }
 
 
 TWO = masks('111000', '000111')
@@ -90,8 +115,14 @@ TWO = masks('111000', '000111')
 
 def test_a_perfect_answer():
     assert evaluate([sample('a', TWO, TWO)]) == dict(
-        AP50=pytest.approx(1), AP=pytest.approx(1), mIoU=1.0, recall_token_f1=1.0, mismatched=0,
-        phrases_without_mask=0, masks_without_phrase=0)
+        AP50=pytest.approx(1),
+        AP=pytest.approx(1),
+        mIoU=1.0,
+        recall_token_f1=1.0,
+        mismatched=0,
+        phrases_without_mask=0,
+        masks_without_phrase=0,
+    )
 
 
 def test_hand_worked_values():
@@ -136,7 +167,8 @@ def test_average_precision_follows_the_image_ids_not_the_order_of_arrival():
 
 def test_nothing_true():
     assert evaluate([sample('a', NONE, NONE, text='Nothing.')]) == dict(
-        mIoU=1.0, mismatched=0, phrases_without_mask=0, masks_without_phrase=0)
+        mIoU=1.0, mismatched=0, phrases_without_mask=0, masks_without_phrase=0
+    )
     assert evaluate([sample('a', NONE, TWO)])['mIoU'] == 0
     assert evaluate([sample('a', NONE, NONE)], protocol='paper')['mIoU'] == 0
 
@@ -159,8 +191,10 @@ def test_paper_recall_stops_at_the_first_failing_pair():
     # The other way round, the better pair is found before the failing one.
     text = '<p> thing 0 </p> [SEG] <p> nonsense </p> [SEG]'
     for protocol in ('strict', 'paper'):
-        assert evaluate([sample('a', gt, pred, text=text)],
-                        protocol=protocol)['recall_token_f1'] == 1 / 2
+        assert (
+            evaluate([sample('a', gt, pred, text=text)], protocol=protocol)['recall_token_f1']
+            == 1 / 2
+        )
 
 
 def test_paper_recall_loses_images_where_a_mask_has_no_phrase():
@@ -185,9 +219,11 @@ def test_strict_recall_gives_each_true_phrase_a_partner_of_its_own():
 
 
 def test_mismatches_are_counted():
-    samples = [sample('a', TWO, TWO, text='<p> x </p> [SEG] <p> y </p> <p> z </p> [SEG]'),
-               sample('b', TWO, NONE, text='<p> x </p>'),
-               sample('c', TWO, TWO)]
+    samples = [
+        sample('a', TWO, TWO, text='<p> x </p> [SEG] <p> y </p> <p> z </p> [SEG]'),
+        sample('b', TWO, NONE, text='<p> x </p>'),
+        sample('c', TWO, TWO),
+    ]
     metrics = evaluate(samples)
     assert metrics['mismatched'] == 2
     assert metrics['phrases_without_mask'] == 2
@@ -199,8 +235,9 @@ def test_awkward_masks(height, width):
     blank, full = np.zeros((1, height, width), bool), np.ones((1, height, width), bool)
     gt = np.concatenate([blank, full])
     for pred in (gt, gt[::-1]):
-        metrics = evaluate([sample('a', gt, pred, phrases=['x', 'x'],
-                                   text='<p> x </p> [SEG] <p> x </p> [SEG]')])
+        metrics = evaluate(
+            [sample('a', gt, pred, phrases=['x', 'x'], text='<p> x </p> [SEG] <p> x </p> [SEG]')]
+        )
         assert metrics['mIoU'] == metrics['recall_token_f1'] == 1 / 2
         # The true mask without a pixel is never found.
         assert metrics['AP50'] <= 0.51
@@ -213,8 +250,13 @@ def slow_mean_iou(ious):
     """Every way to pair."""
     ious = ious if len(ious) <= ious.shape[1] else ious.T
     rows, columns = ious.shape
-    return max(sum(ious[i, j] for i, j in enumerate(chosen))
-               for chosen in itertools.permutations(range(columns), rows)) / columns
+    return (
+        max(
+            sum(ious[i, j] for i, j in enumerate(chosen))
+            for chosen in itertools.permutations(range(columns), rows)
+        )
+        / columns
+    )
 
 
 def slow_mean_iou_paper(ious):
@@ -248,13 +290,28 @@ def coco_stats(images, capsys):
     truth = COCO()
     truth.dataset = dict(
         images=[dict(id=i, height=8, width=9) for i in range(len(images))],
-        categories=[dict(id=1)], annotations=[
-            dict(id=100 * i + j + 1, image_id=i, category_id=1, segmentation=mask, iscrowd=0,
-                 area=float(coco_mask.area(mask)))
-            for i, (true, _) in enumerate(images) for j, mask in enumerate(true)])
+        categories=[dict(id=1)],
+        annotations=[
+            dict(
+                id=100 * i + j + 1,
+                image_id=i,
+                category_id=1,
+                segmentation=mask,
+                iscrowd=0,
+                area=float(coco_mask.area(mask)),
+            )
+            for i, (true, _) in enumerate(images)
+            for j, mask in enumerate(true)
+        ],
+    )
     truth.createIndex()
-    found = truth.loadRes([dict(image_id=i, category_id=1, segmentation=dict(mask), score=1.0)
-                           for i, (_, predicted) in enumerate(images) for mask in predicted])
+    found = truth.loadRes(
+        [
+            dict(image_id=i, category_id=1, segmentation=dict(mask), score=1.0)
+            for i, (_, predicted) in enumerate(images)
+            for mask in predicted
+        ]
+    )
     evaluation = COCOeval(truth, found, 'segm')
     evaluation.evaluate()
     evaluation.accumulate()
@@ -270,8 +327,8 @@ def test_average_precision_equals_summary_of_pycocotools(seed, capsys):
     for _ in range(12):
         true = rng.random((rng.integers(0, 5), 8, 9)) < 0.4
         noise = rng.random((5, 8, 9)) < rng.choice([0.02, 0.1, 0.3])
-        predicted = (true ^ noise[:len(true)])[:rng.integers(0, 6)]
-        images.append((encode(true), encode(np.concatenate([predicted, noise[:rng.integers(2)]]))))
+        predicted = (true ^ noise[: len(true)])[: rng.integers(0, 6)]
+        images.append((encode(true), encode(np.concatenate([predicted, noise[: rng.integers(2)]]))))
     values = mask_ap(images)
     assert capsys.readouterr().out == ''
     assert [values['AP'], values['AP50']] == pytest.approx(list(coco_stats(images, capsys)))
@@ -294,7 +351,7 @@ def test_groups():
 
 def test_captions_are_scored_by_the_caption_toolkit(fake_java):
     # "There is thing 0." against "There is thing 0, thing 1.": four of five words, as a set.
-    metrics = evaluate([sample('a', TWO, TWO)], caption_metrics=('METEOR', ))
+    metrics = evaluate([sample('a', TWO, TWO)], caption_metrics=('METEOR',))
     assert metrics['METEOR'] == pytest.approx(4 / 5)
     assert fake_java()[-1] == 'meteor ends'
 
@@ -305,31 +362,50 @@ def test_missing_java(no_java):
     assert 'gcg/METEOR' not in GCGMetric(on_missing='skip').settings
 
 
-@pytest.mark.parametrize('fault, error, message', [
-    (dict(pred_masks=np.zeros((1, 2, 2), bool)), ValueError, r"'a'.*\(2, 2\).*\(1, 6\)"),
-    (dict(phrases=['x']), ValueError, "'a' has 1 true phrases but 2 true masks"),
-    (dict(pred_text=None), ValueError, "'a' has no 'pred_text'"),
-    *((({key: None}), KeyError, f"'a' has no '{key}'")
-      for key in ('gt_masks', 'pred_masks', 'phrases', 'caption', 'image_id')),
-])
+@pytest.mark.parametrize(
+    'fault, error, message',
+    [
+        (dict(pred_masks=np.zeros((1, 2, 2), bool)), ValueError, r"'a'.*\(2, 2\).*\(1, 6\)"),
+        (dict(phrases=['x']), ValueError, "'a' has 1 true phrases but 2 true masks"),
+        (dict(pred_text=None), ValueError, "'a' has no 'pred_text'"),
+        *(
+            (({key: None}), KeyError, f"'a' has no '{key}'")
+            for key in ('gt_masks', 'pred_masks', 'phrases', 'caption', 'image_id')
+        ),
+    ],
+)
 def test_faulty_samples_are_named(fault, error, message):
     with pytest.raises(error, match=message):
         evaluate([{**sample('a', TWO, TWO), **fault}])
 
 
-@pytest.mark.parametrize('faulty, message', [
-    (dict(protocol='loose'), 'protocol'), (dict(iou_threshold=0), 'iou_threshold'),
-    (dict(similarity=dict(type='bert_cosine', path='/nowhere')), "no folder '/nowhere'.*token_f1"),
-])
+@pytest.mark.parametrize(
+    'faulty, message',
+    [
+        (dict(protocol='loose'), 'protocol'),
+        (dict(iou_threshold=0), 'iou_threshold'),
+        (
+            dict(similarity=dict(type='bert_cosine', path='/nowhere')),
+            "no folder '/nowhere'.*token_f1",
+        ),
+    ],
+)
 def test_faulty_settings(faulty, message):
     with pytest.raises(ConfigError, match=message):
         GCGMetric(caption_metrics=(), **faulty)
 
 
-@pytest.mark.parametrize('one, other, value', [
-    ('a red dog', 'the red dog', 4 / 6), ('dog', 'Dog!', 1), ('dog dog', 'dog', 2 / 3),
-    ('cat', 'dog', 0), ('', '', 1), ('', 'dog', 0),
-])
+@pytest.mark.parametrize(
+    'one, other, value',
+    [
+        ('a red dog', 'the red dog', 4 / 6),
+        ('dog', 'Dog!', 1),
+        ('dog dog', 'dog', 2 / 3),
+        ('cat', 'dog', 0),
+        ('', '', 1),
+        ('', 'dog', 0),
+    ],
+)
 def test_token_f1(one, other, value):
     assert TokenF1()(one, other) == TokenF1()(other, one) == pytest.approx(value)
 
@@ -338,8 +414,7 @@ def test_similarity_of_ones_own():
     def same_first_letter(one, other):
         return float(one[0] == other[0])
 
-    metric = METRICS.build(dict(type='GCGMetric', caption_metrics=(),
-                                similarity=same_first_letter))
+    metric = METRICS.build(dict(type='GCGMetric', caption_metrics=(), similarity=same_first_letter))
     metric.process(None, [sample('a', TWO, TWO, phrases=['tree', 'cat'])])
     assert metric.evaluate(1)['gcg/recall_function'] == 1 / 2
     assert metric.settings['similarity'] == 'function'
@@ -350,11 +425,19 @@ def tiny_bert(tmp_path):
     """A BERT of two layers with random weights and a vocabulary of eight words."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
+
     words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'red', 'dog', 'cat']
     (tmp_path / 'vocab.txt').write_text('\n'.join(words))
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=2,
-                                 num_attention_heads=2, intermediate_size=32))
+    model = BertModel(
+        BertConfig(
+            vocab_size=8,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+        )
+    )
     model.save_pretrained(tmp_path / 'bert')
     BertTokenizerFast(str(tmp_path / 'vocab.txt')).save_pretrained(tmp_path / 'bert')
     return tmp_path / 'bert', model.eval()
@@ -362,18 +445,34 @@ def tiny_bert(tmp_path):
 
 def test_bert_similarity_is_the_cosine_of_mean_states(tiny_bert):
     import torch
+
     folder, model = tiny_bert
-    metric = GCGMetric(caption_metrics=(), similarity_threshold=0.999,
-                       similarity=dict(type='bert_cosine', path=str(folder)))
+    metric = GCGMetric(
+        caption_metrics=(),
+        similarity_threshold=0.999,
+        similarity=dict(type='bert_cosine', path=str(folder)),
+    )
     with torch.no_grad():
         # [CLS] red dog [SEP] and [CLS] cat [SEP]
-        states = [model(torch.tensor([ids])).last_hidden_state[0].mean(0)
-                  for ids in ([2, 5, 6, 3], [2, 7, 3])]
+        states = [
+            model(torch.tensor([ids])).last_hidden_state[0].mean(0)
+            for ids in ([2, 5, 6, 3], [2, 7, 3])
+        ]
     expected = float(torch.cosine_similarity(*states, dim=0))
     assert metric.similarity('red dog', 'cat') == pytest.approx(expected, abs=1e-5)
     assert metric.similarity('Red  dog', 'red dog') == pytest.approx(1)
-    metric.process(None, [sample('a', TWO, TWO, phrases=['red dog', 'cat'],
-                                 text='<p> red dog </p> [SEG] <p> red dog </p> [SEG]')])
+    metric.process(
+        None,
+        [
+            sample(
+                'a',
+                TWO,
+                TWO,
+                phrases=['red dog', 'cat'],
+                text='<p> red dog </p> [SEG] <p> red dog </p> [SEG]',
+            )
+        ],
+    )
     assert expected < 0.999 and metric.evaluate(1)['gcg/recall_bert_cosine'] == 1 / 2
 
 
@@ -382,19 +481,42 @@ def test_what_the_reader_gives_is_what_the_metric_reads(tmp_path):
 
     from pixelsail_mm.datasets.readers.gcg_formats import GranDfDataset
     from pixelsail_mm.datasets.transforms.loading import LoadImage, LoadMasks
+
     Image.new('RGB', (6, 1)).save(tmp_path / 'a.png')
     dog, cat = encode(TWO)
-    (tmp_path / 'gcg.json').write_text(json.dumps([dict(
-        file_name='a.png', caption='A dog and a cat.', groundings={
-            'dog': dict(token_positives=[0, 5], rle_masks=[dog]),
-            'cat': dict(token_positives=[10, 15], rle_masks=[cat])})]))
-    dataset = GranDfDataset(ann_file=str(tmp_path / 'gcg.json'), test_mode=True,
-                            data_prefix=dict(img_path=str(tmp_path)), questions=['Describe it.'])
+    (tmp_path / 'gcg.json').write_text(
+        json.dumps(
+            [
+                dict(
+                    file_name='a.png',
+                    caption='A dog and a cat.',
+                    groundings={
+                        'dog': dict(token_positives=[0, 5], rle_masks=[dog]),
+                        'cat': dict(token_positives=[10, 15], rle_masks=[cat]),
+                    },
+                )
+            ]
+        )
+    )
+    dataset = GranDfDataset(
+        ann_file=str(tmp_path / 'gcg.json'),
+        test_mode=True,
+        data_prefix=dict(img_path=str(tmp_path)),
+        questions=['Describe it.'],
+    )
     record = dataset.record(0, np.random.default_rng(0))
     results = LoadMasks()(LoadImage()(record))
     answer = record['conversation'][0]['gpt']
-    metrics = evaluate([dict(record['meta'], gt_masks=results['gt_masks'], pred_text=answer,
-                             pred_masks=results['gt_masks'])])
+    metrics = evaluate(
+        [
+            dict(
+                record['meta'],
+                gt_masks=results['gt_masks'],
+                pred_text=answer,
+                pred_masks=results['gt_masks'],
+            )
+        ]
+    )
     assert metrics['mIoU'] == metrics['recall_token_f1'] == 1 and metrics['mismatched'] == 0
     # A blank is left where a tag was; tokens are the same.
     assert plain_caption(answer) == record['meta']['caption'].replace('.', ' .')

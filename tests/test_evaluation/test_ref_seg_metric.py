@@ -13,8 +13,14 @@ from pixelsail_mm.registry import METRICS
 
 
 def sample(sample_id, gt, pred, **meta):
-    return dict(sample_id=sample_id, dataset='d', task='refseg', gt_masks=torch.as_tensor(gt),
-                pred_masks=torch.as_tensor(pred), **meta)
+    return dict(
+        sample_id=sample_id,
+        dataset='d',
+        task='refseg',
+        gt_masks=torch.as_tensor(gt),
+        pred_masks=torch.as_tensor(pred),
+        **meta,
+    )
 
 
 def evaluate(samples, **kwargs):
@@ -32,12 +38,14 @@ NONE = np.zeros((0, 1, 4), dtype=bool)
 
 
 def test_hand_worked_sums():
-    metrics = evaluate([
-        sample('a', row(1, 1, 0, 0), row(1, 0, 0, 0)),   # I 1, U 2, IoU 1/2
-        sample('b', row(1, 1, 1, 1), row(1, 1, 1, 0)),   # I 3, U 4, IoU 3/4
-        sample('c', row(0, 0, 0, 1), row(0, 0, 0, 1)),   # I 1, U 1, IoU 1
-        sample('d', row(1, 0, 0, 0), row(0, 1, 0, 0)),   # I 0, U 2, IoU 0
-    ])
+    metrics = evaluate(
+        [
+            sample('a', row(1, 1, 0, 0), row(1, 0, 0, 0)),  # I 1, U 2, IoU 1/2
+            sample('b', row(1, 1, 1, 1), row(1, 1, 1, 0)),  # I 3, U 4, IoU 3/4
+            sample('c', row(0, 0, 0, 1), row(0, 0, 0, 1)),  # I 1, U 1, IoU 1
+            sample('d', row(1, 0, 0, 0), row(0, 1, 0, 0)),  # I 0, U 2, IoU 0
+        ]
+    )
     assert metrics['refseg/cIoU'] == pytest.approx(5 / 9)
     assert metrics['refseg/gIoU'] == pytest.approx((0.5 + 0.75 + 1 + 0) / 4)
     assert metrics['refseg/Pr@0.5'] == pytest.approx(2 / 4)  # IoU must exceed 0.5
@@ -48,8 +56,9 @@ def test_hand_worked_sums():
 
 
 def test_missing_prediction_counts_as_zero_mask_with_its_union():
-    metrics = evaluate([sample('a', row(1, 1, 1, 0), NONE), sample('b', row(1, 0, 0, 0),
-                                                                   row(1, 0, 0, 0))])
+    metrics = evaluate(
+        [sample('a', row(1, 1, 1, 0), NONE), sample('b', row(1, 0, 0, 0), row(1, 0, 0, 0))]
+    )
     assert metrics['refseg/cIoU'] == pytest.approx(1 / 4)
     assert metrics['refseg/gIoU'] == pytest.approx(1 / 2)
     assert metrics['refseg/missing'] == pytest.approx(1 / 2)
@@ -57,13 +66,15 @@ def test_missing_prediction_counts_as_zero_mask_with_its_union():
 
 def test_no_target_conventions():
     empty = row(0, 0, 0, 0)
-    metrics = evaluate([
-        sample('a', empty, NONE),                        # right: IoU 1
-        sample('b', empty, row(1, 1, 0, 0)),             # wrong: IoU 0, U 2
-        sample('c', NONE, empty),                        # no true mask at all, right
-        sample('d', row(1, 1, 0, 0), NONE),              # target left empty, U 2
-        sample('e', row(1, 1, 0, 0), row(1, 1, 0, 0)),   # I 2, U 2
-    ])
+    metrics = evaluate(
+        [
+            sample('a', empty, NONE),  # right: IoU 1
+            sample('b', empty, row(1, 1, 0, 0)),  # wrong: IoU 0, U 2
+            sample('c', NONE, empty),  # no true mask at all, right
+            sample('d', row(1, 1, 0, 0), NONE),  # target left empty, U 2
+            sample('e', row(1, 1, 0, 0), row(1, 1, 0, 0)),  # I 2, U 2
+        ]
+    )
     assert metrics['refseg/N-acc'] == pytest.approx(2 / 3)
     assert metrics['refseg/T-acc'] == pytest.approx(1 / 2)
     assert metrics['refseg/gIoU'] == pytest.approx(3 / 5)
@@ -73,15 +84,22 @@ def test_no_target_conventions():
 
 def test_only_no_target_samples():
     metrics = evaluate([sample('a', row(0, 0, 0, 0), NONE)])
-    assert metrics == {'refseg/cIoU': 1.0, 'refseg/gIoU': 1.0, 'refseg/N-acc': 1.0,
-                       **{f'refseg/Pr@{t}': 1.0 for t in (0.5, 0.7, 0.9)}}
+    assert metrics == {
+        'refseg/cIoU': 1.0,
+        'refseg/gIoU': 1.0,
+        'refseg/N-acc': 1.0,
+        **{f'refseg/Pr@{t}': 1.0 for t in (0.5, 0.7, 0.9)},
+    }
 
 
 EMPTY = row(0, 0, 0, 0)
-TARGETED = [sample('a', EMPTY, NONE), sample('b', EMPTY, row(1, 1, 0, 0)),
-            sample('c', row(1, 1, 0, 0), row(1, 0, 0, 0)),    # IoU 1/2
-            sample('d', row(1, 1, 1, 1), row(1, 1, 1, 0)),    # IoU 3/4
-            sample('e', row(0, 1, 0, 0), row(0, 1, 0, 0))]    # IoU 1
+TARGETED = [
+    sample('a', EMPTY, NONE),
+    sample('b', EMPTY, row(1, 1, 0, 0)),
+    sample('c', row(1, 1, 0, 0), row(1, 0, 0, 0)),  # IoU 1/2
+    sample('d', row(1, 1, 1, 1), row(1, 1, 1, 0)),  # IoU 3/4
+    sample('e', row(0, 1, 0, 0), row(0, 1, 0, 0)),
+]  # IoU 1
 
 
 def test_precision_over_targeted_expressions():
@@ -93,7 +111,8 @@ def test_precision_over_targeted_expressions():
     others = evaluate(TARGETED, select='union', thresholds=(0.5, 0.75, 0.9))
     assert others['refseg/Pr@0.5'] == pytest.approx(3 / 5)
     assert {key: value for key, value in metrics.items() if 'Pr@' not in key} == {
-        key: value for key, value in others.items() if 'Pr@' not in key}
+        key: value for key, value in others.items() if 'Pr@' not in key
+    }
     assert RefSegMetric(precision='targeted').settings['precision'] == 'targeted'
 
 
@@ -109,8 +128,10 @@ def test_precision_of_no_targeted_expression_is_left_out():
 
 
 def test_empty_below_changes_the_accuracies_not_the_iou():
-    samples = [sample('a', row(0, 0, 0, 0), row(1, 0, 0, 0)),
-               sample('b', row(1, 1, 1, 1), row(1, 0, 0, 0))]
+    samples = [
+        sample('a', row(0, 0, 0, 0), row(1, 0, 0, 0)),
+        sample('b', row(1, 1, 1, 1), row(1, 0, 0, 0)),
+    ]
     strict, lenient = evaluate(samples), evaluate(samples, empty_below=2)
     assert (strict['refseg/N-acc'], strict['refseg/T-acc']) == (0, 1)
     assert (lenient['refseg/N-acc'], lenient['refseg/T-acc']) == (1, 0)
@@ -167,20 +188,33 @@ def test_different_samples_under_one_id_are_refused():
     with pytest.raises(ValueError, match="sample_id 'a' of dataset 'd' names two different"):
         evaluate([sample('a', row(1, 0, 0, 0), NONE), sample('a', row(0, 1, 0, 0), NONE)])
     with pytest.raises(ValueError, match='names two different'):
-        evaluate([sample('a', row(1, 0, 0, 0), NONE, question='red'),
-                  sample('a', row(1, 0, 0, 0), NONE, question='blue')])
-    two_sets = [sample('a', row(1, 0, 0, 0), NONE), {**sample('a', row(0, 1, 0, 0), NONE),
-                                                     'dataset': 'e'}]
+        evaluate(
+            [
+                sample('a', row(1, 0, 0, 0), NONE, question='red'),
+                sample('a', row(1, 0, 0, 0), NONE, question='blue'),
+            ]
+        )
+    two_sets = [
+        sample('a', row(1, 0, 0, 0), NONE),
+        {**sample('a', row(0, 1, 0, 0), NONE), 'dataset': 'e'},
+    ]
     assert evaluate(two_sets)['refseg/gIoU'] == 0
 
 
-@pytest.mark.parametrize('fault, error, message', [
-    (dict(pred_masks=np.zeros((1, 2, 2), bool)), ValueError, r"'a'.*\(2, 2\).*\(1, 4\)"),
-    (dict(pred_masks=None), KeyError, "'a'.*pred_masks"),
-    (dict(gt_masks=None), KeyError, "'a'.*gt_masks"),
-    (dict(gt_masks=np.zeros((1, 4), bool)), ValueError, r'gt_masks must have shape \(n, H, W\)'),
-    (dict(sample_id=''), ValueError, 'sample_id'),
-])
+@pytest.mark.parametrize(
+    'fault, error, message',
+    [
+        (dict(pred_masks=np.zeros((1, 2, 2), bool)), ValueError, r"'a'.*\(2, 2\).*\(1, 4\)"),
+        (dict(pred_masks=None), KeyError, "'a'.*pred_masks"),
+        (dict(gt_masks=None), KeyError, "'a'.*gt_masks"),
+        (
+            dict(gt_masks=np.zeros((1, 4), bool)),
+            ValueError,
+            r'gt_masks must have shape \(n, H, W\)',
+        ),
+        (dict(sample_id=''), ValueError, 'sample_id'),
+    ],
+)
 def test_faulty_samples_are_named(fault, error, message):
     with pytest.raises(error, match=message):
         evaluate([{**sample('a', row(1, 0, 0, 0), NONE), **fault}])
@@ -204,18 +238,26 @@ def slow_reference(pairs):
             inter += bool(t and p)
             union += bool(t or p)
         rles = [coco_mask.encode(np.asfortranarray(m.astype(np.uint8))) for m in (pred, gt)]
-        ious.append(float(coco_mask.iou(rles[:1], rles[1:], [0])[0, 0])
-                    if gt.any() or pred.any() else 1.0)
+        ious.append(
+            float(coco_mask.iou(rles[:1], rles[1:], [0])[0, 0]) if gt.any() or pred.any() else 1.0
+        )
     return inter / union if union else 1.0, sum(ious) / len(ious), ious
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5), height=st.integers(1, 40),
-       width=st.integers(1, 40), density=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 5),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
 def test_equals_slow_reference(seed, count, height, width, density):
     rng = np.random.default_rng(seed)
-    pairs = [(rng.random((height, width)) < density, rng.random((height, width)) < rng.random())
-             for _ in range(count)]
+    pairs = [
+        (rng.random((height, width)) < density, rng.random((height, width)) < rng.random())
+        for _ in range(count)
+    ]
     metrics = evaluate([sample(str(i), gt[None], pred[None]) for i, (gt, pred) in enumerate(pairs)])
     ciou, giou, ious = slow_reference(pairs)
     assert metrics['refseg/cIoU'] == pytest.approx(ciou, abs=1e-12)
@@ -230,8 +272,10 @@ def test_equals_mmdet_on_non_empty_masks(mmdet_ref_seg_metric):
     for i, (height, width) in enumerate([(17, 31), (1, 64), (50, 2), (33, 33)]):
         gt, pred = rng.random((2, 1, height, width)) < 0.4
         samples.append(sample(str(i), gt, pred))
-        theirs.process(None, [dict(pred_instances=dict(masks=torch.from_numpy(pred)),
-                                   gt_masks=_BitmapMasks(gt))])
+        theirs.process(
+            None,
+            [dict(pred_instances=dict(masks=torch.from_numpy(pred)), gt_masks=_BitmapMasks(gt))],
+        )
     expected = theirs.compute_metrics(theirs.results)
     metrics = evaluate(samples)
     assert metrics['refseg/cIoU'] * 100 == pytest.approx(float(expected['cIoU']), rel=1e-6)
@@ -256,6 +300,7 @@ def mmdet_ref_seg_metric():
 
     import mmdet
     from mmdet import registry
+
     path = Path(mmdet.__file__).parent / 'evaluation/metrics/refseg_metric.py'
     registered = dict(registry.METRICS.module_dict)
     registry.METRICS.module_dict.pop('RefSegMetric', None)
@@ -269,6 +314,7 @@ def mmdet_ref_seg_metric():
 
 def test_built_from_config_and_run_by_mmengine_evaluator():
     from mmengine.structures import BaseDataElement
+
     metric = METRICS.build(dict(type='RefSegMetric', thresholds=(0.25,), prefix='val'))
     element = BaseDataElement(metainfo=dict(sample_id='a', dataset='d'))
     element.gt_masks = torch.ones(1, 5, 3, dtype=torch.bool)
@@ -276,7 +322,11 @@ def test_built_from_config_and_run_by_mmengine_evaluator():
     evaluator = Evaluator(metric)
     evaluator.process([element], None)
     assert evaluator.evaluate(1) == {
-        'val/cIoU': 1.0, 'val/gIoU': 1.0, 'val/Pr@0.25': 1.0, 'val/missing': 0.0}
+        'val/cIoU': 1.0,
+        'val/gIoU': 1.0,
+        'val/Pr@0.25': 1.0,
+        'val/missing': 0.0,
+    }
 
 
 def reason(sample_id, gt, ignore, pred):
@@ -292,10 +342,13 @@ def test_ignored_pixels_count_on_neither_side():
         # Nothing is ignored: I 2, U 2.
         reason('c', row(1, 1, 0, 0), row(0, 0, 0, 0), row(1, 1, 0, 0)),
     ]
-    metrics = evaluate(samples, thresholds=(0.6, ))
+    metrics = evaluate(samples, thresholds=(0.6,))
     assert metrics == {
-        'refseg/cIoU': pytest.approx(3 / 5), 'refseg/gIoU': pytest.approx((1 / 2 + 0 + 1) / 3),
-        'refseg/Pr@0.6': pytest.approx(1 / 3), 'refseg/missing': 0.0}
+        'refseg/cIoU': pytest.approx(3 / 5),
+        'refseg/gIoU': pytest.approx((1 / 2 + 0 + 1) / 3),
+        'refseg/Pr@0.6': pytest.approx(1 / 3),
+        'refseg/missing': 0.0,
+    }
 
 
 def test_a_target_that_is_wholly_ignored_is_none():
@@ -320,22 +373,27 @@ def test_masks_to_ignore_must_fit_the_targets():
 
 
 def test_strict_results_do_not_depend_on_the_task_and_name_no_protocol():
-    samples = [reason('a', row(1, 1, 0, 0), row(0, 0, 0, 0), NONE),
-               reason('b', row(1, 0, 0, 0), row(0, 0, 0, 0), row(1, 0, 0, 0))]
+    samples = [
+        reason('a', row(1, 1, 0, 0), row(0, 0, 0, 0), NONE),
+        reason('b', row(1, 0, 0, 0), row(0, 0, 0, 0), row(1, 0, 0, 0)),
+    ]
     metrics = evaluate(samples)
     assert metrics == evaluate(samples, protocol='strict')
     assert metrics['refseg/cIoU'] == pytest.approx(1 / 3)
-    assert metrics == evaluate([{k: v for k, v in s.items() if k != 'ignore_masks'} | dict(
-        task='refseg') for s in samples])
+    assert metrics == evaluate(
+        [{k: v for k, v in s.items() if k != 'ignore_masks'} | dict(task='refseg') for s in samples]
+    )
     assert 'refseg/protocol' not in metrics
 
 
 def test_paper_leaves_missing_masks_of_reasonseg_out_of_the_sums():
     zero = row(0, 0, 0, 0)
-    samples = [reason('a', row(1, 1, 0, 0), zero, NONE),           # IoU 0, not summed
-               reason('b', row(1, 1, 1, 0), zero, row(1, 1, 0, 0)),  # I 2, U 3
-               reason('c', zero, zero, NONE),                      # IoU 0, not summed
-               reason('d', row(1, 0, 0, 0), zero, zero)]           # an empty mask is a mask: U 1
+    samples = [
+        reason('a', row(1, 1, 0, 0), zero, NONE),  # IoU 0, not summed
+        reason('b', row(1, 1, 1, 0), zero, row(1, 1, 0, 0)),  # I 2, U 3
+        reason('c', zero, zero, NONE),  # IoU 0, not summed
+        reason('d', row(1, 0, 0, 0), zero, zero),
+    ]  # an empty mask is a mask: U 1
     metrics = evaluate(samples, protocol='paper')
     assert metrics['refseg/protocol'] == 'paper'
     assert metrics['refseg/cIoU'] == pytest.approx(2 / 4)
@@ -366,8 +424,12 @@ def test_no_target_convention_of_50_pixels():
     def blob(pixels):
         return (np.arange(100) < pixels).reshape(1, 10, 10)
 
-    samples = [sample('a', blob(0), blob(49)), sample('b', blob(0), blob(50)),
-               sample('c', blob(60), blob(49)), sample('d', blob(60), blob(50))]
+    samples = [
+        sample('a', blob(0), blob(49)),
+        sample('b', blob(0), blob(50)),
+        sample('c', blob(60), blob(49)),
+        sample('d', blob(60), blob(50)),
+    ]
     metrics = evaluate(samples, select='union', empty_below=50)
     assert (metrics['refseg/N-acc'], metrics['refseg/T-acc']) == (1 / 2, 1 / 2)
     assert metrics['refseg/gIoU'] == pytest.approx((0 + 0 + 49 / 60 + 50 / 60) / 4)

@@ -23,21 +23,29 @@ def write_training(folder, tied, resize=None, conversation=None, **parts):
     state = tiny_pixel_sail(tied, llm=llm, **parts).state_dict()
     save_weights(state | {'distill.0.proj.weight': torch.ones(2, 2)}, folder / 'model.safetensors')
     model = tiny_model_config(tokenizer, llm, **parts)
-    pipeline = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-                dict(type='ResizeToGrid', patch_size=8, max_size=64, **resize or {}),
-                dict(type='BuildConversation', tokenizer=tokenizer, generation=True,
-                     **conversation or {}),
-                dict(type='PackPixelInputs')]
+    pipeline = [
+        dict(type='LoadImage'),
+        dict(type='LoadMasks'),
+        dict(type='LoadVisualPrompts'),
+        dict(type='ResizeToGrid', patch_size=8, max_size=64, **resize or {}),
+        dict(type='BuildConversation', tokenizer=tokenizer, generation=True, **conversation or {}),
+        dict(type='PackPixelInputs'),
+    ]
     return SimpleNamespace(
-        cfg=Config(dict(model=dict(model, distill=[dict(type='ExpertDistillLoss')]),
-                        test_pipeline=pipeline)),
-        checkpoint=folder / 'model.safetensors')
+        cfg=Config(
+            dict(
+                model=dict(model, distill=[dict(type='ExpertDistillLoss')]), test_pipeline=pipeline
+            )
+        ),
+        checkpoint=folder / 'model.safetensors',
+    )
 
 
 @pytest.fixture(scope='session')
 def exports(tmp_path_factory):
     """``cfg`` and ``checkpoint`` of two trainings, the ``folder`` exported from them."""
     from pixelsail_mm.hf.export import export_hf
+
     results = {}
     for tied in (True, False):
         folder = tmp_path_factory.mktemp('export')
@@ -66,7 +74,11 @@ def questions(image):
     return dict(
         images=[image, image[:20], None],
         text=['Where is <Prompt2> beside <Prompt0>?', 'What is it?', 'Who are you?'],
-        visual_prompts=[[dict(id=0, mask=mask), dict(id=2, box=[1, 2, 9, 12]),
-                         dict(id=7, point=[40, 20])], None, None],
+        visual_prompts=[
+            [dict(id=0, mask=mask), dict(id=2, box=[1, 2, 9, 12]), dict(id=7, point=[40, 20])],
+            None,
+            None,
+        ],
         history=[[('Is it red?', 'Yes, it is.')], None, None],
-        answer_prefix=['It is [SEG] and [SEG].', '[SEG]', None])
+        answer_prefix=['It is [SEG] and [SEG].', '[SEG]', None],
+    )

@@ -16,22 +16,30 @@ EVE = dict(
     backbone=dict(type='EVETransformer', llm=TINY_LLM, patch_size=8, patch_channels=16),
     prompt_injector=dict(type='VisualPromptInjector', project=False),
     resize=dict(rule='area', interpolation='bicubic'),
-    conversation=dict(template='qwen_chat', image_layout='rows', image_in_question=True))
+    conversation=dict(template='qwen_chat', image_layout='rows', image_in_question=True),
+)
 
 
 @pytest.mark.parametrize('parts', [EVE], ids=['eve'])
 def test_answers_are_those_of_the_original(parts, questions, tmp_path):
     training = write_training(tmp_path, True, **parts)
     folder = export_hf(training.cfg, training.checkpoint, tmp_path / 'hf')
-    call = dict(image=questions['images'], text=questions['text'],
-                prompts=questions['visual_prompts'], history=questions['history'],
-                answer_prefix=questions['answer_prefix'])
+    call = dict(
+        image=questions['images'],
+        text=questions['text'],
+        prompts=questions['visual_prompts'],
+        history=questions['history'],
+        answer_prefix=questions['answer_prefix'],
+    )
     before = PixelSAILInferencer(training.cfg, training.checkpoint, 'cpu')(**call)
     after = PixelSAILInferencer(folder, device='cpu')(**call)
     processor = AutoProcessor.from_pretrained(folder)
     inputs = processor(**questions)
-    outputs = AutoModelForCausalLM.from_pretrained(folder).eval().generate(
-        **inputs, return_dict_in_generate=True)
+    outputs = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        .eval()
+        .generate(**inputs, return_dict_in_generate=True)
+    )
     texts = processor.post_process_answers(outputs.sequences, inputs)
     for row, (one, other) in enumerate(zip(before, after)):
         assert one['text'] == other['text'] == texts[row]

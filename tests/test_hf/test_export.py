@@ -52,7 +52,8 @@ def test_an_export_of_an_export_is_the_same(trained, tmp_path):
     cfg, weights = read_model_config(folder)
     again = export_hf(cfg, weights, tmp_path / 'again/model')
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
-        file.name: file.read_bytes() for file in again.iterdir()}
+        file.name: file.read_bytes() for file in again.iterdir()
+    }
 
 
 def test_half_precision_halves_the_file_and_hardly_changes_the_masks(trained, tmp_path):
@@ -61,8 +62,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_masks(trained, tm
     half = export_hf(cfg, checkpoint, tmp_path / 'float16', 'float16')
     sizes = [(folder / 'model.safetensors').stat().st_size for folder in (whole, half)]
     assert sizes[1] < 0.55 * sizes[0]
-    np.testing.assert_allclose(answer(half)['mask_scores'], answer(whole)['mask_scores'],
-                               atol=1e-2)
+    np.testing.assert_allclose(answer(half)['mask_scores'], answer(whole)['mask_scores'], atol=1e-2)
 
 
 def test_existing_folder_survives_a_failure(trained, tmp_path):
@@ -124,8 +124,11 @@ def test_modules_of_the_user_are_imported(with_own_head, tmp_path):
 
     forget_head()
     patch.undo()
-    with pytest.raises(ConfigError, match='again/config.py: custom_imports: .*head_of_mine.*No '
-                                          "module named 'head_of_mine'.*PYTHONPATH"):
+    with pytest.raises(
+        ConfigError,
+        match='again/config.py: custom_imports: .*head_of_mine.*No '
+        "module named 'head_of_mine'.*PYTHONPATH",
+    ):
         init_model(again, device='cpu')
 
 
@@ -149,8 +152,12 @@ def test_pipeline_and_visualizer_of_the_inferencer_are_kept(trained, tmp_path):
     cfg, checkpoint = trained
     cfg.inference_pipeline = [dict(stage) for stage in cfg.test_pipeline]
     cfg.inference_pipeline[3]['max_size'] = 16
-    cfg.visualizer = dict(type='PixelVisualizer', panel_size=(99, 99), save_dir=str(tmp_path),
-                          vis_backends=[dict(type='LocalVisBackend')])
+    cfg.visualizer = dict(
+        type='PixelVisualizer',
+        panel_size=(99, 99),
+        save_dir=str(tmp_path),
+        vis_backends=[dict(type='LocalVisBackend')],
+    )
     folder = export_hf(cfg, checkpoint, tmp_path / 'model')
     ask = PixelSAILInferencer(folder, device='cpu')
     assert ask.visualizer.panel_size == (99, 99)

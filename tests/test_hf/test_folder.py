@@ -17,9 +17,17 @@ from pixelsail_mm.hf.export import export_hf
 from pixelsail_mm.testing.checkpoint_cases import NEW_TOKENS, tokenizer_with
 from pixelsail_mm.testing.tiny_models import TINY_LLM
 
-EXPORTED = {'config.json', 'generation_config.json', 'model.safetensors', 'tokenizer.json',
-            'tokenizer_config.json', 'chat_template.jinja',
-            'preprocessor_config.json', 'processor_config.json', 'README.md'}
+EXPORTED = {
+    'config.json',
+    'generation_config.json',
+    'model.safetensors',
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'chat_template.jinja',
+    'preprocessor_config.json',
+    'processor_config.json',
+    'README.md',
+}
 OLDER = {'special_tokens_map.json'}  # written by Transformers 4
 
 
@@ -42,8 +50,11 @@ def edit(path, change):
 
 def test_contents(exported):
     assert {file.name for file in exported.folder.iterdir()} == EXPORTED
-    text = ''.join((exported.folder / name).read_text() for name in EXPORTED
-                   if name.endswith(('.json', '.md')) and name != 'tokenizer.json')
+    text = ''.join(
+        (exported.folder / name).read_text()
+        for name in EXPORTED
+        if name.endswith(('.json', '.md')) and name != 'tokenizer.json'
+    )
     assert str(exported.folder.parent) not in text and 'distill' not in text
     config = json.loads((exported.folder / 'config.json').read_text())
     assert config['architectures'] == ['PixelSAILForCausalLM'] and config['dtype'] == 'float32'
@@ -102,14 +113,18 @@ def test_incomplete_config(folder, key):
         init_model(folder, device='cpu')
 
 
-@pytest.mark.parametrize('key, spoil', [
-    ('model', lambda content: content.update(model=['a'])),
-    ('special_tokens', lambda content: content.update(special_tokens='[SEG]')),
-    ('text_config', lambda content: content.update(text_config=[1])),
-    ('text_config.model_type', lambda content: content['text_config'].pop('model_type')),
-    ('model.type', lambda content: content['model'].pop('type')),
-    ('model.backbone', lambda content: content['model'].update(backbone='SingleTransformer')),
-    ('model.backbone.type', lambda content: content['model']['backbone'].pop('type'))])
+@pytest.mark.parametrize(
+    'key, spoil',
+    [
+        ('model', lambda content: content.update(model=['a'])),
+        ('special_tokens', lambda content: content.update(special_tokens='[SEG]')),
+        ('text_config', lambda content: content.update(text_config=[1])),
+        ('text_config.model_type', lambda content: content['text_config'].pop('model_type')),
+        ('model.type', lambda content: content['model'].pop('type')),
+        ('model.backbone', lambda content: content['model'].update(backbone='SingleTransformer')),
+        ('model.backbone.type', lambda content: content['model']['backbone'].pop('type')),
+    ],
+)
 def test_config_of_wrong_form(folder, key, spoil):
     edit(folder / 'config.json', spoil)
     for opened in (init_model, AutoModelForCausalLM.from_pretrained):
@@ -117,10 +132,16 @@ def test_config_of_wrong_form(folder, key, spoil):
             opened(folder)
 
 
-@pytest.mark.parametrize('text, message', [
-    ('{"num_beams": 3}', 'beam search is not supported'), ('[1]', 'holds a list'),
-    ('{"max_new_tokens": "four"}', 'int'), ('{', 'not valid JSON'),
-    ('{"cache_implementation": "static"}', "'static' is not supported")])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('{"num_beams": 3}', 'beam search is not supported'),
+        ('[1]', 'holds a list'),
+        ('{"max_new_tokens": "four"}', 'int'),
+        ('{', 'not valid JSON'),
+        ('{"cache_implementation": "static"}', "'static' is not supported"),
+    ],
+)
 def test_unusable_generation_settings(folder, text, message):
     (folder / 'generation_config.json').write_text(text)
     with pytest.raises(ConfigError, match=f'generation_config.json: .*{message}'):
@@ -130,26 +151,35 @@ def test_unusable_generation_settings(folder, text, message):
 def test_one_answer_to_each_question(folder, image):
     """Further answers to the first question would be taken for those to the second."""
     expected = PixelSAILInferencer(folder, device='cpu')(image, ['What?', 'Who?'], batch_size=2)
-    edit(folder / 'generation_config.json', lambda content: content.update(
-        num_return_sequences=2, do_sample=True, top_k=1, return_dict_in_generate=True))
+    edit(
+        folder / 'generation_config.json',
+        lambda content: content.update(
+            num_return_sequences=2, do_sample=True, top_k=1, return_dict_in_generate=True
+        ),
+    )
     got = PixelSAILInferencer(folder, device='cpu')(image, ['What?', 'Who?'], batch_size=2)
     assert [one['text'] for one in got] == [one['text'] for one in expected]
 
 
 @pytest.mark.parametrize('name', ['processor_config.json', 'preprocessor_config.json'])
-@pytest.mark.parametrize('stages', [None, 'LoadImage', ['LoadImage'], [dict(generation=True)],
-                                    dict(type='LoadImage')])
+@pytest.mark.parametrize(
+    'stages', [None, 'LoadImage', ['LoadImage'], [dict(generation=True)], dict(type='LoadImage')]
+)
 def test_unusable_transforms(folder, name, stages):
     edit(folder / name, lambda content: content.update(transforms=stages))
-    for opened in (lambda: init_model(folder, device='cpu'),
-                   lambda: AutoProcessor.from_pretrained(folder)(text='What?')):
+    for opened in (
+        lambda: init_model(folder, device='cpu'),
+        lambda: AutoProcessor.from_pretrained(folder)(text='What?'),
+    ):
         with pytest.raises(ConfigError, match="'transforms' is missing or no list"):
             opened()
 
 
 def test_processor_for_training(folder):
-    edit(folder / 'processor_config.json',
-         lambda content: content['transforms'][0].update(generation=False))
+    edit(
+        folder / 'processor_config.json',
+        lambda content: content['transforms'][0].update(generation=False),
+    )
     with pytest.raises(ConfigError, match='generation=True.*processor_config.json'):
         AutoProcessor.from_pretrained(folder)(text='What?')
 
@@ -165,8 +195,10 @@ def test_code_in_a_config_does_not_run(folder, tmp_path, part):
     """MMEngine would import and call any dotted name."""
     trap = dict(type='os.makedirs', name=str(tmp_path / 'ran'))
     edit(folder / 'config.json', lambda content: content['model'].update({part: trap}))
-    for opened in (lambda: init_model(folder, device='cpu'),
-                   lambda: AutoModelForCausalLM.from_pretrained(folder)):
+    for opened in (
+        lambda: init_model(folder, device='cpu'),
+        lambda: AutoModelForCausalLM.from_pretrained(folder),
+    ):
         with pytest.raises(ConfigError, match="type 'os.makedirs' is not a registered model"):
             opened()
     assert not (tmp_path / 'ran').exists()
@@ -174,10 +206,11 @@ def test_code_in_a_config_does_not_run(folder, tmp_path, part):
 
 def test_code_in_a_processor_does_not_run(folder, tmp_path):
     trap = dict(type='os.makedirs', name=str(tmp_path / 'ran'))
-    edit(folder / 'preprocessor_config.json',
-         lambda content: content['transforms'].insert(0, trap))
-    for opened in (lambda: init_model(folder, device='cpu'),
-                   lambda: AutoProcessor.from_pretrained(folder)(text='What?')):
+    edit(folder / 'preprocessor_config.json', lambda content: content['transforms'].insert(0, trap))
+    for opened in (
+        lambda: init_model(folder, device='cpu'),
+        lambda: AutoProcessor.from_pretrained(folder)(text='What?'),
+    ):
         with pytest.raises(ConfigError, match="type 'os.makedirs' is not a registered transform"):
             opened()
     assert not (tmp_path / 'ran').exists()
@@ -187,21 +220,30 @@ def test_code_in_generation_settings_does_not_run(folder, tmp_path, image):
     """`generate` takes both as arguments; Transformers does not read them from this file."""
     (tmp_path / 'custom_generate').mkdir()
     (tmp_path / 'custom_generate' / 'generate.py').write_text(
-        f'open({str(tmp_path / "ran")!r}, "w")\ndef generate(model, **kwargs): pass\n')
-    edit(folder / 'generation_config.json', lambda content: content.update(
-        custom_generate=str(tmp_path), trust_remote_code=True, chat_format='of a base'))
+        f'open({str(tmp_path / "ran")!r}, "w")\ndef generate(model, **kwargs): pass\n'
+    )
+    edit(
+        folder / 'generation_config.json',
+        lambda content: content.update(
+            custom_generate=str(tmp_path), trust_remote_code=True, chat_format='of a base'
+        ),
+    )
     ask = PixelSAILInferencer(folder, device='cpu')
     assert ask(image, 'What is it?')['masks'].ndim == 3
     assert not (tmp_path / 'ran').exists()
     (folder / 'generation_config.json').unlink()
-    edit(folder / 'config.json', lambda content: content['model'].update(
-        generation=dict(custom_generate=str(tmp_path))))
+    edit(
+        folder / 'config.json',
+        lambda content: content['model'].update(generation=dict(custom_generate=str(tmp_path))),
+    )
     assert 'custom_generate' not in init_model(folder, device='cpu').generation
 
 
 def test_a_file_cannot_ask_for_remote_code(folder):
-    edit(folder / 'config.json',
-         lambda content: content['model']['backbone'].update(trust_remote_code=True))
+    edit(
+        folder / 'config.json',
+        lambda content: content['model']['backbone'].update(trust_remote_code=True),
+    )
     with pytest.raises(ConfigError, match='trust_remote_code'):
         init_model(folder, device='cpu')
 
@@ -253,8 +295,12 @@ def test_only_an_export_is_replaced(training, tmp_path, monkeypatch):
     (base / 'config.json').write_text(json.dumps(TINY_LLM))
     file.write_text('mine')
     monkeypatch.chdir(folder)
-    for target, message in ((folder, 'notes.txt in it would be lost'), ('.', 'notes.txt'),
-                            (base, "model_type is 'qwen2'"), (file, 'is a file')):
+    for target, message in (
+        (folder, 'notes.txt in it would be lost'),
+        ('.', 'notes.txt'),
+        (base, "model_type is 'qwen2'"),
+        (file, 'is a file'),
+    ):
         with pytest.raises(ConfigError, match=message):
             export_hf(training.cfg, training.checkpoint, target)
     assert (folder / 'notes.txt').exists() and (base / 'config.json').exists()

@@ -27,8 +27,9 @@ def test_every_head_answers_from_the_exported_folder(folder, image):
     assert ours['points'].shape == (2, 2) and ours['points'].dtype == np.float32
     processor = PixelSAILProcessor.from_pretrained(folder)
     model = PixelSAILForCausalLM.from_pretrained(folder)
-    inputs = processor(images=Image.fromarray(image), text='where?',
-                       answer_prefix='[SEG] and [SEG].')
+    inputs = processor(
+        images=Image.fromarray(image), text='where?', answer_prefix='[SEG] and [SEG].'
+    )
     output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
     torch.testing.assert_close(output.predictions[0]['points'], torch.from_numpy(ours['points']))
     np.testing.assert_array_equal(output.masks[0].numpy(), ours['masks'])

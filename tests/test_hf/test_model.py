@@ -78,8 +78,13 @@ def test_tied_weights_are_one_tensor(exported, model):
 
 def test_answers_and_masks_are_those_of_the_inferencer(exported, model, inputs, questions):
     """Through the original config, the folder, and Transformers alone."""
-    renamed = dict(image='images', text='text', prompts='visual_prompts', history='history',
-                   answer_prefix='answer_prefix')
+    renamed = dict(
+        image='images',
+        text='text',
+        prompts='visual_prompts',
+        history='history',
+        answer_prefix='answer_prefix',
+    )
     call = {ours: questions[theirs] for ours, theirs in renamed.items()}
     before = PixelSAILInferencer(exported.cfg, exported.checkpoint, 'cpu')(**call)
     after = PixelSAILInferencer(exported.folder, device='cpu')(**call, batch_size=3)
@@ -102,9 +107,16 @@ def test_a_batch_reaches_the_model_as_from_our_pipeline(exported, original, mode
     processor = AutoProcessor.from_pretrained(exported.folder)
     for row in range(3):
         call = {key: value[row] for key, value in questions.items()}
-        packed = ask.pipeline(make_record('row', call['images'], call['text'],
-                                          call['visual_prompts'], call['history'],
-                                          call['answer_prefix']))
+        packed = ask.pipeline(
+            make_record(
+                'row',
+                call['images'],
+                call['text'],
+                call['visual_prompts'],
+                call['history'],
+                call['answer_prefix'],
+            )
+        )
         batch = original.data_preprocessor(pseudo_collate([packed]), False)['inputs']
         alone = processor(**call)
         assert alone['input_ids'].tolist() == batch['input_ids'].tolist()
@@ -117,15 +129,21 @@ def test_a_batch_reaches_the_model_as_from_our_pipeline(exported, original, mode
 def test_loss_is_the_language_loss_whatever_side_is_padded(original, model, inputs):
     labels = torch.where(inputs['attention_mask'] == 1, inputs['input_ids'], -100)
     loss = model(**inputs, labels=labels).loss
-    samples = [[row[mask.bool()] for row, mask in zip(inputs[key], inputs['attention_mask'])]
-               for key in ('input_ids', 'attention_mask')]
-    right = {key: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-             for key, rows in zip(('input_ids', 'attention_mask'), samples)}
-    again = model(**dict(inputs, **right, answer_mask=None),
-                  labels=torch.where(right['attention_mask'] == 1, right['input_ids'], -100)).loss
+    samples = [
+        [row[mask.bool()] for row, mask in zip(inputs[key], inputs['attention_mask'])]
+        for key in ('input_ids', 'attention_mask')
+    ]
+    right = {
+        key: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        for key, rows in zip(('input_ids', 'attention_mask'), samples)
+    }
+    again = model(
+        **dict(inputs, **right, answer_mask=None),
+        labels=torch.where(right['attention_mask'] == 1, right['input_ids'], -100),
+    ).loss
     total, count = 0.0, 0
     for row, mask in enumerate(inputs['attention_mask'].bool()):
-        one = model(**{key: value[row:row + 1] for key, value in inputs.items()}).logits[0, mask]
+        one = model(**{key: value[row : row + 1] for key, value in inputs.items()}).logits[0, mask]
         targets = inputs['input_ids'][row, mask][1:]
         total += torch.nn.functional.cross_entropy(one[:-1], targets, reduction='sum')
         count += len(targets)
@@ -175,21 +193,24 @@ def test_half_precision(exported, original, inputs, tmp_path, dtype):
     outputs = half.generate(**inputs, return_dict_in_generate=True)
     assert len(outputs.masks[0]) >= 2 and len(outputs.masks[1]) >= 1
     assert (folder / 'model.safetensors').stat().st_size < 0.6 * (
-        exported.folder / 'model.safetensors').stat().st_size
+        exported.folder / 'model.safetensors'
+    ).stat().st_size
 
 
 def test_generation_settings(exported, model, inputs):
     tokens = model.model.tokens
     ends = model.generation_config
     assert sorted(ends.eos_token_id) == sorted(
-        [tokens.eos, model.config.special_tokens['<|im_end|>']])
+        [tokens.eos, model.config.special_tokens['<|im_end|>']]
+    )
     assert ends.pad_token_id == tokens.pad and ends.max_new_tokens == 4
     length = inputs['input_ids'].shape[1]
     assert model.generate(**inputs).shape == (3, length + 4)
     assert model.generate(**inputs, max_new_tokens=2).shape == (3, length + 2)
     first = model.generate(**inputs)[0, length]
-    stopped = model.generate(**{key: value[:1] for key, value in inputs.items()},
-                             eos_token_id=first.item())
+    stopped = model.generate(
+        **{key: value[:1] for key, value in inputs.items()}, eos_token_id=first.item()
+    )
     assert stopped.shape == (1, length + 1)
 
 
@@ -208,8 +229,9 @@ def test_sizes_may_be_left_out(model, inputs):
 
 def test_answers_do_not_depend_on_the_cache(model, inputs):
     expected = model.generate(**inputs, return_dict_in_generate=True, min_new_tokens=4)
-    outputs = model.generate(**inputs, return_dict_in_generate=True, min_new_tokens=4,
-                             use_cache=False)
+    outputs = model.generate(
+        **inputs, return_dict_in_generate=True, min_new_tokens=4, use_cache=False
+    )
     assert torch.equal(outputs.sequences, expected.sequences)
     for one, other in zip(outputs.masks, expected.masks):
         assert torch.equal(one, other)
@@ -221,20 +243,23 @@ def test_settings_given_as_an_object(exported, inputs):
     plain = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8)
     model.generation_config.repetition_penalty = 50.0
     expected = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8)
-    got = model.generate(**inputs, generation_config=GenerationConfig(
-        max_new_tokens=8, min_new_tokens=8))
+    got = model.generate(
+        **inputs, generation_config=GenerationConfig(max_new_tokens=8, min_new_tokens=8)
+    )
     assert torch.equal(got, expected) and not torch.equal(got, plain)
     assert model.generation_config.max_new_tokens == 4
 
 
 def test_several_answers_per_question(model, inputs):
     torch.manual_seed(0)
-    outputs = model.generate(**inputs, num_return_sequences=2, do_sample=True,
-                             return_dict_in_generate=True)
+    outputs = model.generate(
+        **inputs, num_return_sequences=2, do_sample=True, return_dict_in_generate=True
+    )
     length = inputs['input_ids'].shape[1]
     assert len(outputs.sequences) == 6 and len(outputs.masks) == 6
-    assert torch.equal(outputs.sequences[:, :length],
-                       inputs['input_ids'].repeat_interleave(2, dim=0))
+    assert torch.equal(
+        outputs.sequences[:, :length], inputs['input_ids'].repeat_interleave(2, dim=0)
+    )
     assert len({tuple(row) for row in outputs.sequences[:, length:].tolist()}) > 3
 
 
@@ -242,17 +267,24 @@ def test_streaming(exported, model, inputs, capsys):
     processor = AutoProcessor.from_pretrained(exported.folder)
     one = {key: value[1:2] for key, value in inputs.items()}
     sequences = model.generate(**one, streamer=TextStreamer(processor.tokenizer))
-    assert capsys.readouterr().out.strip() == processor.tokenizer.decode(
-        sequences[0, one['input_ids'].shape[1]:]).strip()
+    assert (
+        capsys.readouterr().out.strip()
+        == processor.tokenizer.decode(sequences[0, one['input_ids'].shape[1] :]).strip()
+    )
 
 
-@pytest.mark.parametrize('option, message', [
-    (dict(num_beams=2), 'num_beams'), (dict(output_scores=True), 'output_scores'),
-    (dict(prompt_lookup_num_tokens=2), 'assisted generation'),
-    (dict(penalty_alpha=0.6, top_k=4), 'contrastive search'),
-    (dict(cache_implementation='static'), "'static'"),
-    (dict(prefill_chunk_size=8), 'prefill_chunk_size'),
-    (dict(guidance_scale=2.0), 'guidance_scale')])
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        (dict(num_beams=2), 'num_beams'),
+        (dict(output_scores=True), 'output_scores'),
+        (dict(prompt_lookup_num_tokens=2), 'assisted generation'),
+        (dict(penalty_alpha=0.6, top_k=4), 'contrastive search'),
+        (dict(cache_implementation='static'), "'static'"),
+        (dict(prefill_chunk_size=8), 'prefill_chunk_size'),
+        (dict(guidance_scale=2.0), 'guidance_scale'),
+    ],
+)
 def test_what_generation_does_not_do(model, inputs, option, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**inputs, **option)
@@ -271,9 +303,14 @@ def test_weights_that_a_folder_lacks_are_drawn(exported, tmp_path):
     """Norms too, which have no `reset_parameters`."""
     folder = shutil.copytree(exported.folder, tmp_path / 'hf')
     state = load_file(folder / 'model.safetensors')
-    keys = [f'model.{key}' for key in ('backbone.llm.model.norm.weight',
-                                       'backbone.llm.model.layers.0.mlp.up_proj.weight',
-                                       'mask_head.seg_projector.0.weight')]
+    keys = [
+        f'model.{key}'
+        for key in (
+            'backbone.llm.model.norm.weight',
+            'backbone.llm.model.layers.0.mlp.up_proj.weight',
+            'mask_head.seg_projector.0.weight',
+        )
+    ]
     kept = {key: value for key, value in state.items() if key not in keys}
     save_file(kept, folder / 'model.safetensors', metadata=dict(format='pt'))
     drawn = AutoModelForCausalLM.from_pretrained(folder).state_dict()
@@ -285,11 +322,13 @@ def test_weights_that_a_folder_lacks_are_drawn(exported, tmp_path):
 
 def test_adapters_of_peft(exported, inputs, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
+
     model = AutoModelForCausalLM.from_pretrained(exported.folder).eval()
     expected = model.generate(**inputs)
     labels = torch.where(inputs['attention_mask'] == 1, inputs['input_ids'], -100)
-    adapted = get_peft_model(model, LoraConfig(
-        r=2, target_modules=['q_proj', 'v_proj'], task_type='CAUSAL_LM'))
+    adapted = get_peft_model(
+        model, LoraConfig(r=2, target_modules=['q_proj', 'v_proj'], task_type='CAUSAL_LM')
+    )
     assert torch.equal(adapted.generate(**inputs), expected)
     optimizer = torch.optim.SGD((p for p in adapted.parameters() if p.requires_grad), lr=10.0)
     for _ in range(2):
@@ -300,16 +339,20 @@ def test_adapters_of_peft(exported, inputs, tmp_path):
     trained = adapted.eval()(**inputs).logits
     with adapted.disable_adapter():
         assert not torch.allclose(adapted(**inputs).logits, trained, atol=1e-2)
-    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(exported.folder),
-                                      tmp_path).merge_and_unload().eval()
+    again = (
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(exported.folder), tmp_path)
+        .merge_and_unload()
+        .eval()
+    )
     torch.testing.assert_close(again(**inputs).logits, trained, atol=LOGIT_TOLERANCE, rtol=0)
 
 
 def test_what_trainers_pass_to_forward(model, inputs):
     labels = torch.where(inputs['attention_mask'] == 1, inputs['input_ids'], -100)
     output = model(**inputs, labels=labels)
-    loss, logits = model(**inputs, labels=labels, return_dict=False, output_attentions=None,
-                         use_cache=False)
+    loss, logits = model(
+        **inputs, labels=labels, return_dict=False, output_attentions=None, use_cache=False
+    )
     assert torch.equal(loss, output.loss) and torch.equal(logits, output.logits)
     count = (inputs['attention_mask'].sum(1) - 1).sum()
     half = model(**inputs, labels=labels, num_items_in_batch=2 * count).loss

@@ -16,10 +16,15 @@ TURNS = [('What is it?', 'A ship.'), ('  And where,\nexactly? ', 'In the harbour
 TEMPLATES = {
     'pixel_sail': 'pixel_sail',
     'bare': dict(INSTRUCTION='{input}\n', SUFFIX='<|endoftext|>', SEP=''),
-    'header': dict(INSTRUCTION='<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n',
-                   SUFFIX='<|im_end|>', SEP='\n'),
-    'rounds': dict(INSTRUCTION='[Round {round}] {input} {bot_name}:', SUFFIX='<|im_end|>',
-                   SEP='\n')}
+    'header': dict(
+        INSTRUCTION='<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n',
+        SUFFIX='<|im_end|>',
+        SEP='\n',
+    ),
+    'rounds': dict(
+        INSTRUCTION='[Round {round}] {input} {bot_name}:', SUFFIX='<|im_end|>', SEP='\n'
+    ),
+}
 
 
 @pytest.fixture(scope='module')
@@ -35,17 +40,24 @@ def processor(exported):
 def messages(turns, question=None, content=str):
     result = []
     for human, answer in turns:
-        result += [dict(role='user', content=content(human)),
-                   dict(role='assistant', content=content(answer))]
+        result += [
+            dict(role='user', content=content(human)),
+            dict(role='assistant', content=content(answer)),
+        ]
     return result + ([dict(role='user', content=content(question))] if question else [])
 
 
 def ids_of(template, turns, question, prefix=''):
     conversation = [dict(human=human, gpt=answer) for human, answer in turns]
     stage = BuildConversation(byte_tokenizer(), template, generation=True)
-    return stage.transform(dict(
-        conversation=[*conversation, dict(human=question, gpt='')], grid=(0, 0), gt_masks=[],
-        answer_prefix=prefix))['input_ids'].tolist()
+    return stage.transform(
+        dict(
+            conversation=[*conversation, dict(human=question, gpt='')],
+            grid=(0, 0),
+            gt_masks=[],
+            answer_prefix=prefix,
+        )
+    )['input_ids'].tolist()
 
 
 @pytest.mark.parametrize('template', TEMPLATES)
@@ -54,8 +66,9 @@ def test_chat_template_gives_the_ids_of_training(template, turns):
     template = TEMPLATES[template]
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = ChatFormat(template, '<|endoftext|>').jinja()
-    ids = tokenizer.apply_chat_template(messages(TURNS[:turns], ' Whose is it? '),
-                                        return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        messages(TURNS[:turns], ' Whose is it? '), return_dict=False
+    )
     assert ids == ids_of(template, TURNS[:turns], ' Whose is it? ')
 
 
@@ -111,24 +124,29 @@ def test_the_tokenizer_alone_knows_the_template(exported, processor):
 def test_every_way_of_asking_gives_the_same_batch(processor, image):
     expected = processor(images=image, text='Whose is it?', history=TURNS)
     rendered = processor.apply_chat_template(messages(TURNS, 'Whose is it?'))
-    assert rendered == ''.join(f'<|im_start|>user\n{human.strip()}<|im_end|>\n{answer}<|endoftext|>'
-                               for human, answer in TURNS) + (
-        '<|im_start|>user\nWhose is it?<|im_end|>\n')
+    assert rendered == ''.join(
+        f'<|im_start|>user\n{human.strip()}<|im_end|>\n{answer}<|endoftext|>'
+        for human, answer in TURNS
+    ) + ('<|im_start|>user\nWhose is it?<|im_end|>\n')
     image = Image.fromarray(image)
     chat = messages(TURNS, 'Whose is it?', lambda text: [dict(type='text', text=text)])
     chat[0]['content'].insert(0, dict(type='image', image=image))
-    for batch in (processor(images=[image], text=[rendered], return_tensors='pt', padding=True),
-                  processor(images=[[image]], text=[rendered]),
-                  processor.apply_chat_template(chat, tokenize=True, return_dict=True,
-                                                return_tensors='pt', add_generation_prompt=True)):
+    for batch in (
+        processor(images=[image], text=[rendered], return_tensors='pt', padding=True),
+        processor(images=[[image]], text=[rendered]),
+        processor.apply_chat_template(
+            chat, tokenize=True, return_dict=True, return_tensors='pt', add_generation_prompt=True
+        ),
+    ):
         assert batch.keys() == expected.keys()
         for key, value in expected.items():
             assert torch.equal(batch[key], value), key
 
 
 def test_a_forced_beginning_by_the_chat_template(processor, exported, image):
-    chat = messages([('Whose is it?', 'It is')],
-                    content=lambda text: [dict(type='text', text=text)])
+    chat = messages(
+        [('Whose is it?', 'It is')], content=lambda text: [dict(type='text', text=text)]
+    )
     call = dict(tokenize=True, return_dict=True, continue_final_message=True)
     batch = processor.apply_chat_template(chat, **call)
     expected = processor(text='Whose is it?', answer_prefix='It is')
@@ -158,7 +176,8 @@ def test_batch_layout(processor, questions):
 def test_image_processor_alone(exported, processor, questions):
     batch = processor(**questions)
     alone = AutoImageProcessor.from_pretrained(exported.folder)(
-        questions['images'], visual_prompts=questions['visual_prompts'])
+        questions['images'], visual_prompts=questions['visual_prompts']
+    )
     assert alone.keys() == batch.keys() - {'input_ids', 'attention_mask', 'answer_mask'}
     for key, value in alone.items():
         assert torch.equal(batch[key], value), key
@@ -174,17 +193,21 @@ def test_save_pretrained_round_trip(processor, questions, tmp_path):
         assert torch.equal(expected[key], value), key
 
 
-@pytest.mark.parametrize('call, error, message', [
-    (dict(text=None), BadSampleError, 'empty'),
-    (dict(text='What?', images='nowhere.png'), BadSampleError, 'nowhere.png.*no such file'),
-    (dict(text='What?', videos=[1]), TypeError, 'videos not supported'),
-    (dict(text='What?', max_pixels=3), TypeError, 'max_pixels not supported'),
-    (dict(text='What?', return_tensors='np'), ValueError, "only 'pt'"),
-    (dict(text='What?', images=['a.png', 'b.png']), ValueError, '2 images for one question'),
-    (dict(text=['What?', 'Who?'], images=[None]), ValueError, 'images: .* 2 entries, got 1'),
-    (dict(text=[], images=[]), ValueError, 'text: an empty list'),
-    (dict(text=['What?'], visual_prompts=3), ValueError, 'visual_prompts: 1 samples'),
-    (dict(text='What is <Prompt3>?', visual_prompts=[[1, 1]]), BadSampleError, 'Prompt3')])
+@pytest.mark.parametrize(
+    'call, error, message',
+    [
+        (dict(text=None), BadSampleError, 'empty'),
+        (dict(text='What?', images='nowhere.png'), BadSampleError, 'nowhere.png.*no such file'),
+        (dict(text='What?', videos=[1]), TypeError, 'videos not supported'),
+        (dict(text='What?', max_pixels=3), TypeError, 'max_pixels not supported'),
+        (dict(text='What?', return_tensors='np'), ValueError, "only 'pt'"),
+        (dict(text='What?', images=['a.png', 'b.png']), ValueError, '2 images for one question'),
+        (dict(text=['What?', 'Who?'], images=[None]), ValueError, 'images: .* 2 entries, got 1'),
+        (dict(text=[], images=[]), ValueError, 'text: an empty list'),
+        (dict(text=['What?'], visual_prompts=3), ValueError, 'visual_prompts: 1 samples'),
+        (dict(text='What is <Prompt3>?', visual_prompts=[[1, 1]]), BadSampleError, 'Prompt3'),
+    ],
+)
 def test_unusable_inputs_are_named(processor, call, error, message):
     with pytest.raises(error, match=message):
         processor(**call)

@@ -21,16 +21,22 @@ from pixelsail_mm.model_zoo.metafile import (
 )
 
 ROOT = Path(__file__).parents[2]
-MODELS = {model['Config']: model for path in all_metafiles(ROOT)
-          for model in read_metafile(path)['Models']}
+MODELS = {
+    model['Config']: model
+    for path in all_metafiles(ROOT)
+    for model in read_metafile(path)['Models']
+}
 # Folders whose configs train no model of their own.
 NO_MODELS = {'_base_', 'benchmarks'}
 UPDATE = 'run tools/analysis_tools/get_model_info.py CONFIG --update-metafile'
 
 
 def test_every_config_has_an_entry_and_every_entry_a_config():
-    configs = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/*.py')
-               if path.parent.name not in NO_MODELS}
+    configs = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob('configs/*/*.py')
+        if path.parent.name not in NO_MODELS
+    }
     assert configs == MODELS.keys(), UPDATE
 
 
@@ -67,8 +73,13 @@ def test_results_were_made_with_the_weights_that_ship():
         where = model['Evaluation']
         if model['Weights'] is None:
             continue  # `Weights Note` says why; the results name the checkpoint by its sum
-        files = list((ROOT / where['Folder']).glob('*.json')) if 'Folder' in where else [
-            ROOT / where['File']] if 'File' in where else []
+        files = (
+            list((ROOT / where['Folder']).glob('*.json'))
+            if 'Folder' in where
+            else [ROOT / where['File']]
+            if 'File' in where
+            else []
+        )
         for file in files:
             digest = hashlib.sha256((ROOT / model['Weights']).read_bytes()).hexdigest()
             assert metafile._result_file(file)['checkpoint']['sha256'] == digest
@@ -81,13 +92,16 @@ PUBLISHED = {
     '0.5B': '77.9/80.5/75.9 70.8/75.8/65.4 75.4/76.7 63.9/71.5/63.6 16.0 21.4/0.69/29.7/19.8/38.4',
     '0.5B ft': '79.1/81.7/77.0 73.0/77.0/68.0 75.6/76.1 68.0/74.0/66.8',
     '3B': '80.8/82.6/79.0 75.7/79.7/72.0 78.7/80.4 67.7/74.6/67.1 17.6 24.2/0.74/33.4/23.5/42.2',
-    '3B ft': '81.8/83.4/78.8 76.2/79.7/71.2 78.5/79.4 72.1/77.1/70.4'}
+    '3B ft': '81.8/83.4/78.8 76.2/79.7/71.2 78.5/79.4 72.1/77.1/70.4',
+}
 
 
 @pytest.mark.parametrize('row', PUBLISHED)
 def test_published_values(row):
-    typed = ['/'.join('' if value is None else str(value) for value in values)
-             for values in paper_results()['published'][row].values()]
+    typed = [
+        '/'.join('' if value is None else str(value) for value in values)
+        for values in paper_results()['published'][row].values()
+    ]
     assert ' '.join(typed) == PUBLISHED[row]
 
 
@@ -106,23 +120,36 @@ def test_columns_and_values_are_equally_many():
 
 def test_not_run_stands_beside_published_values():
     found = MODELS['configs/pixelsail/pixelsail_3b.py']['Results']
-    assert found[0] == {'Task': 'Referring Expression Segmentation', 'Dataset': 'RefCOCO val',
-                        'Metrics': {'cIoU': NOT_RUN}, 'Published': {'cIoU': 80.8}}
+    assert found[0] == {
+        'Task': 'Referring Expression Segmentation',
+        'Dataset': 'RefCOCO val',
+        'Metrics': {'cIoU': NOT_RUN},
+        'Published': {'cIoU': 80.8},
+    }
 
 
 def test_values_of_a_result_file(tmp_path):
     (tmp_path / 'r.json').write_text('{"metrics": {"a/cIoU": 0.71486, "a/accuracy": 0.4854}}')
     value = {'Task': 't', 'Dataset': 'd'}
-    rows = results({'File': 'r.json', 'Values': [{**value, 'Metric': 'cIoU', 'Key': 'a/cIoU'},
-                                                 {**value, 'Metric': 'accuracy',
-                                                  'Key': 'a/accuracy'}]}, tmp_path)
+    rows = results(
+        {
+            'File': 'r.json',
+            'Values': [
+                {**value, 'Metric': 'cIoU', 'Key': 'a/cIoU'},
+                {**value, 'Metric': 'accuracy', 'Key': 'a/accuracy'},
+            ],
+        },
+        tmp_path,
+    )
     assert [row['Metrics'] for row in rows] == [{'cIoU': 71.49}, {'accuracy': 0.485}]
     rest = {**value, 'Metric': 'cIoU', 'Key': 'x'}
     (tmp_path / 'cut.json').write_text('{"metrics": {')
     for where, message in (
-            ({'File': 'gone.json'}, 'gone.json: no such result file'),
-            ({'File': 'cut.json'}, 'cut.json: not valid JSON'),
-            ({'File': 'r.json'}, 'r.json: has no metric x'), ({}, 'names x, but no `File`')):
+        ({'File': 'gone.json'}, 'gone.json: no such result file'),
+        ({'File': 'cut.json'}, 'cut.json: not valid JSON'),
+        ({'File': 'r.json'}, 'r.json: has no metric x'),
+        ({}, 'names x, but no `File`'),
+    ):
         with pytest.raises(ConfigError, match=message):
             results({**where, 'Values': [rest]}, tmp_path)
 
@@ -141,12 +168,13 @@ def test_a_new_config_gets_an_entry(tmp_path, monkeypatch):
     config.write_text(source.replace("'../_base_", f"'{ROOT}/configs/_base_"))
     path = metafile.update(config, tmp_path, 'tokenizer')
     assert yaml.safe_load((tmp_path / 'model-index.yml').read_text()) == dict(
-        Import=['configs/new/metafile.yml'])
+        Import=['configs/new/metafile.yml']
+    )
     content = read_metafile(path)
     content['Models'][0]['Metadata']['Training Data'] = 'photos'
     metafile.write_metafile(path, content)
     metafile.update(config, tmp_path)
-    entry, = read_metafile(path)['Models']
+    (entry,) = read_metafile(path)['Models']
     assert entry['Metadata']['Training Data'] == 'photos'
     assert entry['Metadata']['Tokenizer'] == 'tokenizer'
     assert entry['Metadata']['Parameters'] == 1_508_480 and entry['Results'] == []
@@ -162,6 +190,11 @@ def test_a_broken_metafile_is_named(tmp_path):
 
 
 def test_the_page_is_current():
-    done = subprocess.run([sys.executable, 'tools/misc/zoo_docs.py', '--check'], cwd=ROOT,
-                          env={'PYTHONPATH': str(ROOT), 'PATH': ''}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, 'tools/misc/zoo_docs.py', '--check'],
+        cwd=ROOT,
+        env={'PYTHONPATH': str(ROOT), 'PATH': ''},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

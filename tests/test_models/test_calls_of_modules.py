@@ -14,8 +14,17 @@ from tests.test_models.test_heads import point_head  # noqa: F401  registers the
 
 
 def distilled(feature):
-    return dict(distill=[dict(type='ExpertDistillLoss', expert=dict(type='SomeMapsExpert'),
-                              feature=feature, expert_channels=4, name='maps')])
+    return dict(
+        distill=[
+            dict(
+                type='ExpertDistillLoss',
+                expert=dict(type='SomeMapsExpert'),
+                feature=feature,
+                expert_channels=4,
+                name='maps',
+            )
+        ]
+    )
 
 
 def calls_of(model, batch):
@@ -28,6 +37,7 @@ def calls_of(model, batch):
             events.append(('forward', name, len(tensors)))
             for tensor in tensors:
                 tensor.register_hook(lambda grad: events.append(('backward', name)))
+
         return hook
 
     for name, module in model.named_modules():
@@ -40,19 +50,36 @@ def calls_of(model, batch):
     return events
 
 
-@pytest.mark.parametrize(('layout', 'parts'), [
-    ('block', {}), ('block', distilled('neck')), ('block', distilled('backbone')),
-    ('block', dict(neck=dict(type='LearnableUpsampler', out_stride=4, max_channels=16))),
-    ('block', dict(neck=dict(type='BilinearUpsampler'))),
-    ('block', dict(heads=dict(point=dict(type='PointHead')))),
-    ('block', dict(prompt_injector=dict(type='PooledPromptInjector'))), ('rows', TINY_EVE)],
-    ids=['plain', 'distilled neck', 'distilled states', 'projector', 'bilinear', 'two heads',
-         'pooled', 'eve'])
+@pytest.mark.parametrize(
+    ('layout', 'parts'),
+    [
+        ('block', {}),
+        ('block', distilled('neck')),
+        ('block', distilled('backbone')),
+        ('block', dict(neck=dict(type='LearnableUpsampler', out_stride=4, max_channels=16))),
+        ('block', dict(neck=dict(type='BilinearUpsampler'))),
+        ('block', dict(heads=dict(point=dict(type='PointHead')))),
+        ('block', dict(prompt_injector=dict(type='PooledPromptInjector'))),
+        ('rows', TINY_EVE),
+    ],
+    ids=[
+        'plain',
+        'distilled neck',
+        'distilled states',
+        'projector',
+        'bilinear',
+        'two heads',
+        'pooled',
+        'eve',
+    ],
+)
 def test_calls_do_not_depend_on_the_batch(layout, parts):
     tokenizer = byte_tokenizer()
     model = MODELS.build(tiny_model_config(tokenizer, **parts))
-    calls = {kind: calls_of(model, collate(make_batch(model.tokens, kind, image_layout=layout)))
-             for kind in KINDS}
+    calls = {
+        kind: calls_of(model, collate(make_batch(model.tokens, kind, image_layout=layout)))
+        for kind in KINDS
+    }
     first = calls[KINDS[0]]
     assert ('backward', 'backbone.llm.model.norm') in first or layout == 'rows'
     for kind, found in calls.items():

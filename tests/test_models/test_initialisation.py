@@ -9,10 +9,15 @@ from pixelsail_mm.models.initialisation import keep_variance
 from pixelsail_mm.models.necks import LearnableUpsampler
 
 
-@pytest.mark.parametrize('layer, shape', [
-    (nn.Linear(96, 160), (512, 96)), (nn.Conv2d(32, 48, 3), (4, 32, 16, 16)),
-    (nn.Conv2d(64, 64, 3, groups=64), (4, 64, 16, 16)),
-    (nn.ConvTranspose2d(64, 32, 2, stride=2), (4, 64, 16, 16))])
+@pytest.mark.parametrize(
+    'layer, shape',
+    [
+        (nn.Linear(96, 160), (512, 96)),
+        (nn.Conv2d(32, 48, 3), (4, 32, 16, 16)),
+        (nn.Conv2d(64, 64, 3, groups=64), (4, 64, 16, 16)),
+        (nn.ConvTranspose2d(64, 32, 2, stride=2), (4, 64, 16, 16)),
+    ],
+)
 def test_output_varies_as_much_as_the_input(layer, shape):
     torch.manual_seed(0)
     keep_variance(layer, gain=2.0)
@@ -36,8 +41,11 @@ def test_features_of_different_pixels_stay_apart():
     torch.manual_seed(0)
     states = [torch.randn(6, 5, 64)]
     default = spread(LearnableUpsampler(64, patch_size=8), SegTokenMaskHead(64, 64, 64), states)
-    kept = spread(LearnableUpsampler(64, patch_size=8, keep_variance=True),
-                  SegTokenMaskHead(64, 64, 64, embed_std=0.3), states)
+    kept = spread(
+        LearnableUpsampler(64, patch_size=8, keep_variance=True),
+        SegTokenMaskHead(64, 64, 64, embed_std=0.3),
+        states,
+    )
     assert default < 0.3 < 0.5 < kept
 
 

@@ -22,8 +22,12 @@ def model(tokenizer):
 
 def mixed(tokens):
     """Two [SEG] and prompts, text only, image without masks, one [SEG] on another grid."""
-    return [make_sample(tokens, (2, 3), 2, (4, 0), seed=1), make_sample(tokens, None, seed=2),
-            make_sample(tokens, (3, 2), 0, seed=3), make_sample(tokens, (4, 1), 1, (7,), seed=4)]
+    return [
+        make_sample(tokens, (2, 3), 2, (4, 0), seed=1),
+        make_sample(tokens, None, seed=2),
+        make_sample(tokens, (3, 2), 0, seed=3),
+        make_sample(tokens, (4, 1), 1, (7,), seed=4),
+    ]
 
 
 def _losses(model, samples):
@@ -39,16 +43,19 @@ def test_mixed_batch_equals_its_samples(model):
     for row, sample in enumerate(samples):
         alone = model(model.data_preprocessor(collate([sample]))['inputs'], mode='tensor')
         length = alone['logits'].shape[1]
-        torch.testing.assert_close(together['logits'][row, :length], alone['logits'][0],
-                                   atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(together['seg_states'][row], alone['seg_states'][0],
-                                   atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            together['logits'][row, :length], alone['logits'][0], atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            together['seg_states'][row], alone['seg_states'][0], atol=1e-5, rtol=1e-4
+        )
         segs += len(alone['seg_states'][0])
         if alone['heads']['mask'][0] is None:
             assert together['heads']['mask'][row] is None
         else:
-            torch.testing.assert_close(together['heads']['mask'][row], alone['heads']['mask'][0],
-                                       atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                together['heads']['mask'][row], alone['heads']['mask'][0], atol=1e-5, rtol=1e-4
+            )
     assert segs == 3
 
 
@@ -62,19 +69,25 @@ def test_mask_loss_is_the_mean_over_all_masks(model):
 
 
 @pytest.mark.parametrize('pick', ['text', 'no_masks', 'no_prompts', 'mixed'])
-@pytest.mark.parametrize('parts', [
-    {}, dict(prompt_injector=dict(type='PooledPromptInjector')),
-    dict(neck=dict(type='BilinearUpsampler')),
-    dict(neck=dict(type='BilinearUpsampler', out_stride=2)),
-    dict(neck=dict(type='LearnableUpsampler', out_stride=4, max_channels=16)),
-    dict(mask_head=dict(type='SegTokenMaskHead', embed_channels=8, num_points=24))])
+@pytest.mark.parametrize(
+    'parts',
+    [
+        {},
+        dict(prompt_injector=dict(type='PooledPromptInjector')),
+        dict(neck=dict(type='BilinearUpsampler')),
+        dict(neck=dict(type='BilinearUpsampler', out_stride=2)),
+        dict(neck=dict(type='LearnableUpsampler', out_stride=4, max_channels=16)),
+        dict(mask_head=dict(type='SegTokenMaskHead', embed_channels=8, num_points=24)),
+    ],
+)
 def test_every_parameter_gets_a_gradient(tokenizer, pick, parts):
     """Otherwise ZeRO hangs when one process has no image, mask or prompt."""
     torch.manual_seed(0)
     model = MODELS.build(config(tokenizer, **parts)).train()
     samples = mixed(model.tokens)
-    batch = dict(text=[samples[1]], no_masks=[samples[2]], no_prompts=samples[1:3],
-                 mixed=samples)[pick]
+    batch = dict(text=[samples[1]], no_masks=[samples[2]], no_prompts=samples[1:3], mixed=samples)[
+        pick
+    ]
     losses = _losses(model, batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
@@ -83,27 +96,38 @@ def test_every_parameter_gets_a_gradient(tokenizer, pick, parts):
 
 
 PRECISIONS = {
-    'bfloat16': dict(whole=torch.bfloat16), 'float16': dict(whole=torch.float16),
+    'bfloat16': dict(whole=torch.bfloat16),
+    'float16': dict(whole=torch.float16),
     'autocast': dict(autocast=True),
     # As in pixelsail_0.5b.py without DeepSpeed: training, then evaluation without autocast.
     'backbone and autocast': dict(backbone=torch.bfloat16, autocast=True),
-    'backbone': dict(backbone=torch.bfloat16)}
+    'backbone': dict(backbone=torch.bfloat16),
+}
 
 
 @pytest.mark.parametrize('precision', PRECISIONS.values(), ids=PRECISIONS)
-@pytest.mark.parametrize('parts', [
-    dict(mask_head=dict(type='SegTokenMaskHead', embed_channels=8, num_points=24)),
-    dict(prompt_injector=dict(type='PooledPromptInjector'),
-         neck=dict(type='BilinearUpsampler'))], ids=['learned', 'plain'])
+@pytest.mark.parametrize(
+    'parts',
+    [
+        dict(mask_head=dict(type='SegTokenMaskHead', embed_channels=8, num_points=24)),
+        dict(
+            prompt_injector=dict(type='PooledPromptInjector'), neck=dict(type='BilinearUpsampler')
+        ),
+    ],
+    ids=['learned', 'plain'],
+)
 def test_half_precision(tokenizer, parts, precision):
     """Losses and masks are those of float32 but for rounding, gradients are finite."""
+
     def build():
         torch.manual_seed(0)
         return MODELS.build(config(tokenizer, **parts)).train()
 
     model, exact = build(), build()
-    dtypes = dict.fromkeys(('backbone', 'prompt_injector', 'neck', 'mask_head'),
-                           precision.get('whole')) | precision
+    dtypes = (
+        dict.fromkeys(('backbone', 'prompt_injector', 'neck', 'mask_head'), precision.get('whole'))
+        | precision
+    )
     for name, dtype in dtypes.items():
         if isinstance(dtype, torch.dtype) and name != 'whole':
             getattr(model, name).to(dtype)
@@ -121,8 +145,9 @@ def test_half_precision(tokenizer, parts, precision):
     assert all(p.grad.isfinite().all() for p in model.parameters())
     data = model.data_preprocessor(collate(samples))
     with torch.autocast('cpu', torch.bfloat16, enabled='autocast' in precision):
-        answers = model.eval().predict(**data, max_new_tokens=2,
-                                       sequence_bias=[[[model.tokens.seg], 50.0]])
+        answers = model.eval().predict(
+            **data, max_new_tokens=2, sequence_bias=[[[model.tokens.seg], 50.0]]
+        )
     assert [len(answer.pred_masks) for answer in answers] == [4, 0, 2, 3]
 
 
@@ -132,7 +157,8 @@ def test_modules_are_called_equally_often_whatever_the_batch(model):
     for name, module in model.named_modules():
         if list(module.parameters(recurse=False)):
             module.register_forward_hook(
-                lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1))
+                lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1)
+            )
     samples = mixed(model.tokens)
     recorded = []
     for batch in ([samples[1]], samples, [samples[2]], [samples[0], samples[0]]):
@@ -198,11 +224,15 @@ def test_swapped_patch_size_is_named(model):
         model.data_preprocessor(collate([(inputs, sample)]))
 
 
-@pytest.mark.parametrize('parts, named', [
-    (dict(backbone=dict(type='SingleTransformer', llm=dict(hidden_size=8))), 'model_type'),
-    (dict(backbone=dict(type='SingleTransformer', llm=TINY_LLM, rotary_layout='up')), 'layout'),
-    (dict(neck=dict(type='LearnableUpsampler', out_stride=3)), 'out_stride=3'),
-    (dict(trainable=['neck.no_such_part']), 'no_such_part')])
+@pytest.mark.parametrize(
+    'parts, named',
+    [
+        (dict(backbone=dict(type='SingleTransformer', llm=dict(hidden_size=8))), 'model_type'),
+        (dict(backbone=dict(type='SingleTransformer', llm=TINY_LLM, rotary_layout='up')), 'layout'),
+        (dict(neck=dict(type='LearnableUpsampler', out_stride=3)), 'out_stride=3'),
+        (dict(trainable=['neck.no_such_part']), 'no_such_part'),
+    ],
+)
 def test_mistakes_in_a_config_are_explained(tokenizer, parts, named):
     """At the command line as a message, which only some errors become."""
     with pytest.raises(ValueError, match=named) as error:
@@ -215,9 +245,14 @@ def test_unknown_mode(model):
         model({}, mode='banana')
 
 
-@pytest.mark.parametrize('settings, named', [
-    (dict(num_beams=3), 'num_beams'), (dict(cache_implementation='static'), 'static'),
-    (dict(prefill_chunk_size=4), 'prefill_chunk_size')])
+@pytest.mark.parametrize(
+    'settings, named',
+    [
+        (dict(num_beams=3), 'num_beams'),
+        (dict(cache_implementation='static'), 'static'),
+        (dict(prefill_chunk_size=4), 'prefill_chunk_size'),
+    ],
+)
 def test_settings_that_give_wrong_answers_are_refused(model, settings, named):
     data = model.data_preprocessor(collate([make_sample(model.tokens, (2, 2))]))
     with pytest.raises(ValueError, match=named):

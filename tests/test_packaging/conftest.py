@@ -23,12 +23,12 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
         wheel.writestr(f'{info}/RECORD', '')
     return name
 '''  # noqa: E501
-PYPROJECT = '''
+PYPROJECT = """
 [build-system]
 requires = []
 build-backend = "backend"
 backend-path = ["."]
-'''
+"""
 
 
 def write_wheel(folder: Path, name: str, version: str) -> Path:
@@ -37,10 +37,12 @@ def write_wheel(folder: Path, name: str, version: str) -> Path:
     path = folder / f'{name}-{version}-py3-none-any.whl'
     with zipfile.ZipFile(path, 'w') as wheel:
         wheel.writestr(f'{name}.py', f'VERSION = {version!r}\n')
-        wheel.writestr(f'{info}/METADATA',
-                       f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
-        wheel.writestr(f'{info}/WHEEL',
-                       'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+        wheel.writestr(
+            f'{info}/METADATA', f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        )
+        wheel.writestr(
+            f'{info}/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
+        )
         wheel.writestr(f'{info}/RECORD', '')
     return path
 
@@ -73,14 +75,23 @@ class SourceTree:
 
     def environment(self, **variables) -> dict:
         """This process's variables without those the scripts read, and without a registry."""
-        clean = {k: v for k, v in os.environ.items()
-                 if not k.startswith(('PIXELSAIL_', 'PIP_')) and k not in ('PYTHONPATH', 'PYTHON')}
+        clean = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(('PIXELSAIL_', 'PIP_')) and k not in ('PYTHONPATH', 'PYTHON')
+        }
         return {**clean, 'PIP_NO_INDEX': '1', 'PIP_CONFIG_FILE': os.devnull, **variables}
 
     def run(self, *command, cwd=None, **variables) -> subprocess.CompletedProcess:
         """Run a command from ``cwd`` (default: the top of the tree)."""
-        return subprocess.run(command, cwd=cwd or self.root, env=self.environment(**variables),
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return subprocess.run(
+            command,
+            cwd=cwd or self.root,
+            env=self.environment(**variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
 
     def ensure_venv_command(self) -> tuple:
         """Command that sources ``_venv.sh``, ensures the environment and names its Python."""

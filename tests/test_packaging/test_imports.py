@@ -7,8 +7,16 @@ import pytest
 
 # From the ground up. Packages of one floor may import each other, without a circle of modules.
 FLOORS = [
-    {'version', 'errors', 'notices', 'registry', 'type_names', 'setting_differences', 'structures',
-     'compat'},
+    {
+        'version',
+        'errors',
+        'notices',
+        'registry',
+        'type_names',
+        'setting_differences',
+        'structures',
+        'compat',
+    },
     {'tokenization', 'downloads'},
     {'datasets'},
     {'worlds', 'models', 'config'},
@@ -26,8 +34,10 @@ def imports(repo_root):
     """Module -> modules of the package that it imports, at its top or inside functions."""
     package = repo_root / 'pixelsail_mm'
     files = set(package.rglob('*.py')) - {package / '__init__.py'}
-    names = {'.'.join(path.relative_to(package).with_suffix('').parts).removesuffix('.__init__'):
-             path for path in files}
+    names = {
+        '.'.join(path.relative_to(package).with_suffix('').parts).removesuffix('.__init__'): path
+        for path in files
+    }
     found = {}
     for name, path in names.items():
         wanted = set()
@@ -37,10 +47,14 @@ def imports(repo_root):
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f'{path}: write absolute imports'
                 wanted |= {f'{node.module}.{alias.name}' for alias in node.names}
-        inside = {full.removeprefix('pixelsail_mm.') for full in wanted
-                  if full.startswith('pixelsail_mm.')}
-        found[name] = {target if target in names else target.rpartition('.')[0]
-                       for target in inside} & names.keys() - {name}
+        inside = {
+            full.removeprefix('pixelsail_mm.')
+            for full in wanted
+            if full.startswith('pixelsail_mm.')
+        }
+        found[name] = {
+            target if target in names else target.rpartition('.')[0] for target in inside
+        } & names.keys() - {name}
     return found
 
 
@@ -49,8 +63,12 @@ def test_every_package_has_a_floor(imports):
 
 
 def test_imports_run_down(imports):
-    up = [f'{name} -> {target}' for name, targets in imports.items() for target in targets
-          if NUMBERS[name.split('.')[0]] < NUMBERS[target.split('.')[0]]]
+    up = [
+        f'{name} -> {target}'
+        for name, targets in imports.items()
+        for target in targets
+        if NUMBERS[name.split('.')[0]] < NUMBERS[target.split('.')[0]]
+    ]
     assert up == []
 
 

@@ -9,8 +9,13 @@ from packaging.utils import canonicalize_name
 
 import pixelsail_mm
 
-LOCKS = [('lock', '3.10'), ('lock', '3.11'), ('lock', '3.12'),
-         ('lock-transformers5', '3.11'), ('lock-transformers5', '3.12')]
+LOCKS = [
+    ('lock', '3.10'),
+    ('lock', '3.11'),
+    ('lock', '3.12'),
+    ('lock-transformers5', '3.11'),
+    ('lock-transformers5', '3.12'),
+]
 MACHINE_PATH = re.compile(r'(?:^|\s)(?:/[a-z]|file:|https?:)')
 
 
@@ -21,9 +26,14 @@ def setup_module(repo_root):
 
 def read_lock(repo_root, lock, python):
     """Package name to the version that a lock gives a Linux machine with this Python."""
-    environment = {'python_version': python, 'python_full_version': f'{python}.9',
-                   'sys_platform': 'linux', 'platform_machine': 'x86_64',
-                   'platform_system': 'Linux', 'platform_python_implementation': 'CPython'}
+    environment = {
+        'python_version': python,
+        'python_full_version': f'{python}.9',
+        'sys_platform': 'linux',
+        'platform_machine': 'x86_64',
+        'platform_system': 'Linux',
+        'platform_python_implementation': 'CPython',
+    }
     pins = {}
     for line in (repo_root / f'requirements/{lock}.txt').read_text().splitlines():
         if not line[:1].isalnum():
@@ -61,8 +71,18 @@ def test_locks_agree_in_what_only_one_of_them_changes(repo_root):
     """The second lock differs in Transformers, DeepSpeed and what these two ask for."""
     first, second = (read_lock(repo_root, lock, '3.11') for lock in ('lock', 'lock-transformers5'))
     assert second['transformers'].startswith('5.')
-    for name in ('torch', 'torchvision', 'mmengine', 'mmcv-lite', 'mmdet', 'xtuner', 'peft',
-                 'bitsandbytes', 'numpy', 'setuptools'):
+    for name in (
+        'torch',
+        'torchvision',
+        'mmengine',
+        'mmcv-lite',
+        'mmdet',
+        'xtuner',
+        'peft',
+        'bitsandbytes',
+        'numpy',
+        'setuptools',
+    ):
         assert first[name] == second[name]
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def test_commands_are_executable(repo_root):
 
 @pytest.fixture
 def test_tree(source_tree):
-    source_tree.write('tests/test_two.py', '''
+    source_tree.write(
+        'tests/test_two.py',
+        """\
         import pathlib
 
 
@@ -43,7 +46,11 @@ def test_tree(source_tree):
 
         def test_bad():
             assert False
-    ''')
+    """,
+    )
+    subprocess.run(
+        [sys.executable, '-m', 'ruff', 'format', '-q', '.'], cwd=source_tree.root, check=True
+    )
     return source_tree
 
 
@@ -73,16 +80,31 @@ def test_run_tests_stops_at_a_lint_error(test_tree):
     assert not (test_tree.root / 'ran_good').exists()
 
 
+def test_run_tests_stops_at_an_unformatted_file(test_tree):
+    test_tree.write('loose.py', 'x  =  1\n')
+    done = run_tests(test_tree)
+    assert done.returncode != 0
+    assert 'loose.py' in done.stdout
+    assert 'ruff format .' in done.stderr
+    assert not (test_tree.root / 'ran_good').exists()
+
+
 def test_ci_keeps_one_environment_per_lock(source_tree):
     source_tree.write('tools/run_tests.sh', '#!/bin/sh\necho "$PIXELSAIL_VENV" "$@"\n')
-    done = source_tree.run('bash', str(source_tree.root / '.ci/run'), cwd='/', CI='true',
-                           XDG_CACHE_HOME='/cache')
+    done = source_tree.run(
+        'bash', str(source_tree.root / '.ci/run'), cwd='/', CI='true', XDG_CACHE_HOME='/cache'
+    )
     digest = hashlib.sha256(source_tree.lock.read_bytes()).hexdigest()[:12]
     assert done.stdout.split()[0] == f'/cache/pixelsail_mm/venv-{digest}'
     other = source_tree.root / 'requirements' / 'lock-other.txt'
     other.write_text('# another\n')
-    done = source_tree.run('bash', str(source_tree.root / '.ci/run'), CI='true',
-                           XDG_CACHE_HOME='/cache', PIXELSAIL_LOCK='requirements/lock-other.txt')
+    done = source_tree.run(
+        'bash',
+        str(source_tree.root / '.ci/run'),
+        CI='true',
+        XDG_CACHE_HOME='/cache',
+        PIXELSAIL_LOCK='requirements/lock-other.txt',
+    )
     digest = hashlib.sha256(other.read_bytes()).hexdigest()[:12]
     assert done.stdout.split()[0] == f'/cache/pixelsail_mm/venv-{digest}'
 
@@ -91,22 +113,36 @@ def test_ci_keeps_one_environment_per_lock(source_tree):
 def quick_tree(source_tree, repo_root):
     """Stand-ins for tools and launchers: each logs its arguments; the report is the real one."""
     log = 'import pathlib, sys\nwith open("calls", "a") as f: print(*sys.argv, file=f)\n'
-    source_tree.write('tools/dataset_converters/make_shapes_world.py',
-                      log + ('out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])\n'
-                             'out.mkdir(parents=True)\n'))
-    source_tree.write('tools/train.py', log + (
-        'work = pathlib.Path(sys.argv[sys.argv.index("--work-dir") + 1])\n'
-        '(work / "last_checkpoint").write_text(str(work / "iter_8.pth"))\n'))
+    source_tree.write(
+        'tools/dataset_converters/make_shapes_world.py',
+        log
+        + ('out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])\nout.mkdir(parents=True)\n'),
+    )
+    source_tree.write(
+        'tools/train.py',
+        log
+        + (
+            'work = pathlib.Path(sys.argv[sys.argv.index("--work-dir") + 1])\n'
+            '(work / "last_checkpoint").write_text(str(work / "iter_8.pth"))\n'
+        ),
+    )
     metrics = json.dumps({'refseg/cIoU': 0.6, 'mcq/accuracy': 0.7, 'shuffled/cIoU': 0.2})
-    source_tree.write('tools/test.py', log + (
-        'out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])\n'
-        f'out.write_text(\'{{"metrics": {metrics}}}\')\n'))
+    source_tree.write(
+        'tools/test.py',
+        log
+        + (
+            'out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])\n'
+            f'out.write_text(\'{{"metrics": {metrics}}}\')\n'
+        ),
+    )
     for name in ('train', 'test'):
         launcher = source_tree.root / 'tools' / f'dist_{name}.sh'
         launcher.write_text(f'#!/bin/sh\nexec "$PYTHON" tools/{name}.py "$@"\n')
         launcher.chmod(0o755)
-    source_tree.write('tools/misc/quickstart_report.py',
-                      (repo_root / 'tools/misc/quickstart_report.py').read_text())
+    source_tree.write(
+        'tools/misc/quickstart_report.py',
+        (repo_root / 'tools/misc/quickstart_report.py').read_text(),
+    )
     return source_tree
 
 
@@ -118,8 +154,11 @@ def test_quickstart_runs_every_stage_and_prints_the_table(quick_tree):
     done = run_quickstart(quick_tree)
     assert done.returncode == 0, done.stderr
     called = [line.split()[0] for line in (quick_tree.root / 'calls').read_text().splitlines()]
-    assert called == ['tools/dataset_converters/make_shapes_world.py', 'tools/train.py',
-                      'tools/test.py']
+    assert called == [
+        'tools/dataset_converters/make_shapes_world.py',
+        'tools/train.py',
+        'tools/test.py',
+    ]
     assert done.stdout.count('pass') == 3
     for stage in ('environment', 'data', 'training', 'evaluation', 'all'):
         assert f'time: {stage}' in done.stdout
@@ -146,8 +185,9 @@ def test_quickstart_smoke_option_keeps_its_numbers_apart(quick_tree):
 
 
 def test_quickstart_fails_when_a_stage_or_a_target_does(quick_tree):
-    quick_tree.write('tools/test.py', (quick_tree.root / 'tools/test.py').read_text()
-                     .replace('0.6', '0.1'))
+    quick_tree.write(
+        'tools/test.py', (quick_tree.root / 'tools/test.py').read_text().replace('0.6', '0.1')
+    )
     missed = run_quickstart(quick_tree)
     assert missed.returncode != 0
     assert 'FAIL' in missed.stdout
@@ -170,20 +210,21 @@ def readme_commands(repo_root):
 def data_paths(node):
     """Everything below ``data/`` that a config names."""
     if isinstance(node, (dict, list, tuple)):
-        for value in (node.values() if isinstance(node, dict) else node):
+        for value in node.values() if isinstance(node, dict) else node:
             yield from data_paths(value)
     elif isinstance(node, str) and node.startswith('data/'):
         yield node
 
 
-def test_commands_of_the_readme_train_on_what_earlier_ones_drew(quick_tree, repo_root,
-                                                                monkeypatch):
+def test_commands_of_the_readme_train_on_what_earlier_ones_drew(quick_tree, repo_root, monkeypatch):
     from pixelsail_mm.config import read_config
+
     monkeypatch.delenv('PIXELSAIL_DATA', raising=False)
     assert run_quickstart(quick_tree).returncode == 0
     draw, train, _ = (quick_tree.root / 'calls').read_text().splitlines()
-    by_quickstart = os.path.relpath(Path(draw.partition('--out ')[2]).resolve(),
-                                    quick_tree.root.resolve())
+    by_quickstart = os.path.relpath(
+        Path(draw.partition('--out ')[2]).resolve(), quick_tree.root.resolve()
+    )
     drawn, checked = [], set()
     for words in readme_commands(repo_root):
         tools = [Path(word).name for word in words if word.startswith('tools/')]
@@ -196,14 +237,15 @@ def test_commands_of_the_readme_train_on_what_earlier_ones_drew(quick_tree, repo
             drawn.append(words[-1])
         elif {'train.py', 'dist_train.sh'} & set(tools):
             config = next(word for word in words if word.startswith('configs/'))
-            options = words[words.index('--cfg-options') + 1:] if '--cfg-options' in words else []
+            options = words[words.index('--cfg-options') + 1 :] if '--cfg-options' in words else []
             cfg = read_config(str(repo_root / config), options)
             if cfg.data_root == 'data':
                 continue  # the public data sets, which users bring
             # The quickstart's config has to run right after it.
             folders = [by_quickstart] if config in train.split() else drawn
             paths = set(data_paths(cfg.to_dict()))
-            assert paths and all(any(f'{path}/'.startswith(f'{folder}/') for folder in folders)
-                                 for path in paths), (config, folders, paths)
+            assert paths and all(
+                any(f'{path}/'.startswith(f'{folder}/') for folder in folders) for path in paths
+            ), (config, folders, paths)
             checked.add(Path(config).stem)
     assert {'pixelsail_mini', 'pixelsail_tiny'} <= checked

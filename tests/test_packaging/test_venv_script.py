@@ -63,8 +63,12 @@ def test_editable_install_follows_a_vanished_clone(source_tree):
 @pytest.mark.slow
 def test_two_installs_at_once_wait_for_each_other(source_tree):
     runs = [
-        subprocess.Popen(source_tree.ensure_venv_command(), stdout=subprocess.PIPE,
-                         env=source_tree.environment(PYTHON=sys.executable), text=True)
+        subprocess.Popen(
+            source_tree.ensure_venv_command(),
+            stdout=subprocess.PIPE,
+            env=source_tree.environment(PYTHON=sys.executable),
+            text=True,
+        )
         for _ in range(2)
     ]
     outputs = [run.communicate()[0] for run in runs]
@@ -75,8 +79,11 @@ def test_two_installs_at_once_wait_for_each_other(source_tree):
 
 def test_a_folder_that_is_no_environment_is_left_alone(source_tree):
     source_tree.write('precious/data.txt', 'keep me')
-    done = source_tree.run(*source_tree.ensure_venv_command(), PYTHON=sys.executable,
-                           PIXELSAIL_VENV=str(source_tree.root / 'precious'))
+    done = source_tree.run(
+        *source_tree.ensure_venv_command(),
+        PYTHON=sys.executable,
+        PIXELSAIL_VENV=str(source_tree.root / 'precious'),
+    )
     assert done.returncode != 0
     assert 'is not empty and not a virtual environment' in done.stderr
     assert (source_tree.root / 'precious/data.txt').read_text() == 'keep me'
@@ -98,29 +105,41 @@ def test_missing_lock_is_named(source_tree):
 def test_given_environment_without_packages_is_refused(source_tree):
     source_tree.write('bare/bin/python', f'#!/bin/sh\nexec {sys._base_executable} -I -S "$@"\n')
     (source_tree.root / 'bare/bin/python').chmod(0o755)
-    done = source_tree.run(*source_tree.ensure_venv_command(), PIXELSAIL_NO_INSTALL='1',
-                           PIXELSAIL_VENV=str(source_tree.root / 'bare'))
+    done = source_tree.run(
+        *source_tree.ensure_venv_command(),
+        PIXELSAIL_NO_INSTALL='1',
+        PIXELSAIL_VENV=str(source_tree.root / 'bare'),
+    )
     assert done.returncode != 0
     assert 'has no torch, mmengine' in done.stderr
     assert 'unset PIXELSAIL_NO_INSTALL' in done.stderr
 
 
-@pytest.mark.parametrize('lock, folder', [
-    ('requirements/lock.txt', '.venv'),
-    ('requirements/lock-transformers5.txt', '.venv-transformers5'),
-    ('/elsewhere/mine.txt', '.venv-mine')])
+@pytest.mark.parametrize(
+    'lock, folder',
+    [
+        ('requirements/lock.txt', '.venv'),
+        ('requirements/lock-transformers5.txt', '.venv-transformers5'),
+        ('/elsewhere/mine.txt', '.venv-mine'),
+    ],
+)
 def test_each_lock_has_a_folder_of_its_own(source_tree, lock, folder):
     script = 'source "$0"; echo "$PIXELSAIL_VENV"'
-    done = source_tree.run('bash', '-c', script, str(source_tree.root / 'tools/_venv.sh'),
-                           PIXELSAIL_LOCK=lock)
+    done = source_tree.run(
+        'bash', '-c', script, str(source_tree.root / 'tools/_venv.sh'), PIXELSAIL_LOCK=lock
+    )
     assert done.stdout == f'{source_tree.root / folder}\n'
 
 
 def test_progress_names_large_downloads_and_errors(source_tree):
-    lines = ['Ignoring pywin32: markers', *[f'Collecting p{i}' for i in range(9)],
-             '  Downloading small-1.0.whl (99.9 MB)',
-             '  Downloading https://host/a/torch-2.0.whl (887.9 MB)',
-             '  Downloading big-1.0.whl (1.2 GB)', 'ERROR: no space left']
+    lines = [
+        'Ignoring pywin32: markers',
+        *[f'Collecting p{i}' for i in range(9)],
+        '  Downloading small-1.0.whl (99.9 MB)',
+        '  Downloading https://host/a/torch-2.0.whl (887.9 MB)',
+        '  Downloading big-1.0.whl (1.2 GB)',
+        'ERROR: no space left',
+    ]
     script = 'source "$0"; printf "%s\\n" "$@" | show_progress 10'
     done = source_tree.run('bash', '-c', script, str(source_tree.root / 'tools/_venv.sh'), *lines)
     assert 'package 10 of 10' in done.stdout

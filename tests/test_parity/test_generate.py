@@ -40,8 +40,11 @@ def override_seg_row(fixtures, model):
 
 
 def _case(fixtures, name):
-    arrays = {key.split('/', 1)[1]: value for key, value in fixtures.arrays('generate').items()
-              if key.startswith(f'{name}/')}
+    arrays = {
+        key.split('/', 1)[1]: value
+        for key, value in fixtures.arrays('generate').items()
+        if key.startswith(f'{name}/')
+    }
     meta = json.loads((fixtures.root / 'generate.json').read_text())[name]
     return arrays, meta
 
@@ -50,19 +53,25 @@ def _sample_inputs(fixtures, model, arrays, meta):
     """One sample for the data preprocessor: real ids, image resized by PIL, prompt map."""
     import numpy as np
     from PIL import Image
+
     ids = fixtures.config['token_ids']
     input_ids = arrays['prompt_ids'][0]
-    forced = len(model.tokenizer(meta['kw'].get('prefix_answer', ''),
-                                 add_special_tokens=False)['input_ids'])
+    forced = len(
+        model.tokenizer(meta['kw'].get('prefix_answer', ''), add_special_tokens=False)['input_ids']
+    )
     labels = torch.full_like(input_ids, -100)
     if forced:
         labels[-forced:] = input_ids[-forced:]
-    sizes = [item for item in json.loads((fixtures.root / 'preprocess.json').read_text())['resize']
-             if item['size'] == [arrays['image'].shape[1], arrays['image'].shape[0]]]
+    sizes = [
+        item
+        for item in json.loads((fixtures.root / 'preprocess.json').read_text())['resize']
+        if item['size'] == [arrays['image'].shape[1], arrays['image'].shape[0]]
+    ]
     if sizes:
-        width, height = sizes[0][f"patch{fixtures.config['hyper_parameters']['vision_patch_size']}"]
+        width, height = sizes[0][f'patch{fixtures.config["hyper_parameters"]["vision_patch_size"]}']
     else:
         from pixelsail_mm.datasets.transforms.grid import target_size
+
         patch = fixtures.config['hyper_parameters']['vision_patch_size']
         width, height = target_size(arrays['image'].shape[1], arrays['image'].shape[0], patch)
     image = Image.fromarray(arrays['image'].numpy()).resize((width, height), Image.BILINEAR)
@@ -71,8 +80,12 @@ def _sample_inputs(fixtures, model, arrays, meta):
         patches = arrays['vision_patch_indices'][0] >= 0
         prompt_map = arrays['vp_token_indices'][0][patches]
     assert (input_ids == ids['vpatch_id']).sum() > 0
-    return dict(input_ids=input_ids, labels=labels, prompt_map=prompt_map,
-                image=torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous())
+    return dict(
+        input_ids=input_ids,
+        labels=labels,
+        prompt_map=prompt_map,
+        image=torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous(),
+    )
 
 
 def _data_sample(arrays):
@@ -84,12 +97,16 @@ def test_greedy_answer(fixtures, model, name, override_seg_row):
     if name == 'free':
         override_seg_row()
     arrays, meta = _case(fixtures, name)
-    batch = model.data_preprocessor(dict(
-        inputs=[_sample_inputs(fixtures, model, arrays, meta)],
-        data_samples=[_data_sample(arrays)]))
+    batch = model.data_preprocessor(
+        dict(
+            inputs=[_sample_inputs(fixtures, model, arrays, meta)],
+            data_samples=[_data_sample(arrays)],
+        )
+    )
     if 'vision_patches' in arrays:
-        torch.testing.assert_close(batch['inputs']['vision_patches'], arrays['vision_patches'],
-                                   atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            batch['inputs']['vision_patches'], arrays['vision_patches'], atol=1e-5, rtol=1e-5
+        )
         assert torch.equal(batch['inputs']['position_ids'], arrays['position_ids'])
     sample = model.predict(**batch, max_new_tokens=meta['max_new_tokens'])[0]
     assert sample.pred_token_ids.tolist() == arrays['new_ids'].tolist()
@@ -111,7 +128,7 @@ def test_step_logits(fixtures, model, name, override_seg_row):
     batch = model.data_preprocessor(dict(inputs=[sample]))
     with torch.no_grad():
         logits = model(batch['inputs'], mode='tensor')['logits'][0]
-    torch.testing.assert_close(logits[prompt - 1:-1], arrays['step_logits'], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[prompt - 1 : -1], arrays['step_logits'], atol=1e-4, rtol=1e-4)
 
 
 def test_batched_answers_equal_single_ones(fixtures, model):
@@ -124,7 +141,8 @@ def test_batched_answers_equal_single_ones(fixtures, model):
         expected.append((arrays, meta))
     batch = model.data_preprocessor(dict(inputs=samples, data_samples=references))
     for sample, (arrays, meta) in zip(
-            model.predict(**batch, max_new_tokens=expected[0][1]['max_new_tokens']), expected):
+        model.predict(**batch, max_new_tokens=expected[0][1]['max_new_tokens']), expected
+    ):
         assert sample.pred_token_ids.tolist() == arrays['new_ids'].tolist()
         assert len(sample.pred_masks) == meta['n_seg']
         if meta['n_seg']:
@@ -132,11 +150,15 @@ def test_batched_answers_equal_single_ones(fixtures, model):
 
 
 def test_text_only_prompt_is_answered(model):
-    ids = torch.tensor(model.tokenizer('<|im_start|>user\nhi<|im_end|>\n',
-                                       add_special_tokens=False)['input_ids'])
-    batch = model.data_preprocessor(dict(
-        inputs=[dict(input_ids=ids, labels=torch.full_like(ids, -100), image=None)],
-        data_samples=[PixelDataSample()]))
+    ids = torch.tensor(
+        model.tokenizer('<|im_start|>user\nhi<|im_end|>\n', add_special_tokens=False)['input_ids']
+    )
+    batch = model.data_preprocessor(
+        dict(
+            inputs=[dict(input_ids=ids, labels=torch.full_like(ids, -100), image=None)],
+            data_samples=[PixelDataSample()],
+        )
+    )
     sample = model.predict(**batch, max_new_tokens=4)[0]
     assert isinstance(sample.pred_text, str)
     assert len(sample.pred_masks) == 0
@@ -146,6 +168,7 @@ def test_positions_and_layout(fixtures, model):
     """Positions and the attention the block layout stands for, five grids."""
     from pixelsail_mm.models.data_preprocessor import position_ids
     from pixelsail_mm.testing.attention import dense_mask
+
     arrays = fixtures.arrays('positions_masks')
     ids = fixtures.config['token_ids']
     cases = sorted({key.split('/')[0] for key in arrays})
@@ -165,9 +188,12 @@ def test_seg_as_last_token_has_a_mask(fixtures, model):
     """A ``[SEG]`` cut off by the length limit still gets its mask."""
     arrays, meta = _case(fixtures, 'noseg')
     seg = fixtures.config['token_ids']['seg_token_id']
-    batch = model.data_preprocessor(dict(
-        inputs=[_sample_inputs(fixtures, model, arrays, meta)],
-        data_samples=[_data_sample(arrays)]))
+    batch = model.data_preprocessor(
+        dict(
+            inputs=[_sample_inputs(fixtures, model, arrays, meta)],
+            data_samples=[_data_sample(arrays)],
+        )
+    )
     head = model.backbone.llm.lm_head
 
     class ForceSeg(nn.Module):

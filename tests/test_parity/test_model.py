@@ -25,20 +25,24 @@ def models(fixtures):
 def _points(fixtures, arrays, model):
     """Model and patched ``torch.rand`` that replays the recorded random points."""
     model.mask_head.num_points = fixtures.config['loss']['num_points']
-    keys = sorted((k for k in arrays if k.startswith('points/point_rand_')),
-                  key=lambda k: int(k.rsplit('_', 1)[1]))
+    keys = sorted(
+        (k for k in arrays if k.startswith('points/point_rand_')),
+        key=lambda k: int(k.rsplit('_', 1)[1]),
+    )
     return mock.patch('torch.rand', side_effect=[arrays[k] for k in keys])
 
 
 def _check_gradients(model, arrays, prefix=''):
     from pixelsail_mm.checkpoints.conversion.official_keys import mm_to_official
+
     parameters = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
     gradients = mm_to_official(parameters, duplicate_tied=False)
     start = prefix + GRAD_PREFIX
-    names = [k[len(start):] for k in arrays if k.startswith(start)]
+    names = [k[len(start) :] for k in arrays if k.startswith(start)]
     for name in names:
         torch.testing.assert_close(
-            gradients[name], arrays[start + name], atol=1e-4, rtol=1e-3, msg=name)
+            gradients[name], arrays[start + name], atol=1e-4, rtol=1e-3, msg=name
+        )
     return names
 
 
@@ -79,8 +83,11 @@ def test_full_mask_losses_and_gradients(fixtures, models, case):
     model.mask_head.num_points = None
     model.zero_grad()
     losses = model(*fixtures.batch(arrays), mode='loss')
-    for ours, theirs in (('loss_mask', 'loss_mask'), ('loss_dice', 'loss_dice'),
-                         ('loss_lm', 'llm_loss')):
+    for ours, theirs in (
+        ('loss_mask', 'loss_mask'),
+        ('loss_dice', 'loss_dice'),
+        ('loss_lm', 'llm_loss'),
+    ):
         torch.testing.assert_close(losses[ours].detach(), arrays[theirs], **LOSS)
     sum(losses.values()).backward()
     _check_gradients(model, arrays)
@@ -89,6 +96,7 @@ def test_full_mask_losses_and_gradients(fixtures, models, case):
 
 def fixtures_norms(fixtures, case):
     import json
+
     recorded = json.loads((fixtures.root / 'expected_scalars.json').read_text())['grad_norms']
     for key in (case, f'{case}/full', f'{case}/corrected'):
         if key in recorded:
@@ -96,17 +104,20 @@ def fixtures_norms(fixtures, case):
     return {}
 
 
-@pytest.mark.parametrize('case', ['forward_1img', 'forward_1img_tied_preproj', 'batch2',
-                                  'batch3_textonly'])
+@pytest.mark.parametrize(
+    'case', ['forward_1img', 'forward_1img_tied_preproj', 'batch2', 'batch3_textonly']
+)
 def test_gradient_norm_of_every_parameter(fixtures, models, case):
     from pixelsail_mm.checkpoints.conversion.official_keys import mm_to_official
+
     arrays = fixtures.arrays(case)
     model = models['tied' in case].train()
     model.mask_head.num_points = None
     model.zero_grad()
     sum(model(*fixtures.batch(arrays), mode='loss').values()).backward()
-    gradients = mm_to_official({k: p.grad for k, p in model.named_parameters()},
-                               duplicate_tied=False)
+    gradients = mm_to_official(
+        {k: p.grad for k, p in model.named_parameters()}, duplicate_tied=False
+    )
     norms = fixtures_norms(fixtures, case)
     assert norms, f'no recorded norms for {case}'
     for name, norm in norms.items():
@@ -120,8 +131,11 @@ def test_point_losses(fixtures, models, case):
     model.zero_grad()
     with _points(fixtures, arrays, model):
         losses = model(*fixtures.batch(arrays), mode='loss')
-    for ours, theirs in (('loss_mask', 'loss_mask'), ('loss_dice', 'loss_dice'),
-                         ('loss_lm', 'llm_loss')):
+    for ours, theirs in (
+        ('loss_mask', 'loss_mask'),
+        ('loss_dice', 'loss_dice'),
+        ('loss_lm', 'llm_loss'),
+    ):
         torch.testing.assert_close(losses[ours].detach(), arrays[f'points/{theirs}'], **LOSS)
     sum(losses.values()).backward()
     _check_gradients(model, arrays, 'points/')
@@ -141,12 +155,14 @@ def test_count_mismatch_drops_the_mask_loss(fixtures, models):
 
 def fixtures_scalars(fixtures, start):
     import json
+
     recorded = json.loads((fixtures.root / 'expected_scalars.json').read_text())
     return next(value for key, value in recorded.items() if key.startswith(start))
 
 
 def test_rotary(fixtures, models):
     from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
     arrays = fixtures.arrays('forward_1img')
     rotary = models[False].backbone.llm.model.rotary_emb
     torch.testing.assert_close(rotary.inv_freq, arrays['inv_freq_fp32'])

@@ -62,8 +62,9 @@ def test_image_patches(arrays):
         patch = expected.shape[-1]
         results = ResizeToGrid(patch)(dict(img=arrays[name]))
         assert results['grid'] == expected.shape[:2]
-        np.testing.assert_allclose(_normalised_patches(results['image'], patch), expected,
-                                   atol=1e-6, rtol=0, err_msg=name)
+        np.testing.assert_allclose(
+            _normalised_patches(results['image'], patch), expected, atol=1e-6, rtol=0, err_msg=name
+        )
 
 
 def test_mask_patches(arrays, config):
@@ -113,13 +114,16 @@ class _Release:
         for question, answer in zip(texts[::2], texts[1::2]):
             assert question.startswith(start) and question.endswith(end), question
             assert answer.endswith(self.suffix), answer
-            turns.append(dict(human=question[len(start):-len(end)],
-                              gpt=answer[:-len(self.suffix)]))
+            turns.append(
+                dict(human=question[len(start) : -len(end)], gpt=answer[: -len(self.suffix)])
+            )
         return turns
 
 
-@pytest.mark.parametrize('name', ['forward_1img', 'forward_1img_tied_preproj', 'forward_noseg',
-                                  'batch2', 'batch3_textonly'])
+@pytest.mark.parametrize(
+    'name',
+    ['forward_1img', 'forward_1img_tied_preproj', 'forward_noseg', 'batch2', 'batch3_textonly'],
+)
 def test_training_tokens(parity_dir, config, name):
     """Ids and labels of the release, from the text that its ids decode to."""
     recorded = _load(parity_dir, name)
@@ -131,9 +135,13 @@ def test_training_tokens(parity_dir, config, name):
         labels = recorded['labels'][row, :length]
         turns = release.turns(input_ids, labels)
         n_seg = sum(turn['gpt'].count('[SEG]') for turn in turns)
-        results = transform(dict(
-            conversation=turns, grid=tuple(recorded['patch_nums_per_images'][row].tolist()),
-            gt_masks=np.zeros((n_seg, 1, 1), bool)))
+        results = transform(
+            dict(
+                conversation=turns,
+                grid=tuple(recorded['patch_nums_per_images'][row].tolist()),
+                gt_masks=np.zeros((n_seg, 1, 1), bool),
+            )
+        )
         assert results['input_ids'].tolist() == input_ids.tolist()
         assert results['labels'].tolist() == labels.tolist()
 
@@ -141,28 +149,42 @@ def test_training_tokens(parity_dir, config, name):
 @pytest.mark.parametrize('name', ['prefix', 'vp', 'free', 'noseg'])
 def test_generation_prompts(parity_dir, config, name):
     """The whole pipeline, from image, user text and prompt masks to the recorded prompt ids."""
-    recorded = {key.split('/', 1)[1]: value for key, value in _load(parity_dir, 'generate').items()
-                if key.startswith(f'{name}/')}
+    recorded = {
+        key.split('/', 1)[1]: value
+        for key, value in _load(parity_dir, 'generate').items()
+        if key.startswith(f'{name}/')
+    }
     case = json.loads((parity_dir / 'generate.json').read_text())[name]
     patch = config['hyper_parameters']['vision_patch_size']
-    prompts = [dict(id=k, mask=mask) for k, mask in
-               zip(case['kw'].get('prompt_ids', []), recorded.get('prompt_masks', []))]
-    results = dict(img=recorded['image'], prompts=prompts,
-                   conversation=[dict(human=case['text'], gpt='')])
+    prompts = [
+        dict(id=k, mask=mask)
+        for k, mask in zip(case['kw'].get('prompt_ids', []), recorded.get('prompt_masks', []))
+    ]
+    results = dict(
+        img=recorded['image'], prompts=prompts, conversation=[dict(human=case['text'], gpt='')]
+    )
     if 'prefix_answer' in case['kw']:
         results['answer_prefix'] = case['kw']['prefix_answer']
     # The release's inference does not sort prompts; training, and our default, do.
-    for transform in (LoadImage(), LoadMasks(), LoadVisualPrompts(sort_by_area=False),
-                      ResizeToGrid(patch),
-                      BuildConversation(str(parity_dir / 'tokenizer'), generation=True),
-                      PackPixelInputs()):
+    for transform in (
+        LoadImage(),
+        LoadMasks(),
+        LoadVisualPrompts(sort_by_area=False),
+        ResizeToGrid(patch),
+        BuildConversation(str(parity_dir / 'tokenizer'), generation=True),
+        PackPixelInputs(),
+    ):
         results = transform(results)
     inputs = results['inputs']
     assert inputs['input_ids'].tolist() == recorded['prompt_ids'][0].tolist()
     if 'vision_patches' in recorded:
         patches = _normalised_patches(inputs['image'].numpy(), patch)
-        np.testing.assert_allclose(patches.reshape(len(recorded['vision_patches']), -1),
-                                   recorded['vision_patches'], atol=1e-6, rtol=0)
+        np.testing.assert_allclose(
+            patches.reshape(len(recorded['vision_patches']), -1),
+            recorded['vision_patches'],
+            atol=1e-6,
+            rtol=0,
+        )
     if prompts:
         is_patch = torch.from_numpy(recorded['vision_patch_indices'][0] >= 0)
         expected = torch.from_numpy(recorded['vp_token_indices'][0])[is_patch]
@@ -171,11 +193,13 @@ def test_generation_prompts(parity_dir, config, name):
 
 def test_unstripped_protocol_keeps_the_leading_space(parity_dir):
     r"""The release's evaluation sends ``<image>\n Please ...`` and keeps the blank."""
-    record = dict(conversation=[dict(human='<image>\n Please segment the dog.', gpt='')],
-                  grid=(0, 0))
+    record = dict(
+        conversation=[dict(human='<image>\n Please segment the dog.', gpt='')], grid=(0, 0)
+    )
     texts = []
     for strip in (True, False):
         transform = BuildConversation(str(parity_dir / 'tokenizer'), generation=True, strip=strip)
         texts.append(transform.tokenizer.decode(transform(dict(record))['input_ids']))
-    assert texts == [f'<|im_start|>user\n{blank}Please segment the dog.<|im_end|>\n'
-                     for blank in ('', ' ')]
+    assert texts == [
+        f'<|im_start|>user\n{blank}Please segment the dog.<|im_end|>\n' for blank in ('', ' ')
+    ]

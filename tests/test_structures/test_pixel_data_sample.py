@@ -15,32 +15,44 @@ def _sample():
     return PixelDataSample(
         metainfo=dict(ori_shape=(H, W), sample_id='a', question='where?'),
         gt_masks=torch.ones(2, H, W, dtype=torch.bool),
-        prompt_masks=torch.zeros(1, H, W, dtype=torch.bool), prompt_ids=torch.tensor([3]),
-        pred_masks=torch.zeros(0, H, W, dtype=torch.bool), pred_scores=torch.zeros(0),
-        pred_text='no mask')
+        prompt_masks=torch.zeros(1, H, W, dtype=torch.bool),
+        prompt_ids=torch.tensor([3]),
+        pred_masks=torch.zeros(0, H, W, dtype=torch.bool),
+        pred_scores=torch.zeros(0),
+        pred_text='no mask',
+    )
 
 
 def test_fields_and_metainfo_are_kept_apart():
     sample = _sample()
-    assert set(sample.keys()) == {'gt_masks', 'prompt_masks', 'prompt_ids', 'pred_masks',
-                                  'pred_scores', 'pred_text'}
+    assert set(sample.keys()) == {
+        'gt_masks',
+        'prompt_masks',
+        'prompt_ids',
+        'pred_masks',
+        'pred_scores',
+        'pred_text',
+    }
     assert sample.metainfo == dict(ori_shape=(H, W), sample_id='a', question='where?')
     assert sample.pred_text == 'no mask' and sample.gt_masks.shape == (2, H, W)
     assert 'image' not in sample and sample.get('image') is None
 
 
-@pytest.mark.parametrize('name, value', [
-    ('gt_masks', torch.zeros(1, H, W, dtype=torch.uint8)),
-    ('gt_masks', torch.zeros(H, W, dtype=torch.bool)),
-    ('gt_masks', [[True]]),
-    ('prompt_masks', torch.zeros(1, H, W)),
-    ('prompt_ids', torch.zeros(1)),
-    ('prompt_ids', torch.zeros(1, 1, dtype=torch.long)),
-    ('image', torch.zeros(3, H, W)),
-    ('pred_masks', torch.zeros(1, H, W)),
-    ('pred_scores', torch.zeros(1, dtype=torch.float64)),
-    ('pred_text', None),
-])
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('gt_masks', torch.zeros(1, H, W, dtype=torch.uint8)),
+        ('gt_masks', torch.zeros(H, W, dtype=torch.bool)),
+        ('gt_masks', [[True]]),
+        ('prompt_masks', torch.zeros(1, H, W)),
+        ('prompt_ids', torch.zeros(1)),
+        ('prompt_ids', torch.zeros(1, 1, dtype=torch.long)),
+        ('image', torch.zeros(3, H, W)),
+        ('pred_masks', torch.zeros(1, H, W)),
+        ('pred_scores', torch.zeros(1, dtype=torch.float64)),
+        ('pred_text', None),
+    ],
+)
 def test_wrong_type_names_the_field(name, value):
     with pytest.raises(TypeError, match=f'PixelDataSample.{name} must be'):
         setattr(_sample(), name, value)
@@ -69,11 +81,18 @@ def _assert_equal(a, b):
         assert torch.equal(left, right) if torch.is_tensor(left) else left == right
 
 
-@pytest.mark.parametrize('copy', [
-    lambda s: pickle.loads(pickle.dumps(s)),  # noqa: S301 - bytes made on the same line
-    lambda s: s.clone(), lambda s: s.to('cpu'), lambda s: s.cpu(), lambda s: s.detach(),
-    lambda s: s.numpy().to_tensor(),
-], ids=['pickle', 'clone', 'to', 'cpu', 'detach', 'numpy'])
+@pytest.mark.parametrize(
+    'copy',
+    [
+        lambda s: pickle.loads(pickle.dumps(s)),  # noqa: S301 - bytes made on the same line
+        lambda s: s.clone(),
+        lambda s: s.to('cpu'),
+        lambda s: s.cpu(),
+        lambda s: s.detach(),
+        lambda s: s.numpy().to_tensor(),
+    ],
+    ids=['pickle', 'clone', 'to', 'cpu', 'detach', 'numpy'],
+)
 def test_copies_are_equal(copy):
     sample = _sample()
     _assert_equal(sample, copy(sample))

@@ -35,6 +35,7 @@ CACHED = dict(type='CachedExpert', root='somewhere', image_root='data', of=dict(
 def toy(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     import toy_expert
+
     return toy_expert.ToyExpert
 
 
@@ -51,24 +52,48 @@ def config(tmp_path):
     talk = [{'from': 'human', 'value': 'what?'}, {'from': 'gpt', 'value': 'this'}]
     for name, numbers in (('a', range(25)), ('b', range(15, 40))):
         entries = [dict(image=f'{i:02}.png', conversations=talk) for i in numbers]
-        (tmp_path / f'data/{name}.json').write_text(json.dumps(
-            entries + entries[:3] + [dict(conversations=talk)]))
-    readers = [dict(type='LLaVADataset', data_root=str(tmp_path / 'data'), ann_file=f'{name}.json',
-                    data_prefix=dict(img_path='images'), pipeline=[dict(type='NotBuilt')])
-               for name in 'ab']
-    return Config(dict(
-        custom_imports=dict(imports=['toy_expert']),
-        model=dict(distill=[dict(
-            type='ExpertDistillLoss', name='toy', expert=dict(
-                type='CachedExpert', root=str(tmp_path / 'cache'),
-                image_root=str(tmp_path / 'data'), of=dict(type='ToyExpert', seconds=0.05)))]),
-        train_dataloader=dict(dataset=dict(
-            type='MixtureDataset', pipeline=[dict(type='NotBuilt')], datasets=[
-                readers[0], dict(type='MixtureDataset', datasets=readers[1:])]))))
+        (tmp_path / f'data/{name}.json').write_text(
+            json.dumps(entries + entries[:3] + [dict(conversations=talk)])
+        )
+    readers = [
+        dict(
+            type='LLaVADataset',
+            data_root=str(tmp_path / 'data'),
+            ann_file=f'{name}.json',
+            data_prefix=dict(img_path='images'),
+            pipeline=[dict(type='NotBuilt')],
+        )
+        for name in 'ab'
+    ]
+    return Config(
+        dict(
+            custom_imports=dict(imports=['toy_expert']),
+            model=dict(
+                distill=[
+                    dict(
+                        type='ExpertDistillLoss',
+                        name='toy',
+                        expert=dict(
+                            type='CachedExpert',
+                            root=str(tmp_path / 'cache'),
+                            image_root=str(tmp_path / 'data'),
+                            of=dict(type='ToyExpert', seconds=0.05),
+                        ),
+                    )
+                ]
+            ),
+            train_dataloader=dict(
+                dataset=dict(
+                    type='MixtureDataset',
+                    pipeline=[dict(type='NotBuilt')],
+                    datasets=[readers[0], dict(type='MixtureDataset', datasets=readers[1:])],
+                )
+            ),
+        )
+    )
 
 
 class TestImages:
-
     def test_each_image_once_by_its_path(self, config, tmp_path):
         images = list_images(config, str(tmp_path / 'data'))
         assert [image.name for image in images] == [f'images/{i:02}.png' for i in range(40)]
@@ -81,10 +106,12 @@ class TestImages:
 
     def test_merged_readers_train_on_the_images_of_the_first(self, config, tmp_path):
         parts = config.train_dataloader.dataset.datasets
-        config.train_dataloader.dataset = dict(type='MergedDataset', require_all=True,
-                                               datasets=[parts[0], parts[1].datasets[0]])
+        config.train_dataloader.dataset = dict(
+            type='MergedDataset', require_all=True, datasets=[parts[0], parts[1].datasets[0]]
+        )
         assert [image.name for image in list_images(config, str(tmp_path / 'data'))] == [
-            f'images/{i:02}.png' for i in range(15, 25)]
+            f'images/{i:02}.png' for i in range(15, 25)
+        ]
 
     def test_mmengines_wrappers(self, config, tmp_path):
         parts = config.train_dataloader.dataset.datasets
@@ -99,16 +126,27 @@ class TestImages:
 
 
 class TestExpert:
-
     @pytest.fixture
     def cfg(self):
-        return dict(model=dict(distill=[
-            dict(type='ExpertDistillLoss', expert=dict(type='Mask2FormerExpert')),
-            dict(type='ExpertDistillLoss', name='sam2', expert=CACHED)]))
+        return dict(
+            model=dict(
+                distill=[
+                    dict(type='ExpertDistillLoss', expert=dict(type='Mask2FormerExpert')),
+                    dict(type='ExpertDistillLoss', name='sam2', expert=CACHED),
+                ]
+            )
+        )
 
-    @pytest.mark.parametrize('wanted, kind', [
-        ('0', 'Mask2FormerExpert'), ('Mask2FormerExpert', 'Mask2FormerExpert'),
-        ('1', 'CachedExpert'), ('sam2', 'CachedExpert'), ('SAM2Expert', 'CachedExpert')])
+    @pytest.mark.parametrize(
+        'wanted, kind',
+        [
+            ('0', 'Mask2FormerExpert'),
+            ('Mask2FormerExpert', 'Mask2FormerExpert'),
+            ('1', 'CachedExpert'),
+            ('sam2', 'CachedExpert'),
+            ('SAM2Expert', 'CachedExpert'),
+        ],
+    )
     def test_by_name_number_and_type(self, cfg, wanted, kind):
         assert choose_expert(cfg, wanted)['type'] == kind
 
@@ -122,18 +160,21 @@ class TestExpert:
         file.write_text("expert = dict(type='OnnxExpert', model='m.onnx')")
         job = make_job(cfg, Config.fromfile(file), 'out', 'data', device='cpu')
         assert job.expert == dict(type='OnnxExpert', model='m.onnx')
-        file.write_text("other = 1")
+        file.write_text('other = 1')
         with pytest.raises(ConfigError, match='mine.py: must set expert'):
             choose_expert(cfg, Config.fromfile(file))
 
     def test_imports_of_the_file_reach_the_workers(self, cfg, tmp_path):
         cfg['custom_imports'] = dict(imports=['pixelsail_mm.errors'])
         file = tmp_path / 'mine.py'
-        file.write_text("expert = dict(type='Mine')\n"
-                        "custom_imports = dict(imports=['pixelsail_mm.registry'])")
+        file.write_text(
+            "expert = dict(type='Mine')\ncustom_imports = dict(imports=['pixelsail_mm.registry'])"
+        )
         job = make_job(cfg, Config.fromfile(file), 'out', 'data', device='cpu')
         assert [entry['imports'] for entry in job.custom_imports] == [
-            ['pixelsail_mm.errors'], ['pixelsail_mm.registry']]
+            ['pixelsail_mm.errors'],
+            ['pixelsail_mm.registry'],
+        ]
 
     @pytest.mark.parametrize('device', ['gpu', 'cuda:99', 'meta'])
     def test_a_device_that_is_not_there_is_named(self, cfg, device):
@@ -155,7 +196,6 @@ class TestExpert:
 
 
 class TestFeatures:
-
     @pytest.fixture
     def job(self, config, toy):
         config.model.distill[0].expert.of.seconds = 0.0
@@ -183,8 +223,9 @@ class TestFeatures:
         with pytest.raises(ConfigError, match='images/00.png: features up to .*--dtype bfloat16'):
             cache_features(big, images)
 
-    @pytest.mark.parametrize('change', [dict(expert=dict(type='ToyExpert', factor=2.0)),
-                                        dict(dtype='float32')])
+    @pytest.mark.parametrize(
+        'change', [dict(expert=dict(type='ToyExpert', factor=2.0)), dict(dtype='float32')]
+    )
     def test_another_kind_cannot_be_added(self, job, images, change):
         cache_features(job, images[:2])
         with pytest.raises(ConfigError, match='another kind'):
@@ -200,11 +241,14 @@ class TestFeatures:
     def test_a_full_disk_is_foreseen(self, job, images, monkeypatch):
         """The disk's free space is the one thing that is pretended here."""
         said = []
-        monkeypatch.setattr('pixelsail_mm.models.experts.cache.build.print_log',
-                            lambda message, *args, **options: said.append(message))
+        monkeypatch.setattr(
+            'pixelsail_mm.models.experts.cache.build.print_log',
+            lambda message, *args, **options: said.append(message),
+        )
         usage = type('Usage', (), dict(free=1000))
-        monkeypatch.setattr('pixelsail_mm.models.experts.cache.build.shutil.disk_usage',
-                            lambda path: usage)
+        monkeypatch.setattr(
+            'pixelsail_mm.models.experts.cache.build.shutil.disk_usage', lambda path: usage
+        )
         cache_features(job, images)
         assert len(said) == 1 and 'more are needed for 40 images' in said[0]
 
@@ -216,10 +260,19 @@ def tool(config, toy, tmp_path, repo_root):
 
     def prepare():
         path.write_text(config.pretty_text)
-        command = [sys.executable, 'tools/dataset_converters/cache_expert_features.py', str(path),
-                   '--expert', 'toy', '--device', 'cpu']
-        return command, dict(cwd=repo_root, env=dict(
-            os.environ, PYTHONPATH=f'{repo_root}{os.pathsep}{HERE}', OMP_NUM_THREADS='1'))
+        command = [
+            sys.executable,
+            'tools/dataset_converters/cache_expert_features.py',
+            str(path),
+            '--expert',
+            'toy',
+            '--device',
+            'cpu',
+        ]
+        return command, dict(
+            cwd=repo_root,
+            env=dict(os.environ, PYTHONPATH=f'{repo_root}{os.pathsep}{HERE}', OMP_NUM_THREADS='1'),
+        )
 
     return prepare
 
@@ -229,8 +282,13 @@ def test_ctrl_c_ends_the_workers_at_once(tool, config, tmp_path):
     """They do not finish the images that they were given, which may take minutes."""
     config.model.distill[0].expert.of.seconds = 1000
     command, how = tool()
-    run = subprocess.Popen([*command, '--workers', '2'], **how, stderr=subprocess.PIPE, text=True,
-                           start_new_session=True)
+    run = subprocess.Popen(
+        [*command, '--workers', '2'],
+        **how,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     end = time.monotonic() + 240
     while not (tmp_path / 'cache/index.json').exists():  # a worker begins
         assert run.poll() is None and time.monotonic() < end

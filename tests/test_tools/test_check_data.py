@@ -23,13 +23,23 @@ def data(tmp_path_factory):
 @pytest.fixture
 def check(repo_root, data):
     def run(*arguments, config=CONFIG, data=data, **more):
-        environment = dict(os.environ, PYTHONPATH=str(repo_root), PIXELSAIL_DATA=str(data),
-                           OMP_NUM_THREADS='1', **more)
+        environment = dict(
+            os.environ,
+            PYTHONPATH=str(repo_root),
+            PIXELSAIL_DATA=str(data),
+            OMP_NUM_THREADS='1',
+            **more,
+        )
         if more:  # the tool itself must not look for a hub
             environment.pop('HF_HUB_OFFLINE', None)
         done = subprocess.run(
             [sys.executable, 'tools/misc/check_data.py', config, *map(str, arguments)],
-            cwd=repo_root, env=environment, capture_output=True, text=True, timeout=600)
+            cwd=repo_root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -66,6 +76,7 @@ def test_overlap_is_written_and_excluded(check, tmp_path):
 def public(tmp_path_factory):
     """The public folders, without any training file of the recipe but RefCOCO's."""
     from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
+
     folder = tmp_path_factory.mktemp('public')
     make_shapes_world(folder / 'world', 'full', counts=dict(train=4, val=2, test=3))
     write_public_layout(folder / 'world', folder / 'data', 0)
@@ -85,16 +96,22 @@ def hub():
 def test_of_a_benchmark_the_test_sets_are_checked(check, public, hub, tmp_path):
     """With the model of --model, and without a hub for the tokenizer of the other one."""
     refcoco = 'configs/benchmarks/refcoco.py'
-    status, output, _ = check(config=refcoco, data=public, HF_HOME=str(tmp_path),
-                              HF_ENDPOINT=f'http://127.0.0.1:{hub.getsockname()[1]}')
+    status, output, _ = check(
+        config=refcoco,
+        data=public,
+        HF_HOME=str(tmp_path),
+        HF_ENDPOINT=f'http://127.0.0.1:{hub.getsockname()[1]}',
+    )
     with pytest.raises(BlockingIOError):
         hub.accept()
     assert status == 0 and '0 errors, 0 warnings' in output, output
-    assert "not checked: lengths in tokens" in output and 'Qwen/Qwen2.5-0.5B' in output
+    assert 'not checked: lengths in tokens' in output and 'Qwen/Qwen2.5-0.5B' in output
     assert [line.split(' ')[0] for line in output.splitlines() if ' items of ' in line] == [
-        f'test_dataloader[{i}].dataset' for i in range(3)]
-    status, output, _ = check('--model', 'configs/pixelsail/pixelsail_tiny.py', config=refcoco,
-                              data=public)
+        f'test_dataloader[{i}].dataset' for i in range(3)
+    ]
+    status, output, _ = check(
+        '--model', 'configs/pixelsail/pixelsail_tiny.py', config=refcoco, data=public
+    )
     assert status == 0 and 'not checked' not in output and output.count(' items of ') == 3
 
 

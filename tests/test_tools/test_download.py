@@ -15,7 +15,12 @@ def tool(repo_root, tmp_path):
         environment = dict(os.environ, PYTHONPATH=str(repo_root), **variables)
         return subprocess.run(
             [sys.executable, str(repo_root / 'tools/misc/download.py'), *map(str, arguments)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     return run
 
@@ -28,11 +33,14 @@ def test_list_and_check(tool):
     assert tool('isnet', '--check').returncode == 1
 
 
-@pytest.mark.parametrize(('name', 'message'), [
-    ('pixel_sail_0.5b', 'cannot be downloaded by anyone'),
-    ('pixelsail', 'did you mean'),
-    ('Qwen/Qwen2.5-0.5B', 'the hub at http://127.0.0.1:1 cannot be reached'),
-])
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('pixel_sail_0.5b', 'cannot be downloaded by anyone'),
+        ('pixelsail', 'did you mean'),
+        ('Qwen/Qwen2.5-0.5B', 'the hub at http://127.0.0.1:1 cannot be reached'),
+    ],
+)
 def test_what_cannot_be_fetched_is_said_in_seconds(tool, tmp_path, name, message):
     begun = time.monotonic()
     done = tool(name, HF_ENDPOINT='http://127.0.0.1:1', HF_HUB_OFFLINE='0', no_proxy='*')

@@ -25,12 +25,25 @@ from tests.test_models.test_calls_of_modules import calls_of
 BLOCK = re.compile(r'^```python\n# (\S+)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 LONGEST = 40
 #: Config of the page -> the part of the model that is new; None: no part of the model.
-NEW_PARTS = dict(centres='centre_head', pointing='centre_head', tversky=None, relations='distill',
-                 pixel_shuffle='neck', film='prompt_injector', stem='backbone.stem', polygons=None)
+NEW_PARTS = dict(
+    centres='centre_head',
+    pointing='centre_head',
+    tversky=None,
+    relations='distill',
+    pixel_shuffle='neck',
+    film='prompt_injector',
+    stem='backbone.stem',
+    polygons=None,
+)
 # Rows of each table; line 4 of the first file is at fault.
-POLYGONS = dict(train=['a.png,the left one,1 1 20 1 20 20', 'b.png,the square,5 5 5 9 9 9 9 5',
-                       'a.png,a broken one,1 1 x 1 20 20'],
-                val=['a.png,the left one,1 1 20 1 20 20'])
+POLYGONS = dict(
+    train=[
+        'a.png,the left one,1 1 20 1 20 20',
+        'b.png,the square,5 5 5 9 9 9 9 5',
+        'a.png,a broken one,1 1 x 1 20 20',
+    ],
+    val=['a.png,the left one,1 1 20 1 20 20'],
+)
 
 
 @MODELS.register_module()
@@ -87,9 +100,14 @@ def read(project):
 
     @cache
     def read(name):
-        return read_config(os.path.relpath(project / f'configs/{name}.py'), [
-            'model.generation.max_new_tokens=2',
-            *(f'model.backbone.llm.{key}={value}' for key, value in small.items())])
+        return read_config(
+            os.path.relpath(project / f'configs/{name}.py'),
+            [
+                'model.generation.max_new_tokens=2',
+                *(f'model.backbone.llm.{key}={value}' for key, value in small.items()),
+            ],
+        )
+
     return read
 
 
@@ -101,8 +119,10 @@ def config(read):
 def answered(model, loader):
     """The first two samples of a test set, answered with one forced ``[SEG]`` each."""
     dataset, rng = DATASETS.build(loader.dataset), np.random.default_rng(0)
-    asked = [dataset.pipeline(dict(dataset.record(i, rng), rng=rng, answer_prefix='[SEG].'))
-             for i in range(min(2, len(dataset)))]
+    asked = [
+        dataset.pipeline(dict(dataset.record(i, rng), rng=rng, answer_prefix='[SEG].'))
+        for i in range(min(2, len(dataset)))
+    ]
     model.eval()
     return model.test_step(pseudo_collate(asked))
 
@@ -110,9 +130,11 @@ def answered(model, loader):
 def test_no_example_is_long(examples):
     lines = {name: len(code.splitlines()) for name, code in examples.items()}
     assert {name for name in lines if name.startswith('my_parts/')} and max(
-        lines.values()) <= LONGEST, lines
+        lines.values()
+    ) <= LONGEST, lines
     assert {name for name in lines if name.startswith('configs/')} == {
-        f'configs/{name}.py' for name in NEW_PARTS}
+        f'configs/{name}.py' for name in NEW_PARTS
+    }
 
 
 @pytest.mark.parametrize(('name', 'part'), NEW_PARTS.items(), ids=NEW_PARTS)
@@ -144,13 +166,17 @@ def test_part_trains_and_answers(config, name, part):
             assert 0 < x < width and 0 < y < height
 
 
-@pytest.mark.parametrize('name', [name for name, part in NEW_PARTS.items()
-                                  if part and name != 'pointing'])
+@pytest.mark.parametrize(
+    'name', [name for name, part in NEW_PARTS.items() if part and name != 'pointing']
+)
 def test_calls_of_modules_do_not_depend_on_the_batch(config, name):
     """What ZeRO-3 needs; the tests of models do the same for the parts of the package."""
     cfg = config(name).model
-    cfg.distill = [dict(loss, expert=dict(type='HalfKnownExpert')) for loss in cfg.distill
-                   if loss.type == 'RelationLoss']
+    cfg.distill = [
+        dict(loss, expert=dict(type='HalfKnownExpert'))
+        for loss in cfg.distill
+        if loss.type == 'RelationLoss'
+    ]
     model = MODELS.build(cfg)
     calls = {kind: calls_of(model, collate(make_batch(model.tokens, kind))) for kind in KINDS}
     for kind, found in calls.items():
@@ -179,7 +205,7 @@ def test_the_centre_head_learns_centres(config):
         head.loss([torch.eye(4)[:2]], [cells], [sample])['loss_centre'].backward()
         optimizer.step()
     head.predict(torch.eye(4)[:2], cells, sample)
-    expected = torch.tensor([[7., 4.], [25., 15.]])
+    expected = torch.tensor([[7.0, 4.0], [25.0, 15.0]])
     torch.testing.assert_close(sample.pred_centres.detach(), expected, atol=0.5, rtol=0)
 
 
@@ -188,14 +214,26 @@ def test_the_metric_counts_hits(config):
     mask = torch.zeros(1, 4, 6, dtype=torch.bool)
     mask[0, 1, 4] = True
     for i, points in enumerate([[[4.5, 1.5]], [[1.5, 3.5]], []]):
-        metric.process(None, [dict(sample_id=str(i), dataset='d', gt_masks=mask,
-                                   pred_centres=torch.tensor(points).reshape(-1, 2))])
+        metric.process(
+            None,
+            [
+                dict(
+                    sample_id=str(i),
+                    dataset='d',
+                    gt_masks=mask,
+                    pred_centres=torch.tensor(points).reshape(-1, 2),
+                )
+            ],
+        )
     assert metric.evaluate(3) == {'pointing/hit': pytest.approx(1 / 3)}
 
 
 def test_the_head_loss_is_the_formula(config):
     loss = MODELS.build(dict(config('tversky').model.mask_head.loss_dice, eps=0.0))
-    logits, target = torch.tensor([[60., 60., -60., -60.]]), torch.tensor([[1., 0., 1., 1.]])
+    logits, target = (
+        torch.tensor([[60.0, 60.0, -60.0, -60.0]]),
+        torch.tensor([[1.0, 0.0, 1.0, 1.0]]),
+    )
     # One hit, one false alarm, two misses.
     assert loss(logits, target).item() == pytest.approx(3 * (1 - 1 / (1 + 0.3 + 2 * 0.7)))
 
@@ -232,10 +270,14 @@ def test_the_backbone_starts_as_what_it_inherits_from(config):
 
 def test_the_reader_reads_counts_and_refuses(config, project):
     cfg = config('polygons')
-    table = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=[
-        dict(type='LoadImage'), dict(type='LoadMasks')]))
-    assert [sample['conversation'][0]['human'].rstrip('.?').split(' the ')[-1]
-            for sample in table] == ['left one', 'square']
+    table = DATASETS.build(
+        dict(
+            cfg.train_dataloader.dataset, pipeline=[dict(type='LoadImage'), dict(type='LoadMasks')]
+        )
+    )
+    assert [
+        sample['conversation'][0]['human'].rstrip('.?').split(' the ')[-1] for sample in table
+    ] == ['left one', 'square']
     assert [sample['gt_masks'].sum() for sample in table][1] == 16
     assert sum(table.skipped.values()) == 1 and 'must hold numbers' in str(table.skipped)
     with pytest.raises(BadSampleError, match='line 4: polygon'):
@@ -246,9 +288,15 @@ def test_the_reader_reads_counts_and_refuses(config, project):
         DATASETS.build(dict(cfg.train_dataloader.dataset, ann_file='other.csv'))
 
 
-@pytest.mark.parametrize('page', ['README.md', 'projects/box_head/README.md',
-                                  'projects/focal_mask_head/README.md',
-                                  'projects/example_project/README.md'])
+@pytest.mark.parametrize(
+    'page',
+    [
+        'README.md',
+        'projects/box_head/README.md',
+        'projects/focal_mask_head/README.md',
+        'projects/example_project/README.md',
+    ],
+)
 def test_quoted_code_is_that_of_the_files(repo_root, page):
     """Lines of a block whose first line names a file stand in it in this order; ``...`` skips."""
     quoted = {name: code for name, code in blocks(repo_root / page).items() if '/' in name}

@@ -23,9 +23,13 @@ def tool(repo_root):
     def run(*arguments, **variables):
         environment = dict(os.environ, PYTHONPATH=str(repo_root), OMP_NUM_THREADS='1', **variables)
         return subprocess.run(
-            [sys.executable, 'tools/dataset_converters/make_labelme_mini.py',
-             *map(str, arguments)], cwd=repo_root, env=environment, capture_output=True, text=True,
-            timeout=300)
+            [sys.executable, 'tools/dataset_converters/make_labelme_mini.py', *map(str, arguments)],
+            cwd=repo_root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     return run
 
@@ -39,8 +43,14 @@ def test_mistakes_give_one_message(tool, tmp_path):
 
 @pytest.mark.slow
 def test_offline_gives_one_message(tool, tmp_path):
-    done = tool('--out', tmp_path / 'mini', PIP_CONFIG_FILE=os.devnull, no_proxy='*',
-                PIP_INDEX_URL='http://127.0.0.1:1/simple', PIP_EXTRA_INDEX_URL='')
+    done = tool(
+        '--out',
+        tmp_path / 'mini',
+        PIP_CONFIG_FILE=os.devnull,
+        no_proxy='*',
+        PIP_INDEX_URL='http://127.0.0.1:1/simple',
+        PIP_EXTRA_INDEX_URL='',
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'could not be downloaded' in done.stderr and '--archive' in done.stderr
     assert not list(tmp_path.iterdir())
@@ -67,12 +77,23 @@ def photos(tool, archive, tmp_path):
 def samples(folder, split, tokenizer, generation):
     """Samples of a split through the whole pipeline, with the records before packing."""
     from pixelsail_mm.registry import DATASETS, TRANSFORMS
-    dataset = DATASETS.build(dict(
-        type='RefCOCODataset', data_root=str(folder), data_prefix=dict(img_path='images'),
-        split=split, test_mode=generation))
-    stages = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-              dict(type='ResizeToGrid', patch_size=16, max_size=512),
-              dict(type='BuildConversation', tokenizer=tokenizer, generation=generation)]
+
+    dataset = DATASETS.build(
+        dict(
+            type='RefCOCODataset',
+            data_root=str(folder),
+            data_prefix=dict(img_path='images'),
+            split=split,
+            test_mode=generation,
+        )
+    )
+    stages = [
+        dict(type='LoadImage'),
+        dict(type='LoadMasks'),
+        dict(type='LoadVisualPrompts'),
+        dict(type='ResizeToGrid', patch_size=16, max_size=512),
+        dict(type='BuildConversation', tokenizer=tokenizer, generation=generation),
+    ]
     prepare = Compose([TRANSFORMS.build(stage) for stage in stages])
     pack = TRANSFORMS.build(dict(type='PackPixelInputs'))
     for record in dataset:
@@ -84,11 +105,12 @@ def samples(folder, split, tokenizer, generation):
 def test_real_photos(photos, archive):
     """Masks agree with the COCO file that labelme made of the same outlines with its own code."""
     from pixelsail_mm.testing.tiny_models import byte_tokenizer
+
     tokenizer = byte_tokenizer()
     masks, colours, said = {}, {}, {}
     for split in ('train', 'test'):
         for record, packed in samples(photos, split, tokenizer, generation=True):
-            mask, = record['gt_masks']
+            (mask,) = record['gt_masks']
             ann_id = record['meta']['ann_id']
             masks[ann_id], colours[ann_id] = mask, record['img'][mask].mean(0)
             said[record['meta']['expression']] = ann_id
@@ -115,21 +137,24 @@ def _same_instances(ours, theirs, masks):
     assert len(ours['annotations']) == len(theirs['annotations']) == 12
     for own in ours['annotations']:
         key = names[own['image_id']], labels[own['category_id']]
-        overlaps = {_box_overlap(own['bbox'], other['bbox']): other for other in
-                    theirs['annotations'] if key == (their_names[other['image_id']],
-                                                     their_labels[other['category_id']])}
+        overlaps = {
+            _box_overlap(own['bbox'], other['bbox']): other
+            for other in theirs['annotations']
+            if key == (their_names[other['image_id']], their_labels[other['category_id']])
+        }
         best = max(overlaps)
         assert best > 0.9
         assert own['area'] == pytest.approx(overlaps[best]['area'], rel=0.08)
         mask = masks[own['id']]
         x, y, width, height = own['bbox']
-        assert mask.sum() == own['area'] == mask[y:y + height, x:x + width].sum()
+        assert mask.sum() == own['area'] == mask[y : y + height, x : x + width].sum()
         assert mask[y].any() and mask[:, x].any()
 
 
 def _box_overlap(one, other):
-    sides = [min(a + s, b + t) - max(a, b)
-             for a, s, b, t in zip(one[:2], one[2:], other[:2], other[2:])]
+    sides = [
+        min(a + s, b + t) - max(a, b) for a, s, b, t in zip(one[:2], one[2:], other[:2], other[2:])
+    ]
     inside = max(sides[0], 0) * max(sides[1], 0)
     return inside / (one[2] * one[3] + other[2] * other[3] - inside)
 
@@ -138,6 +163,7 @@ def _box_overlap(one, other):
 def test_real_photos_train(photos):
     """Training samples: five turns with their masks, packed; test photos are others."""
     from pixelsail_mm.testing.tiny_models import byte_tokenizer
+
     tokenizer = byte_tokenizer()
     seg = tokenizer.convert_tokens_to_ids('[SEG]')
     train = list(samples(photos, 'train', tokenizer, generation=False))

@@ -21,8 +21,15 @@ from pixelsail_mm.errors import CheckpointError, ConfigError
 
 def run(repo_root, tool, *args):
     return subprocess.run(
-        [sys.executable, str(repo_root / 'tools' / 'model_converters' / f'{tool}.py'),
-         *map(str, args)], capture_output=True, text=True, cwd=repo_root)
+        [
+            sys.executable,
+            str(repo_root / 'tools' / 'model_converters' / f'{tool}.py'),
+            *map(str, args),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=repo_root,
+    )
 
 
 @pytest.mark.parametrize('name', ['weights', 'weights_tied_preproj'])
@@ -52,8 +59,13 @@ def test_commands(repo_root, parity_dir, tmp_path):
 
 def test_unknown_names_are_listed(tmp_path):
     source, target = tmp_path / 'foreign.safetensors', tmp_path / 'out.safetensors'
-    save_file({'vision_tower.weight': torch.ones(2), 'single_transformer.model.norm.weight':
-               torch.ones(2)}, source)
+    save_file(
+        {
+            'vision_tower.weight': torch.ones(2),
+            'single_transformer.model.norm.weight': torch.ones(2),
+        },
+        source,
+    )
     with pytest.raises(UnknownKeysError, match='vision_tower.weight.*--ignore-unknown'):
         convert_checkpoint(source, target, official_to_mm)
     assert not target.exists()
@@ -93,9 +105,15 @@ def test_folder_of_shards(parity_dir, tmp_path):
     assert all(torch.equal(converted[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize('key', ['single_transformer.base_model.model.model.norm.weight',
-                                 'upsample_blocks.0.1.weight', 'upsample_blocks.x.0.weight',
-                                 'llm.model.norm.weight'])
+@pytest.mark.parametrize(
+    'key',
+    [
+        'single_transformer.base_model.model.model.norm.weight',
+        'upsample_blocks.0.1.weight',
+        'upsample_blocks.x.0.weight',
+        'llm.model.norm.weight',
+    ],
+)
 def test_near_misses_are_unknown(key):
     """A LoRA wrapper's or another block's name must not become a plausible name of ours."""
     with pytest.raises(UnknownKeysError, match=key):
@@ -106,6 +124,7 @@ def test_near_misses_are_unknown(key):
 def test_names_are_those_of_the_model(parity_dir, tied_preproj):
     from pixelsail_mm.registry import MODELS
     from pixelsail_mm.testing.parity import ParityFixtures
+
     model = MODELS.build(ParityFixtures(parity_dir).model_config(tied_preproj))
     own = {key: value.shape for key, value in model.state_dict().items()}
     name = 'weights_tied_preproj' if tied_preproj else 'weights'
@@ -122,16 +141,31 @@ def test_distillation_heads_are_not_exported():
 def test_zero_command(repo_root, tmp_path):
     """Shards of a DeepSpeed folder as a user puts them together; a wrong folder is one message."""
     from pixelsail_mm.benchmarks.checkpoints import write_zero3
+
     shapes = dict(a=torch.Size([3, 5]), b=torch.Size([4]))
     write_zero3(tmp_path / 'iter_1.pth', shapes, 2, dict(c='a'))
-    done = run(repo_root, 'zero_to_safetensors', tmp_path / 'iter_1.pth', tmp_path / 'out',
-               '--max-shard-size', '0.05KB', '--dtype', 'bfloat16')
+    done = run(
+        repo_root,
+        'zero_to_safetensors',
+        tmp_path / 'iter_1.pth',
+        tmp_path / 'out',
+        '--max-shard-size',
+        '0.05KB',
+        '--dtype',
+        'bfloat16',
+    )
     assert done.returncode == 0, done.stderr
     assert 'total' in done.stdout
     state = load_state(tmp_path / 'out')['state_dict']
     assert {key: value.shape for key, value in state.items()} == shapes | dict(c=shapes['a'])
     expected = load_state(tmp_path / 'iter_1.pth')['state_dict']
     assert all(torch.equal(value, expected[key].bfloat16()) for key, value in state.items())
-    done = run(repo_root, 'zero_to_safetensors', tmp_path / 'iter_1.pth', tmp_path / 'x',
-               '--max-shard-size', 'large')
+    done = run(
+        repo_root,
+        'zero_to_safetensors',
+        tmp_path / 'iter_1.pth',
+        tmp_path / 'x',
+        '--max-shard-size',
+        'large',
+    )
     assert done.returncode == 2 and "size of shards 'large'" in done.stderr

@@ -18,8 +18,16 @@ def run_report(repo_root, tmp_path):
         results.write_text(json.dumps({'metrics': metrics}))
         options = [part for row in rows for part in ('--row', *row)]
         return subprocess.run(
-            [sys.executable, repo_root / 'tools/misc/quickstart_report.py', results, *options,
-             *more], capture_output=True, text=True)
+            [
+                sys.executable,
+                repo_root / 'tools/misc/quickstart_report.py',
+                results,
+                *options,
+                *more,
+            ],
+            capture_output=True,
+            text=True,
+        )
 
     return run
 
@@ -28,8 +36,16 @@ def test_all_targets_met(run_report, tmp_path):
     (tmp_path / 'vis').mkdir()
     for i in range(10):
         (tmp_path / 'vis' / f'{i}.jpg').touch()
-    done = run_report(METRICS, ROWS, '--stage', 'data=3', '--stage', 'training=400', '--pictures',
-                      str(tmp_path / 'vis'))
+    done = run_report(
+        METRICS,
+        ROWS,
+        '--stage',
+        'data=3',
+        '--stage',
+        'training=400',
+        '--pictures',
+        str(tmp_path / 'vis'),
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[1].split() == ['cIoU', '0.512', '>=0.45', 'pass']
@@ -61,7 +77,8 @@ def test_malformed_target_is_refused(run_report):
 
 @pytest.mark.parametrize('control, code', [(0.255, 0), (0.257, 1)])
 def test_target_as_a_share_of_another_metric(run_report, control, code):
-    done = run_report({**METRICS, 'shuffled/cIoU': control},
-                      [['control', 'shuffled/cIoU', '<=0.5*refseg/cIoU']])
+    done = run_report(
+        {**METRICS, 'shuffled/cIoU': control}, [['control', 'shuffled/cIoU', '<=0.5*refseg/cIoU']]
+    )
     assert done.returncode == code
     assert '<=0.256' in done.stdout

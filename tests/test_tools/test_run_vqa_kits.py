@@ -14,6 +14,7 @@ STUBS = 'tests/test_evaluation/test_harnesses/kit_stubs'
 def checkpoint(tmp_path_factory):
     """Folder of a config and the weights of a tiny random model."""
     from pixelsail_mm.testing.tiny_models import write_tiny_model
+
     return write_tiny_model(tmp_path_factory.mktemp('checkpoint'))
 
 
@@ -21,11 +22,19 @@ def checkpoint(tmp_path_factory):
 def tool(repo_root):
 
     def run(name, *arguments, path=STUBS):
-        environment = dict(os.environ, OMP_NUM_THREADS='1',
-                           PYTHONPATH=os.pathsep.join((str(repo_root), str(repo_root / path))))
-        done = subprocess.run([sys.executable, f'tools/misc/{name}.py', *map(str, arguments)],
-                              cwd=repo_root, env=environment, capture_output=True, text=True,
-                              timeout=300)
+        environment = dict(
+            os.environ,
+            OMP_NUM_THREADS='1',
+            PYTHONPATH=os.pathsep.join((str(repo_root), str(repo_root / path))),
+        )
+        done = subprocess.run(
+            [sys.executable, f'tools/misc/{name}.py', *map(str, arguments)],
+            cwd=repo_root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
         return done, answers
 
@@ -34,21 +43,43 @@ def tool(repo_root):
 
 @pytest.mark.slow
 def test_vlmevalkit(tool, checkpoint):
-    done, answers = tool('run_vlmevalkit', '--kit', STUBS, '--config', checkpoint, '--name', 'mine',
-                         '--max-new-tokens', '3', '--', '--data', 'MME', 'MMBench_DEV_EN')
+    done, answers = tool(
+        'run_vlmevalkit',
+        '--kit',
+        STUBS,
+        '--config',
+        checkpoint,
+        '--name',
+        'mine',
+        '--max-new-tokens',
+        '3',
+        '--',
+        '--data',
+        'MME',
+        'MMBench_DEV_EN',
+    )
     assert done.returncode == 0, done.stderr
     assert [(answer['model'], answer['dataset']) for answer in answers] == [
-        ('mine', 'MME'), ('mine', 'MMBench_DEV_EN')]
+        ('mine', 'MME'),
+        ('mine', 'MMBench_DEV_EN'),
+    ]
     assert [answer['message'][-1]['value'].count('\n') for answer in answers] == [0, 3]
 
 
 @pytest.mark.slow
 def test_lmms_eval(tool, checkpoint):
-    done, answers = tool('run_lmms_eval', '--model_args', f'config={checkpoint},max_new_tokens=3',
-                         '--tasks', 'mme,other')
+    done, answers = tool(
+        'run_lmms_eval',
+        '--model_args',
+        f'config={checkpoint},max_new_tokens=3',
+        '--tasks',
+        'mme,other',
+    )
     assert done.returncode == 0, done.stderr
     assert [(answer['model'], answer['task']) for answer in answers] == [
-        ('pixelsail', 'mme'), ('pixelsail', 'other')]
+        ('pixelsail', 'mme'),
+        ('pixelsail', 'other'),
+    ]
 
 
 def test_a_folder_without_the_kit(tool, tmp_path):

@@ -15,10 +15,17 @@ TOY = 'tests/test_engine/toy_config.py'
 def tool(repo_root):
 
     def run(*command):
-        environment = dict(os.environ, PYTHONPATH=str(repo_root), PYTHON=sys.executable,
-                           OMP_NUM_THREADS='1')
-        done = subprocess.run([str(part) for part in command], cwd=repo_root, env=environment,
-                              capture_output=True, text=True, timeout=540)
+        environment = dict(
+            os.environ, PYTHONPATH=str(repo_root), PYTHON=sys.executable, OMP_NUM_THREADS='1'
+        )
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=repo_root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=540,
+        )
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -32,10 +39,15 @@ def test_help_needs_no_heavy_import(tool, script):
     assert 'mmengine' not in imports and 'torch' not in imports
 
 
-@pytest.mark.parametrize('script, usage', [
-    ('dist_train.sh', 'CONFIG NPROC'), ('dist_test.sh', 'CONFIG CHECKPOINT NPROC'),
-    ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG WORK_DIR'),
-    ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT')])
+@pytest.mark.parametrize(
+    'script, usage',
+    [
+        ('dist_train.sh', 'CONFIG NPROC'),
+        ('dist_test.sh', 'CONFIG CHECKPOINT NPROC'),
+        ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG WORK_DIR'),
+        ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT'),
+    ],
+)
 def test_scripts_say_how_to_call_them(tool, script, usage):
     status, _, errors = tool('bash', f'tools/{script}')
     assert status == 2 and usage in errors
@@ -46,12 +58,17 @@ def test_number_of_processes_is_checked(tool):
     assert status == 2 and "got 'two'" in errors
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['absent.py'], 'config absent.py: no such file'),
-    ([TOY, '--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'],
-     'gone.json   (train_dataloader.dataset.ann_file)'),
-    ([TOY, '--cfg-options', 'modle.type=X'], 'did you mean model?'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['absent.py'], 'config absent.py: no such file'),
+        (
+            [TOY, '--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'],
+            'gone.json   (train_dataloader.dataset.ann_file)',
+        ),
+        ([TOY, '--cfg-options', 'modle.type=X'], 'did you mean model?'),
+    ],
+)
 def test_mistakes_before_the_heavy_imports_give_one_message(tool, arguments, message):
     status, output, errors = tool(sys.executable, 'tools/train.py', *arguments)
     assert status == 2
@@ -60,26 +77,42 @@ def test_mistakes_before_the_heavy_imports_give_one_message(tool, arguments, mes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('options, message', [
-    (['model.type=ToyModle'], "type='ToyModle' is not a registered model; did you mean ToyModel"),
-    (['deepspeed=zero4'], '--deepspeed zero4: neither a preset'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            ['model.type=ToyModle'],
+            "type='ToyModle' is not a registered model; did you mean ToyModel",
+        ),
+        (['deepspeed=zero4'], '--deepspeed zero4: neither a preset'),
+    ],
+)
 def test_mistakes_in_components_give_one_message(tool, tmp_path, options, message):
-    status, _, errors = tool(sys.executable, 'tools/train.py', TOY, '--work-dir', tmp_path,
-                             '--cfg-options', *options)
+    status, _, errors = tool(
+        sys.executable, 'tools/train.py', TOY, '--work-dir', tmp_path, '--cfg-options', *options
+    )
     assert status == 2
     assert message in errors and 'Traceback' not in errors
 
 
 @pytest.mark.slow
 def test_train_then_test_in_one_and_two_processes(tool, tmp_path):
-    status, output, errors = tool(sys.executable, 'tools/train.py', TOY, '--work-dir', tmp_path,
-                                  '--cfg-options', 'train_cfg.max_iters=2')
+    status, output, errors = tool(
+        sys.executable,
+        'tools/train.py',
+        TOY,
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_cfg.max_iters=2',
+    )
     assert status == 0, errors
     weights = tmp_path / 'model.safetensors'
     results = []
-    for count, start in ((1, [sys.executable, 'tools/test.py', TOY, weights]),
-                         (2, ['bash', 'tools/dist_test.sh', TOY, weights, 2])):
+    for count, start in (
+        (1, [sys.executable, 'tools/test.py', TOY, weights]),
+        (2, ['bash', 'tools/dist_test.sh', TOY, weights, 2]),
+    ):
         out = tmp_path / f'results{count}.json'
         status, output, errors = tool(*start, '--work-dir', tmp_path, '--out', out)
         assert status == 0, errors

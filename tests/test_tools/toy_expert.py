@@ -18,13 +18,16 @@ class ToyExpert(VisionExpert):
 
     def __call__(self, data_samples):
         time.sleep(self.seconds)
-        return [self.factor * torch.as_tensor(sample.image[:, ::4, ::4], dtype=torch.float32)
-                for sample in data_samples]
+        return [
+            self.factor * torch.as_tensor(sample.image[:, ::4, ::4], dtype=torch.float32)
+            for sample in data_samples
+        ]
 
     @classmethod
     def fingerprint_of(cls, factor=1.0, seconds=0.0):
-        return dict(expert='ToyExpert', weights_sha256='none', feature=dict(factor=factor),
-                    preprocessing={})
+        return dict(
+            expert='ToyExpert', weights_sha256='none', feature=dict(factor=factor), preprocessing={}
+        )
 
     def fingerprint(self):
         return self.fingerprint_of(self.factor)

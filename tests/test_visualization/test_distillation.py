@@ -63,8 +63,9 @@ def test_scores_by_hand():
 
 def test_cache_gives_way_to_its_expert():
     cached = dict(type='CachedExpert', root='r', image_root='i')
-    losses = live_experts(dict(distill=[dict(expert=dict(cached, of=dict(type='A'))),
-                                        dict(expert=cached)]))['distill']
+    losses = live_experts(
+        dict(distill=[dict(expert=dict(cached, of=dict(type='A'))), dict(expert=cached)])
+    )['distill']
     assert [loss['expert'] for loss in losses] == [dict(type='A'), cached]
     with pytest.raises(ConfigError, match='nothing to compare'):
         live_experts(dict(distill=[]))
@@ -78,39 +79,66 @@ class TestPictures:
         byte_tokenizer().save_pretrained(tmp_path / 'tok')
         expert = dict(type='OnnxExpert', model=pooling(tmp_path / 'a.onnx'), output='means')
         loss = dict(type='ExpertDistillLoss', expert_channels=3, expert=expert)
-        model = tiny_model_config(str(tmp_path / 'tok'), distill=[
-            dict(loss, name='fine', feature='neck'), dict(loss, name='coarse', feature='backbone')])
-        pipeline = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-                    dict(type='ResizeToGrid', patch_size=8, max_size=32),
-                    dict(type='BuildConversation', tokenizer=str(tmp_path / 'tok'),
-                         generation=True), dict(type='PackPixelInputs')]
+        model = tiny_model_config(
+            str(tmp_path / 'tok'),
+            distill=[
+                dict(loss, name='fine', feature='neck'),
+                dict(loss, name='coarse', feature='backbone'),
+            ],
+        )
+        pipeline = [
+            dict(type='LoadImage'),
+            dict(type='LoadMasks'),
+            dict(type='LoadVisualPrompts'),
+            dict(type='ResizeToGrid', patch_size=8, max_size=32),
+            dict(type='BuildConversation', tokenizer=str(tmp_path / 'tok'), generation=True),
+            dict(type='PackPixelInputs'),
+        ]
         (tmp_path / 'other').mkdir()
         for name, size in (('wide', (48, 32)), ('tall', (20, 60)), ('other/wide', (30, 30))):
             pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / f'{name}.png')
-        (tmp_path / 'test.json').write_text(json.dumps(
-            [dict(image=f'{name}.png', caption='x')
-             for name in ('wide', 'wide', 'tall', 'other/wide')]))
-        data = dict(type='ImageCaptionDataset', data_root=str(tmp_path), ann_file='test.json',
-                    test_mode=True, pipeline=pipeline)
+        (tmp_path / 'test.json').write_text(
+            json.dumps(
+                [
+                    dict(image=f'{name}.png', caption='x')
+                    for name in ('wide', 'wide', 'tall', 'other/wide')
+                ]
+            )
+        )
+        data = dict(
+            type='ImageCaptionDataset',
+            data_root=str(tmp_path),
+            ann_file='test.json',
+            test_mode=True,
+            pipeline=pipeline,
+        )
         state = MODELS.build(model).state_dict()
         save_weights(state, tmp_path / 'iter_1.safetensors')
-        save_weights({key: value for key, value in state.items() if 'distill' not in key},
-                     tmp_path / 'exported.safetensors')
+        save_weights(
+            {key: value for key, value in state.items() if 'distill' not in key},
+            tmp_path / 'exported.safetensors',
+        )
         return Config(dict(model=model, test_dataloader=[dict(dataset=data)])), tmp_path
 
     def test_a_picture_per_loss_and_image(self, trained):
         cfg, folder = trained
         scores = visualize_distillation(cfg, str(folder / 'iter_1.safetensors'), folder / 'out')
-        files = sorted(path.relative_to(folder / 'out').as_posix()
-                       for path in (folder / 'out').rglob('*.png'))
+        files = sorted(
+            path.relative_to(folder / 'out').as_posix() for path in (folder / 'out').rglob('*.png')
+        )
         # Two images have one name; none takes the other's place.
         names = ['tall', 'wide', 'wide_2']
-        assert files == ['coarse.png', *(f'coarse/{name}.png' for name in names), 'fine.png',
-                         *(f'fine/{name}.png' for name in names)]
+        assert files == [
+            'coarse.png',
+            *(f'coarse/{name}.png' for name in names),
+            'fine.png',
+            *(f'fine/{name}.png' for name in names),
+        ]
         assert set(scores) == {'fine', 'coarse'} and set(scores['fine']) == set(names)
-        both, one = (np.asarray(Image.open(folder / 'out' / name))
-                     for name in ('fine.png', 'fine/wide.png'))
+        both, one = (
+            np.asarray(Image.open(folder / 'out' / name)) for name in ('fine.png', 'fine/wide.png')
+        )
         assert both.shape[0] > one.shape[0] and both.shape[1] == one.shape[1]
         scores = visualize_distillation(cfg, str(folder / 'iter_1.safetensors'), folder / 'one', 1)
         assert list(scores['fine']) == ['wide']
@@ -120,7 +148,8 @@ class TestPictures:
         with pytest.raises(ConfigError, match='exported weights leave them out'):
             visualize_distillation(cfg, str(folder / 'exported.safetensors'), folder / 'out')
         with pytest.raises(ConfigError, match='no `train_dataloader`'):
-            visualize_distillation(cfg, str(folder / 'iter_1.safetensors'), folder / 'out',
-                                   split='train')
+            visualize_distillation(
+                cfg, str(folder / 'iter_1.safetensors'), folder / 'out', split='train'
+            )
         with pytest.raises(CheckpointError):
             visualize_distillation(cfg, str(folder / 'nowhere.pth'), folder / 'out')

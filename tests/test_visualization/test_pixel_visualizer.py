@@ -22,8 +22,12 @@ def square(shape, *boxes):
 
 
 def make(shape=(64, 64), **fields):
-    meta = dict(ori_shape=shape, question=fields.pop('question', 'Please segment it.'),
-                gt_text=fields.pop('gt_text', ''), sample_id='s')
+    meta = dict(
+        ori_shape=shape,
+        question=fields.pop('question', 'Please segment it.'),
+        gt_text=fields.pop('gt_text', ''),
+        sample_id='s',
+    )
     sample = PixelDataSample(metainfo=meta)
     for key, value in fields.items():
         setattr(sample, key, value)
@@ -45,11 +49,17 @@ def grey(shape=(64, 64), level=128):
 
 def test_panels_appear_only_for_what_exists(visualizer):
     gt = square((64, 64), (8, 8, 24, 24))
-    widths = [visualizer.draw(grey(), sample).shape[1] for sample in (
-        make(), make(pred_masks=gt), make(pred_masks=gt, gt_masks=gt))]
+    widths = [
+        visualizer.draw(grey(), sample).shape[1]
+        for sample in (make(), make(pred_masks=gt), make(pred_masks=gt, gt_masks=gt))
+    ]
     assert widths[0] < widths[1] < widths[2]
-    assert visualizer.draw(grey(), make(pred_masks=gt, gt_masks=gt), draw_gt=False,
-                           draw_pred=False).shape[1] == widths[0]
+    assert (
+        visualizer.draw(
+            grey(), make(pred_masks=gt, gt_masks=gt), draw_gt=False, draw_pred=False
+        ).shape[1]
+        == widths[0]
+    )
     # A missing prediction is shown beside its truth.
     missing = make(pred_masks=square((64, 64)), gt_masks=gt)
     assert visualizer.draw(grey(), missing).shape[1] == widths[2]
@@ -90,8 +100,9 @@ def test_masks_survive_resizing():
     assert small[0].sum() == 1
     assert small[1].sum() == 5000
     assert fit_masks(masks[:0], (100, 100)).shape == (0, 100, 100)
-    np.testing.assert_array_equal(fit_masks(masks, (2000, 2000)),
-                                  masks.repeat(2, axis=1).repeat(2, axis=2))
+    np.testing.assert_array_equal(
+        fit_masks(masks, (2000, 2000)), masks.repeat(2, axis=1).repeat(2, axis=2)
+    )
 
 
 @pytest.mark.parametrize('size', [320, 333, 427, 512])
@@ -118,6 +129,7 @@ def test_draw_masks_leaves_the_input_alone_and_fades_the_rest():
 
 def test_iou_is_printed():
     from pixelsail_mm.visualization.pixel_visualizer import _iou_note
+
     gt = square((8, 8), (0, 0, 4, 4), (4, 4, 8, 8)).numpy()
     assert _iou_note(gt, gt) == 'IoU 1.00, 1.00'
     assert _iou_note(square((8, 8), (0, 0, 4, 2)).numpy(), gt) == 'IoU 0.50, 0.00'
@@ -142,16 +154,26 @@ def test_longer_text_makes_a_taller_picture(visualizer):
 def test_parse_chips_and_phrases():
     words = parse('<p> a cat </p> [SEG], then <Prompt12>: [SEG].')
     assert [(w.text, w.bold, w.space) for w in words] == [
-        ('a', True, True), ('cat', True, True), ('mask 1', True, True), (',', False, False),
-        ('then', False, True), ('Prompt12', True, True), (':', False, False),
-        ('mask 2', True, True), ('.', False, False)]
+        ('a', True, True),
+        ('cat', True, True),
+        ('mask 1', True, True),
+        (',', False, False),
+        ('then', False, True),
+        ('Prompt12', True, True),
+        (':', False, False),
+        ('mask 2', True, True),
+        ('.', False, False),
+    ]
     assert [w.chip for w in words if w.chip] == [colour_of(0), colour_of(12), colour_of(1)]
 
 
 def test_line_breaks_are_kept():
     block = TextBlock('Question', 'Which?\nA. red\n\nB. <Prompt1>\n', 400, 16, label_width=80)
     assert [[word.text for word in line] for line in block.lines] == [
-        ['Which?'], ['A.', 'red'], ['B.', 'Prompt1']]
+        ['Which?'],
+        ['A.', 'red'],
+        ['B.', 'Prompt1'],
+    ]
 
 
 def test_wrapping_keeps_every_character_within_the_width():
@@ -171,18 +193,28 @@ def test_too_many_lines_end_in_an_ellipsis():
 
 def test_ink_contrasts_with_every_colour():
     def luminance(colour):
-        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055)**2.4 for c in colour]
+        linear = [
+            c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour
+        ]
         return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
     for colour in (*PALETTE, (0, 0, 0), (255, 255, 255), (128, 128, 128)):
         high, low = sorted([luminance(colour), luminance(ink_on(colour))], reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 3
 
 
-@pytest.mark.parametrize('image, fields, message', [
-    (np.zeros((64, 64), np.uint8), {}, r'uint8 RGB of shape \(H, W, 3\), got uint8 \(64, 64\)'),
-    (np.zeros((64, 64, 3)), {}, 'float64'),
-    (grey((32, 64)), dict(gt_masks=square((64, 64), (0, 0, 9, 9))), 'gt_masks of sample .s. is'),
-])
+@pytest.mark.parametrize(
+    'image, fields, message',
+    [
+        (np.zeros((64, 64), np.uint8), {}, r'uint8 RGB of shape \(H, W, 3\), got uint8 \(64, 64\)'),
+        (np.zeros((64, 64, 3)), {}, 'float64'),
+        (
+            grey((32, 64)),
+            dict(gt_masks=square((64, 64), (0, 0, 9, 9))),
+            'gt_masks of sample .s. is',
+        ),
+    ],
+)
 def test_faulty_input_is_named(visualizer, image, fields, message):
     with pytest.raises(ValueError, match=message):
         visualizer.draw(image, make(**fields))
@@ -196,16 +228,22 @@ def test_add_datasample_writes_the_drawn_picture(visualizer, tmp_path):
 
 
 def test_add_datasample_without_file_goes_to_the_backends(tmp_path):
-    visualizer = VISUALIZERS.build(dict(
-        type='PixelVisualizer', name='with_backend', save_dir=str(tmp_path),
-        vis_backends=[dict(type='LocalVisBackend')]))
+    visualizer = VISUALIZERS.build(
+        dict(
+            type='PixelVisualizer',
+            name='with_backend',
+            save_dir=str(tmp_path),
+            vis_backends=[dict(type='LocalVisBackend')],
+        )
+    )
     visualizer.add_datasample('a', grey(), make(), step=3)
     assert (tmp_path / 'vis_data/vis_image/a_3.png').is_file()
 
 
 def test_grid():
-    pictures = [np.full((h, w, 3), v, np.uint8) for h, w, v in
-                [(10, 20, 1), (30, 10, 2), (5, 5, 3)]]
+    pictures = [
+        np.full((h, w, 3), v, np.uint8) for h, w, v in [(10, 20, 1), (30, 10, 2), (5, 5, 3)]
+    ]
     sheet = PixelVisualizer.grid(pictures, columns=2, gap=4)
     assert sheet.shape == (30 + 5 + 3 * 4, 20 + 10 + 3 * 4, 3)
     assert [count(sheet, (v, v, v)) for v in (1, 2, 3)] == [200, 300, 25]

@@ -23,18 +23,29 @@ class RecordingVisualizer:
 
 def make_runner(size, iteration=40, prefixes=('a', 'b')):
     metrics = [SimpleNamespace(prefix=prefix) for prefix in prefixes]
-    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(size), batch_sampler=None),
-                           evaluator=SimpleNamespace(metrics=metrics))
-    return SimpleNamespace(test_loop=loop, val_loop=loop, iter=iteration, cfg={},
-                           visualizer=SimpleNamespace(_vis_backends={}),
-                           logger=logging.getLogger('pictures'))
+    loop = SimpleNamespace(
+        dataloader=SimpleNamespace(dataset=range(size), batch_sampler=None),
+        evaluator=SimpleNamespace(metrics=metrics),
+    )
+    return SimpleNamespace(
+        test_loop=loop,
+        val_loop=loop,
+        iter=iteration,
+        cfg={},
+        visualizer=SimpleNamespace(_vis_backends={}),
+        logger=logging.getLogger('pictures'),
+    )
 
 
 def batches(size, batch_size, dataset=lambda i: 'shapes', **meta):
-    samples = [PixelDataSample(metainfo=dict(sample_id=f'id/{i}', dataset=dataset(i),
-                                             ori_shape=(6, 4), **meta)) for i in range(size)]
+    samples = [
+        PixelDataSample(
+            metainfo=dict(sample_id=f'id/{i}', dataset=dataset(i), ori_shape=(6, 4), **meta)
+        )
+        for i in range(size)
+    ]
     for start in range(0, size, batch_size):
-        part = samples[start:start + batch_size]
+        part = samples[start : start + batch_size]
         image = torch.zeros(3, 16, 16, dtype=torch.uint8)
         yield dict(inputs=dict(image=[image] * len(part))), part
 
@@ -64,8 +75,9 @@ def test_spread_draws_the_wanted_number_evenly(tmp_path, size, num, batch_size):
 def test_first_counts_per_dataset(tmp_path):
     hook = build(show_dir=str(tmp_path), num=2, select='first')
     data = batches(8, 3, dataset=lambda i: 'ab'[i % 2])
-    files = [str(path.relative_to(tmp_path)) for _, _, path in
-             run(hook, 'test', make_runner(8), data)]
+    files = [
+        str(path.relative_to(tmp_path)) for _, _, path in run(hook, 'test', make_runner(8), data)
+    ]
     assert files == ['a/id_0.png', 'b/id_1.png', 'a/id_2.png', 'b/id_3.png']
 
 
@@ -106,15 +118,15 @@ def test_image_comes_from_sample_file_or_model_input(tmp_path):
     red = np.full((6, 4, 3), (255, 0, 0), np.uint8)
     Image.fromarray(red).save(tmp_path / 'red.png')
     hook = build(show_dir=str(tmp_path / 'out'), num=1)
-    from_file = run(hook, 'test', make_runner(1),
-                    batches(1, 1, img_path=str(tmp_path / 'red.png')))[-1][1]
+    from_file = run(
+        hook, 'test', make_runner(1), batches(1, 1, img_path=str(tmp_path / 'red.png'))
+    )[-1][1]
     np.testing.assert_array_equal(from_file, red)
     from_model = run(hook, 'test', make_runner(1), batches(1, 1))[-1][1]
     assert from_model.shape == (6, 4, 3) and from_model.max() == 0
-    (batch, samples), = batches(1, 1)
+    ((batch, samples),) = batches(1, 1)
     samples[0].image = torch.from_numpy(red).permute(2, 0, 1).contiguous()
-    np.testing.assert_array_equal(
-        run(hook, 'test', make_runner(1), [(batch, samples)])[-1][1], red)
+    np.testing.assert_array_equal(run(hook, 'test', make_runner(1), [(batch, samples)])[-1][1], red)
     text_only = (dict(inputs=dict(image=[None])), list(batches(1, 1))[0][1])
     assert run(hook, 'test', make_runner(1), [text_only])[-1][1] is None
 
@@ -144,10 +156,11 @@ class NumberedVisualizer(PixelVisualizer):
 def test_the_configured_visualizer_draws_and_its_pictures_reach_tensorboard(tmp_path):
     from mmengine.visualization import TensorboardVisBackend, Visualizer
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     board = TensorboardVisBackend(save_dir=str(tmp_path / 'board'))
     visualizer = Visualizer(vis_backends=None)
     visualizer._vis_backends = dict(board=board)
-    runner = make_runner(2, prefixes=('a', ))
+    runner = make_runner(2, prefixes=('a',))
     runner.visualizer, runner.cfg = visualizer, dict(visualizer=dict(type=NumberedVisualizer))
     hook = build(show_dir=str(tmp_path / 'pictures'), num=1)
     hook.before_test_epoch(runner)
@@ -159,5 +172,7 @@ def test_the_configured_visualizer_draws_and_its_pictures_reach_tensorboard(tmp_
     assert (picture == 7).all(-1).any(), 'the panel of the project'
     events = EventAccumulator(str(tmp_path / 'board')).Reload()
     [tag] = events.Tags()['images']
-    assert tag == 'a/id_0' and (events.Images(tag)[0].height, events.Images(tag)[0].width) \
-        == picture.shape[:2]
+    assert (
+        tag == 'a/id_0'
+        and (events.Images(tag)[0].height, events.Images(tag)[0].width) == picture.shape[:2]
+    )

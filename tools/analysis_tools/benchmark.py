@@ -15,6 +15,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from pixelsail_mm.benchmarks.step import report, run_benchmark
+
     result = run_benchmark(args.repeats, args.threads)
     print(report(result))
     if args.out:

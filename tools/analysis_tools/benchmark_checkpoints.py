@@ -12,10 +12,15 @@ from pathlib import Path
 
 def main() -> None:
     """Parse arguments, run the benchmark, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--folder', type=Path, help='where to write the checkpoints: 10 GB on the '
-                        'disk, removed afterwards (default: the temporary folder)')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--folder',
+        type=Path,
+        help='where to write the checkpoints: 10 GB on the '
+        'disk, removed afterwards (default: the temporary folder)',
+    )
     parser.add_argument('--rounds', type=int, default=5, help='repetitions of timings (default 5)')
     parser.add_argument('--shards', type=int, default=4, help='ZeRO-3 shards (default 4)')
     parser.add_argument('--out', type=Path, help='also write the figures to this JSON file')
@@ -24,6 +29,7 @@ def main() -> None:
     import torch
 
     from pixelsail_mm.benchmarks import checkpoints as benchmark
+
     torch.set_num_threads(1)
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ def main() -> int:
     def command():
         from pixelsail_mm.benchmarks.precision import compare_precisions, report
         from pixelsail_mm.checkpoints.folders.reading import read_model_config
+
         cfg, _ = read_model_config(args.config)
         print(report(compare_precisions(cfg, args.checkpoint, args.image, args.text)))
 

@@ -17,16 +17,22 @@ import sys
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config of the training')
     parser.add_argument('checkpoint', help='checkpoint of the training')
     parser.add_argument('--out', required=True, help='folder to write to')
     parser.add_argument('--images', type=int, default=4, help='different images (default 4)')
-    parser.add_argument('--split', default='test', choices=['test', 'val', 'train'],
-                        help='dataloader the images come from (default: test)')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--split',
+        default='test',
+        choices=['test', 'val', 'train'],
+        help='dataloader the images come from (default: test)',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='settings that override the config'
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
     if args.images < 1:
@@ -45,6 +51,7 @@ def main() -> int:
         from pixelsail_mm.config import read_config
         from pixelsail_mm.registry import SCOPE
         from pixelsail_mm.visualization.distillation import visualize_distillation
+
         cfg = read_config(args.config, args.cfg_options)
         init_default_scope(cfg.get('default_scope', SCOPE))
         scores = visualize_distillation(cfg, args.checkpoint, args.out, args.images, args.split)

@@ -24,28 +24,47 @@ import sys
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file; its train_dataloader names the images')
-    parser.add_argument('--expert', help='name or number of an entry of model.distill, or type of '
-                        'its expert; or a config file that sets expert = dict(...)')
+    parser.add_argument(
+        '--expert',
+        help='name or number of an entry of model.distill, or type of '
+        'its expert; or a config file that sets expert = dict(...)',
+    )
     parser.add_argument('--out', help='folder to write to (default: root of the CachedExpert)')
-    parser.add_argument('--image-root', nargs='+', metavar='[LABEL=]DIR',
-                        help='folder that all images lie in, or several with labels (default: that '
-                        'of the CachedExpert)')
+    parser.add_argument(
+        '--image-root',
+        nargs='+',
+        metavar='[LABEL=]DIR',
+        help='folder that all images lie in, or several with labels (default: that '
+        'of the CachedExpert)',
+    )
     parser.add_argument('--dtype', default='float16', choices=['float16', 'bfloat16', 'float32'])
-    parser.add_argument('--workers', type=int, default=1,
-                        help='processes, each with an expert of its own (default 1)')
-    parser.add_argument('--device', default='auto',
-                        help='cpu, cuda (workers take the GPUs in turn), cuda:N (default: auto)')
-    parser.add_argument('--shard', metavar='I/N',
-                        help='only every N-th image from the I-th on, for N machines (default: '
-                        'RANK/WORLD_SIZE where these are set)')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=1,
+        help='processes, each with an expert of its own (default 1)',
+    )
+    parser.add_argument(
+        '--device',
+        default='auto',
+        help='cpu, cuda (workers take the GPUs in turn), cuda:N (default: auto)',
+    )
+    parser.add_argument(
+        '--shard',
+        metavar='I/N',
+        help='only every N-th image from the I-th on, for N machines (default: '
+        'RANK/WORLD_SIZE where these are set)',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='settings that override the config'
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
-    environment = f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
+    environment = f'{os.environ.get("RANK", 0)}/{os.environ.get("WORLD_SIZE", 1)}'
     found = re.fullmatch(r'(\d+)/(\d+)', args.shard or environment)
     args.shard = tuple(map(int, found.groups())) if found else (0, 0)
     if args.shard[0] >= args.shard[1]:
@@ -60,6 +79,7 @@ def image_roots(given: list) -> object:
     if not given or (len(given) == 1 and '=' not in given[0]):
         return given[0] if given else None
     from pixelsail_mm.errors import ConfigError
+
     if not all(re.match('[^=/]+=.', value) for value in given):
         raise ConfigError('--image-root: write several folders as LABEL=DIR, e.g. coco=data/coco')
     return dict(value.split('=', 1) for value in given)
@@ -82,17 +102,20 @@ def cache(args: argparse.Namespace) -> int:
     expert = args.expert
     if expert is not None and expert.endswith(('.py', '.json', '.yml', '.yaml')):
         expert = read_config(expert)
-    job = make_job(cfg, expert, args.out, image_roots(args.image_root), args.dtype,
-                   args.device)
+    job = make_job(cfg, expert, args.out, image_roots(args.image_root), args.dtype, args.device)
     images = list_images(cfg, job.image_root, args.shard)
     done = cache_features(job, images, args.workers, show)
     for reason in done.skipped[:10]:
         print(f'unreadable: {reason}')
-    print(f'{len(images)} images: {done.written} written ({done.bytes / 1e9:.2f} GB), {done.found} '
-          f'there already, {len(done.skipped)} unreadable and skipped')
-    print(f"train with expert=dict(type='CachedExpert', root={job.out!r}, "
-          f'image_root={job.image_root!r}, of={job.expert!r}'
-          f"{', allow_missing=True' if done.skipped else ''})")
+    print(
+        f'{len(images)} images: {done.written} written ({done.bytes / 1e9:.2f} GB), {done.found} '
+        f'there already, {len(done.skipped)} unreadable and skipped'
+    )
+    print(
+        f"train with expert=dict(type='CachedExpert', root={job.out!r}, "
+        f'image_root={job.image_root!r}, of={job.expert!r}'
+        f'{", allow_missing=True" if done.skipped else ""})'
+    )
     return 0
 
 
@@ -100,6 +123,7 @@ def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
     from pixelsail_mm.command_line import run_command
+
     return run_command(lambda: cache(args), debug=args.debug)
 
 

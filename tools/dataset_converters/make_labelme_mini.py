@@ -18,12 +18,15 @@ import sys
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--out', required=True, help='folder to create')
-    parser.add_argument('--archive', metavar='FILE',
-                        help='labelme-6.3.1.tar.gz, if it is here already')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='replace the data set that is there')
+    parser.add_argument(
+        '--archive', metavar='FILE', help='labelme-6.3.1.tar.gz, if it is here already'
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace the data set that is there'
+    )
     return parser.parse_args()
 
 
@@ -31,6 +34,7 @@ def main() -> None:
     """Write the data set and print its counts."""
     args = parse_args()
     from pixelsail_mm.datasets.converters import make_labelme_mini
+
     try:
         info = make_labelme_mini(args.out, args.archive, args.overwrite)
     except (OSError, ValueError) as error:

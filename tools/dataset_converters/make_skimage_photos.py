@@ -11,12 +11,20 @@ import sys
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--out', required=True, help='folder to create')
-    parser.add_argument('--source', metavar='FOLDER',
-                        help='folder of the photos (default: that of the installed scikit-image)')
-    parser.add_argument('--crops', type=int, default=0,
-                        help='further training images cut out of each training photo')
+    parser.add_argument(
+        '--source',
+        metavar='FOLDER',
+        help='folder of the photos (default: that of the installed scikit-image)',
+    )
+    parser.add_argument(
+        '--crops',
+        type=int,
+        default=0,
+        help='further training images cut out of each training photo',
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     return parser.parse_args()
 
@@ -28,6 +36,7 @@ def main() -> int:
 
     def command():
         from pixelsail_mm.datasets.converters.skimage_photos import make_skimage_photos
+
         print(make_skimage_photos(args.out, args.source, args.crops))
 
     return run_command(command, debug=args.debug)

@@ -24,19 +24,30 @@ _SHOWN = 3
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('folder', help='folder of the data set')
-    parser.add_argument('--table', default='masks.csv', metavar='NAME',
-                        help='table in FOLDER (default masks.csv)')
-    parser.add_argument('--val-share', type=float, default=0.1, metavar='X',
-                        help='share of the images that go to val.json where the table does not '
-                        'say (default 0.1)')
-    parser.add_argument('--question', default='Please segment {x}.',
-                        help='what is asked; {x} is the phrase (default: %(default)r)')
+    parser.add_argument(
+        '--table', default='masks.csv', metavar='NAME', help='table in FOLDER (default masks.csv)'
+    )
+    parser.add_argument(
+        '--val-share',
+        type=float,
+        default=0.1,
+        metavar='X',
+        help='share of the images that go to val.json where the table does not say (default 0.1)',
+    )
+    parser.add_argument(
+        '--question',
+        default='Please segment {x}.',
+        help='what is asked; {x} is the phrase (default: %(default)r)',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the files written before')
-    parser.add_argument('--draw-example', action='store_true',
-                        help='convert nothing: draw images, masks and a table into FOLDER, to try '
-                        'this out')
+    parser.add_argument(
+        '--draw-example',
+        action='store_true',
+        help='convert nothing: draw images, masks and a table into FOLDER, to try this out',
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     return parser.parse_args()
 
@@ -44,6 +55,7 @@ def parse_args() -> argparse.Namespace:
 def draw(args: argparse.Namespace) -> None:
     """Draw the example."""
     from pixelsail_mm.worlds.shapes_world.mask_table import draw_mask_table
+
     drawn = draw_mask_table(args.folder)
     print(f'{args.folder}: ' + ', '.join(f'{count} {what}' for what, count in drawn.items()))
 
@@ -53,9 +65,15 @@ def convert(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from pixelsail_mm.datasets.converters.mask_table import masks_to_pixel_chat
+
     done = masks_to_pixel_chat(
-        args.folder, args.table, args.val_share, args.question, args.overwrite,
-        lambda rows: tqdm(rows, desc='rows', leave=False))
+        args.folder,
+        args.table,
+        args.val_share,
+        args.question,
+        args.overwrite,
+        lambda rows: tqdm(rows, desc='rows', leave=False),
+    )
     for kind, messages in done.skipped.items():
         print(f'left out: {kind}: {len(messages)} rows')
         for message in messages[:_SHOWN]:
@@ -68,6 +86,7 @@ def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
     from pixelsail_mm.command_line import run_command
+
     return run_command(lambda: (draw if args.draw_example else convert)(args), debug=args.debug)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 def main() -> None:
     """Parse arguments, write, list what was written."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('world', type=Path, help='folder that make_shapes_world.py wrote')
     parser.add_argument('out', type=Path, help='folder to create')
     parser.add_argument('--seed', type=int, default=0, help='seed of what is drawn (default 0)')
@@ -24,6 +25,7 @@ def main() -> None:
 
     from pixelsail_mm.errors import AnnotationError
     from pixelsail_mm.worlds.shapes_world.formats.public_layout import write_public_layout
+
     try:
         written = write_public_layout(args.world, args.out, args.seed)
     except (AnnotationError, FileExistsError, FileNotFoundError, ValueError) as error:

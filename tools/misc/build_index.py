@@ -12,13 +12,16 @@ import sys
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--workers', type=int, default=1,
-                        help='readers that are built at once (default 1)')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--workers', type=int, default=1, help='readers that are built at once (default 1)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='settings that override the config'
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     return parser.parse_args()
 
@@ -29,8 +32,12 @@ def build(args: argparse.Namespace) -> int:
 
     from pixelsail_mm.config import read_config
     from pixelsail_mm.datasets.manifest.prepare import prepare_config
-    done = prepare_config(read_config(args.config, args.cfg_options), args.workers,
-                          lambda parts, total: tqdm(parts, total=total, desc='readers'))
+
+    done = prepare_config(
+        read_config(args.config, args.cfg_options),
+        args.workers,
+        lambda parts, total: tqdm(parts, total=total, desc='readers'),
+    )
     for part in done:
         print(f'{part.key}: {part.items} items, {part.seconds:.1f} s')
     return 0
@@ -40,6 +47,7 @@ def main() -> int:
     """Run; user errors end in a message."""
     args = parse_args()
     from pixelsail_mm.command_line import run_command
+
     return run_command(lambda: build(args), debug=args.debug)
 
 

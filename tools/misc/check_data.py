@@ -15,19 +15,29 @@ import sys
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--model', metavar='CONFIG', help='config of the model, for the configs of '
-                        'configs/benchmarks (default: pixelsail_0.5b.py)')
-    parser.add_argument('--samples', type=int, default=200,
-                        help='samples loaded of each data set (default 200)')
-    parser.add_argument('--write-overlap', metavar='FILE',
-                        help='write the images that are both trained on and evaluated; readers '
-                        'leave them out with exclude_images=FILE')
+    parser.add_argument(
+        '--model',
+        metavar='CONFIG',
+        help='config of the model, for the configs of '
+        'configs/benchmarks (default: pixelsail_0.5b.py)',
+    )
+    parser.add_argument(
+        '--samples', type=int, default=200, help='samples loaded of each data set (default 200)'
+    )
+    parser.add_argument(
+        '--write-overlap',
+        metavar='FILE',
+        help='write the images that are both trained on and evaluated; readers '
+        'leave them out with exclude_images=FILE',
+    )
     parser.add_argument('--strict', action='store_true', help='warnings fail as well')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='settings that override the config'
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     return parser.parse_args()
 
@@ -46,9 +56,10 @@ def check(args: argparse.Namespace) -> int:
     from pixelsail_mm.datasets.files.image_keys import write_image_keys
 
     cfg = read_config(args.config, args.cfg_options, args.model)
-    loaders = ('test_dataloader', ) if is_benchmark(cfg) else tuple(LOADERS)
-    report = check_config(cfg, args.samples,
-                          lambda items, name: tqdm(items, desc=name, leave=False), loaders)
+    loaders = ('test_dataloader',) if is_benchmark(cfg) else tuple(LOADERS)
+    report = check_config(
+        cfg, args.samples, lambda items, name: tqdm(items, desc=name, leave=False), loaders
+    )
     if is_benchmark(cfg):
         print('The test sets of a benchmark. What a model is trained on, its own config checks.\n')
     print(report.text())
@@ -62,6 +73,7 @@ def main() -> int:
     """Run the check; user errors end in a message."""
     args = parse_args()
     from pixelsail_mm.command_line import run_command
+
     return run_command(lambda: check(args), debug=args.debug)
 
 

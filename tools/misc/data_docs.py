@@ -11,11 +11,15 @@ PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'datasets.md'
 def main() -> int:
     """Write the page, or with --check say whether it is current."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--check', action='store_true',
-                        help='write nothing; status 1 if the page is not what the manifest says')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='write nothing; status 1 if the page is not what the manifest says',
+    )
     args = parser.parse_args()
 
     from pixelsail_mm.datasets.manifest.page import render_page
+
     page = render_page()
     if args.check:
         current = PAGE.is_file() and PAGE.read_text(encoding='utf-8') == page

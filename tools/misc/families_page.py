@@ -11,19 +11,25 @@ PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'bases.md'
 def main() -> int:
     """Write the table, or with --check say whether it is current."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--check', action='store_true',
-                        help='write nothing; status 1 if the table is not what the check of '
-                        'families says. A table for another transformers is not compared')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='write nothing; status 1 if the table is not what the check of '
+        'families says. A table for another transformers is not compared',
+    )
     args = parser.parse_args()
 
     import transformers
 
     from pixelsail_mm.models.backbones.family_table import known_families, read_table, update_page
+
     current = PAGE.read_text(encoding='utf-8')
     version = read_table(current)[0]
     if args.check and version != transformers.__version__:
-        print(f'{PAGE} is for transformers {version}, here is {transformers.__version__}: '
-              'not compared')
+        print(
+            f'{PAGE} is for transformers {version}, here is {transformers.__version__}: '
+            'not compared'
+        )
         return 0
     page = update_page(current, known_families())
     if args.check:

@@ -20,8 +20,9 @@ def parse_target(text: str, metrics: dict) -> tuple[str, float]:
     """Comparison and bound of ``'>=0.45'``, or of ``'<=0.5*refseg/cIoU'`` (share of a metric)."""
     match = re.fullmatch(r'(>=|<=)\s*(\d+(?:\.\d+)?)(?:\*(\S+))?', text.strip())
     if match is None:
-        raise ValueError(f"target {text!r} is neither '>=NUMBER' nor '<=NUMBER' "
-                         "nor '<=NUMBER*METRIC'")
+        raise ValueError(
+            f"target {text!r} is neither '>=NUMBER' nor '<=NUMBER' nor '<=NUMBER*METRIC'"
+        )
     factor = metrics[match.group(3)] if match.group(3) else 1.0
     return match.group(1), float(match.group(2)) * factor
 
@@ -45,8 +46,9 @@ def check_rows(metrics: dict, rows: list) -> list[dict]:
             raise KeyError(f'the result file has no metric {key!r}; it has {sorted(metrics)}')
         sign, bound = parse_target(target, metrics)
         passed = COMPARE[sign](metrics[key], bound)
-        checked.append(dict(label=label, value=metrics[key], target=f'{sign}{bound:.3g}',
-                            passed=passed))
+        checked.append(
+            dict(label=label, value=metrics[key], target=f'{sign}{bound:.3g}', passed=passed)
+        )
     return checked
 
 
@@ -83,10 +85,17 @@ def parse_args() -> argparse.Namespace:
     """Command line of the script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('results', type=Path, help='file written by tools/test.py --out')
-    parser.add_argument('--row', nargs=3, action='append', default=[],
-                        metavar=('LABEL', 'METRIC', 'TARGET'), help="e.g. cIoU refseg/cIoU '>=0.4'")
-    parser.add_argument('--stage', type=parse_stage, action='append', default=[],
-                        metavar='NAME=SECONDS')
+    parser.add_argument(
+        '--row',
+        nargs=3,
+        action='append',
+        default=[],
+        metavar=('LABEL', 'METRIC', 'TARGET'),
+        help="e.g. cIoU refseg/cIoU '>=0.4'",
+    )
+    parser.add_argument(
+        '--stage', type=parse_stage, action='append', default=[], metavar='NAME=SECONDS'
+    )
     parser.add_argument('--pictures', type=Path, help='folder of predicted masks')
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ def main() -> None:
     """Add the model to the kit's list and start the kit."""
     from pixelsail_mm.evaluation.harnesses.answering import KitError
     from pixelsail_mm.evaluation.harnesses.lmms_eval import register
+
     try:
         name = register()
     except KitError as error:
@@ -21,6 +22,7 @@ def main() -> None:
     if not any(argument.split('=')[0] == '--model' for argument in sys.argv[1:]):
         sys.argv[1:1] = ['--model', name]
     from lmms_eval.__main__ import cli_evaluate
+
     cli_evaluate()
 
 

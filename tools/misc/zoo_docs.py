@@ -12,11 +12,15 @@ PAGE = ROOT / 'docs' / 'model_zoo.md'
 def main() -> int:
     """Write the page, or with --check say whether it is current."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--check', action='store_true',
-                        help='write nothing; status 1 if the page is not what the metafiles say')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='write nothing; status 1 if the page is not what the metafiles say',
+    )
     args = parser.parse_args()
 
     from pixelsail_mm.model_zoo.page import render_page
+
     page = render_page(ROOT)
     if args.check:
         current = PAGE.is_file() and PAGE.read_text(encoding='utf-8') == page

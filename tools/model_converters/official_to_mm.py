@@ -10,8 +10,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='.safetensors, .pth, or a folder of sharded safetensors')
     parser.add_argument('target', help='file to write, .safetensors or .pth')
-    parser.add_argument('--ignore-unknown', action='store_true',
-                        help='drop weights whose names belong to neither side')
+    parser.add_argument(
+        '--ignore-unknown',
+        action='store_true',
+        help='drop weights whose names belong to neither side',
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of user errors')
     args = parser.parse_args()
     from pixelsail_mm.command_line import run_command
@@ -21,6 +24,7 @@ def main() -> int:
 
         from pixelsail_mm.checkpoints.conversion.official_keys import official_to_mm
         from pixelsail_mm.checkpoints.conversion.rewrite import convert_checkpoint
+
         rename = partial(official_to_mm, ignore_unknown=args.ignore_unknown)
         print(convert_checkpoint(args.source, args.target, rename))
         print(f'wrote {args.target}')

@@ -16,6 +16,7 @@ def main() -> int:
 
     def command():
         from pixelsail_mm.checkpoints.conversion.tokenizers import qwen_tokenizer
+
         tokenizer = qwen_tokenizer(args.source)
         tokenizer.save_pretrained(args.target)
         print(f'wrote {args.target}: {len(tokenizer):,} tokens')

@@ -18,22 +18,29 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.new_tokens import rows_around_others
 from pixelsail_mm.tokenization import TASK_TOKENS, VISION_TOKENS, SpecialTokens
 
-_PATCH_EMBEDDING = {'model.vision_tower.patch_embedding.0.': 'backbone.patch_embed.quarters.',
-                    'model.vision_tower.patch_embedding.2.': 'backbone.patch_embed.join.'}
+_PATCH_EMBEDDING = {
+    'model.vision_tower.patch_embedding.0.': 'backbone.patch_embed.quarters.',
+    'model.vision_tower.patch_embedding.2.': 'backbone.patch_embed.join.',
+}
 _ROUTED = re.compile(
     r'(model\.layers\.\d+\.(?:self_attn\.)?)(moe_)?'
-    r'([qkvo]_proj|mlp|input_layernorm|post_attention_layernorm)\.(.+)')
+    r'([qkvo]_proj|mlp|input_layernorm|post_attention_layernorm)\.(.+)'
+)
 _TABLES = {'model.embed_tokens.weight': EMBEDDING, 'lm_head.weight': LM_HEAD}
 # Token whose row of the embedding a learned vector becomes; EVEv2's source changed their names.
-_VECTORS = {'class_embedding': 'vision_class', 'start_embedding': 'vision_class',
-            'split_embedding': 'vision_row_end', 'end_embedding': 'vision_row_end'}
+_VECTORS = {
+    'class_embedding': 'vision_class',
+    'start_embedding': 'vision_class',
+    'split_embedding': 'vision_row_end',
+    'end_embedding': 'vision_row_end',
+}
 _VISION_TOWER = 'model.vision_tower.'
 
 
 def _rename(key: str) -> str | None:
     for theirs, ours in _PATCH_EMBEDDING.items():
         if key.startswith(theirs):
-            return ours + key[len(theirs):]
+            return ours + key[len(theirs) :]
     routed = _ROUTED.fullmatch(key)
     if routed:
         layer, visual, part, rest = routed.groups()
@@ -43,8 +50,9 @@ def _rename(key: str) -> str | None:
     return _TABLES.get(key)
 
 
-def eve_to_mm(state: Mapping[str, Tensor], tokenizer: Any,
-              ignore_unknown: bool = False) -> dict[str, Tensor]:
+def eve_to_mm(
+    state: Mapping[str, Tensor], tokenizer: Any, ignore_unknown: bool = False
+) -> dict[str, Tensor]:
     """Rename the weights of an EVEv2 model to ours.
 
     Embedding and head get one row for each token of ``tokenizer``. Rows of Pixel-SAIL's tokens are
@@ -67,11 +75,16 @@ def eve_to_mm(state: Mapping[str, Tensor], tokenizer: Any,
     """
     # Old transformers stored the frequencies of the rotary embedding.
     state = {key: value for key, value in state.items() if not key.endswith('rotary_emb.inv_freq')}
-    vectors = {token: state.pop(_VISION_TOWER + name) for name, token in _VECTORS.items()
-               if _VISION_TOWER + name in state}
+    vectors = {
+        token: state.pop(_VISION_TOWER + name)
+        for name, token in _VECTORS.items()
+        if _VISION_TOWER + name in state
+    }
     if len(vectors) < 2 or 'model.embed_tokens.weight' not in state:
-        raise ConfigError('the token, class or split embedding is missing; is this a checkpoint '
-                          'of EVEv2 (names such as model.vision_tower.split_embedding)?')
+        raise ConfigError(
+            'the token, class or split embedding is missing; is this a checkpoint '
+            'of EVEv2 (names such as model.vision_tower.split_embedding)?'
+        )
     unknown = sorted(key for key in state if _rename(key) is None)
     if unknown and not ignore_unknown:
         raise UnknownKeysError(unknown, 'EVEv2')

@@ -32,8 +32,9 @@ _TABLES = ('tokens', 'token_type', 'merges')
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, AssertionError)
 
 
-def gguf_to_hf(source: str | os.PathLike, folder: str | os.PathLike,
-               dtype: str = 'float32') -> dict[str, Any]:
+def gguf_to_hf(
+    source: str | os.PathLike, folder: str | os.PathLike, dtype: str = 'float32'
+) -> dict[str, Any]:
     """Write config, safetensors and tokenizer of a GGUF model.
 
     An earlier result in the folder stays as it is until the new one is complete.
@@ -67,16 +68,22 @@ def gguf_to_hf(source: str | os.PathLike, folder: str | os.PathLike,
     with replace_when_complete(folder) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-    return dict(name=facts.get('general.name', path.stem), model_type=model.config.model_type,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                vocabulary=len(tokenizer), licence=facts.get('general.license', 'not stated'))
+    return dict(
+        name=facts.get('general.name', path.stem),
+        model_type=model.config.model_type,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocabulary=len(tokenizer),
+        licence=facts.get('general.license', 'not stated'),
+    )
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
     """Key-value pairs in the file's head."""
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file; python tools/misc/download.py --list names '
-                                'the models that can be fetched')
+        raise FileNotFoundError(
+            f'{path}: no such file; python tools/misc/download.py --list names '
+            'the models that can be fetched'
+        )
     with open(path, 'rb') as file:
         if file.read(4) != _MAGIC:
             raise CheckpointError(path, 'not a GGUF file', 'give one that ends in .gguf')
@@ -84,64 +91,96 @@ def _read_facts(path: Path) -> dict[str, Any]:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "reading GGUF needs the package 'gguf'; pip install 'pixelsail_mm[bases]'",
-            name='gguf') from error
+            "reading GGUF needs the package 'gguf'; pip install 'pixelsail_mm[bases]'", name='gguf'
+        ) from error
     try:
         return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
     except (ValueError, IndexError, KeyError, OSError, struct.error) as error:
-        raise CheckpointError(path, f'damaged GGUF file ({first_line(error)})',
-                              'get it again') from error
+        raise CheckpointError(
+            path, f'damaged GGUF file ({first_line(error)})', 'get it again'
+        ) from error
 
 
 def _tokenizer(path: Path, facts: dict[str, Any]):
     from transformers import AddedToken
+
     kind = facts.get('tokenizer.ggml.model')
     if kind != 'gpt2':
-        raise CheckpointError(path, f'its tokenizer is of the kind {kind!r}', 'only byte-level BPE '
-                              "('gpt2') can be rebuilt, give the model's tokenizer.json instead")
+        raise CheckpointError(
+            path,
+            f'its tokenizer is of the kind {kind!r}',
+            "only byte-level BPE ('gpt2') can be rebuilt, give the model's tokenizer.json instead",
+        )
     missing = [table for table in _TABLES if f'tokenizer.ggml.{table}' not in facts]
     if missing:
-        raise CheckpointError(path, f'its tokenizer has no {" and no ".join(missing)}',
-                              'get the tokenizer of this model as tokenizer.json')
+        raise CheckpointError(
+            path,
+            f'its tokenizer has no {" and no ".join(missing)}',
+            'get the tokenizer of this model as tokenizer.json',
+        )
     tokens, kinds, merges = (facts[f'tokenizer.ggml.{table}'] for table in _TABLES)
 
     def named(key: str) -> str | None:
         number = facts.get(f'tokenizer.ggml.{key}_token_id')
         if number is not None and number >= len(tokens):
-            raise CheckpointError(path, f'its {key} token has the id {number}, but there are '
-                                  f'{len(tokens):,} tokens', 'get it again')
+            raise CheckpointError(
+                path,
+                f'its {key} token has the id {number}, but there are {len(tokens):,} tokens',
+                'get it again',
+            )
         return None if number is None else tokens[number]
 
-    names = {f'{ours}_token': named(theirs) for ours, theirs in (
-        ('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'), ('unk', 'unknown'))}
+    names = {
+        f'{ours}_token': named(theirs)
+        for ours, theirs in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'), ('unk', 'unknown'))
+    }
     try:
         tokenizer = byte_level_tokenizer(
             {token: number for number, token in enumerate(tokens)},
             [tuple(pair.split(' ')) for pair in merges],
             facts.get('tokenizer.ggml.pre', 'gpt-2'),
             [token for token, kind in zip(tokens, kinds) if kind == _CONTROL],
-            chat_template=facts.get('tokenizer.chat_template'), **names)
+            chat_template=facts.get('tokenizer.chat_template'),
+            **names,
+        )
     except Exception as error:  # what the package tokenizers raises has no narrower type
-        raise CheckpointError(path, f'its tokenizer cannot be rebuilt ({first_line(error)})',
-                              'get the tokenizer of this model as tokenizer.json') from error
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in zip(tokens, kinds)
-                          if kind == _USER_DEFINED])
+        raise CheckpointError(
+            path,
+            f'its tokenizer cannot be rebuilt ({first_line(error)})',
+            'get the tokenizer of this model as tokenizer.json',
+        ) from error
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, normalized=False)
+            for token, kind in zip(tokens, kinds)
+            if kind == _USER_DEFINED
+        ]
+    )
     return tokenizer
 
 
 def _model(path: Path, dtype: torch.dtype) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
+
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True)
+            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True
+        )
     except _UNREADABLE as error:
-        raise CheckpointError(path, f'its weights cannot be read ({first_line(error)})', 'get it '
-                              'again, or a model of another architecture') from error
+        raise CheckpointError(
+            path,
+            f'its weights cannot be read ({first_line(error)})',
+            'get it again, or a model of another architecture',
+        ) from error
     missing = sorted(report['missing_keys'])
     if missing:
         # transformers would draw them at random.
-        raise CheckpointError(path, f'it lacks {len(missing)} weights of {model.config.model_type} '
-                              f'({", ".join(missing[:3])}, ...)', 'get the whole model in one '
-                              'file: parts (-00001-of-0000N) are joined by `llama-gguf-split '
-                              '--merge`')
+        raise CheckpointError(
+            path,
+            f'it lacks {len(missing)} weights of {model.config.model_type} '
+            f'({", ".join(missing[:3])}, ...)',
+            'get the whole model in one '
+            'file: parts (-00001-of-0000N) are joined by `llama-gguf-split '
+            '--merge`',
+        )
     return model

@@ -57,16 +57,18 @@ def merge_lora(cfg: Config, checkpoint: str | os.PathLike, target: str | os.Path
     try:
         model.backbone.merge()
     except ValueError as error:
-        raise CheckpointError(checkpoint, f'cannot be merged ({error})',
-                              'training diverged; use an earlier checkpoint') from error
+        raise CheckpointError(
+            checkpoint,
+            f'cannot be merged ({error})',
+            'training diverged; use an earlier checkpoint',
+        ) from error
     state = model.state_dict()
     target.parent.mkdir(parents=True, exist_ok=True)
     save_weights(state, target, vocabulary_metadata(model.tokenizer))
     return len(state)
 
 
-def export_adapter(cfg: Config, checkpoint: str | os.PathLike,
-                   folder: str | os.PathLike) -> int:
+def export_adapter(cfg: Config, checkpoint: str | os.PathLike, folder: str | os.PathLike) -> int:
     """Write what LoRA training changed in the decoder as a folder that PEFT loads.
 
     ``PeftModel.from_pretrained(decoder, folder)`` puts it into a decoder whose embedding has a row
@@ -86,25 +88,33 @@ def export_adapter(cfg: Config, checkpoint: str | os.PathLike,
         CheckpointError: As in :func:`merge_lora`.
     """
     from peft import get_peft_model_state_dict
+
     _require(cfg, 'lora')
     check_replaceable(folder, _ADAPTER_FILES)
     if type_name(cfg.model.backbone.type) == 'EVETransformer':
-        raise ConfigError('EVETransformer has visual weights, which no stock decoder has, so that '
-                          'PEFT has no place for their adapters; merge instead')
+        raise ConfigError(
+            'EVETransformer has visual weights, which no stock decoder has, so that '
+            'PEFT has no place for their adapters; merge instead'
+        )
     llm = _trained_model(cfg, checkpoint).backbone.llm
     config = deepcopy(llm.peft_config['default'])
     config.base_model_name_or_path = llm.config.name_or_path or None
     config.inference_mode = True
-    state = {f'base_model.model.{name}': value for name, value in get_peft_model_state_dict(
-        llm, save_embedding_layers=False).items()}
+    state = {
+        f'base_model.model.{name}': value
+        for name, value in get_peft_model_state_dict(llm, save_embedding_layers=False).items()
+    }
     tables = {'model.embed_tokens': llm.get_input_embeddings()}
     if not llm.config.tie_word_embeddings:  # PEFT ties its rows by itself
         tables['lm_head'] = llm.get_output_embeddings()
     if hasattr(llm.get_input_embeddings(), 'new_rows'):
         config.trainable_token_indices = {
-            name.rpartition('.')[2]: table.new_ids.tolist() for name, table in tables.items()}
-        state |= {f'base_model.model.{name}.token_adapter.trainable_tokens_delta': table.new_rows
-                  for name, table in tables.items()}
+            name.rpartition('.')[2]: table.new_ids.tolist() for name, table in tables.items()
+        }
+        state |= {
+            f'base_model.model.{name}.token_adapter.trainable_tokens_delta': table.new_rows
+            for name, table in tables.items()
+        }
     with replace_when_complete(folder) as unfinished:
         os.makedirs(unfinished)
         config.save_pretrained(unfinished)
@@ -117,17 +127,22 @@ def _require(cfg: Config, *keys: str) -> None:
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if not any(backbone.get(key) for key in keys):
         names = ' or '.join(f'model.backbone.{key}' for key in keys)
-        raise ConfigError(f'{cfg.filename or "the config"} has no {names}; give the config the '
-                          'checkpoint was trained with')
+        raise ConfigError(
+            f'{cfg.filename or "the config"} has no {names}; give the config the '
+            'checkpoint was trained with'
+        )
 
 
 def _trained_model(cfg: Config, checkpoint: str | os.PathLike) -> nn.Module:
     """The config's model with the checkpoint's weights, all of which must be there."""
     init_default_scope(cfg.get('default_scope', SCOPE))
     if not any(mark in key for key in open_state(checkpoint)['state_dict'] for mark in _UNMERGED):
-        raise CheckpointError(checkpoint, 'holds no LoRA weights and no separate rows',
-                              'it was trained without them or is merged already: use it as it is, '
-                              'with a config without model.backbone.lora')
+        raise CheckpointError(
+            checkpoint,
+            'holds no LoRA weights and no separate rows',
+            'it was trained without them or is merged already: use it as it is, '
+            'with a config without model.backbone.lora',
+        )
     model = _build(cfg, {})
     load_weights(model, checkpoint)
     return model
@@ -143,8 +158,10 @@ def _build(cfg: Config, backbone: dict) -> nn.Module:
 def _in_floating_point(model: nn.Module, cfg: Config) -> nn.Module:
     """The same model with the values of its 4-bit weights in floating point."""
     from pixelsail_mm.models.backbones.lora import dequantised_state
-    decoder = {f'{_LLM}{key}': value
-               for key, value in dequantised_state(model.backbone.llm).items()}
+
+    decoder = {
+        f'{_LLM}{key}': value for key, value in dequantised_state(model.backbone.llm).items()
+    }
     others = {key: value for key, value in model.state_dict().items() if not key.startswith(_LLM)}
     plain = _build(cfg, dict(quantization=None))
     plain.load_state_dict(decoder | others)

@@ -18,8 +18,12 @@ _RULES = (
     ('image_feature_projector.', 'mask_head.image_projector.'),
     ('image_feature_pre_projector.', 'neck.pre_projector.'),
 )
-_BLOCK_PARTS = {'0': 'upsample', '2.depthwise': 'depthwise', '2.pointwise': 'pointwise',
-                '3.ln': 'norm'}
+_BLOCK_PARTS = {
+    '0': 'upsample',
+    '2.depthwise': 'depthwise',
+    '2.pointwise': 'pointwise',
+    '3.ln': 'norm',
+}
 _THEIR_BLOCK = re.compile(r'upsample_blocks\.(\d+)\.(0|2\.depthwise|2\.pointwise|3\.ln)\.(.+)')
 _OUR_BLOCK = re.compile(r'neck\.blocks\.(\d+)\.(upsample|depthwise|pointwise|norm)\.(.+)')
 EMBEDDING = 'backbone.llm.model.embed_tokens.weight'
@@ -37,8 +41,10 @@ class UnknownKeysError(UserError, ValueError):
     def __init__(self, keys: list[str], model: str = 'Pixel-SAIL') -> None:
         self.keys = keys
         shown = ', '.join(keys[:8]) + (f', ... ({len(keys)} in all)' if len(keys) > 8 else '')
-        super().__init__(f'unknown weights: {shown}; is this a checkpoint of {model}? Drop them '
-                         'with --ignore-unknown')
+        super().__init__(
+            f'unknown weights: {shown}; is this a checkpoint of {model}? Drop them '
+            'with --ignore-unknown'
+        )
 
 
 def _to_ours(key: str) -> str | None:
@@ -47,7 +53,7 @@ def _to_ours(key: str) -> str | None:
         return f'neck.blocks.{block[1]}.{_BLOCK_PARTS[block[2]]}.{block[3]}'
     for theirs, ours in _RULES:
         if key.startswith(theirs):
-            return ours + key[len(theirs):]
+            return ours + key[len(theirs) :]
     return None
 
 
@@ -58,7 +64,7 @@ def _to_theirs(key: str) -> str | None:
         return f'upsample_blocks.{block[1]}.{part}.{block[3]}'
     for theirs, ours in _RULES:
         if key.startswith(ours):
-            return theirs + key[len(ours):]
+            return theirs + key[len(ours) :]
     return None
 
 
@@ -86,8 +92,9 @@ def official_to_mm(state: Mapping[str, Any], ignore_unknown: bool = False) -> di
     return _rename(state, _to_ours, ignore_unknown)
 
 
-def mm_to_official(state: Mapping[str, Any], ignore_unknown: bool = False,
-                   duplicate_tied: bool = True) -> dict[str, Any]:
+def mm_to_official(
+    state: Mapping[str, Any], ignore_unknown: bool = False, duplicate_tied: bool = True
+) -> dict[str, Any]:
     """Rename our weights to the authors'.
 
     ``distill.*`` is left out: the authors never save it.

@@ -27,8 +27,16 @@ _OF_A_TRAINING = ('name', 'save_dir', 'vis_backends')
 # Generation as the meta-architecture does it, whatever a base prefers.
 _GREEDY = dict(max_new_tokens=512, do_sample=False)
 # Settings of a base that are not ours, and those that only sampling uses.
-_OF_THE_BASE = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'transformers_version',
-                'max_length', 'use_cache', 'output_attentions', 'output_hidden_states')
+_OF_THE_BASE = (
+    'bos_token_id',
+    'eos_token_id',
+    'pad_token_id',
+    'transformers_version',
+    'max_length',
+    'use_cache',
+    'output_attentions',
+    'output_hidden_states',
+)
 _SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')
 
 
@@ -44,14 +52,17 @@ def check_exportable(cfg: Config, dtype: str | None) -> None:
     """
     for key in ('model', 'test_pipeline'):
         if cfg.get(key) is None:
-            raise ConfigError(f'{cfg.filename or "the config"} has no `{key}`, which an exported '
-                              'model needs; give the config it was trained with')
+            raise ConfigError(
+                f'{cfg.filename or "the config"} has no `{key}`, which an exported '
+                'model needs; give the config it was trained with'
+            )
     if dtype not in (None, *DTYPES):
         raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
 
 
-def prediction_weights(checkpoint: str | os.PathLike, dtype: str | None
-                       ) -> tuple[dict[str, Tensor], Vocabulary | None]:
+def prediction_weights(
+    checkpoint: str | os.PathLike, dtype: str | None
+) -> tuple[dict[str, Tensor], Vocabulary | None]:
     """Read the weights that prediction uses, in the wanted precision; tied ones stay tied.
 
     Those that keep their precision stay mapped to their file where it can be mapped.
@@ -70,16 +81,20 @@ def prediction_weights(checkpoint: str | os.PathLike, dtype: str | None
     state = content['state_dict']
     separate = next((key for key in state if any(mark in key for mark in _UNMERGED)), None)
     if separate is not None:
-        raise CheckpointError(checkpoint, f'holds LoRA or 4-bit layers of a training ({separate})',
-                              'merge them first: tools/model_converters/merge_lora.py')
+        raise CheckpointError(
+            checkpoint,
+            f'holds LoRA or 4-bit layers of a training ({separate})',
+            'merge them first: tools/model_converters/merge_lora.py',
+        )
 
     def convert(value: Tensor | ZeroTensor) -> Tensor:
         whole = value.read() if isinstance(value, ZeroTensor) else value
         changes = dtype is not None and whole.is_floating_point()
         return whole.to(getattr(torch, dtype)) if changes else whole
 
-    used = {key: value for key, value in state.items()
-            if not key.startswith(TRAINING_ONLY_PREFIXES)}
+    used = {
+        key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY_PREFIXES)
+    }
     vocabulary = stored_vocabulary(Path(checkpoint).expanduser(), content.get('meta'))
     return map_once(used, convert), vocabulary
 
@@ -102,15 +117,21 @@ def portable_model(cfg: Config) -> dict[str, Any]:
     if isinstance(llm, str):
         model['backbone']['llm'], base = _describe(llm)
     generation = base | _GREEDY | model.get('generation', {})
-    model['generation'] = {key: value for key, value in generation.items()
-                           if generation['do_sample'] or key not in _SAMPLING}
+    model['generation'] = {
+        key: value
+        for key, value in generation.items()
+        if generation['do_sample'] or key not in _SAMPLING
+    }
     return model
 
 
 def _without_training(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _without_training(value) for key, value in node.items()
-                if key not in _TRAINING_KEYS}
+        return {
+            key: _without_training(value)
+            for key, value in node.items()
+            if key not in _TRAINING_KEYS
+        }
     if isinstance(node, (list, tuple)):
         return [_without_training(item) for item in node]
     return node
@@ -119,17 +140,23 @@ def _without_training(node: Any) -> Any:
 def _describe(llm: str) -> tuple[dict, dict]:
     """Architecture of a pre-trained language model, and the settings it generates with."""
     from transformers import AutoConfig, GenerationConfig
+
     try:
         architecture = AutoConfig.from_pretrained(llm).to_diff_dict()
     except (OSError, ValueError) as error:
-        raise ConfigError(f'model.backbone.llm {llm!r}: its config.json cannot be read '
-                          f'({first_line(error)}); give the folder of the base') from error
+        raise ConfigError(
+            f'model.backbone.llm {llm!r}: its config.json cannot be read '
+            f'({first_line(error)}); give the folder of the base'
+        ) from error
     try:
         settings = GenerationConfig.from_pretrained(llm).to_diff_dict()
     except OSError:
         settings = {}
-    return architecture, {key: value for key, value in settings.items()
-                          if key not in _OF_THE_BASE and not key.startswith('_')}
+    return architecture, {
+        key: value
+        for key, value in settings.items()
+        if key not in _OF_THE_BASE and not key.startswith('_')
+    }
 
 
 def portable_imports(cfg: Config) -> list[str]:
@@ -163,16 +190,19 @@ def beyond_json(cfg: Config, pipelines: Mapping[str, list[dict[str, Any]]]) -> d
         content['inference_pipeline'] = pipelines['inference_pipeline']
     visualizer = cfg.get('visualizer') or {}
     if type_name(visualizer.get('type')) not in (None, 'Visualizer'):
-        content['visualizer'] = {key: value for key, value in visualizer.to_dict().items()
-                                 if key not in _OF_A_TRAINING}
+        content['visualizer'] = {
+            key: value for key, value in visualizer.to_dict().items() if key not in _OF_A_TRAINING
+        }
     return _with_tokenizer(content)
 
 
 def _with_tokenizer(node: Any) -> Any:
     """Copy in which every ``tokenizer`` is the one in the folder."""
     if isinstance(node, dict):
-        return {key: '.' if key == 'tokenizer' else _with_tokenizer(value)
-                for key, value in node.items()}
+        return {
+            key: '.' if key == 'tokenizer' else _with_tokenizer(value)
+            for key, value in node.items()
+        }
     if isinstance(node, (list, tuple)):
         return [_with_tokenizer(item) for item in node]
     return node

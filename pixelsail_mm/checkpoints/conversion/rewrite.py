@@ -31,8 +31,11 @@ from pixelsail_mm.checkpoints.loading.vocabulary import stored_vocabulary
 from pixelsail_mm.errors import CheckpointError, ConfigError
 
 
-def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
-                       rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> str:
+def convert_checkpoint(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+) -> str:
     """Convert ``source`` to ``target``, bit for bit.
 
     The target appears only when it is complete; an existing file stays until then. What the source
@@ -59,8 +62,9 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike,
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == '.safetensors':
         # Other programs read the file by name: tied embeddings are written under both.
-        write_safetensors(renamed, target, _about_tokens(source, content.get('meta')),
-                          tied_once=False)
+        write_safetensors(
+            renamed, target, _about_tokens(source, content.get('meta')), tied_once=False
+        )
     else:
         with replace_when_complete(target) as unfinished:
             torch.save(dict(state_dict=renamed), unfinished)
@@ -78,8 +82,12 @@ def _about_tokens(source: str | os.PathLike, metadata: Any) -> dict[str, str]:
     return {} if vocabulary is None else vocabulary.metadata()
 
 
-def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
-                        dtype: str | None = None, max_shard_size: str | None = None) -> str:
+def zero_to_safetensors(
+    folder: str | os.PathLike,
+    target: str | os.PathLike,
+    dtype: str | None = None,
+    max_shard_size: str | None = None,
+) -> str:
     """Put the parts of a DeepSpeed checkpoint together, a few megabytes at a time.
 
     Which tokens it was trained with is recorded where a tokenizer lies beside it, as in the work
@@ -105,11 +113,15 @@ def zero_to_safetensors(folder: str | os.PathLike, target: str | os.PathLike,
     if dtype not in (None, *DTYPES):
         raise ConfigError(f'dtype {dtype!r}: use one of {DTYPES}')
     if (target.suffix == '.safetensors') == (max_shard_size is not None):
-        raise ConfigError(f'{target}: give a .safetensors file, or a folder and a maximum size of '
-                          'shards')
+        raise ConfigError(
+            f'{target}: give a .safetensors file, or a folder and a maximum size of shards'
+        )
     if not folder.is_dir() or not is_zero_folder(folder):
-        raise CheckpointError(folder, 'not a DeepSpeed checkpoint folder',
-                              'give the folder that holds *_model_states.pt')
+        raise CheckpointError(
+            folder,
+            'not a DeepSpeed checkpoint folder',
+            'give the folder that holds *_model_states.pt',
+        )
     if max_shard_size is not None:
         check_replaceable(target, ('model*.safetensors', INDEX_NAME))
     weights, metadata = read_zero_folder(folder), _about_tokens(folder, {})
@@ -131,7 +143,10 @@ def summary(state: Mapping[str, Tensor | ZeroTensor]) -> str:
         module = name.split('.', 1)[0]
         weights[module] += 1
         values[module] += tensor.numel()
-    rows = [f'{module:32}{weights[module]:6} weights {values[module]:14,} values'
-            for module in sorted(weights)]
-    return '\n'.join([*rows, f'{"total":32}{sum(weights.values()):6} weights '
-                             f'{sum(values.values()):14,} values'])
+    rows = [
+        f'{module:32}{weights[module]:6} weights {values[module]:14,} values'
+        for module in sorted(weights)
+    ]
+    return '\n'.join(
+        [*rows, f'{"total":32}{sum(weights.values()):6} weights {sum(values.values()):14,} values']
+    )

@@ -96,9 +96,12 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
     try:
         record = read_training(cfg, samples)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        print_log('sizes of pictures and words of the training are not written down: its data '
-                  f'cannot be read ({first_line(error)}); export where the data is',
-                  'current', logging.WARNING)
+        print_log(
+            'sizes of pictures and words of the training are not written down: its data '
+            f'cannot be read ({first_line(error)}); export where the data is',
+            'current',
+            logging.WARNING,
+        )
         return pipelines
     known = _since_random(cfg, record)
     for stage in (stage for stages in pipelines.values() for stage in stages):
@@ -108,8 +111,11 @@ def recorded_pipelines(cfg: Config, samples: int = SAMPLES) -> dict[str, list[di
                 stage['max_size'] = min(stage.get('max_size', 1024), known.longest_side)
         elif kind == _CONVERSATION and known.token_ids is not None:
             stage['trained_tokens'] = write_id_ranges(known.token_ids)
-    print_log(f'{record.samples} training samples: pictures of up to {record.longest_side} pixels, '
-              f'{len(record.token_ids)} tokens', 'current')
+    print_log(
+        f'{record.samples} training samples: pictures of up to {record.longest_side} pixels, '
+        f'{len(record.token_ids)} tokens',
+        'current',
+    )
     return pipelines
 
 
@@ -136,12 +142,17 @@ def _since_random(cfg: Config, record: TrainingRecord) -> _Known:
     if words and earlier.token_ids is None:
         missing.append('words')
     if missing:
-        print_log(f'{" and ".join(missing)} of the training are not written down: {start} has no '
-                  'config with max_size and trained_tokens beside it; export those weights first, '
-                  'and name the exported ones in load_from', 'current', logging.WARNING)
+        print_log(
+            f'{" and ".join(missing)} of the training are not written down: {start} has no '
+            'config with max_size and trained_tokens beside it; export those weights first, '
+            'and name the exported ones in load_from',
+            'current',
+            logging.WARNING,
+        )
     return _Known(
         None if earlier.longest_side is None else max(now.longest_side, earlier.longest_side),
-        now.token_ids | earlier.token_ids if words and earlier.token_ids is not None else None)
+        now.token_ids | earlier.token_ids if words and earlier.token_ids is not None else None,
+    )
 
 
 def _beside(checkpoint: str | os.PathLike, tokenizer: Any) -> _Known:

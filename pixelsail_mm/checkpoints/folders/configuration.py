@@ -35,10 +35,14 @@ class PixelSAILConfig(PretrainedConfig):
     # There is no model without a decoder, hence no default to compare with when saving.
     has_no_defaults_at_init = True
 
-    def __init__(self, text_config: PretrainedConfig | Mapping | None = None,
-                 model: Mapping[str, Any] | None = None,
-                 special_tokens: Mapping[str, int] | None = None,
-                 custom_imports: Sequence[str] = (), **kwargs) -> None:
+    def __init__(
+        self,
+        text_config: PretrainedConfig | Mapping | None = None,
+        model: Mapping[str, Any] | None = None,
+        special_tokens: Mapping[str, int] | None = None,
+        custom_imports: Sequence[str] = (),
+        **kwargs,
+    ) -> None:
         parts = dict(text_config=text_config, model=model, special_tokens=special_tokens)
         for key, value in parts.items():
             _require(value, key, (Mapping, PretrainedConfig))
@@ -67,8 +71,9 @@ class PixelSAILConfig(PretrainedConfig):
         source = f'config.json of {self.name_or_path or "the model"}'
         settings = copy.deepcopy(self.model)
         check_types(settings, MODELS, source, self.custom_imports)
-        settings['backbone'].update(llm=self.text_config.to_diff_dict(),
-                                    vocab_size=self.text_config.vocab_size)
+        settings['backbone'].update(
+            llm=self.text_config.to_diff_dict(), vocab_size=self.text_config.vocab_size
+        )
         return dict(settings, tokenizer=tokenizer, distill=[])
 
 
@@ -77,8 +82,10 @@ AutoConfig.register(PixelSAILConfig.model_type, PixelSAILConfig)
 
 def _require(value: Any, key: str, kinds: type | tuple[type, ...]) -> None:
     if not value or not isinstance(value, kinds):
-        raise ConfigError(f'config.json: key {key!r} is missing or of the wrong type; write the '
-                          'folder with tools/model_converters/export_hf.py')
+        raise ConfigError(
+            f'config.json: key {key!r} is missing or of the wrong type; write the '
+            'folder with tools/model_converters/export_hf.py'
+        )
 
 
 def check_stages(stages: Any, source: str, modules: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -92,10 +99,15 @@ def check_stages(stages: Any, source: str, modules: Sequence[str] = ()) -> list[
     Raises:
         ConfigError: They are no configs of transforms; also see :func:`check_types`.
     """
-    if not isinstance(stages, (list, tuple)) or not stages or not all(
-            isinstance(stage, Mapping) and 'type' in stage for stage in stages):
-        raise ConfigError(f"{source}: key 'transforms' is missing or no list of objects with a "
-                          "'type'; write the folder with tools/model_converters/export_hf.py")
+    if (
+        not isinstance(stages, (list, tuple))
+        or not stages
+        or not all(isinstance(stage, Mapping) and 'type' in stage for stage in stages)
+    ):
+        raise ConfigError(
+            f"{source}: key 'transforms' is missing or no list of objects with a "
+            "'type'; write the folder with tools/model_converters/export_hf.py"
+        )
     check_types(stages, TRANSFORMS, source, modules)
     return [dict(stage) for stage in stages]
 
@@ -117,11 +129,14 @@ def check_types(node: Any, registry: Registry, source: str, modules: Sequence[st
     """
     if isinstance(node, Mapping):
         if 'type' in node and not _is_registered(node['type'], registry):
-            raise ConfigError(f'{source}: type {node["type"]!r} is not a registered {registry.name}'
-                              f'; {_remedy(modules)}, or check the file')
+            raise ConfigError(
+                f'{source}: type {node["type"]!r} is not a registered {registry.name}'
+                f'; {_remedy(modules)}, or check the file'
+            )
         if node.get('trust_remote_code'):
-            raise ConfigError(f'{source}: trust_remote_code cannot be switched on by a file; '
-                              'remove it there')
+            raise ConfigError(
+                f'{source}: trust_remote_code cannot be switched on by a file; remove it there'
+            )
         for value in node.values():
             check_types(value, registry, source, modules)
     elif isinstance(node, (list, tuple)):
@@ -132,8 +147,10 @@ def check_types(node: Any, registry: Registry, source: str, modules: Sequence[st
 def _remedy(modules: Sequence[str]) -> str:
     if not modules:
         return 'import the module that registers it first'
-    return (f'import {", ".join(map(str, modules))} first (custom_imports of the config that the '
-            'folder was exported from), with the folder that holds it on PYTHONPATH')
+    return (
+        f'import {", ".join(map(str, modules))} first (custom_imports of the config that the '
+        'folder was exported from), with the folder that holds it on PYTHONPATH'
+    )
 
 
 def _is_registered(name: Any, registry: Registry | None) -> bool:

@@ -16,8 +16,14 @@ from pixelsail_mm.models.backbones.generation_settings import check_generation
 from pixelsail_mm.registry import SCOPE
 
 # Not for each call (there is one answer to each question), or given by the model.
-_NOT_SETTINGS = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'num_return_sequences',
-                 'return_dict_in_generate', 'transformers_version')
+_NOT_SETTINGS = (
+    'bos_token_id',
+    'eos_token_id',
+    'pad_token_id',
+    'num_return_sequences',
+    'return_dict_in_generate',
+    'transformers_version',
+)
 _PROCESSOR_FILES = ('preprocessor_config.json', 'processor_config.json')
 
 
@@ -43,8 +49,9 @@ def read_folder(folder: Path) -> Config:
     model['generation'] = _read_generation(folder / 'generation_config.json')
     pipeline = []
     for name in _PROCESSOR_FILES:
-        stages = check_stages(_read_json(folder / name).get('transforms'), str(folder / name),
-                              config.custom_imports)
+        stages = check_stages(
+            _read_json(folder / name).get('transforms'), str(folder / name), config.custom_imports
+        )
         pipeline += [_with_tokenizer(stage, folder) for stage in stages]
     content = dict(default_scope=SCOPE, model=model, test_pipeline=pipeline)
     # Only what the user has imported: a config.py exported from here would import the rest.
@@ -65,8 +72,10 @@ def check_model_type(path: Path) -> None:
     """
     kind = _read_json(path).get('model_type')
     if kind != PixelSAILConfig.model_type:
-        raise ConfigError(f'{path}: model_type is {kind!r}, not {PixelSAILConfig.model_type!r}; '
-                          'this is no Pixel-SAIL (a base for one goes into model.backbone.llm)')
+        raise ConfigError(
+            f'{path}: model_type is {kind!r}, not {PixelSAILConfig.model_type!r}; '
+            'this is no Pixel-SAIL (a base for one goes into model.backbone.llm)'
+        )
 
 
 def _read_generation(path: Path) -> dict[str, Any]:
@@ -84,8 +93,10 @@ def _read_generation(path: Path) -> dict[str, Any]:
         raise ConfigError(f'{path}: {first_line(error)}') from error
     known = vars(GenerationConfig())
     return dict(do_sample=False) | {
-        key: value for key, value in settings.to_diff_dict().items()
-        if key in known and key not in _NOT_SETTINGS and not key.startswith('_')}
+        key: value
+        for key, value in settings.to_diff_dict().items()
+        if key in known and key not in _NOT_SETTINGS and not key.startswith('_')
+    }
 
 
 def _with_tokenizer(stage: dict[str, Any], folder: Path) -> dict[str, Any]:

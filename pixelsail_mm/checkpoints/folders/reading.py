@@ -16,8 +16,7 @@ from pixelsail_mm.type_names import name_types
 _PATH_KEYS = ('tokenizer', 'pretrained_model_name_or_path', 'llm')
 
 
-def read_model_config(config: str | os.PathLike | Mapping | Config
-                      ) -> tuple[Config, Path | None]:
+def read_model_config(config: str | os.PathLike | Mapping | Config) -> tuple[Config, Path | None]:
     """Read what :func:`~pixelsail_mm.apis.init_model.init_model` takes as a config.
 
     Args:
@@ -40,10 +39,13 @@ def read_model_config(config: str | os.PathLike | Mapping | Config
         path = _config_in(path)
     if path.name == 'config.json':
         from pixelsail_mm.checkpoints.folders.exported import read_folder
+
         return read_folder(path.parent), path.parent
     if not path.is_file():
-        raise ConfigError(f'config {config}: no such file or folder (see configs/ and '
-                          'demo/checkpoints/ for those that exist)')
+        raise ConfigError(
+            f'config {config}: no such file or folder (see configs/ and '
+            'demo/checkpoints/ for those that exist)'
+        )
     cfg = read_config(path)
     _anchor_paths(cfg._cfg_dict, path.parent)
     if path.name == 'config.py' and 'model' not in cfg and path.with_name('config.json').is_file():
@@ -59,6 +61,7 @@ def _named(cfg: Config) -> Config:
 def _completed(beyond: Config, folder: Path) -> Config:
     """Config of an exported folder; what its ``config.py`` says counts."""
     from pixelsail_mm.checkpoints.folders.exported import read_folder
+
     cfg = read_folder(folder)
     cfg.merge_from_dict(beyond._cfg_dict.to_dict())
     return cfg
@@ -71,9 +74,11 @@ def _config_in(folder: Path) -> Path:
             return folder / name
     found = sorted(folder.glob('*.py'))
     if len(found) != 1:
-        raise ConfigError(f'{folder}: expected one config (config.py or config.json), found '
-                          f'{[file.name for file in found] or "none"}; pass the config file and '
-                          'the checkpoint separately')
+        raise ConfigError(
+            f'{folder}: expected one config (config.py or config.json), found '
+            f'{[file.name for file in found] or "none"}; pass the config file and '
+            'the checkpoint separately'
+        )
     return found[0]
 
 

@@ -34,10 +34,20 @@ def remove(path: str | Path) -> None:
 
 
 #: Files of a decoder and its tokenizer, whatever kind, as Transformers writes them; patterns.
-BASE_FILES = ('config.json', 'generation_config.json', 'model*.safetensors',
-              'model.safetensors.index.json', 'chat_template.jinja', 'tokenizer.json',
-              'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
-              'vocab.json', 'merges.txt', 'tokenizer.model')
+BASE_FILES = (
+    'config.json',
+    'generation_config.json',
+    'model*.safetensors',
+    'model.safetensors.index.json',
+    'chat_template.jinja',
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'added_tokens.json',
+    'vocab.json',
+    'merges.txt',
+    'tokenizer.model',
+)
 
 
 def check_replaceable(folder: str | Path, ours: Sequence[str]) -> None:
@@ -55,11 +65,16 @@ def check_replaceable(folder: str | Path, ours: Sequence[str]) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f'{folder} is a file; name a folder')
-    foreign = sorted(entry.name for entry in folder.glob('*')
-                     if not any(fnmatch.fnmatch(entry.name, pattern) for pattern in ours))
+    foreign = sorted(
+        entry.name
+        for entry in folder.glob('*')
+        if not any(fnmatch.fnmatch(entry.name, pattern) for pattern in ours)
+    )
     if foreign:
-        raise ConfigError(f'{folder} is replaced as a whole, and {foreign[0]} in it would be lost '
-                          f'({len(foreign)} such entries); name a new folder')
+        raise ConfigError(
+            f'{folder} is replaced as a whole, and {foreign[0]} in it would be lost '
+            f'({len(foreign)} such entries); name a new folder'
+        )
 
 
 def move_into_place(unfinished: str | Path, path: str | Path) -> None:
@@ -127,17 +142,21 @@ def verify_checkpoint(path: str | Path) -> None:
     if path.is_dir():
         files = sorted(path.glob('*.pt'))
         if not any(file.name.endswith('_model_states.pt') for file in files):
-            raise CheckpointError(path, 'no *_model_states.pt in this folder',
-                                  'resume from another checkpoint')
+            raise CheckpointError(
+                path, 'no *_model_states.pt in this folder', 'resume from another checkpoint'
+            )
     elif path.is_file():
         files = [path]
     else:
         raise CheckpointError(path, 'no such checkpoint', 'check the path given to --resume')
     for file in files:
         if not zipfile.is_zipfile(file):
-            raise CheckpointError(file, 'truncated or not a PyTorch file',
-                                  'delete it and resume from an earlier checkpoint '
-                                  '(--resume without a path picks one)')
+            raise CheckpointError(
+                file,
+                'truncated or not a PyTorch file',
+                'delete it and resume from an earlier checkpoint '
+                '(--resume without a path picks one)',
+            )
 
 
 def _step(path: Path) -> int:
@@ -176,8 +195,12 @@ def find_resumable(work_dir: str | Path) -> str | None:
             verify_checkpoint(path)
         except CheckpointError as problem:
             error = error or problem
-            print_log(f'WARNING: {problem.path} is not usable ({problem.reason}); '
-                      'falling back to the checkpoint before it', logger='current', level=30)
+            print_log(
+                f'WARNING: {problem.path} is not usable ({problem.reason}); '
+                'falling back to the checkpoint before it',
+                logger='current',
+                level=30,
+            )
             continue
         return str(path)
     if error is not None:

@@ -17,16 +17,30 @@ import torch
 from pixelsail_mm.errors import CheckpointError, first_line
 
 # Numbers only: an array of objects can be made of bytes, which NumPy takes for addresses.
-_NUMPY_KINDS = ('bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64',
-                'float16', 'float32', 'float64')
+_NUMPY_KINDS = (
+    'bool',
+    'int8',
+    'int16',
+    'int32',
+    'int64',
+    'uint8',
+    'uint16',
+    'uint32',
+    'uint64',
+    'float16',
+    'float32',
+    'float64',
+)
 _DTYPES = {np.dtype(kind).str[1:]: np.dtype(kind) for kind in _NUMPY_KINDS}
 # What a file gets for numpy.ndarray. It may fill an array, but not call the type.
 _ARRAY = 'an array'
 # No name in a pickle can hold a line break.
 _UNREACHABLE = '{}\n'
-_REFUSED = re.compile(r'(?im)(unsupported (?:global|class)\b.*?|can only build .*|'
-                      r'(?:attribute|array) .*? not allowed|trying to (?:call|create) .*)'
-                      r'(?= was not|\. |$)')
+_REFUSED = re.compile(
+    r'(?im)(unsupported (?:global|class)\b.*?|can only build .*|'
+    r'(?:attribute|array) .*? not allowed|trying to (?:call|create) .*)'
+    r'(?= was not|\. |$)'
+)
 _FORCE, _FORCE_NOT = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _HISTORY_METHODS = ('min', 'max', 'current', 'mean')
 
@@ -34,6 +48,7 @@ _HISTORY_METHODS = ('min', 'max', 'current', 'mean')
 def _history_method(owner: type, name: str):
     """Stand in for ``getattr`` while unpickling: gives HistoryBuffer's statistics, nothing else."""
     from mmengine.logging import HistoryBuffer
+
     if owner is not HistoryBuffer or name not in _HISTORY_METHODS:
         raise pickle.UnpicklingError(f'attribute {name!r} of {owner!r} is not allowed')
     return getattr(HistoryBuffer, name)
@@ -65,15 +80,25 @@ def trusted_types() -> list:
         list: Types, or (object, dotted name) pairs, as ``torch.serialization.safe_globals`` takes.
     """
     from mmengine.logging import HistoryBuffer
+
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     # Pickles before protocol 3 make empty bytes, which an empty array has, by calling the type.
-    trusted = [bytes, HistoryBuffer, (_history_method, 'builtins.getattr'),
-               (_ARRAY, 'numpy.ndarray'), (_dtype_of_numbers, 'numpy.dtype')]
+    trusted = [
+        bytes,
+        HistoryBuffer,
+        (_history_method, 'builtins.getattr'),
+        (_ARRAY, 'numpy.ndarray'),
+        (_dtype_of_numbers, 'numpy.dtype'),
+    ]
     for core in ('numpy.core', 'numpy._core'):
-        trusted += [(_empty_array, f'{core}.multiarray._reconstruct'),
-                    (multiarray.scalar, f'{core}.multiarray.scalar')]
-    return trusted + [(kind, _UNREACHABLE.format(kind.__name__))
-                      for kind in (np.ndarray, *map(type, _DTYPES.values()))]
+        trusted += [
+            (_empty_array, f'{core}.multiarray._reconstruct'),
+            (multiarray.scalar, f'{core}.multiarray.scalar'),
+        ]
+    return trusted + [
+        (kind, _UNREACHABLE.format(kind.__name__))
+        for kind in (np.ndarray, *map(type, _DTYPES.values()))
+    ]
 
 
 def _trusted_deepspeed_types() -> list:
@@ -81,6 +106,7 @@ def _trusted_deepspeed_types() -> list:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
+
     return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
 
@@ -139,8 +165,9 @@ def can_be_mapped(path: Path) -> bool:
         return False
 
 
-def read_pickle(path: Path, map_location: str = 'cpu', mmap: bool = False,
-                more: Sequence[Any] = ()) -> dict:
+def read_pickle(
+    path: Path, map_location: str = 'cpu', mmap: bool = False, more: Sequence[Any] = ()
+) -> dict:
     """Read a file of ``torch.save`` that holds a dict.
 
     Args:
@@ -154,19 +181,24 @@ def read_pickle(path: Path, map_location: str = 'cpu', mmap: bool = False,
     """
     try:
         with weights_only_loading(more=more):
-            content = torch.load(path, map_location=map_location,
-                                 mmap=mmap and can_be_mapped(path))
+            content = torch.load(path, map_location=map_location, mmap=mmap and can_be_mapped(path))
     except Exception as error:  # damaged bytes can make the unpickler raise anything
         refused = _refusal(error)
         if refused:
             raise CheckpointError(
-                path, f'holds more than weights, and loading that could run code ({refused})',
-                'ask its author for a .safetensors file, or convert it where you trust it'
+                path,
+                f'holds more than weights, and loading that could run code ({refused})',
+                'ask its author for a .safetensors file, or convert it where you trust it',
             ) from error
         raise CheckpointError(
-            path, f'not a readable PyTorch file, probably truncated ({loading_fault(error)})',
-            'copy it again, or resume from an earlier checkpoint (--resume PATH)') from error
+            path,
+            f'not a readable PyTorch file, probably truncated ({loading_fault(error)})',
+            'copy it again, or resume from an earlier checkpoint (--resume PATH)',
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(path, f'holds a {type(content).__name__}, not a dict of weights',
-                              'save dict(state_dict=model.state_dict()) instead')
+        raise CheckpointError(
+            path,
+            f'holds a {type(content).__name__}, not a dict of weights',
+            'save dict(state_dict=model.state_dict()) instead',
+        )
     return content

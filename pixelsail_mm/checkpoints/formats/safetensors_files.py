@@ -19,9 +19,18 @@ ALIASES = 'aliases'
 INDEX_NAME = 'model.safetensors.index.json'
 #: Names of the precisions that weights can be written in.
 DTYPES = ('float32', 'float16', 'bfloat16')
-_NAMES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16',
-          torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16',
-          torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
+_NAMES = {
+    torch.float64: 'F64',
+    torch.float32: 'F32',
+    torch.float16: 'F16',
+    torch.bfloat16: 'BF16',
+    torch.int64: 'I64',
+    torch.int32: 'I32',
+    torch.int16: 'I16',
+    torch.int8: 'I8',
+    torch.uint8: 'U8',
+    torch.bool: 'BOOL',
+}
 
 
 def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, Tensor], dict]:
@@ -38,26 +47,38 @@ def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, T
         CheckpointError: The file is not whole, or its list of aliases is not one of ours.
     """
     from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework='pt', device=str(map_location)) as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise CheckpointError(path, f'not a readable safetensors file ({error})',
-                              'copy or download it again; it may be truncated') from error
+        raise CheckpointError(
+            path,
+            f'not a readable safetensors file ({error})',
+            'copy or download it again; it may be truncated',
+        ) from error
     try:
-        aliases = {alias: state[key]
-                   for alias, key in json.loads(metadata.get(ALIASES, '{}')).items()}
+        aliases = {
+            alias: state[key] for alias, key in json.loads(metadata.get(ALIASES, '{}')).items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(path, f'its list of names that share a tensor, the entry {ALIASES!r} '
-                              f'of the header, is damaged ({type(error).__name__}: {error})',
-                              'copy or download it again') from error
+        raise CheckpointError(
+            path,
+            f'its list of names that share a tensor, the entry {ALIASES!r} '
+            f'of the header, is damaged ({type(error).__name__}: {error})',
+            'copy or download it again',
+        ) from error
     return state | aliases, metadata
 
 
-def write_safetensors(state: Mapping[str, Tensor | ZeroTensor], path: str | os.PathLike,
-                      metadata: Mapping[str, str] | None = None,
-                      dtype: torch.dtype | None = None, tied_once: bool = True) -> None:
+def write_safetensors(
+    state: Mapping[str, Tensor | ZeroTensor],
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+    tied_once: bool = True,
+) -> None:
     """Write one file, atomically, with little memory beside ``state``.
 
     The library's own ``save_file`` needs every tensor whole, hence a copy of each that lies in
@@ -84,11 +105,13 @@ def write_safetensors(state: Mapping[str, Tensor | ZeroTensor], path: str | os.P
     for name in order:
         kind = _target(stored[name], dtype)
         if kind not in _NAMES:
-            raise CheckpointError(path, f'cannot hold {name}, which is {kind}',
-                                  'convert that weight first')
+            raise CheckpointError(
+                path, f'cannot hold {name}, which is {kind}', 'convert that weight first'
+            )
         start, end = end, end + stored[name].numel() * kind.itemsize
-        entries[name] = dict(dtype=_NAMES[kind], shape=list(stored[name].shape),
-                             data_offsets=[start, end])
+        entries[name] = dict(
+            dtype=_NAMES[kind], shape=list(stored[name].shape), data_offsets=[start, end]
+        )
     header = json.dumps(entries, separators=(',', ':')).encode()
     header += b' ' * (-len(header) % 8)
     with replace_when_complete(path) as unfinished, open(unfinished, 'wb') as file:
@@ -99,9 +122,13 @@ def write_safetensors(state: Mapping[str, Tensor | ZeroTensor], path: str | os.P
                 file.write(memoryview(chunk.view(torch.uint8).numpy()))
 
 
-def write_folder(state: Mapping[str, Tensor | ZeroTensor], folder: str | os.PathLike,
-                 max_shard_size: str | int, metadata: Mapping[str, str] | None = None,
-                 dtype: torch.dtype | None = None) -> list[str]:
+def write_folder(
+    state: Mapping[str, Tensor | ZeroTensor],
+    folder: str | os.PathLike,
+    max_shard_size: str | int,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
     """Write a folder of shards with a list of them, as Hugging Face libraries read it.
 
     ``huggingface_hub.save_torch_state_dict`` needs every tensor whole and in its final precision,
@@ -122,14 +149,18 @@ def write_folder(state: Mapping[str, Tensor | ZeroTensor], folder: str | os.Path
         ConfigError: ``max_shard_size`` is not a size.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
+
     stored, aliases = _without_aliases(state)
-    sizes = {name: torch.empty(value.shape, dtype=_target(value, dtype), device='meta')
-             for name, value in stored.items()}
+    sizes = {
+        name: torch.empty(value.shape, dtype=_target(value, dtype), device='meta')
+        for name, value in stored.items()
+    }
     try:
         split = split_torch_state_dict_into_shards(sizes, max_shard_size=max_shard_size)
     except ValueError as error:
-        raise ConfigError(f'size of shards {max_shard_size!r}: give a number and a unit, '
-                          f'such as 5GB ({error})') from error
+        raise ConfigError(
+            f'size of shards {max_shard_size!r}: give a number and a unit, such as 5GB ({error})'
+        ) from error
     weight_map = dict(split.tensor_to_filename)
     for shard, names in split.filename_to_tensors.items():
         part = {name: stored[name] for name in names}
@@ -142,8 +173,9 @@ def write_folder(state: Mapping[str, Tensor | ZeroTensor], folder: str | os.Path
     return list(split.filename_to_tensors)
 
 
-def map_once(state: Mapping[str, Tensor | ZeroTensor],
-             change: Callable[[Tensor | ZeroTensor], Tensor]) -> dict[str, Tensor]:
+def map_once(
+    state: Mapping[str, Tensor | ZeroTensor], change: Callable[[Tensor | ZeroTensor], Tensor]
+) -> dict[str, Tensor]:
     """Change weights; those that are one under several names are changed once and stay one.
 
     Args:
@@ -155,8 +187,9 @@ def map_once(state: Mapping[str, Tensor | ZeroTensor],
     return {key: changed[aliases.get(key, key)] for key in state}
 
 
-def _without_aliases(state: Mapping[str, Tensor | ZeroTensor]
-                     ) -> tuple[dict[str, Tensor | ZeroTensor], dict[str, str]]:
+def _without_aliases(
+    state: Mapping[str, Tensor | ZeroTensor],
+) -> tuple[dict[str, Tensor | ZeroTensor], dict[str, str]]:
     """Each tensor under its first name, and alias -> first name."""
     first: dict = {}
     stored, aliases = {}, {}

@@ -37,10 +37,12 @@ from pixelsail_mm.errors import CheckpointError
 #: Values read at once: 16 MiB of float32.
 CHUNK = 1 << 22
 # Objects of DeepSpeed's that the files mention and that say nothing about weights.
-_STAND_INS = [(SimpleNamespace, 'deepspeed.runtime.fp16.loss_scaler.LossScaler'),
-              (SimpleNamespace, 'deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler'),
-              (SimpleNamespace, 'deepspeed.utils.tensor_fragment.fragment_address'),
-              (int, 'deepspeed.runtime.zero.config.ZeroStageEnum')]
+_STAND_INS = [
+    (SimpleNamespace, 'deepspeed.runtime.fp16.loss_scaler.LossScaler'),
+    (SimpleNamespace, 'deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler'),
+    (SimpleNamespace, 'deepspeed.utils.tensor_fragment.fragment_address'),
+    (int, 'deepspeed.runtime.zero.config.ZeroStageEnum'),
+]
 _REMEDY = 'copy the whole folder again, or use an earlier checkpoint'
 
 
@@ -89,7 +91,7 @@ class ZeroTensor:
         for piece in _between(self.pieces, start, start + flat.numel(), self.dtype.itemsize):
             with open(piece.path, 'rb', buffering=0) as file:
                 file.seek(piece.offset)
-                for part in flat[done:done + piece.numel].split(CHUNK):
+                for part in flat[done : done + piece.numel].split(CHUNK):
                     buffer = part if direct else torch.empty(len(part), dtype=self.dtype)
                     _fill(buffer, file, piece.path)
                     if not direct:
@@ -174,22 +176,31 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
         raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
     first = states[0].content
     if first.get('mp_world_size') not in (None, 1):
-        raise CheckpointError(folder, 'the model was cut by tensor parallelism',
-                              'save it without, or merge it with the tool that cut it')
+        raise CheckpointError(
+            folder,
+            'the model was cut by tensor parallelism',
+            'save it without, or merge it with the tool that cut it',
+        )
     try:
         if first.get('param_shapes') is None:
-            return {name: states[0].whole(value) for name, value in first['module'].items()
-                    if isinstance(value, Tensor)}
+            return {
+                name: states[0].whole(value)
+                for name, value in first['module'].items()
+                if isinstance(value, Tensor)
+            }
         stage = _check_complete(folder, states, optims)
         masters = (_joined_groups if stage < 3 else _joined_parameters)(folder, states, optims)
         aliases = first['shared_params']
         weights = masters | _untrained(states, stage, {*masters, *aliases})
-        return weights | {alias: weights[name] for alias, name in aliases.items()
-                          if name in weights}
+        return weights | {
+            alias: weights[name] for alias, name in aliases.items() if name in weights
+        }
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(folder, 'not laid out as DeepSpeed 0.14 to 0.18 writes it '
-                              f'({type(error).__name__}: {error})',
-                              "convert it with DeepSpeed's own zero_to_fp32.py") from error
+        raise CheckpointError(
+            folder,
+            f'not laid out as DeepSpeed 0.14 to 0.18 writes it ({type(error).__name__}: {error})',
+            "convert it with DeepSpeed's own zero_to_fp32.py",
+        ) from error
 
 
 def read_structure(folder: Path) -> dict:
@@ -218,13 +229,16 @@ class _Shard:
     def piece(self, tensor: Tensor) -> Piece:
         start = tensor.untyped_storage()._checkpoint_offset
         if start is None or not tensor.is_contiguous() or not self._in_place:
-            raise CheckpointError(self.path, 'holds a tensor that cannot be read in place',
-                                  "convert it with DeepSpeed's own zero_to_fp32.py")
+            raise CheckpointError(
+                self.path,
+                'holds a tensor that cannot be read in place',
+                "convert it with DeepSpeed's own zero_to_fp32.py",
+            )
         offset = start + tensor.storage_offset() * tensor.dtype.itemsize
         return Piece(self.path, offset, tensor.numel())
 
     def whole(self, tensor: Tensor) -> ZeroTensor:
-        return ZeroTensor(tensor.shape, tensor.dtype, (self.piece(tensor), ))
+        return ZeroTensor(tensor.shape, tensor.dtype, (self.piece(tensor),))
 
     @property
     def optimizer(self) -> dict:
@@ -233,37 +247,52 @@ class _Shard:
 
 def _numbered(folder: Path, pattern: str) -> list[Path]:
     """Files in the order of their process (10 after 9)."""
-    return sorted(folder.glob(pattern),
-                  key=lambda path: [int(number) for number in re.findall(r'\d+', path.name)])
+    return sorted(
+        folder.glob(pattern),
+        key=lambda path: [int(number) for number in re.findall(r'\d+', path.name)],
+    )
 
 
 def _check_complete(folder: Path, states: list[_Shard], optims: list[_Shard]) -> int:
     """Check that every process's files are there; return the ZeRO stage."""
     if not optims:
-        raise CheckpointError(folder, 'the *_optim_states.pt files, which hold the float32 '
-                              'weights, are not there', _REMEDY)
+        raise CheckpointError(
+            folder,
+            'the *_optim_states.pt files, which hold the float32 weights, are not there',
+            _REMEDY,
+        )
     try:
         first = optims[0].optimizer
         # Stage 1 with bfloat16 weights and float32 gradients does not name itself.
         stage, count = int(first.get('zero_stage', 1)), first['partition_count']
         counts = set(count) if isinstance(count, (list, tuple)) else {count}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(optims[0].path, 'not the state of a ZeRO optimizer', _REMEDY
-                              ) from error
+        raise CheckpointError(
+            optims[0].path, 'not the state of a ZeRO optimizer', _REMEDY
+        ) from error
     if len(counts) != 1:
-        raise CheckpointError(folder, f'its groups were cut into {sorted(counts)} parts (expert '
-                              'parallelism)', 'merge it with the tool that cut it')
+        raise CheckpointError(
+            folder,
+            f'its groups were cut into {sorted(counts)} parts (expert parallelism)',
+            'merge it with the tool that cut it',
+        )
     processes = counts.pop()
-    for shards, kind, wanted in ((optims, 'optim', processes),
-                                 (states, 'model', processes if stage == 3 else 1)):
+    for shards, kind, wanted in (
+        (optims, 'optim', processes),
+        (states, 'model', processes if stage == 3 else 1),
+    ):
         if len(shards) != wanted:
-            raise CheckpointError(folder, f'{wanted} *_{kind}_states.pt files were written but '
-                                  f'{len(shards)} are here', _REMEDY)
+            raise CheckpointError(
+                folder,
+                f'{wanted} *_{kind}_states.pt files were written but {len(shards)} are here',
+                _REMEDY,
+            )
     return stage
 
 
-def _joined_groups(folder: Path, states: list[_Shard], optims: list[_Shard]
-                   ) -> dict[str, ZeroTensor]:
+def _joined_groups(
+    folder: Path, states: list[_Shard], optims: list[_Shard]
+) -> dict[str, ZeroTensor]:
     """Stages 1 and 2: slices of each group's vector, which all processes' parts make together."""
     weights = {}
     for number, shapes in enumerate(states[0].content['param_shapes']):
@@ -272,54 +301,70 @@ def _joined_groups(folder: Path, states: list[_Shard], optims: list[_Shard]
         dtype, start = parts[0].dtype, 0
         for name, shape in shapes.items():
             stop = start + shape.numel()
-            weights[name] = ZeroTensor(shape, dtype, tuple(
-                _between(pieces, start, stop, dtype.itemsize)))
+            weights[name] = ZeroTensor(
+                shape, dtype, tuple(_between(pieces, start, stop, dtype.itemsize))
+            )
             start = stop
         held, unit = sum(piece.numel for piece in pieces), 2 * len(optims)
         # DeepSpeed pads to a multiple of twice the processes, and may cut the padding off again.
         if math.ceil(held / unit) != math.ceil(start / unit) or held < start:
-            raise CheckpointError(folder, f'its parts hold {held:,} values of group {number} but '
-                                  f'the model has {start:,}: they are of different runs', _REMEDY)
+            raise CheckpointError(
+                folder,
+                f'its parts hold {held:,} values of group {number} but '
+                f'the model has {start:,}: they are of different runs',
+                _REMEDY,
+            )
     return weights
 
 
-def _joined_parameters(folder: Path, states: list[_Shard], optims: list[_Shard]
-                       ) -> dict[str, ZeroTensor]:
+def _joined_parameters(
+    folder: Path, states: list[_Shard], optims: list[_Shard]
+) -> dict[str, ZeroTensor]:
     """Stage 3: every parameter in as many equal parts as there are processes."""
-    flat = [[shard.piece(part) for part in shard.optimizer['fp32_flat_groups']]
-            for shard in optims]
+    flat = [[shard.piece(part) for part in shard.optimizer['fp32_flat_groups']] for shard in optims]
     dtype = optims[0].optimizer['fp32_flat_groups'][0].dtype
     weights, start = {}, 0
     for shapes in states[0].content['param_shapes']:
         for name, shape in shapes.items():
             part = math.ceil(shape.numel() / len(optims))
-            pieces = [piece for vector in flat
-                      for piece in _between(vector, start, start + part, dtype.itemsize)]
-            weights[name] = ZeroTensor(shape, dtype, tuple(
-                _between(pieces, 0, shape.numel(), dtype.itemsize)))
+            pieces = [
+                piece
+                for vector in flat
+                for piece in _between(vector, start, start + part, dtype.itemsize)
+            ]
+            weights[name] = ZeroTensor(
+                shape, dtype, tuple(_between(pieces, 0, shape.numel(), dtype.itemsize))
+            )
             start += part
     for shard, vector in zip(optims, flat):
         held = sum(piece.numel for piece in vector)
         if held != start:
-            raise CheckpointError(shard.path, f'holds {held:,} values where the model has '
-                                  f'{start:,} per process: it is of another run', _REMEDY)
+            raise CheckpointError(
+                shard.path,
+                f'holds {held:,} values where the model has '
+                f'{start:,} per process: it is of another run',
+                _REMEDY,
+            )
     return weights
 
 
-def _untrained(states: list[_Shard], stage: int, trained: Container[str]
-               ) -> dict[str, ZeroTensor]:
+def _untrained(states: list[_Shard], stage: int, trained: Container[str]) -> dict[str, ZeroTensor]:
     """Buffers and frozen parameters, which no optimizer holds."""
     first = states[0].content
     module = first['module']
     names = module if stage < 3 else first['buffer_names']
-    weights = {name: states[0].whole(module[name]) for name in names
-               if name not in trained and isinstance(module.get(name), Tensor)}
+    weights = {
+        name: states[0].whole(module[name])
+        for name in names
+        if name not in trained and isinstance(module.get(name), Tensor)
+    }
     if stage < 3:
         return weights
     for name, shape in (first.get('frozen_param_shapes') or {}).items():
         parts = [shard.content['frozen_param_fragments'][name] for shard in states]
         pieces = [shard.piece(part) for shard, part in zip(states, parts)]
         dtype = parts[0].dtype
-        weights[name] = ZeroTensor(shape, dtype, tuple(
-            _between(pieces, 0, shape.numel(), dtype.itemsize)))
+        weights[name] = ZeroTensor(
+            shape, dtype, tuple(_between(pieces, 0, shape.numel(), dtype.itemsize))
+        )
     return weights

@@ -23,18 +23,25 @@ from pixelsail_mm.checkpoints.loading.vocabulary import (
 from pixelsail_mm.errors import CheckpointError
 
 #: Modules that only training uses; a checkpoint without them is complete for prediction.
-TRAINING_ONLY_PREFIXES = ('distill.', )
+TRAINING_ONLY_PREFIXES = ('distill.',)
 #: Trained parts that only a model of the same settings has a place for -> marks in their names.
-_SEPARATE = {'LoRA layers': ('.lora_', ),
-             'separate rows of new tokens': ('.new_rows', ),
-             '4-bit weights': ('.weight.absmax', '.weight.quant_', '.weight.nested_')}
+_SEPARATE = {
+    'LoRA layers': ('.lora_',),
+    'separate rows of new tokens': ('.new_rows',),
+    '4-bit weights': ('.weight.absmax', '.weight.quant_', '.weight.nested_'),
+}
 _MERGE = 'merge it first, with the config it was trained with: tools/model_converters/merge_lora.py'
 State = dict[str, 'Tensor | ZeroTensor']
 
 
-def apply_weights(model: nn.Module, state: Mapping[str, Tensor | ZeroTensor], source: str,
-                  required_prefixes: Sequence[str] | None = None,
-                  vocabulary: Vocabulary | None = None, by_token: bool = False) -> LoadReport:
+def apply_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor | ZeroTensor],
+    source: str,
+    required_prefixes: Sequence[str] | None = None,
+    vocabulary: Vocabulary | None = None,
+    by_token: bool = False,
+) -> LoadReport:
     """Put a state dict into a model; see :func:`~pixelsail_mm.checkpoints.checkpoint.load_weights`.
 
     Args:
@@ -65,12 +72,16 @@ def apply_weights(model: nn.Module, state: Mapping[str, Tensor | ZeroTensor], so
     return report
 
 
-def _by_token(model: nn.Module, state: State, own: State, stored: Vocabulary | None,
-              report: LoadReport) -> State:
+def _by_token(
+    model: nn.Module, state: State, own: State, stored: Vocabulary | None, report: LoadReport
+) -> State:
     """Replace vocabulary tables whose rows lie otherwise by tables in the model's order."""
     tables = vocabulary_tables(model)
-    keys = [key for key in own if id(own[key]) in tables and key in state
-            and state[key].shape[1:] == own[key].shape[1:]]
+    keys = [
+        key
+        for key in own
+        if id(own[key]) in tables and key in state and state[key].shape[1:] == own[key].shape[1:]
+    ]
     if not keys:
         return state
     state, vocabulary = dict(state), Vocabulary.of_tokenizer(model.tokenizer)
@@ -83,8 +94,11 @@ def _by_token(model: nn.Module, state: State, own: State, stored: Vocabulary | N
         if plan is None:
             continue
         if f'{key.rpartition(".")[0]}.new_rows' in state:
-            raise CheckpointError(report.source, f'{key}: its separate rows are of other tokens '
-                                  'than the model has', _MERGE)
+            raise CheckpointError(
+                report.source,
+                f'{key}: its separate rows are of other tokens than the model has',
+                _MERGE,
+            )
         table = target.detach().clone()
         rows = value[torch.tensor(plan.source, dtype=torch.long)]
         table[torch.tensor(plan.target, device=table.device)] = rows.to(table)
@@ -156,40 +170,60 @@ def _check_separate_parts(report: LoadReport, kinds: Sequence[str]) -> None:
     unlike |= dict.fromkeys(report.unexpected, 'is not in the model')
     for kind in kinds:
         for key in _holds(unlike, kind):
-            raise CheckpointError(report.source, f'its {kind} are not those of the model (e.g. '
-                                  f'{key} {unlike[key]})', 'use the model.backbone it was trained '
-                                  f'with, or {_MERGE}')
+            raise CheckpointError(
+                report.source,
+                f'its {kind} are not those of the model (e.g. {key} {unlike[key]})',
+                f'use the model.backbone it was trained with, or {_MERGE}',
+            )
 
 
-def _check(report: LoadReport, required_prefixes: Sequence[str] | None, state: State, own: State,
-           separate: Sequence[str]) -> None:
+def _check(
+    report: LoadReport,
+    required_prefixes: Sequence[str] | None,
+    state: State,
+    own: State,
+    separate: Sequence[str],
+) -> None:
     """Refuse another architecture, adapters of other settings, and gaps in what the task uses."""
     needed = _needed(required_prefixes)
     unlike = ''
     if not required_prefixes:
-        unlike = unlike_sizes({key: value.shape for key, value in state.items()},
-                             {key: value.shape for key, value in own.items()})
+        unlike = unlike_sizes(
+            {key: value.shape for key, value in state.items()},
+            {key: value.shape for key, value in own.items()},
+        )
     if unlike:
-        raise CheckpointError(report.source, f'is of another architecture: {unlike}',
-                              'use the config this checkpoint was trained with')
+        raise CheckpointError(
+            report.source,
+            f'is of another architecture: {unlike}',
+            'use the config this checkpoint was trained with',
+        )
     _check_separate_parts(report, separate)
-    sizes = [f'{key} (file {old}, model {new})' for key, old, new in report.mismatched
-             if needed(key)]
+    sizes = [
+        f'{key} (file {old}, model {new})' for key, old, new in report.mismatched if needed(key)
+    ]
     if sizes:
         raise CheckpointError(
-            report.source, f'{len(sizes)} tensors have other sizes than the model, e.g. {sizes[0]}',
-            'use the config this checkpoint was trained with (widths, layers, tokenizer)')
+            report.source,
+            f'{len(sizes)} tensors have other sizes than the model, e.g. {sizes[0]}',
+            'use the config this checkpoint was trained with (widths, layers, tokenizer)',
+        )
     if not report.loaded and own:
         raise CheckpointError(
-            report.source, f'no key matches any of the {len(own)} of the model; it has '
-            f'{shortened(list(state), 3) or "none at all"}', _origin_of(state))
+            report.source,
+            f'no key matches any of the {len(own)} of the model; it has '
+            f'{shortened(list(state), 3) or "none at all"}',
+            _origin_of(state),
+        )
     missing = [key for key in report.missing if needed(key)]
     if missing:
         raise CheckpointError(
-            report.source, f'{len(missing)} weights that this task uses are missing: '
+            report.source,
+            f'{len(missing)} weights that this task uses are missing: '
             f'{shortened(missing, 5)}{_whole_modules(missing, own)}',
             'use the config of this checkpoint, or a checkpoint that has these modules'
-            + _hint(missing, separate))
+            + _hint(missing, separate),
+        )
 
 
 def _needed(required_prefixes: Sequence[str] | None) -> Callable[[str], bool]:
@@ -207,11 +241,15 @@ def _whole_modules(missing: list[str], own: State) -> str:
 
 def _hint(missing: list[str], separate: Sequence[str]) -> str:
     if _holds(missing, 'LoRA layers') and not separate:
-        return ('; it has no LoRA layers: test it with --cfg-options model.backbone.lora=None '
-                'model.backbone.quantization=None, or start a training from it with load_from')
+        return (
+            '; it has no LoRA layers: test it with --cfg-options model.backbone.lora=None '
+            'model.backbone.quantization=None, or start a training from it with load_from'
+        )
     if any(key.endswith('lm_head.weight') for key in missing):
-        return ('; if its output head is its embedding, set tie_word_embeddings=True in '
-                'model.backbone.llm')
+        return (
+            '; if its output head is its embedding, set tie_word_embeddings=True in '
+            'model.backbone.llm'
+        )
     return ''
 
 
@@ -231,8 +269,10 @@ def _check_ties(usable: State, own: State, source: str) -> None:
         for other in others:
             if not _same(usable[first], usable[other]):
                 raise CheckpointError(
-                    source, f'{first} and {other} differ, but the model has one weight for both',
-                    'set tie_word_embeddings=False in model.backbone.llm')
+                    source,
+                    f'{first} and {other} differ, but the model has one weight for both',
+                    'set tie_word_embeddings=False in model.backbone.llm',
+                )
             del usable[other]
 
 
@@ -245,8 +285,10 @@ def _same(first: Tensor | ZeroTensor, second: Tensor | ZeroTensor) -> bool:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.data_ptr() == second.data_ptr() or torch.equal(first, second)
     rows = max(1, CHUNK * len(first) // max(1, first.numel()))
-    return all(torch.equal(first[start:start + rows], second[start:start + rows])
-               for start in range(0, len(first), rows))
+    return all(
+        torch.equal(first[start : start + rows], second[start : start + rows])
+        for start in range(0, len(first), rows)
+    )
 
 
 @torch.no_grad()

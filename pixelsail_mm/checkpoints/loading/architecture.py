@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 _LAYER = re.compile(r'(?:^|\.)layers\.(\d+)\.(.+)')
-_WIDTHS = {'self_attn.q_proj.weight': 'query width', 'self_attn.k_proj.weight': 'key/value width',
-           'mlp.gate_proj.weight': 'MLP width'}
+_WIDTHS = {
+    'self_attn.q_proj.weight': 'query width',
+    'self_attn.k_proj.weight': 'key/value width',
+    'mlp.gate_proj.weight': 'MLP width',
+}
 
 
 def describe(shapes: Mapping[str, Sequence[int]]) -> dict[str, str | int]:
@@ -20,14 +23,19 @@ def describe(shapes: Mapping[str, Sequence[int]]) -> dict[str, str | int]:
         ``family``, ``hidden size``, ``layers``, ...; as much as the names tell, nothing if they are
         of no decoder.
     """
-    layers = [(int(found[1]), found[2].replace('.base_layer.', '.'), shape)
-              for key, shape in shapes.items() if (found := _LAYER.search(key))]
+    layers = [
+        (int(found[1]), found[2].replace('.base_layer.', '.'), shape)
+        for key, shape in shapes.items()
+        if (found := _LAYER.search(key))
+    ]
     parts = {part: shape for _, part, shape in layers}
     if 'self_attn.o_proj.weight' not in parts:
         return {}
     described: dict[str, str | int] = {
-        'family': _family(parts), 'hidden size': parts['self_attn.o_proj.weight'][0],
-        'layers': 1 + max(number for number, _, _ in layers)}
+        'family': _family(parts),
+        'hidden size': parts['self_attn.o_proj.weight'][0],
+        'layers': 1 + max(number for number, _, _ in layers),
+    }
     for part, name in _WIDTHS.items():
         if part in parts:
             described[name] = parts[part][0]
@@ -62,4 +70,5 @@ def unlike_sizes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Sequence
 
     def text(described):
         return ', '.join(f'{name} {described[name]}' for name in unlike)
+
     return f'the checkpoint has {text(theirs)}; the model has {text(ours)}'

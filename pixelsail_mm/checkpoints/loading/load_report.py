@@ -37,23 +37,32 @@ class LoadReport:
         Args:
             max_names: Keys listed per kind before the rest is summed up.
         """
-        kinds = dict(loaded=self.loaded, missing=self.missing, unexpected=self.unexpected,
-                     reshaped=[entry[0] for entry in self.reshaped],
-                     resized=[entry[0] for entry in self.resized],
-                     mismatched=[entry[0] for entry in self.mismatched])
+        kinds = dict(
+            loaded=self.loaded,
+            missing=self.missing,
+            unexpected=self.unexpected,
+            reshaped=[entry[0] for entry in self.reshaped],
+            resized=[entry[0] for entry in self.resized],
+            mismatched=[entry[0] for entry in self.mismatched],
+        )
         counts = {kind: Counter(key.split('.')[0] for key in keys) for kind, keys in kinds.items()}
         modules = sorted(set().union(*counts.values()))
         width = max([len(module) for module in modules] + [6])
-        lines = [f'weights from {self.source}',
-                 f'{"module":<{width}}' + ''.join(f'{kind:>12}' for kind in kinds)]
+        lines = [
+            f'weights from {self.source}',
+            f'{"module":<{width}}' + ''.join(f'{kind:>12}' for kind in kinds),
+        ]
         for module in modules:
-            lines.append(f'{module:<{width}}'
-                         + ''.join(f'{counts[kind][module]:>12}' for kind in kinds))
-        notes = dict(missing=self.missing, unexpected=self.unexpected,
-                     reshaped=[f'{key} {old} -> {new}' for key, old, new in self.reshaped],
-                     resized=[f'{key} {old} -> {new}: {rows}'
-                              for key, old, new, rows in self.resized],
-                     mismatched=[f'{key} {old} -> {new}' for key, old, new in self.mismatched])
+            lines.append(
+                f'{module:<{width}}' + ''.join(f'{counts[kind][module]:>12}' for kind in kinds)
+            )
+        notes = dict(
+            missing=self.missing,
+            unexpected=self.unexpected,
+            reshaped=[f'{key} {old} -> {new}' for key, old, new in self.reshaped],
+            resized=[f'{key} {old} -> {new}: {rows}' for key, old, new, rows in self.resized],
+            mismatched=[f'{key} {old} -> {new}' for key, old, new in self.mismatched],
+        )
         for kind, names in notes.items():
             if names:
                 lines.append(f'{kind}: {shortened(names, max_names)}')

@@ -50,8 +50,9 @@ class Vocabulary:
     ordinary: str
 
     @classmethod
-    def of(cls, added: Mapping[str, int], ordinary: int,
-           token_at: Callable[[int], str | None]) -> Vocabulary:
+    def of(
+        cls, added: Mapping[str, int], ordinary: int, token_at: Callable[[int], str | None]
+    ) -> Vocabulary:
         """Describe a vocabulary.
 
         Listing Qwen's whole vocabulary takes longer than reading a model of 0.5B, so the
@@ -65,14 +66,18 @@ class Vocabulary:
         spread = range(0, ordinary, max(1, ordinary // _PROBES))
         probes = [token for token in map(token_at, spread) if token not in added]
         text = json.dumps([ordinary, probes]).encode()
-        return cls(max([ordinary, *(index + 1 for index in added.values())]), dict(added),
-                   hashlib.sha256(text).hexdigest()[:16])
+        return cls(
+            max([ordinary, *(index + 1 for index in added.values())]),
+            dict(added),
+            hashlib.sha256(text).hexdigest()[:16],
+        )
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any) -> Vocabulary:
         """Describe a Hugging Face tokenizer."""
-        return cls.of(tokenizer.get_added_vocab(), tokenizer.vocab_size,
-                      tokenizer.convert_ids_to_tokens)
+        return cls.of(
+            tokenizer.get_added_vocab(), tokenizer.vocab_size, tokenizer.convert_ids_to_tokens
+        )
 
     def metadata(self) -> dict[str, str]:
         """Header entry for safetensors files."""
@@ -114,24 +119,33 @@ def stored_vocabulary(path: Path, metadata: Any) -> Vocabulary | None:
 def _from_header(path: Path, recorded: str) -> Vocabulary:
     try:
         entry = json.loads(recorded)
-        return Vocabulary(int(entry['size']), {token: int(index) for token, index in
-                                               entry['added'].items()}, str(entry['ordinary']))
+        return Vocabulary(
+            int(entry['size']),
+            {token: int(index) for token, index in entry['added'].items()},
+            str(entry['ordinary']),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(path, f'its list of tokens, the entry {METADATA_KEY!r} of the header,'
-                              f' is damaged ({type(error).__name__}: {error})',
-                              'copy or download it again') from error
+        raise CheckpointError(
+            path,
+            f'its list of tokens, the entry {METADATA_KEY!r} of the header,'
+            f' is damaged ({type(error).__name__}: {error})',
+            'copy or download it again',
+        ) from error
 
 
 def _read_tokenizer(file: Path) -> Vocabulary:
     from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(file, f'not a readable tokenizer ({error})',
-                              'copy it again, or remove it') from error
+        raise CheckpointError(
+            file, f'not a readable tokenizer ({error})', 'copy it again, or remove it'
+        ) from error
     added = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items()}
-    return Vocabulary.of(added, tokenizer.get_vocab_size(with_added_tokens=False),
-                         tokenizer.id_to_token)
+    return Vocabulary.of(
+        added, tokenizer.get_vocab_size(with_added_tokens=False), tokenizer.id_to_token
+    )
 
 
 def vocabulary_tables(model: nn.Module) -> set[int]:
@@ -165,8 +179,9 @@ class RowPlan:
     @classmethod
     def of(cls, pairs: Mapping[int, int], said: Sequence[str]) -> RowPlan:
         """Plan of row in the model -> row in the checkpoint, and what else happens."""
-        return cls(list(pairs), list(pairs.values()),
-                   ', '.join([f'{len(pairs):,} rows copied', *said]))
+        return cls(
+            list(pairs), list(pairs.values()), ', '.join([f'{len(pairs):,} rows copied', *said])
+        )
 
 
 class VocabularyError(UserError, ValueError):
@@ -182,8 +197,9 @@ class VocabularyError(UserError, ValueError):
         self.reason, self.remedy = reason, remedy
 
 
-def plan_rows(stored: Vocabulary | None, stored_rows: int, own: Vocabulary,
-              own_rows: int) -> RowPlan | None:
+def plan_rows(
+    stored: Vocabulary | None, stored_rows: int, own: Vocabulary, own_rows: int
+) -> RowPlan | None:
     """Decide which rows to take.
 
     Args:
@@ -205,20 +221,33 @@ def plan_rows(stored: Vocabulary | None, stored_rows: int, own: Vocabulary,
     if stored.ordinary != own.ordinary:
         raise VocabularyError(
             'was trained with another tokenizer: the ordinary tokens are not the same or have '
-            'other ids', "use this checkpoint's tokenizer in the config (model.tokenizer)")
+            'other ids',
+            "use this checkpoint's tokenizer in the config (model.tokenizer)",
+        )
     names = {index: token for token, index in own.added.items()}
-    wanted = {index: stored.added.get(names[index]) if index in names else index
-              for index in range(min(own.size, own_rows))}
-    pairs = {index: source for index, source in wanted.items()
-             if source is not None and source < stored_rows}
+    wanted = {
+        index: stored.added.get(names[index]) if index in names else index
+        for index in range(min(own.size, own_rows))
+    }
+    pairs = {
+        index: source
+        for index, source in wanted.items()
+        if source is not None and source < stored_rows
+    }
     new = [names.get(index, str(index)) for index in wanted if index not in pairs]
-    cut = [token for token, index in stored.added.items()
-           if token not in own.added and index < stored_rows]
+    cut = [
+        token
+        for token, index in stored.added.items()
+        if token not in own.added and index < stored_rows
+    ]
     moved = [names[index] for index, source in pairs.items() if index != source]
     if not (new or moved) and stored_rows == own_rows:
         return None
-    said = [f'{len(tokens):,} {kind} ({shortened(tokens, _NAMED)})' for kind, tokens in
-            dict(new=new, moved=moved, cut=cut).items() if tokens]
+    said = [
+        f'{len(tokens):,} {kind} ({shortened(tokens, _NAMED)})'
+        for kind, tokens in dict(new=new, moved=moved, cut=cut).items()
+        if tokens
+    ]
     return RowPlan.of(pairs, said)
 
 
@@ -228,10 +257,13 @@ def _plan_unknown(stored_rows: int, own: Vocabulary, own_rows: int) -> RowPlan |
     sizes = (stored_rows, own_rows)
     if all(rows == own.size or rows > own.size and rows % _PADDING_UNIT == 0 for rows in sizes):
         padding = stored_rows - own.size
-        return RowPlan.of({index: index for index in range(own.size)},
-                          [f'{padding:,} cut as padding'] if padding else [])
+        return RowPlan.of(
+            {index: index for index in range(own.size)},
+            [f'{padding:,} cut as padding'] if padding else [],
+        )
     raise VocabularyError(
         f'has {stored_rows:,} rows in its vocabulary where the model has {own_rows:,} for '
         f'{own.size:,} tokens, and does not say which tokens they are',
         'put the tokenizer it was trained with beside it, as a folder tokenizer/; or use the '
-        'tokenizer of its config')
+        'tokenizer of its config',
+    )

@@ -27,9 +27,12 @@ _LOADING = (dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisua
 _LAST = 'BuildConversation'
 
 
-def check_config(cfg: Mapping[str, Any], samples: int = 200,
-                 progress: Progress = lambda items, name: items,
-                 loaders: Sequence[str] = tuple(LOADERS)) -> Report:
+def check_config(
+    cfg: Mapping[str, Any],
+    samples: int = 200,
+    progress: Progress = lambda items, name: items,
+    loaders: Sequence[str] = tuple(LOADERS),
+) -> Report:
     """Open the annotations of all readers, load samples, compare training with evaluation images.
 
     Where the tokenizer cannot be loaded all the rest is checked, and the report says so.
@@ -54,8 +57,9 @@ def check_config(cfg: Mapping[str, Any], samples: int = 200,
         _check_samples(dataset, leaf, samples, progress, report)
         if leaf.role == EVALUATION:
             _check_ids(dataset, leaf.key, report)
-        paths = (dataset.image_path(i)
-                 for i in progress(range(len(dataset)), f'{leaf.key}: images'))
+        paths = (
+            dataset.image_path(i) for i in progress(range(len(dataset)), f'{leaf.key}: images')
+        )
         images[leaf.role][leaf.key] = {image_key(path) for path in paths if path is not None}
         report.images[leaf.key] = len(images[leaf.role][leaf.key])
         report.paths[leaf.key] = _read_paths(dataset)
@@ -76,8 +80,12 @@ def _open(leaf: Leaf, report: Report) -> PixelDataset | None:
     except MissingFilesError as error:
         for key, path in error.missing:
             path = os.path.normpath(path)
-            report.add(leaf.key, 'missing', f'{path} ({key})',
-                       hints=tuple(filter(None, (_similar(path), where_to_get(path)))))
+            report.add(
+                leaf.key,
+                'missing',
+                f'{path} ({key})',
+                hints=tuple(filter(None, (_similar(path), where_to_get(path)))),
+            )
         return None
     except BadSampleError as error:
         report.add(leaf.key, 'annotations', str(error))
@@ -108,8 +116,9 @@ def _similar(path: str) -> str:
     return 'did you mean ' + ' or '.join(os.path.join(parent, match) for match in close) + '?'
 
 
-def _check_samples(dataset: PixelDataset, leaf: Leaf, samples: int, progress: Progress,
-                   report: Report) -> None:
+def _check_samples(
+    dataset: PixelDataset, leaf: Leaf, samples: int, progress: Progress, report: Report
+) -> None:
     transforms = _checked_transforms(leaf.cfg['pipeline'], report)
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(samples, len(dataset))).astype(int))
     for index in progress(indices.tolist(), f'{leaf.key}: samples'):
@@ -132,17 +141,20 @@ def _check_ids(dataset: PixelDataset, key: str, report: Report) -> None:
 
 def _checked_transforms(pipeline: Sequence, report: Report) -> list[Callable]:
     """The reader's pipeline up to the tokens; at least image, masks and prompts."""
-    types = [type_name(transform['type'] if isinstance(transform, Mapping) else type(transform))
-             for transform in pipeline]
+    types = [
+        type_name(transform['type'] if isinstance(transform, Mapping) else type(transform))
+        for transform in pipeline
+    ]
     if _LAST not in types:
         return build_pipeline(_LOADING)
     end = types.index(_LAST)
     transforms = build_pipeline(pipeline[:end])
     try:
-        return transforms + build_pipeline(pipeline[end:end + 1])
+        return transforms + build_pipeline(pipeline[end : end + 1])
     except FileNotFoundError as error:  # of the tokenizer
         report.unchecked[f'lengths in tokens, and texts that hold tokens of the model: {error}'] = (
-            None)
+            None
+        )
         return transforms
 
 
@@ -157,6 +169,11 @@ def _check_overlap(images: dict[str, dict[str, set[str]]], report: Report) -> No
             continue
         report.overlap |= shared
         where = sorted({eval_key for name in shared for eval_key in evaluated[name]})
-        report.add(key, 'overlap', f'{len(shared)} of {len(keys)} training images are evaluation '
-                   f'images of {", ".join(where)} (e.g. {min(shared)}); leave them out with '
-                   'exclude_images=FILE, written by --write-overlap FILE', WARNING)
+        report.add(
+            key,
+            'overlap',
+            f'{len(shared)} of {len(keys)} training images are evaluation '
+            f'images of {", ".join(where)} (e.g. {min(shared)}); leave them out with '
+            'exclude_images=FILE, written by --write-overlap FILE',
+            WARNING,
+        )

@@ -31,16 +31,17 @@ class Repeats:
     @property
     def equal_text(self) -> str:
         """Sentence on :attr:`equal`."""
-        return (f'{len(self.equal)} samples are listed again; each counts once: '
-                f'{_some(self.equal)}')
+        return f'{len(self.equal)} samples are listed again; each counts once: {_some(self.equal)}'
 
     @property
     def different_text(self) -> str:
         """Sentence on :attr:`different`, with what to do."""
-        return (f'{len(self.different)} samples have the id of another sample: '
-                f'{_some(self.different)}. Only one of each id could be counted: give every sample '
-                'an id of its own (a reference: every pair of ref_id and sent_id), or remove '
-                'what is there by mistake')
+        return (
+            f'{len(self.different)} samples have the id of another sample: '
+            f'{_some(self.different)}. Only one of each id could be counted: give every sample '
+            'an id of its own (a reference: every pair of ref_id and sent_id), or remove '
+            'what is there by mistake'
+        )
 
 
 def _some(lines: list[str]) -> str:
@@ -79,6 +80,7 @@ def find_repeats(dataset: SampleSource) -> Repeats:
 def _checksum(record: Record) -> bytes:
     """Digest of what a sample asks and what is right; arrays count by their values."""
     content = [record.get(key) for key in ('img_path', 'conversation', 'masks', 'prompts')]
-    text = json.dumps(content, default=lambda value: (
-        value.tolist() if hasattr(value, 'tolist') else repr(value)))
+    text = json.dumps(
+        content, default=lambda value: value.tolist() if hasattr(value, 'tolist') else repr(value)
+    )
     return hashlib.blake2b(text.encode(), digest_size=8).digest()

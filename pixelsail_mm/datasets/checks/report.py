@@ -70,8 +70,10 @@ class Report:
         """Readable report: what each dataset reads, then the faults by dataset and kind."""
         lines = []
         for key, items in self.items.items():
-            lines.append(f'{self._title(key)}: {items} items of {self.images.get(key, 0)} images, '
-                         f'{self.sampled.get(key, 0)} loaded')
+            lines.append(
+                f'{self._title(key)}: {items} items of {self.images.get(key, 0)} images, '
+                f'{self.sampled.get(key, 0)} loaded'
+            )
             lines.append(f'  reads {", ".join(self.paths.get(key, ()))}')
         hints: set[str] = set()
         for dataset in dict.fromkeys(fault.dataset for fault in self.faults):
@@ -94,5 +96,8 @@ class Report:
             lines.append(f'  {fault.level}: {fault.kind}: {fault.message}{times}')
             lines += [f'    {hint}' for hint in fault.hints if hint not in hints]
             hints.update(fault.hints)
-        return lines + [f'  ... and {n - _SHOWN_PER_KIND} more: {kind}'
-                        for kind, n in shown.items() if n > _SHOWN_PER_KIND]
+        return lines + [
+            f'  ... and {n - _SHOWN_PER_KIND} more: {kind}'
+            for kind, n in shown.items()
+            if n > _SHOWN_PER_KIND
+        ]

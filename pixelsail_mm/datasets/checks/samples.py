@@ -16,8 +16,9 @@ from pixelsail_mm.tokenization import SEG_TOKEN
 _TOLERANCE = 1.0
 
 
-def check_sample(dataset: SampleSource, index: int, transforms: Sequence[Callable], key: str,
-                 report: Report) -> None:
+def check_sample(
+    dataset: SampleSource, index: int, transforms: Sequence[Callable], key: str, report: Report
+) -> None:
     """Load one sample and report everything that is wrong with it.
 
     Args:
@@ -42,8 +43,9 @@ def check_sample(dataset: SampleSource, index: int, transforms: Sequence[Callabl
         report.add(key, 'unusable sample', f'item {index}: {error}')
         return
     for note in notes:
-        report.add(key, 'read otherwise', f'item {index} ({record.get("img_path")}): {note}',
-                   WARNING)
+        report.add(
+            key, 'read otherwise', f'item {index} ({record.get("img_path")}): {note}', WARNING
+        )
     where = f'item {index} ({record.get("img_path") or "text only"})'
     _check_counts(record, where, key, report)
     if results.get('img') is not None:
@@ -53,8 +55,11 @@ def check_sample(dataset: SampleSource, index: int, transforms: Sequence[Callabl
 def _check_counts(record: Record, where: str, key: str, report: Report) -> None:
     segs = sum(turn['gpt'].count(SEG_TOKEN) for turn in record['conversation'])
     if segs != len(record['masks']):
-        report.add(key, 'masks', f'{where}: {segs} {SEG_TOKEN} in the answers, '
-                   f'{len(record["masks"])} masks')
+        report.add(
+            key,
+            'masks',
+            f'{where}: {segs} {SEG_TOKEN} in the answers, {len(record["masks"])} masks',
+        )
 
 
 def _check_masks(record: Record, results: dict, where: str, key: str, report: Report) -> None:
@@ -68,11 +73,16 @@ def _check_masks(record: Record, results: dict, where: str, key: str, report: Re
     named += [(f'prompts[{i}]', prompt.get('mask')) for i, prompt in enumerate(record['prompts'])]
     for name, mask in named:
         for x, y in _points(mask):
-            if not (-_TOLERANCE <= x <= width + _TOLERANCE
-                    and -_TOLERANCE <= y <= height + _TOLERANCE):
-                report.add(key, 'out of range', f'{where}: {name} has the point ({x:g}, {y:g}), '
-                           f'the image has {width}x{height} pixels; is it the image that was '
-                           'annotated?')
+            if not (
+                -_TOLERANCE <= x <= width + _TOLERANCE and -_TOLERANCE <= y <= height + _TOLERANCE
+            ):
+                report.add(
+                    key,
+                    'out of range',
+                    f'{where}: {name} has the point ({x:g}, {y:g}), '
+                    f'the image has {width}x{height} pixels; is it the image that was '
+                    'annotated?',
+                )
                 break
 
 

@@ -34,8 +34,10 @@ SDIST = 'labelme-6.3.1.tar.gz'
 SDIST_SHA256 = '2947e0d8341a92faa7b3ee50cf4b672f838051c6bf24892526e95b64fd3a707e'
 MEMBERS = 'labelme-6.3.1/examples/instance_segmentation/data_annotated'
 GENERATOR = 'labelme_mini'
-LICENCE = ('The photos are from PASCAL VOC2011 and follow its terms and those of Flickr: use them '
-           'for research and tests, do not redistribute them.')
+LICENCE = (
+    'The photos are from PASCAL VOC2011 and follow its terms and those of Flickr: use them '
+    'for research and tests, do not redistribute them.'
+)
 _SENTENCES = Path(__file__).with_suffix('.json')
 # Outlines of what the annotators left undecided; no instance.
 _IGNORED_LABEL = '__ignore__'
@@ -60,8 +62,12 @@ class _PhotoWriter(RefCOCOWriter):
             entry['tokens'] = entry['sent'].split()
 
 
-def make_labelme_mini(out: str | os.PathLike, archive: str | os.PathLike | None = None,
-                      overwrite: bool = False, sha256: str = SDIST_SHA256) -> dict[str, Any]:
+def make_labelme_mini(
+    out: str | os.PathLike,
+    archive: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    sha256: str = SDIST_SHA256,
+) -> dict[str, Any]:
     """Write the three photos with masks and sentences into a folder.
 
     ``instances.json``, ``refs(unc).p`` (splits ``train``, two photos, and ``test``, the third) and
@@ -89,8 +95,7 @@ def make_labelme_mini(out: str | os.PathLike, archive: str | os.PathLike | None 
     _check_target(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as scratch:
-        path = Path(archive) if archive else download(PACKAGE, SDIST, Path(scratch),
-                                                         sha256)
+        path = Path(archive) if archive else download(PACKAGE, SDIST, Path(scratch), sha256)
         check_sha256(path, sha256)
         members = read_members(path, MEMBERS, ('.json', '.jpg'))
         partial = Path(scratch) / target.name
@@ -109,11 +114,15 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     info = target / 'info.json'
     if not info.is_file() or json.loads(info.read_text('utf-8')).get('generator') != GENERATOR:
-        raise FileExistsError(f'{target} exists and is not a {GENERATOR} data set; it is left '
-                              'untouched, choose another folder')
+        raise FileExistsError(
+            f'{target} exists and is not a {GENERATOR} data set; it is left '
+            'untouched, choose another folder'
+        )
     if not overwrite:
-        raise FileExistsError(f'{target} already holds the {GENERATOR} data set; choose another '
-                              'folder, or replace it with --overwrite')
+        raise FileExistsError(
+            f'{target} already holds the {GENERATOR} data set; choose another '
+            'folder, or replace it with --overwrite'
+        )
 
 
 def _convert(members: dict[str, bytes], folder: Path, source: str) -> dict[str, Any]:
@@ -129,9 +138,13 @@ def _convert(members: dict[str, bytes], folder: Path, source: str) -> dict[str, 
         (folder / 'images' / image_name).write_bytes(members[image_name])
         wanted = [entry['label'] for entry in photo['instances']]
         if [label for label, _ in outlines] != wanted:
-            raise AnnotationError(where, 'shapes', f'the instances are {[n for n, _ in outlines]}, '
-                                  f'but the sentences of this project are for {wanted}; use '
-                                  f'{SDIST}')
+            raise AnnotationError(
+                where,
+                'shapes',
+                f'the instances are {[n for n, _ in outlines]}, '
+                f'but the sentences of this project are for {wanted}; use '
+                f'{SDIST}',
+            )
         image_id = writer.add_photo(image_name, *size)
         counts['images'][photo['split']] += 1
         for (label, polygons), entry in zip(outlines, photo['instances']):
@@ -143,31 +156,40 @@ def _convert(members: dict[str, bytes], folder: Path, source: str) -> dict[str, 
     return dict(generator=GENERATOR, **{name: dict(count) for name, count in counts.items()})
 
 
-def _read_photo(members: dict[str, bytes], stem: str,
-                where: str) -> tuple[tuple[int, int], list[tuple[str, list]], str]:
+def _read_photo(
+    members: dict[str, bytes], stem: str, where: str
+) -> tuple[tuple[int, int], list[tuple[str, list]], str]:
     """Size (H, W), instances (label, polygons) and file name of one photo."""
     if f'{stem}.json' not in members:
         raise AnnotationError(where, 'data_annotated', f'the archive lacks it; use {SDIST}')
     try:
         content = json.loads(members[f'{stem}.json'])
     except ValueError as error:
-        raise AnnotationError(where, 'json', f'no valid JSON ({error}); get the archive '
-                              'again') from error
+        raise AnnotationError(
+            where, 'json', f'no valid JSON ({error}); get the archive again'
+        ) from error
     require_keys(content, ('shapes', 'imagePath', 'imageHeight', 'imageWidth'), where, 'photo')
     name = content['imagePath']
     if name != f'{stem}.jpg' or name not in members:
-        raise AnnotationError(where, 'imagePath', f'{name!r} is not the photo beside the '
-                              f'annotation, {stem}.jpg; use {SDIST}')
+        raise AnnotationError(
+            where,
+            'imagePath',
+            f'{name!r} is not the photo beside the annotation, {stem}.jpg; use {SDIST}',
+        )
     size = content['imageHeight'], content['imageWidth']
     try:
         with Image.open(io.BytesIO(members[name])) as image:
             true_size = image.height, image.width
     except OSError as error:
-        raise AnnotationError(where, name, f'cannot be decoded ({error}); get the archive '
-                              'again') from error
+        raise AnnotationError(
+            where, name, f'cannot be decoded ({error}); get the archive again'
+        ) from error
     if size != true_size:
-        raise AnnotationError(where, 'imageHeight, imageWidth', f'{size}, but the photo is '
-                              f'{true_size} (H, W); use {SDIST}')
+        raise AnnotationError(
+            where,
+            'imageHeight, imageWidth',
+            f'{size}, but the photo is {true_size} (H, W); use {SDIST}',
+        )
     return size, _instances(content['shapes'], where), name
 
 
@@ -183,16 +205,25 @@ def _instances(shapes: list, where: str) -> list[tuple[str, list]]:
         if shape['label'] == _IGNORED_LABEL:
             continue
         if shape.get('shape_type', 'polygon') != 'polygon':
-            raise AnnotationError(where, f'shapes[{i}].shape_type', f'{shape["shape_type"]!r} is '
-                                  f'not read, only polygons are; use {SDIST}')
+            raise AnnotationError(
+                where,
+                f'shapes[{i}].shape_type',
+                f'{shape["shape_type"]!r} is not read, only polygons are; use {SDIST}',
+            )
         group = shape.get('group_id')
         key = (shape['label'], 'group', group) if group is not None else (shape['label'], i)
         found.setdefault(key, []).append([float(v) for point in shape['points'] for v in point])
     return [(key[0], polygons) for key, polygons in found.items()]
 
 
-def _add_instance(writer: _PhotoWriter, image_id: int, label: str, polygons: list,
-                  size: tuple[int, int], where: str) -> int:
+def _add_instance(
+    writer: _PhotoWriter,
+    image_id: int,
+    label: str,
+    polygons: list,
+    size: tuple[int, int],
+    where: str,
+) -> int:
     """Register an instance with the box and the area of its mask."""
     mask = decode_mask(polygons, *size, where, label)
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

@@ -56,10 +56,14 @@ class _Row:
     split: str
 
 
-def masks_to_pixel_chat(folder: str | os.PathLike, table: str = 'masks.csv',
-                        val_share: float = 0.1, question: str = 'Please segment {x}.',
-                        overwrite: bool = False,
-                        progress: Progress = lambda items: items) -> Conversion:
+def masks_to_pixel_chat(
+    folder: str | os.PathLike,
+    table: str = 'masks.csv',
+    val_share: float = 0.1,
+    question: str = 'Please segment {x}.',
+    overwrite: bool = False,
+    progress: Progress = lambda items: items,
+) -> Conversion:
     """Write ``train.json`` and ``val.json`` for :class:`~pixelsail_mm.datasets.PixelChatDataset`.
 
     The folder holds ``images``, ``masks`` and the table, in CSV with the columns ``image``,
@@ -87,11 +91,14 @@ def masks_to_pixel_chat(folder: str | os.PathLike, table: str = 'masks.csv',
     if not 0 <= val_share < 1:
         raise ConfigError(f'val_share must be at least 0 and below 1, got {val_share}')
     if '{x}' not in question:
-        raise ConfigError('question must contain {x}, which the phrase replaces, got '
-                          f'{question!r}')
+        raise ConfigError(
+            f'question must contain {{x}}, which the phrase replaces, got {question!r}'
+        )
     if not overwrite and (found := [s for s in _SPLITS if (folder / f'{s}.json').exists()]):
-        raise FileExistsError(f'{folder}: {", ".join(f"{s}.json" for s in found)} is there already;'
-                              ' replace it with --overwrite')
+        raise FileExistsError(
+            f'{folder}: {", ".join(f"{s}.json" for s in found)} is there already;'
+            ' replace it with --overwrite'
+        )
     result, checked, check = Conversion(), [], _Checks(folder)
     for line, cells in progress(list(_read_rows(path))):
         try:
@@ -100,12 +107,16 @@ def masks_to_pixel_chat(folder: str | os.PathLike, table: str = 'masks.csv',
             result.skipped.setdefault(error.kind, []).append(f'line {line}: {error}')
     if not checked:
         first = next((f'; {messages[0]}' for messages in result.skipped.values()), '')
-        raise AnnotationError(str(path), 'rows', f'none of {sum(map(len, result.skipped.values()))}'
-                              f' can be used{first}')
+        raise AnnotationError(
+            str(path),
+            'rows',
+            f'none of {sum(map(len, result.skipped.values()))} can be used{first}',
+        )
     splits = _choose_splits(checked, val_share)
     for split in _SPLITS:
-        entries = _entries([row for row in checked if splits[row.image] == split], check.sizes,
-                           question)
+        entries = _entries(
+            [row for row in checked if splits[row.image] == split], check.sizes, question
+        )
         (folder / f'{split}.json').unlink(missing_ok=True)
         if entries:
             dump_json(entries, folder / f'{split}.json')
@@ -117,8 +128,10 @@ def masks_to_pixel_chat(folder: str | os.PathLike, table: str = 'masks.csv',
 def _read_rows(path: Path) -> Iterator[tuple[int, dict]]:
     """Line number and cells of each row."""
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; write the table there: a first line '
-                                '"image,mask,phrase", then a line per mask')
+        raise FileNotFoundError(
+            f'{path} does not exist; write the table there: a first line '
+            '"image,mask,phrase", then a line per mask'
+        )
     # Spreadsheet programs begin a file with a byte-order mark.
     with open(path, encoding='utf-8-sig', newline='') as file:
         reader = csv.DictReader(file)
@@ -126,14 +139,18 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict]]:
             names = [(name or '').strip().lower() for name in reader.fieldnames or ()]
             missing = [name for name in _NEEDED if name not in names]
             if missing:
-                raise AnnotationError(str(path), 'first line', f'lacks the columns {missing}; has '
-                                      f'{names}. Columns are separated by commas')
+                raise AnnotationError(
+                    str(path),
+                    'first line',
+                    f'lacks the columns {missing}; has {names}. Columns are separated by commas',
+                )
             reader.fieldnames = names
             for cells in reader:
                 yield reader.line_num, cells
         except (UnicodeDecodeError, csv.Error) as error:
-            raise AnnotationError(str(path), 'table', f'cannot be read ({error}); save it as CSV '
-                                  'in UTF-8') from error
+            raise AnnotationError(
+                str(path), 'table', f'cannot be read ({error}); save it as CSV in UTF-8'
+            ) from error
 
 
 class _Checks:
@@ -154,8 +171,10 @@ class _Checks:
     def __call__(self, line: int, cells: dict) -> _Row:
         """Give the checked row; raises :class:`_BadRowError`."""
         if None in cells:
-            raise _BadRowError('too many cells', 'has more cells than the first line; put quotes '
-                               'around a phrase with a comma')
+            raise _BadRowError(
+                'too many cells',
+                'has more cells than the first line; put quotes around a phrase with a comma',
+            )
         row = _Row(line, *((cells.get(name) or '').strip() for name in (*_NEEDED, 'split')))
         self._check_text(row)
         self._check_image(row.image)
@@ -173,11 +192,15 @@ class _Checks:
             raise _BadRowError('blank cell', f'{" and ".join(blank)} is blank')
         found = _TOKEN.search(row.phrase)
         if found:
-            raise _BadRowError('reserved word', f'the phrase has {found.group()}, which means '
-                               'something to the model; word it without')
+            raise _BadRowError(
+                'reserved word',
+                f'the phrase has {found.group()}, which means '
+                'something to the model; word it without',
+            )
 
     def _check_image(self, name: str) -> None:
         from pixelsail_mm.datasets.transforms import LoadImage
+
         if name not in self.sizes and name not in self._faulty:
             _require_file(self._images / name)
             try:
@@ -192,8 +215,9 @@ class _Checks:
         path = self._masks / row.mask
         _require_file(path)
         if path.suffix.lower() in _BLURRED:
-            raise _BadRowError('mask is a JPEG', f'{path}: JPEG blurs the edge of a mask; save it '
-                               'as PNG')
+            raise _BadRowError(
+                'mask is a JPEG', f'{path}: JPEG blurs the edge of a mask; save it as PNG'
+            )
         try:
             mask = decode_mask(dict(png=str(path)), *self.sizes[row.image], str(path), 'mask')
         except BadSampleError as error:
@@ -208,8 +232,11 @@ class _Checks:
             raise _BadRowError('split', f'{row.split!r} is none of {", ".join(_SPLITS)}')
         split, line = self._splits.setdefault(row.image, (row.split, row.line))
         if split != row.split:
-            raise _BadRowError('split', f'{row.image} is {row.split} here and {split} in line '
-                               f'{line}; an image belongs to one split')
+            raise _BadRowError(
+                'split',
+                f'{row.image} is {row.split} here and {split} in line '
+                f'{line}; an image belongs to one split',
+            )
 
 
 def _require_file(path: Path) -> None:
@@ -243,11 +270,20 @@ def _entries(rows: Iterable[_Row], sizes: dict[str, tuple[int, int]], question: 
     return [_entry(name, phrases, *sizes[name], question) for name, phrases in images.items()]
 
 
-def _entry(name: str, phrases: dict[str, list[str]], height: int, width: int,
-           question: str) -> dict[str, Any]:
+def _entry(
+    name: str, phrases: dict[str, list[str]], height: int, width: int, question: str
+) -> dict[str, Any]:
     masks = [[dict(png=file) for file in files] for files in phrases.values()]
     return dict(
-        id=name, image=name, height=height, width=width,
-        turns=[dict(question=question.replace('{x}', phrase), answer=f'{SEG_TOKEN}.',
-                    expression=phrase) for phrase in phrases],
-        masks=[parts[0] if len(parts) == 1 else dict(union=parts) for parts in masks])
+        id=name,
+        image=name,
+        height=height,
+        width=width,
+        turns=[
+            dict(
+                question=question.replace('{x}', phrase), answer=f'{SEG_TOKEN}.', expression=phrase
+            )
+            for phrase in phrases
+        ],
+        masks=[parts[0] if len(parts) == 1 else dict(union=parts) for parts in masks],
+    )

@@ -19,8 +19,9 @@ _CAPTIONS = Path(__file__).with_suffix('.json')
 _CROP_SIDES = (0.4, 0.9)
 
 
-def make_skimage_photos(out: str | os.PathLike, source: str | os.PathLike | None = None,
-                        crops: int = 0) -> dict[str, int]:
+def make_skimage_photos(
+    out: str | os.PathLike, source: str | os.PathLike | None = None, crops: int = 0
+) -> dict[str, int]:
     """Write ``images/``, ``train.json`` and ``test.json`` for ``ImageCaptionDataset``.
 
     Args:
@@ -38,16 +39,20 @@ def make_skimage_photos(out: str | os.PathLike, source: str | os.PathLike | None
     """
     if source is None:
         import skimage
+
         source = Path(skimage.__file__).parent / 'data'
     captions = json.loads(_CAPTIONS.read_text('utf-8'))
     absent = [name for name in captions if not (Path(source) / name).is_file()]
     if absent:
-        raise FileNotFoundError(f'{source}: {", ".join(absent)} not found; install scikit-image '
-                                'from its wheel, which carries these photos')
+        raise FileNotFoundError(
+            f'{source}: {", ".join(absent)} not found; install scikit-image '
+            'from its wheel, which carries these photos'
+        )
     target = Path(out).absolute()
     if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f'{target} exists and is not empty; choose another folder, or '
-                              'remove it')
+        raise FileExistsError(
+            f'{target} exists and is not empty; choose another folder, or remove it'
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list] = {}
     with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as scratch:
@@ -75,11 +80,13 @@ def _write_crops(photo: Path, caption: str, number: int) -> list[dict]:
         image = image.convert('RGB')
     for i in range(number):
         width, height = (round(side * rng.uniform(*_CROP_SIDES)) for side in image.size)
-        left, top = (int(rng.integers(whole - part + 1)) for whole, part in zip(
-            image.size, (width, height)))
+        left, top = (
+            int(rng.integers(whole - part + 1)) for whole, part in zip(image.size, (width, height))
+        )
         part = image.crop((left, top, left + width, top + height))
         name = f'{photo.stem}_part{i}.png'
         (ImageOps.mirror(part) if i % 2 else part).save(photo.parent / name)
-        entries.append(dict(image=name, caption=f'A part of a picture: {caption}',
-                            id=Path(name).stem))
+        entries.append(
+            dict(image=name, caption=f'A part of a picture: {caption}', id=Path(name).stem)
+        )
     return entries

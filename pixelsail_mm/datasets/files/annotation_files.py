@@ -48,8 +48,9 @@ def require_paths(paths: Mapping[str, str], dataset: str) -> None:
         raise MissingFilesError(missing, dataset)
 
 
-def load_json(path: str, key: str, kind: type,
-              object_hook: Callable[[dict], Any] | None = None) -> Any:
+def load_json(
+    path: str, key: str, kind: type, object_hook: Callable[[dict], Any] | None = None
+) -> Any:
     """Read a JSON annotation file.
 
     Args:
@@ -69,11 +70,16 @@ def load_json(path: str, key: str, kind: type,
         try:
             content = json.load(file, object_hook=object_hook)
         except (ValueError, RecursionError) as error:
-            raise AnnotationError(path, key, f'not valid JSON ({error}); download or generate it '
-                                  'again') from error
+            raise AnnotationError(
+                path, key, f'not valid JSON ({error}); download or generate it again'
+            ) from error
     if not isinstance(content, kind):
-        raise AnnotationError(path, key, f'must hold a JSON {kind.__name__}, got '
-                              f'{type(content).__name__}; is it the right file?')
+        raise AnnotationError(
+            path,
+            key,
+            f'must hold a JSON {kind.__name__}, got '
+            f'{type(content).__name__}; is it the right file?',
+        )
     return content
 
 
@@ -95,8 +101,11 @@ def load_tables(path: str, key: str, tables: Sequence[str]) -> dict[str, Any]:
     require_keys(content, tables, path, key)
     for name in tables:
         if not isinstance(content[name], list):
-            raise AnnotationError(path, name, 'must be a list, got '
-                                  f'{type(content[name]).__name__}; is it the right file?')
+            raise AnnotationError(
+                path,
+                name,
+                f'must be a list, got {type(content[name]).__name__}; is it the right file?',
+            )
     return content
 
 
@@ -160,16 +169,18 @@ def iter_json_lines(path: str, key: str) -> Iterator[Any]:
                 if line.strip():
                     yield _decode_line(line, path, number)
         except UnicodeDecodeError as error:
-            raise AnnotationError(path, key, f'not UTF-8 ({error}); download or generate it '
-                                  'again') from error
+            raise AnnotationError(
+                path, key, f'not UTF-8 ({error}); download or generate it again'
+            ) from error
 
 
 def _decode_line(line: str, path: str, number: int) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(path, f'line {number}', f'not valid JSON ({error}); download or '
-                              'generate the file again') from error
+        raise AnnotationError(
+            path, f'line {number}', f'not valid JSON ({error}); download or generate the file again'
+        ) from error
 
 
 class _JSONStream:
@@ -182,12 +193,13 @@ class _JSONStream:
     def _more(self) -> bool:
         """Append the next piece of the file to what is left; False at its end."""
         # Pieces grow with the entry, so that one huge entry is not scanned again and again.
-        left = self._text[self.position:]
+        left = self._text[self.position :]
         try:
             piece = self._file.read(max(_CHUNK, len(left)))
         except UnicodeDecodeError as error:
-            raise AnnotationError(self._path, self._key, f'not UTF-8 ({error}); download or '
-                                  'generate it again') from error
+            raise AnnotationError(
+                self._path, self._key, f'not UTF-8 ({error}); download or generate it again'
+            ) from error
         self._text, self.position = left + piece, 0
         return bool(piece)
 
@@ -211,7 +223,7 @@ class _JSONStream:
                 if isinstance(error, RecursionError) or not self._more():
                     self.fail(number, str(error))
                 continue
-            if self._text[end:end + 1] not in _ENDS:
+            if self._text[end : end + 1] not in _ENDS:
                 # Perhaps a number that the end of the window cuts: "1", "1." or "1e" of "1e5".
                 length = end - self.position
                 if self._more():
@@ -222,8 +234,11 @@ class _JSONStream:
 
     def fail(self, number: int, reason: str) -> None:
         """Raise the error that names the entry."""
-        raise AnnotationError(self._path, f'[{number}]', f'not valid JSON ({reason}); download or '
-                              'generate the file again')
+        raise AnnotationError(
+            self._path,
+            f'[{number}]',
+            f'not valid JSON ({reason}); download or generate the file again',
+        )
 
 
 def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None:
@@ -239,19 +254,22 @@ def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None
         AnnotationError: It is not.
     """
     if not isinstance(entry, dict):
-        raise AnnotationError(path, where, f'must be a dict, got {type(entry).__name__}; is it the '
-                              'right file?')
+        raise AnnotationError(
+            path, where, f'must be a dict, got {type(entry).__name__}; is it the right file?'
+        )
     missing = []
     for key in keys:  # millions of entries pass here, and a comprehension takes twice as long
         if key not in entry:
             missing.append(key)
     if missing:
-        raise AnnotationError(path, where, f'lacks {missing}; has {sorted(entry)[:12]}; is it the '
-                              'right file?')
+        raise AnnotationError(
+            path, where, f'lacks {missing}; has {sorted(entry)[:12]}; is it the right file?'
+        )
 
 
-def image_fields(entry: Mapping[str, Any], key: str, folder: str, file: str,
-                 where: str) -> dict[str, Any]:
+def image_fields(
+    entry: Mapping[str, Any], key: str, folder: str, file: str, where: str
+) -> dict[str, Any]:
     """Read and check the image fields of an annotation entry.
 
     Args:
@@ -269,8 +287,9 @@ def image_fields(entry: Mapping[str, Any], key: str, folder: str, file: str,
     """
     name = entry[key]
     if not isinstance(name, str) or not name:
-        raise BadSampleError(file, f'{where}.{key}', 'must be the name of the image file, got '
-                             f'{name!r:.60}')
+        raise BadSampleError(
+            file, f'{where}.{key}', f'must be the name of the image file, got {name!r:.60}'
+        )
     return dict(img_path=osp.join(folder, name), **stated_size(entry, file, where))
 
 
@@ -298,7 +317,11 @@ def stated_size(entry: Mapping[str, Any], file: str, where: str) -> dict[str, in
         is_text = isinstance(stated, str) and stated.strip().isdecimal()
         size = int(stated) if is_text else stated
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise BadSampleError(file, f'{where}.{side}', 'must be the number of pixels of the '
-                                 f"image's {side}, got {stated!r:.60}; correct it or leave it out")
+            raise BadSampleError(
+                file,
+                f'{where}.{side}',
+                'must be the number of pixels of the '
+                f"image's {side}, got {stated!r:.60}; correct it or leave it out",
+            )
         sides[side] = size
     return sides

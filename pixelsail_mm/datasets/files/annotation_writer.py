@@ -44,17 +44,28 @@ class RefCOCOWriter:
     def add_image(self, file_name: str) -> int:
         """Register an image (path below the image root) and give its id."""
         image_id = len(self._images) + 1
-        self._images.append(dict(id=image_id, file_name=file_name, height=self._image_size,
-                                 width=self._image_size))
+        self._images.append(
+            dict(id=image_id, file_name=file_name, height=self._image_size, width=self._image_size)
+        )
         return image_id
 
-    def add_annotation(self, image_id: int, category: str, segmentation, bbox: list[int],
-                       area: int, **extra) -> int:
+    def add_annotation(
+        self, image_id: int, category: str, segmentation, bbox: list[int], area: int, **extra
+    ) -> int:
         """Register one annotation, with any extra keys, and give its id."""
         ann_id = len(self._annotations) + 1
-        self._annotations.append(dict(
-            id=ann_id, image_id=image_id, category_id=self._categories[category],
-            segmentation=segmentation, bbox=bbox, area=area, iscrowd=0, **extra))
+        self._annotations.append(
+            dict(
+                id=ann_id,
+                image_id=image_id,
+                category_id=self._categories[category],
+                segmentation=segmentation,
+                bbox=bbox,
+                area=area,
+                iscrowd=0,
+                **extra,
+            )
+        )
         return ann_id
 
     def add_ref(self, ann_id: int, split: str, sentences: list[dict]) -> None:
@@ -64,20 +75,35 @@ class RefCOCOWriter:
         for sentence in sentences:
             self._num_sentences += 1
             self.kinds[split][sentence['kind']] += 1
-            entries.append(dict(
-                sent_id=self._num_sentences, raw=sentence['text'], sent=sentence['text'],
-                tokens=sentence['text'].split(), kind=sentence['kind']))
-        self._refs.append(dict(
-            ref_id=len(self._refs) + 1, ann_id=ann_id, image_id=annotation['image_id'],
-            file_name=self._images[annotation['image_id'] - 1]['file_name'],
-            category_id=annotation['category_id'], split=split, sentences=entries,
-            sent_ids=[entry['sent_id'] for entry in entries]))
+            entries.append(
+                dict(
+                    sent_id=self._num_sentences,
+                    raw=sentence['text'],
+                    sent=sentence['text'],
+                    tokens=sentence['text'].split(),
+                    kind=sentence['kind'],
+                )
+            )
+        self._refs.append(
+            dict(
+                ref_id=len(self._refs) + 1,
+                ann_id=ann_id,
+                image_id=annotation['image_id'],
+                file_name=self._images[annotation['image_id'] - 1]['file_name'],
+                category_id=annotation['category_id'],
+                split=split,
+                sentences=entries,
+                sent_ids=[entry['sent_id'] for entry in entries],
+            )
+        )
 
     def write(self, folder: Path) -> None:
         """Write ``instances.json`` and ``refs(unc).p`` into ``folder``."""
         categories = [dict(id=i, name=name) for name, i in self._categories.items()]
-        dump_json(dict(images=self._images, annotations=self._annotations,
-                       categories=categories), folder / 'instances.json')
+        dump_json(
+            dict(images=self._images, annotations=self._annotations, categories=categories),
+            folder / 'instances.json',
+        )
         # Pickle shares equal strings only if they are one object, which depends on the process
         # that drew them; fresh objects make the bytes depend on the content alone.
         refs = json.loads(json.dumps(self._refs))

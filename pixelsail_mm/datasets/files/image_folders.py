@@ -55,7 +55,8 @@ def require_images(paths: Iterable[str | None], absent: Mapping[str, str], datas
     images = {path for path in paths if path is not None}
     lost = sorted(path for path in images if not osp.exists(path))
     if lost:
-        note = (f'{len(lost)} of {len(images)} images, such as {osp.basename(lost[0])}, are in '
-                'none of the other folders; without this key they are skipped one by one')
-        raise MissingFilesError([(f'{key}: {note}', path) for key, path in absent.items()],
-                                dataset)
+        note = (
+            f'{len(lost)} of {len(images)} images, such as {osp.basename(lost[0])}, are in '
+            'none of the other folders; without this key they are skipped one by one'
+        )
+        raise MissingFilesError([(f'{key}: {note}', path) for key, path in absent.items()], dataset)

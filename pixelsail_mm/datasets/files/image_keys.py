@@ -64,8 +64,11 @@ def read_image_keys(path: str | os.PathLike) -> frozenset[str]:
     try:
         lines = Path(path).read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(str(path), 'exclude_images', f'cannot be read ({error}); write it '
-                              'with tools/misc/check_data.py CONFIG --write-overlap FILE'
-                              ) from error
+        raise AnnotationError(
+            str(path),
+            'exclude_images',
+            f'cannot be read ({error}); write it '
+            'with tools/misc/check_data.py CONFIG --write-overlap FILE',
+        ) from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith('#')]
     return frozenset(name if name.startswith('coco:') else image_key(name) for name in names)

@@ -83,7 +83,7 @@ def items_in_memory(items: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
 def read_item(data: np.ndarray, ends: np.ndarray, index: int) -> Any:
     """Give item ``index`` of what :func:`write_items` made; runs no code from the bytes."""
     start = int(ends[index - 1]) if index else 0
-    return PlainUnpickler(BytesIO(data[start:int(ends[index])])).load()
+    return PlainUnpickler(BytesIO(data[start : int(ends[index])])).load()
 
 
 def fingerprint(kind: type, options: Mapping[str, Any], paths: Iterable[str]) -> dict:
@@ -100,17 +100,30 @@ def fingerprint(kind: type, options: Mapping[str, Any], paths: Iterable[str]) ->
         JSON-able dict.
     """
     package = Path(__file__).parents[1]
-    own = {str(path) for room in ('', 'readers', 'files', 'mixing')
-           for path in (package / room).glob('*.py')}
+    own = {
+        str(path)
+        for room in ('', 'readers', 'files', 'mixing')
+        for path in (package / room).glob('*.py')
+    }
     sources = sorted(own | {inspect.getsourcefile(kind) or ''} - {''})
     code = hashlib.sha256(b''.join(Path(path).read_bytes() for path in sources)).hexdigest()
     files = {}
     for path in sorted(paths):
         state = os.stat(path)
         files[path] = [state.st_size, state.st_mtime_ns]
-    return json.loads(json.dumps(
-        dict(format=FORMAT_VERSION, reader=f'{kind.__module__}.{kind.__qualname__}', code=code,
-             options=dict(options), files=files), sort_keys=True, default=_plain))
+    return json.loads(
+        json.dumps(
+            dict(
+                format=FORMAT_VERSION,
+                reader=f'{kind.__module__}.{kind.__qualname__}',
+                code=code,
+                options=dict(options),
+                files=files,
+            ),
+            sort_keys=True,
+            default=_plain,
+        )
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -156,15 +169,19 @@ class IndexCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            print_log(f'index {entry} is damaged ({error}) and will be built again', 'current',
-                      logging.WARNING)
+            print_log(
+                f'index {entry} is damaged ({error}) and will be built again',
+                'current',
+                logging.WARNING,
+            )
             return None
         if meta['fingerprint'] != identity or not len(ends) or len(data) != ends[-1]:
             return None
         return data, ends, meta['extra']
 
-    def store(self, identity: dict, items: Callable[[], Iterable[Any]],
-              extra: Callable[[], dict]) -> None:
+    def store(
+        self, identity: dict, items: Callable[[], Iterable[Any]], extra: Callable[[], dict]
+    ) -> None:
         """Build an index on disk; nothing is kept if there are no items.
 
         Args:

@@ -31,6 +31,7 @@ class Schema:
 
     def __init__(self, file_name: str, definition: str) -> None:
         import jsonschema_rs
+
         text = (files('pixelsail_mm.datasets') / 'schemas' / file_name).read_text(encoding='utf-8')
         self._schema = json.loads(text)
         rule = {key: self._schema[key] for key in ('$schema', '$defs')}
@@ -53,11 +54,16 @@ class Schema:
                 return
             faults = list(self._validator.iter_errors(value))
         except UnicodeEncodeError as error:  # half of an escaped pair, which JSON allows
-            raise BadSampleError(file, key, f'has text that is not Unicode ({error.reason}: '
-                                 f'{error.object[error.start:error.end]!r}); correct it') from error
+            raise BadSampleError(
+                file,
+                key,
+                f'has text that is not Unicode ({error.reason}: '
+                f'{error.object[error.start : error.end]!r}); correct it',
+            ) from error
         fault = _most_telling(faults)
-        steps = (f'[{step}]' if isinstance(step, int) else f'.{step}'
-                 for step in fault.instance_path)
+        steps = (
+            f'[{step}]' if isinstance(step, int) else f'.{step}' for step in fault.instance_path
+        )
         reason = self._reason(fault, reduce(getitem, fault.instance_path, value))
         raise BadSampleError(file, key + ''.join(steps), reason)
 
@@ -66,8 +72,11 @@ class Schema:
         rules = [self._schema]
         for step in fault.schema_path[:-1]:
             rules.append(rules[-1][step])
-        wanted = next(rule['description'] for rule in reversed(rules)
-                       if isinstance(rule, dict) and 'description' in rule)
+        wanted = next(
+            rule['description']
+            for rule in reversed(rules)
+            if isinstance(rule, dict) and 'description' in rule
+        )
         if kind == 'AdditionalProperties':
             known = list(rules[-1]['properties'])
             return f'has unknown keys {facts["unexpected"][:12]}; known are {known}'
@@ -90,10 +99,12 @@ def _kind(fault: ValidationError) -> str:
 
 def _most_telling(faults: list[ValidationError]) -> ValidationError:
     """Choose the fault to show: the outermost, inside of alternatives that of the one meant."""
+
     def rank(fault: ValidationError) -> tuple[int, int]:
         kind = _kind(fault)
-        return len(fault.instance_path), (_TELLING.index(kind) if kind in _TELLING
-                                          else len(_TELLING))
+        return len(fault.instance_path), (
+            _TELLING.index(kind) if kind in _TELLING else len(_TELLING)
+        )
 
     fault = min(faults, key=rank)
     if _kind(fault) != 'AnyOf':

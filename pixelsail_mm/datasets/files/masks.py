@@ -66,18 +66,27 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
     elif isinstance(mask, np.ndarray):
         decoded = mask if mask.dtype == bool else mask != 0
     else:
-        raise BadSampleError(file, key, f'unknown mask type {type(mask).__name__}; give a COCO RLE '
-                             'dict, a list of polygons or RLE dicts, '
-                             'dict(png=...), dict(union=...), '
-                             'dict(painted=...) or an (H, W) array')
+        raise BadSampleError(
+            file,
+            key,
+            f'unknown mask type {type(mask).__name__}; give a COCO RLE '
+            'dict, a list of polygons or RLE dicts, '
+            'dict(png=...), dict(union=...), '
+            'dict(painted=...) or an (H, W) array',
+        )
     if decoded.shape != (height, width):
-        raise BadSampleError(file, key, f'mask size {decoded.shape} (H, W) differs from the image '
-                             f'size {(height, width)}; masks must be drawn on the original image')
+        raise BadSampleError(
+            file,
+            key,
+            f'mask size {decoded.shape} (H, W) differs from the image '
+            f'size {(height, width)}; masks must be drawn on the original image',
+        )
     return decoded
 
 
-def decode_masks(masks: Sequence[Any], height: int, width: int, file: str | None,
-                 key: str) -> np.ndarray:
+def decode_masks(
+    masks: Sequence[Any], height: int, width: int, file: str | None, key: str
+) -> np.ndarray:
     """Decode several masks, see :func:`decode_mask`, to bool (n, height, width)."""
     decoded = np.zeros((len(masks), height, width), bool)
     for i, mask in enumerate(masks):
@@ -89,8 +98,9 @@ def decode_masks(masks: Sequence[Any], height: int, width: int, file: str | None
 def _read_segment_ids(path: str) -> np.ndarray:
     """Segment id of every pixel of a panoptic PNG, int32 (H, W); a grey PNG holds it directly."""
     with Image.open(path) as image:
-        pixels = np.array(image if image.mode in ('L', 'I', 'I;16', '1') else image.convert('RGB'),
-                          np.int32)
+        pixels = np.array(
+            image if image.mode in ('L', 'I', 'I;16', '1') else image.convert('RGB'), np.int32
+        )
     if pixels.ndim == 3:
         pixels = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
     pixels.flags.writeable = False
@@ -102,11 +112,13 @@ def _decode_png(mask: dict, key: str) -> np.ndarray:
     try:
         pixels = _read_segment_ids(path)
     except FileNotFoundError as error:
-        raise BadSampleError(path, key, 'no such mask file; check the folder of the masks in '
-                             'data_prefix') from error
+        raise BadSampleError(
+            path, key, 'no such mask file; check the folder of the masks in data_prefix'
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadSampleError(path, key, f'cannot be decoded ({error}); download it '
-                             'again') from error
+        raise BadSampleError(
+            path, key, f'cannot be decoded ({error}); download it again'
+        ) from error
     if ids is None:
         return pixels != 0
     return pixels == ids[0] if len(ids) == 1 else np.isin(pixels, ids)
@@ -114,8 +126,12 @@ def _decode_png(mask: dict, key: str) -> np.ndarray:
 
 def _decode_rle(rle: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:
     if 'counts' not in rle or tuple(rle.get('size', ())) != (height, width):
-        raise BadSampleError(file, key, f'RLE needs counts and size {[height, width]} (the image '
-                             f'size H, W), got keys {sorted(rle)} and size {rle.get("size")}')
+        raise BadSampleError(
+            file,
+            key,
+            f'RLE needs counts and size {[height, width]} (the image '
+            f'size H, W), got keys {sorted(rle)} and size {rle.get("size")}',
+        )
     counts = rle['counts']
     try:
         if isinstance(counts, (list, tuple)):
@@ -141,17 +157,25 @@ def _decode_polygon(polygon, height: int, width: int, file: str | None, key: str
     except (TypeError, ValueError):
         points = np.full(0, np.nan)
     if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-        raise BadSampleError(file, key, 'a polygon needs at least 3 points as a flat list [x1, y1, '
-                             f'x2, y2, ...] of finite numbers, got {polygon!r:.60}')
-    rle, = coco_mask.frPyObjects([points.tolist()], height, width)
+        raise BadSampleError(
+            file,
+            key,
+            'a polygon needs at least 3 points as a flat list [x1, y1, '
+            f'x2, y2, ...] of finite numbers, got {polygon!r:.60}',
+        )
+    (rle,) = coco_mask.frPyObjects([points.tolist()], height, width)
     return coco_mask.decode(rle).astype(bool)
 
 
 def _decode_painted(mask: dict, height: int, width: int, file: str | None, key: str) -> np.ndarray:
     part = mask.get('part', 'target')
     if part not in _PARTS or not isinstance(mask['painted'], (list, tuple)):
-        raise BadSampleError(file, key, 'a painted mask needs a list of shapes and a part of '
-                             f'{list(_PARTS)}, got {type(mask["painted"]).__name__} and {part!r}')
+        raise BadSampleError(
+            file,
+            key,
+            'a painted mask needs a list of shapes and a part of '
+            f'{list(_PARTS)}, got {type(mask["painted"]).__name__} and {part!r}',
+        )
     shapes = []
     for i, shape in enumerate(mask['painted']):
         points = _outline(shape, file, f'{key}.painted[{i}]')
@@ -172,10 +196,17 @@ def _outline(shape: Any, file: str | None, key: str) -> np.ndarray:
         points = np.asarray(shape['points'], float)
     except (KeyError, TypeError, ValueError, OverflowError):
         points = np.full(0, np.nan)
-    if points.ndim != 2 or points.shape[1:] != (2, ) or not len(points) or not (
-            np.abs(points) <= _MAX_COORDINATE).all():
-        raise BadSampleError(file, key, "a shape needs 'points', at least one [x, y] of finite "
-                             f'numbers, got {shape!r:.60}')
+    if (
+        points.ndim != 2
+        or points.shape[1:] != (2,)
+        or not len(points)
+        or not (np.abs(points) <= _MAX_COORDINATE).all()
+    ):
+        raise BadSampleError(
+            file,
+            key,
+            f"a shape needs 'points', at least one [x, y] of finite numbers, got {shape!r:.60}",
+        )
     return points.astype(np.int32)
 
 

@@ -18,8 +18,19 @@ BY_BITS = 'picture of {} bits scaled to 8 bits'
 # pixel needs, in these steps: cameras and scanners store 12 bits in files of 16.
 _BITS = (8, 12, 16)
 #: What Pillow's decoders raise on corrupt bytes (a cut-off file is an OSError), and :func:`to_rgb`.
-DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError,
-                   OverflowError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODING_ERRORS = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _DEEP_MODES = ('I', 'F')  # and all that begin with 'I;'
 
 

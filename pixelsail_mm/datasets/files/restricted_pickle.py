@@ -12,8 +12,11 @@ from typing import Any
 from pixelsail_mm.errors import AnnotationError
 
 # Containers that older pickle protocols spell as a call of a builtin.
-_ALLOWED = {(module, name): kind for module in ('builtins', '__builtin__')
-            for name, kind in (('set', set), ('frozenset', frozenset))}
+_ALLOWED = {
+    (module, name): kind
+    for module in ('builtins', '__builtin__')
+    for name, kind in (('set', set), ('frozenset', frozenset))
+}
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -44,10 +47,25 @@ def load_plain_pickle(path: str | PathLike, key: str = 'split_file') -> Any:
         try:
             return PlainUnpickler(file, encoding='utf-8', errors='replace').load()
         except pickle.UnpicklingError as error:
-            raise AnnotationError(str(path), key, f'refused to unpickle: {error}. Annotations hold '
-                                  'lists, dicts, text and numbers only; get the file from its '
-                                  'original source') from error
-        except (EOFError, IndexError, KeyError, ValueError, TypeError, AttributeError, MemoryError,
-                OverflowError) as error:
-            raise AnnotationError(str(path), key, f'damaged pickle ({type(error).__name__}: '
-                                  f'{error}); download it again') from error
+            raise AnnotationError(
+                str(path),
+                key,
+                f'refused to unpickle: {error}. Annotations hold '
+                'lists, dicts, text and numbers only; get the file from its '
+                'original source',
+            ) from error
+        except (
+            EOFError,
+            IndexError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            MemoryError,
+            OverflowError,
+        ) as error:
+            raise AnnotationError(
+                str(path),
+                key,
+                f'damaged pickle ({type(error).__name__}: {error}); download it again',
+            ) from error

@@ -8,5 +8,10 @@ from pixelsail_mm.datasets.manifest.entries import (
     moved_reader,
 )
 
-__all__ = ['dataset_cfg', 'evaluation_loaders', 'evaluation_splits', 'load_manifest',
-           'moved_reader']
+__all__ = [
+    'dataset_cfg',
+    'evaluation_loaders',
+    'evaluation_splits',
+    'load_manifest',
+    'moved_reader',
+]

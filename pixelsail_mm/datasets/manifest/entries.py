@@ -29,8 +29,9 @@ def load_manifest() -> dict[str, Any]:
     return copy.deepcopy(_read())
 
 
-def dataset_cfg(name: str, *, root: str = DATA_FOLDER, evaluation: str | None = None,
-                **overrides: Any) -> dict[str, Any]:
+def dataset_cfg(
+    name: str, *, root: str = DATA_FOLDER, evaluation: str | None = None, **overrides: Any
+) -> dict[str, Any]:
     """Config of the reader of a data set.
 
     Args:
@@ -51,8 +52,9 @@ def dataset_cfg(name: str, *, root: str = DATA_FOLDER, evaluation: str | None = 
     if evaluation is not None:
         splits = evaluation_splits(name)
         if evaluation not in splits:
-            raise ValueError(f'data set {name!r} has no evaluation split {evaluation!r}; choose '
-                             f'from {splits}')
+            raise ValueError(
+                f'data set {name!r} has no evaluation split {evaluation!r}; choose from {splits}'
+            )
         reader = _fill(entry.get('evaluation_reader', reader), evaluation)
         mode = dict(test_mode=True)
     return {**moved_reader(reader, root), **mode, **overrides}
@@ -114,10 +116,15 @@ def where_to_get(path: str) -> str | None:
     """
     path = osp.normpath(osp.join(osp.sep, path))
     for name, entry in _read()['datasets'].items():
-        readers = [entry['reader'], *(dataset_cfg(name, evaluation=split)
-                                      for split in evaluation_splits(name))]
-        below = [osp.relpath(named, DATA_FOLDER) for reader in readers
-                 for named in paths_of(reader).values()]
+        readers = [
+            entry['reader'],
+            *(dataset_cfg(name, evaluation=split) for split in evaluation_splits(name)),
+        ]
+        below = [
+            osp.relpath(named, DATA_FOLDER)
+            for reader in readers
+            for named in paths_of(reader).values()
+        ]
         if any(path.endswith(osp.sep + named) for named in below):
             archives = [_read()['archives'][key]['url'] for key in entry.get('archives', ())]
             more = f'; archives: {", ".join(archives)}' if archives else ''

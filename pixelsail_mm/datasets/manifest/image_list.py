@@ -49,5 +49,7 @@ def _paths(dataset: Any) -> Iterator[str]:
         for part in getattr(dataset, 'datasets', None) or [dataset.dataset]:
             yield from _paths(part)
     else:
-        raise ConfigError(f'train_dataloader.dataset: {type(dataset).__name__} does not say which '
-                          'images it has; give it a method image_path(index) -> str | None')
+        raise ConfigError(
+            f'train_dataloader.dataset: {type(dataset).__name__} does not say which '
+            'images it has; give it a method image_path(index) -> str | None'
+        )

@@ -37,12 +37,21 @@ def _row(*cells: str) -> str:
 
 
 def _overview(datasets: dict[str, Any]) -> str:
-    rows = [_row('key', 'data set', 'task', 'reader', 'in the mix of the 0.5B recipe'),
-            _row(*['---'] * 5)]
+    rows = [
+        _row('key', 'data set', 'task', 'reader', 'in the mix of the 0.5B recipe'),
+        _row(*['---'] * 5),
+    ]
     for name, entry in datasets.items():
         times = f'{entry["repeats"]}x' if 'repeats' in entry else ''
-        rows.append(_row(f'[`{name}`](#{name})', entry['title'], entry['task'],
-                         f'`{entry["reader"]["type"]}`', times))
+        rows.append(
+            _row(
+                f'[`{name}`](#{name})',
+                entry['title'],
+                entry['task'],
+                f'`{entry["reader"]["type"]}`',
+                times,
+            )
+        )
     return '\n'.join(rows) + '\n'
 
 
@@ -57,8 +66,7 @@ def _section(name: str, entry: dict[str, Any]) -> str:
         lines.append(f'{use.capitalize()}: {", ".join(names)}.')
     lines += ['', '```text', *_layout(entry['reader'])]
     if 'evaluation_reader' in entry:
-        lines += [line for line in _layout(entry['evaluation_reader'])
-                  if line not in lines]
+        lines += [line for line in _layout(entry['evaluation_reader']) if line not in lines]
     lines += ['```', '']
     lines += [f'sha256 of `{file}`: `{digest}`' for file, digest in entry.get('sha256', {}).items()]
     return '\n'.join(lines)
@@ -72,11 +80,21 @@ def _layout(reader: dict[str, Any]) -> list[str]:
 
 
 def _archives(archives: dict[str, Any]) -> str:
-    rows = ['## Archives', '', _row('key', 'address', 'size', 'md5', 'unpack to'),
-            _row(*['---'] * 5)]
+    rows = [
+        '## Archives',
+        '',
+        _row('key', 'address', 'size', 'md5', 'unpack to'),
+        _row(*['---'] * 5),
+    ]
     for name, archive in archives.items():
         note = f'; {archive["note"]}' if 'note' in archive else ''
-        rows.append(_row(f'`{name}`', f'<{archive["url"]}>', archive_bytes(name),
-                         f'`{archive["md5"]}`' if 'md5' in archive else '',
-                         f'`{archive["unpack_to"]}`{note}'))
+        rows.append(
+            _row(
+                f'`{name}`',
+                f'<{archive["url"]}>',
+                archive_bytes(name),
+                f'`{archive["md5"]}`' if 'md5' in archive else '',
+                f'`{archive["unpack_to"]}`{note}',
+            )
+        )
     return '\n'.join(rows) + '\n'

@@ -32,8 +32,9 @@ class Prepared:
     seconds: float
 
 
-def prepare_config(cfg: Mapping[str, Any], workers: int = 1,
-                   progress: Progress = lambda done, total: done) -> list[Prepared]:
+def prepare_config(
+    cfg: Mapping[str, Any], workers: int = 1, progress: Progress = lambda done, total: done
+) -> list[Prepared]:
     """Parse all annotations, and measure all lengths if samples are grouped by them.
 
     Every process of a training would otherwise do the same work at the same time.
@@ -52,20 +53,27 @@ def prepare_config(cfg: Mapping[str, Any], workers: int = 1,
     """
     leaves = {leaf.key: leaf for leaf in find_leaves(cfg) if leaf.cfg.get('index_cache')}
     if not leaves:
-        raise ConfigError("no reader of the config has an index_cache, the folder to keep its "
-                          "index in; give the readers index_cache='data/.index_cache'")
+        raise ConfigError(
+            'no reader of the config has an index_cache, the folder to keep its '
+            "index in; give the readers index_cache='data/.index_cache'"
+        )
     by_length = _BY_LENGTH in str(cfg.get('train_dataloader', {}).get('sampler'))
     # Spawned: forked processes inherit locks of threads that are not there.
     with ProcessPoolExecutor(min(workers, len(leaves)), get_context('spawn')) as pool:
-        futures = [pool.submit(_prepare, leaf, by_length and leaf.role == 'train')
-                   for leaf in leaves.values()]
-        found = {future.result().key: future.result()
-                 for future in progress(as_completed(futures), len(futures))}
+        futures = [
+            pool.submit(_prepare, leaf, by_length and leaf.role == 'train')
+            for leaf in leaves.values()
+        ]
+        found = {
+            future.result().key: future.result()
+            for future in progress(as_completed(futures), len(futures))
+        }
     return [found[key] for key in leaves]
 
 
 def _prepare(leaf: Leaf, lengths: bool) -> Prepared:
     import pixelsail_mm.datasets  # noqa: F401  registers the readers
+
     start = time.perf_counter()
     dataset = DATASETS.build(dict(leaf.cfg))
     if lengths:

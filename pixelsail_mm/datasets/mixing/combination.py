@@ -14,8 +14,9 @@ def part_config(cfg: Mapping, number: int, seed: int, **defaults) -> dict:
     return {**defaults, 'seed': seed + number, **cfg}
 
 
-def build_parts(datasets: Sequence[Mapping | SampleSource], owner: str, seed: int,
-                **defaults) -> list[SampleSource]:
+def build_parts(
+    datasets: Sequence[Mapping | SampleSource], owner: str, seed: int, **defaults
+) -> list[SampleSource]:
     """Build the datasets of a combination.
 
     Args:

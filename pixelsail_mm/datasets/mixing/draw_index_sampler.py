@@ -17,12 +17,14 @@ def _build_order(cfg: dict, dataset: Sized, seed: int) -> Sampler:
     cfg = dict(cfg)
     if type_name(cfg.get('type')) == 'LengthGroupedSampler':
         from pixelsail_mm.compat.xtuner import LengthGroupedSampler  # an optional part
+
         cfg['type'] = LengthGroupedSampler
     sampler = DATA_SAMPLERS.build(cfg, default_args=dict(dataset=dataset, seed=seed))
     if not all(hasattr(sampler, name) for name in _GLOBAL_VIEW):
         raise TypeError(
             f'sampler {type(sampler).__name__} cannot be resumed: it needs the attributes '
-            f'{", ".join(_GLOBAL_VIEW)}, as DefaultSampler and LengthGroupedSampler have')
+            f'{", ".join(_GLOBAL_VIEW)}, as DefaultSampler and LengthGroupedSampler have'
+        )
     sampler.rank, sampler.world_size = 0, 1
     sampler.num_samples = sampler.total_size = len(dataset)
     return sampler
@@ -51,17 +53,25 @@ class DrawIndexSampler(Sampler):
         TypeError: The wrapped sampler cannot give the order of all processes.
     """
 
-    def __init__(self, dataset: Sized, sampler: dict | None = None, batch_size: int = 1,
-                 seed: int | None = None):
+    def __init__(
+        self,
+        dataset: Sized,
+        sampler: dict | None = None,
+        batch_size: int = 1,
+        seed: int | None = None,
+    ):
         if len(dataset) == 0:
-            raise ValueError(f'the training dataset {type(dataset).__name__} is empty: '
-                             'check its annotation file and filters')
+            raise ValueError(
+                f'the training dataset {type(dataset).__name__} is empty: '
+                'check its annotation file and filters'
+            )
         self.rank, self.world_size = get_dist_info()
         self.batch_size = batch_size
         self.seed = sync_random_seed() if seed is None else seed
         self._length = len(dataset)
-        self._order = _build_order(sampler or dict(type='DefaultSampler', shuffle=True), dataset,
-                                   self.seed)
+        self._order = _build_order(
+            sampler or dict(type='DefaultSampler', shuffle=True), dataset, self.seed
+        )
         self._offset = 0
 
     @property

@@ -35,9 +35,11 @@ class EvaluationBatchSampler(Sampler):
 
     def __init__(self, sampler: Sampler, batch_size: int) -> None:
         if getattr(sampler, 'shuffle', False) or not hasattr(sampler, 'dataset'):
-            raise ConfigError('batch_sampler EvaluationBatchSampler: needs beside it '
-                              "sampler=dict(type='DefaultSampler', shuffle=False), got a "
-                              f'{type(sampler).__name__} that shuffles or has no data set')
+            raise ConfigError(
+                'batch_sampler EvaluationBatchSampler: needs beside it '
+                "sampler=dict(type='DefaultSampler', shuffle=False), got a "
+                f'{type(sampler).__name__} that shuffles or has no data set'
+            )
         self.rank, self.world_size = get_dist_info()
         self.batch_size = batch_size
         self._length = len(sampler.dataset)
@@ -49,8 +51,7 @@ class EvaluationBatchSampler(Sampler):
 
     def batch(self, number: int) -> range:
         """Indices of the samples of a batch."""
-        return range(number * self.batch_size,
-                     min((number + 1) * self.batch_size, self._length))
+        return range(number * self.batch_size, min((number + 1) * self.batch_size, self._length))
 
     def round(self, index: int) -> list[int]:
         """Numbers of the batches that the processes get in a round, in order of their ranks."""

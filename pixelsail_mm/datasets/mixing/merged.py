@@ -45,14 +45,16 @@ class MergedDataset(SampleSource, Dataset):
         ValueError: ``turns`` does not fit the readers, or a reader is in test mode.
     """
 
-    def __init__(self,
-                 datasets: Sequence[Mapping | PixelDataset],
-                 turns: Sequence[int | None] | None = None,
-                 require_all: bool = False,
-                 pipeline: Sequence[Mapping | Callable] = (),
-                 seed: int = 0,
-                 max_refetch: int = 100,
-                 name: str = 'MergedDataset') -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Mapping | PixelDataset],
+        turns: Sequence[int | None] | None = None,
+        require_all: bool = False,
+        pipeline: Sequence[Mapping | Callable] = (),
+        seed: int = 0,
+        max_refetch: int = 100,
+        name: str = 'MergedDataset',
+    ) -> None:
         self.name = name
         self.seed = seed
         self.test_mode = False
@@ -67,14 +69,19 @@ class MergedDataset(SampleSource, Dataset):
         self._items = self._match_images(require_all)
 
     def _check(self) -> None:
-        if len(self.turns) != len(self.datasets) or any(n is not None and n < 1
-                                                        for n in self.turns):
-            raise ValueError(f'{self.name}: turns must hold a number >= 1 or None for each of the '
-                             f'{len(self.datasets)} datasets, got {self.turns}')
+        if len(self.turns) != len(self.datasets) or any(
+            n is not None and n < 1 for n in self.turns
+        ):
+            raise ValueError(
+                f'{self.name}: turns must hold a number >= 1 or None for each of the '
+                f'{len(self.datasets)} datasets, got {self.turns}'
+            )
         for i, part in enumerate(self.datasets):
             if part.test_mode:
-                raise ValueError(f'{self.name}: datasets[{i}] is in test mode; merging is for '
-                                 'training, evaluate the readers one by one')
+                raise ValueError(
+                    f'{self.name}: datasets[{i}] is in test mode; merging is for '
+                    'training, evaluate the readers one by one'
+                )
 
     def _match_images(self, require_all: bool) -> np.ndarray:
         """Item of every reader for each image, -1 where it has none: int64 (images, readers)."""
@@ -88,8 +95,12 @@ class MergedDataset(SampleSource, Dataset):
             items = items[(items >= 0).all(1)]
         if not len(items):
             files = ', '.join(part.ann_file for part in self.datasets)
-            raise AnnotationError(files, 'datasets', f'{self.name} has no image that its readers '
-                                  'share; compare their data_root and data_prefix')
+            raise AnnotationError(
+                files,
+                'datasets',
+                f'{self.name} has no image that its readers '
+                'share; compare their data_root and data_prefix',
+            )
         return items
 
     def __len__(self) -> int:
@@ -122,8 +133,12 @@ class MergedDataset(SampleSource, Dataset):
         queues = [iter(stream) for stream in streams]
         merged = [next(queues[owner]) for owner in owners][:num_turns]
         targets = [target for _, targets in merged for target in targets]
-        result = {**records[0], 'conversation': [turn for turn, _ in merged],
-                  'masks': [mask for mask, _ in targets], 'prompts': prompts}
+        result = {
+            **records[0],
+            'conversation': [turn for turn, _ in merged],
+            'masks': [mask for mask, _ in targets],
+            'prompts': prompts,
+        }
         result.pop('boxes', None)
         boxes = [box for _, box in targets if box is not None]
         if boxes and len(boxes) == len(targets):
@@ -134,8 +149,9 @@ class MergedDataset(SampleSource, Dataset):
         meta = dict(sample_id=f'{self.name}/{index}', dataset=self.name, task='merged')
         return dict(result, meta=meta, **{k: v for k, v in sizes.items() if k not in result})
 
-    def _unite_prompts(self, records: list[Record], streams: list[list],
-                       rng: np.random.Generator) -> list[dict]:
+    def _unite_prompts(
+        self, records: list[Record], streams: list[list], rng: np.random.Generator
+    ) -> list[dict]:
         """All prompts with distinct ids; a reader whose prompts find no room loses its turns.
 
         Ids that a text names without marking anything ("<Prompt3> is not in the image.") are kept
@@ -145,12 +161,16 @@ class MergedDataset(SampleSource, Dataset):
         taken: set[int] = set()
         for record, stream in zip(records, streams):
             prompts = record['prompts']
-            used = list(dict.fromkeys([prompt['id'] for prompt in prompts]
-                                      + named_prompts(turn for turn, _ in stream)))
+            used = list(
+                dict.fromkeys(
+                    [prompt['id'] for prompt in prompts] + named_prompts(turn for turn, _ in stream)
+                )
+            )
             free = [k for k in range(NUM_PROMPTS) if k not in taken]
             if len(used) > len(free):
-                self._skips.add(f'turns dropped: more than {NUM_PROMPTS} visual prompts in one '
-                                'merged sample')
+                self._skips.add(
+                    f'turns dropped: more than {NUM_PROMPTS} visual prompts in one merged sample'
+                )
                 stream.clear()
                 continue
             if not taken.isdisjoint(used):
@@ -170,7 +190,12 @@ def _split_targets(record: Record) -> list[tuple[dict, list]]:
     targets = iter(zip(record['masks'], boxes))
     counts = [turn['gpt'].count(SEG_TOKEN) for turn in record['conversation']]
     if sum(counts) != len(record['masks']):
-        raise BadSampleError(record.get('img_path'), 'masks', f'{len(record["masks"])} masks for '
-                             f'{sum(counts)} {SEG_TOKEN}; each needs exactly one')
-    return [(turn, [next(targets) for _ in range(count)])
-            for turn, count in zip(record['conversation'], counts)]
+        raise BadSampleError(
+            record.get('img_path'),
+            'masks',
+            f'{len(record["masks"])} masks for {sum(counts)} {SEG_TOKEN}; each needs exactly one',
+        )
+    return [
+        (turn, [next(targets) for _ in range(count)])
+        for turn, count in zip(record['conversation'], counts)
+    ]

@@ -37,22 +37,26 @@ class MixtureDataset(Dataset):
         ValueError: Shares do not fit the datasets.
     """
 
-    def __init__(self,
-                 datasets: Sequence[Mapping | SampleSource],
-                 repeats: Sequence[float] | None = None,
-                 weights: Sequence[float] | None = None,
-                 length: int | None = None,
-                 seed: int = 0,
-                 pipeline: Sequence | None = None) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Mapping | SampleSource],
+        repeats: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
+        length: int | None = None,
+        seed: int = 0,
+        pipeline: Sequence | None = None,
+    ) -> None:
         defaults = {} if pipeline is None else dict(pipeline=pipeline)
         self.datasets = build_parts(datasets, type(self).__name__, seed, **defaults)
-        self.metainfo = dict(datasets=[getattr(part, 'name', type(part).__name__)
-                                       for part in self.datasets])
+        self.metainfo = dict(
+            datasets=[getattr(part, 'name', type(part).__name__) for part in self.datasets]
+        )
         self._counts = self._epoch_counts(repeats, weights, length)
         self._ends = np.cumsum(self._counts)
 
-    def _epoch_counts(self, repeats: Sequence[float] | None, weights: Sequence[float] | None,
-                      length: int | None) -> list[int]:
+    def _epoch_counts(
+        self, repeats: Sequence[float] | None, weights: Sequence[float] | None, length: int | None
+    ) -> list[int]:
         sizes = [len(part) for part in self.datasets]
         shares = repeats if weights is None else weights
         if repeats is not None and weights is not None:
@@ -62,8 +66,10 @@ class MixtureDataset(Dataset):
         if shares is None:
             return sizes
         if len(shares) != len(sizes) or min(shares) < 0 or sum(shares) <= 0:
-            raise ValueError(f'MixtureDataset: {len(sizes)} datasets need as many non-negative '
-                             f'repeats or weights, not all zero; got {list(shares)}')
+            raise ValueError(
+                f'MixtureDataset: {len(sizes)} datasets need as many non-negative '
+                f'repeats or weights, not all zero; got {list(shares)}'
+            )
         if weights is None:
             return [round(share * size) for share, size in zip(shares, sizes)]
         # Rounding the cumulated shares keeps the sum exact.

@@ -51,8 +51,9 @@ def load_coco_panoptic_names() -> dict[int, str]:
     return dict(_read_names())
 
 
-def class_table(categories: Any, file: str,
-                names_from_file: bool = False) -> dict[int, tuple[str, bool]]:
+def class_table(
+    categories: Any, file: str, names_from_file: bool = False
+) -> dict[int, tuple[str, bool]]:
     """Name of every category id and whether it is a thing.
 
     Args:
@@ -67,16 +68,19 @@ def class_table(categories: Any, file: str,
         AnnotationError: The categories are malformed.
     """
     ours = {} if names_from_file else load_coco_panoptic_names()
-    table = {category_id: (name, category_id <= _LAST_THING)
-             for category_id, name in ours.items()}
+    table = {category_id: (name, category_id <= _LAST_THING) for category_id, name in ours.items()}
     if not isinstance(categories or [], list):
         raise AnnotationError(file, 'categories', 'must be a list of dicts; is it the right file?')
     for i, category in enumerate(categories or []):
         require_keys(category, ('id', 'name'), file, f'categories[{i}]')
         category_id, name = category['id'], category['name']
         if not isinstance(category_id, int) or not isinstance(name, str) or not name.strip():
-            raise AnnotationError(file, f'categories[{i}]', 'needs a whole number as id and a '
-                                  f'text as name, got {category_id!r} and {name!r}; correct it')
+            raise AnnotationError(
+                file,
+                f'categories[{i}]',
+                'needs a whole number as id and a '
+                f'text as name, got {category_id!r} and {name!r}; correct it',
+            )
         known = table.get(category_id, (name.strip(), True))
         table[category_id] = known[0], bool(category.get('isthing', known[1]))
     return table
@@ -118,7 +122,7 @@ class PanopticDataset(PixelDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Items: images with their segments, or parts of them in test mode."""
         content = load_json(self.ann_file, 'ann_file', dict)
-        require_keys(content, ('annotations', ), self.ann_file, 'ann_file')
+        require_keys(content, ('annotations',), self.ann_file, 'ann_file')
         for key in ('annotations', 'images'):
             if not isinstance(content.get(key) or [], list):
                 raise AnnotationError(self.ann_file, key, 'must be a list; is it the right file?')
@@ -126,8 +130,9 @@ class PanopticDataset(PixelDataset):
         parse_segment = self.segment_parser(content)
         for i, annotation in enumerate(content['annotations'] or []):
             where = f'annotations[{i}]'
-            require_keys(annotation, ('file_name', 'image_id', 'segments_info'), self.ann_file,
-                         where)
+            require_keys(
+                annotation, ('file_name', 'image_id', 'segments_info'), self.ann_file, where
+            )
             item = self.usable(self._parse, annotation, where, images, parse_segment)
             if item is None:
                 continue
@@ -141,35 +146,59 @@ class PanopticDataset(PixelDataset):
         for i, image in enumerate(images):
             require_keys(image, ('id', 'file_name'), self.ann_file, f'images[{i}]')
             sizes = [image.get(side) for side in ('height', 'width')]
-            if not (isinstance(image['id'], (int, str)) and isinstance(image['file_name'], str)
-                    and all(size is None or isinstance(size, int) for size in sizes)):
-                raise AnnotationError(self.ann_file, f'images[{i}]', 'needs a number as id, a text '
-                                      'as file_name and numbers as height and width; correct it')
+            if not (
+                isinstance(image['id'], (int, str))
+                and isinstance(image['file_name'], str)
+                and all(size is None or isinstance(size, int) for size in sizes)
+            ):
+                raise AnnotationError(
+                    self.ann_file,
+                    f'images[{i}]',
+                    'needs a number as id, a text '
+                    'as file_name and numbers as height and width; correct it',
+                )
             table[image['id']] = image
         return table
 
-    def _parse(self, annotation: dict, where: str, images: dict,
-               parse_segment: SegmentParser) -> dict:
+    def _parse(
+        self, annotation: dict, where: str, images: dict, parse_segment: SegmentParser
+    ) -> dict:
         file_name, image_id = annotation['file_name'], annotation['image_id']
-        if not (isinstance(file_name, str) and isinstance(image_id, (int, str))
-                and isinstance(annotation['segments_info'], list)):
-            raise BadSampleError(self.ann_file, where, 'needs a text as file_name, a number as '
-                                 'image_id and a list as segments_info; correct or remove it')
+        if not (
+            isinstance(file_name, str)
+            and isinstance(image_id, (int, str))
+            and isinstance(annotation['segments_info'], list)
+        ):
+            raise BadSampleError(
+                self.ann_file,
+                where,
+                'needs a text as file_name, a number as '
+                'image_id and a list as segments_info; correct or remove it',
+            )
         segments = []
         for j, segment in enumerate(annotation['segments_info']):
             place = f'{where}.segments_info[{j}]'
             segment_id = segment.get('id') if isinstance(segment, dict) else None
             if not isinstance(segment_id, int) or segment_id < 1:
-                raise BadSampleError(self.ann_file, place, 'needs an id above 0, which is that of '
-                                     f'pixels without label, got {segment_id!r}; correct it')
+                raise BadSampleError(
+                    self.ann_file,
+                    place,
+                    'needs an id above 0, which is that of '
+                    f'pixels without label, got {segment_id!r}; correct it',
+                )
             if segment.get('area') != 0:
                 parsed = parse_segment(segment, place)
                 segments += [] if parsed is None else [dict(parsed, id=segment_id)]
         image = images.get(image_id, {})
         image_name = image.get('file_name') or osp.splitext(file_name)[0] + '.jpg'
-        return dict(img_path=osp.join(self.data_prefix['img_path'], image_name),
-                    png=osp.join(self.data_prefix['seg_map_path'], file_name), image_id=image_id,
-                    height=image.get('height'), width=image.get('width'), segments=segments)
+        return dict(
+            img_path=osp.join(self.data_prefix['img_path'], image_name),
+            png=osp.join(self.data_prefix['seg_map_path'], file_name),
+            image_id=image_id,
+            height=image.get('height'),
+            width=image.get('width'),
+            segments=segments,
+        )
 
     def segment_parser(self, content: dict) -> SegmentParser:
         """Make the function that checks one segment.
@@ -224,8 +253,9 @@ class COCOSegmentsDataset(PanopticDataset):
         **kwargs: See :class:`PanopticDataset`.
     """
 
-    def __init__(self, ann_file: str = 'panoptic_train2017.json', names_from_file: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self, ann_file: str = 'panoptic_train2017.json', names_from_file: bool = False, **kwargs
+    ) -> None:
         self.names_from_file = names_from_file
         # Kept, since a cached index depends on it.
         self.coco_names = load_coco_panoptic_names()
@@ -238,14 +268,19 @@ class COCOSegmentsDataset(PanopticDataset):
         def parse(segment: dict, where: str) -> dict | None:
             category_id = segment.get('category_id')
             if not isinstance(category_id, int) or category_id not in table:
-                raise BadSampleError(self.ann_file, f'{where}.category_id', f'{category_id!r} is '
-                                     "neither in the file's categories nor one of COCO panoptic; "
-                                     'add it to categories')
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{where}.category_id',
+                    f'{category_id!r} is '
+                    "neither in the file's categories nor one of COCO panoptic; "
+                    'add it to categories',
+                )
             if segment.get('iscrowd'):
                 return None
             name, thing = table[category_id]
-            return dict(category_id=category_id, name=name, thing=thing,
-                        left=self._left(segment, where))
+            return dict(
+                category_id=category_id, name=name, thing=thing, left=self._left(segment, where)
+            )
 
         return parse
 
@@ -254,10 +289,16 @@ class COCOSegmentsDataset(PanopticDataset):
         box = segment.get('bbox')
         if box is None:
             return None
-        if not (isinstance(box, list) and len(box) == 4
-                and all(isinstance(number, (int, float)) for number in box)):
-            raise BadSampleError(self.ann_file, f'{where}.bbox', 'must be [x, y, width, height], '
-                                 f'got {box!r:.60}; correct or remove it')
+        if not (
+            isinstance(box, list)
+            and len(box) == 4
+            and all(isinstance(number, (int, float)) for number in box)
+        ):
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.bbox',
+                f'must be [x, y, width, height], got {box!r:.60}; correct or remove it',
+            )
         return box[0]
 
 
@@ -296,9 +337,13 @@ class COCOPanopticDataset(COCOSegmentsDataset):
 
     task = 'panoptic'
 
-    def __init__(self, ann_file: str = 'panoptic_train2017.json',
-                 questions: str | Sequence[str] = 'segmentation_questions',
-                 test_question: str = TEST_QUESTION, **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'panoptic_train2017.json',
+        questions: str | Sequence[str] = 'segmentation_questions',
+        test_question: str = TEST_QUESTION,
+        **kwargs,
+    ) -> None:
         self.questions = load_templates(questions)
         self.test_question = test_question
         super().__init__(ann_file=ann_file, **kwargs)
@@ -313,7 +358,7 @@ class COCOPanopticDataset(COCOSegmentsDataset):
         classes = _by_class(info['segments'])
         drawn = range(len(classes))
         if not self.test_mode and len(classes) > (num_turns or self.num_turns):
-            drawn = sorted(rng.permutation(len(classes))[:num_turns or self.num_turns])
+            drawn = sorted(rng.permutation(len(classes))[: num_turns or self.num_turns])
         turns, masks = [], []
         for segments in (classes[i] for i in drawn):
             phrase, mode = self.phrase(segments)
@@ -324,16 +369,22 @@ class COCOPanopticDataset(COCOSegmentsDataset):
             turns.append(dict(human=question.replace('{x}', phrase) + mode, gpt=answer))
             masks += [segment_mask(info, *part) for part in parts]
         first = classes[0]
-        record = self.common(info, self.task, category_id=first[0]['category_id'],
-                             class_name=first[0]['name'], expression=self.phrase(first)[0])
+        record = self.common(
+            info,
+            self.task,
+            category_id=first[0]['category_id'],
+            class_name=first[0]['name'],
+            expression=self.phrase(first)[0],
+        )
         return dict(record, conversation=turns, masks=masks)
 
     def phrase(self, segments: list[dict]) -> tuple[str, str]:
         """Phrase and mode by which the segments of a class are asked for."""
         return segments[0]['name'], INSTANCE_MODE if segments[0]['thing'] else SEMANTIC_MODE
 
-    def answer(self, segments: list[dict],
-               rng: np.random.Generator) -> tuple[str, list[list[dict]]]:
+    def answer(
+        self, segments: list[dict], rng: np.random.Generator
+    ) -> tuple[str, list[list[dict]]]:
         """Answer about the segments of a class, and the segments of each ``[SEG]`` in it."""
         name = segments[0]['name']
         if not segments[0]['thing']:
@@ -356,8 +407,12 @@ class COCOSemanticDataset(COCOPanopticDataset):
 
     task = 'semantic'
 
-    def __init__(self, ann_file: str = 'panoptic_train2017.json',
-                 answers: str | Sequence[str] = 'segmentation_answers', **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'panoptic_train2017.json',
+        answers: str | Sequence[str] = 'segmentation_answers',
+        **kwargs,
+    ) -> None:
         self.answers = load_templates(answers)
         super().__init__(ann_file=ann_file, **kwargs)
 
@@ -365,8 +420,9 @@ class COCOSemanticDataset(COCOPanopticDataset):
         """See :meth:`COCOPanopticDataset.phrase`."""
         return f'all the {segments[0]["name"]}', SEMANTIC_MODE
 
-    def answer(self, segments: list[dict],
-               rng: np.random.Generator) -> tuple[str, list[list[dict]]]:
+    def answer(
+        self, segments: list[dict], rng: np.random.Generator
+    ) -> tuple[str, list[list[dict]]]:
         """See :meth:`COCOPanopticDataset.answer`."""
         number = 0 if self.test_mode else rng.integers(len(self.answers))
         return self.answers[number], [segments]

@@ -52,20 +52,23 @@ class COCORegionClassDataset(COCOSegmentsDataset):
             :class:`~pixelsail_mm.datasets.readers.coco_panoptic.PanopticDataset`.
     """
 
-    def __init__(self,
-                 ann_file: str = 'panoptic_train2017.json',
-                 questions: str | Sequence[str] = 'region_class_questions',
-                 names: Sequence[str] | None = None,
-                 num_candidates: int = 10,
-                 others_probability: float = 0.05,
-                 absent_probability: float = 0.05,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'panoptic_train2017.json',
+        questions: str | Sequence[str] = 'region_class_questions',
+        names: Sequence[str] | None = None,
+        num_candidates: int = 10,
+        others_probability: float = 0.05,
+        absent_probability: float = 0.05,
+        **kwargs,
+    ) -> None:
         self.questions = load_templates(questions)
         self.names = list(load_coco_panoptic_names().values() if names is None else names)
         self.num_candidates = num_candidates
         self.others_probability = others_probability
         self.regions = RegionTurns(
-            self.questions, absent_probability=0 if kwargs.get('test_mode') else absent_probability)
+            self.questions, absent_probability=0 if kwargs.get('test_mode') else absent_probability
+        )
         super().__init__(ann_file=ann_file, **kwargs)
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
@@ -89,9 +92,14 @@ class COCORegionClassDataset(COCOSegmentsDataset):
         turns = self.regions.make(answers, ids, rng, ask)
         masks = [segment_mask(info, segment) for segment in segments]
         first = segments[0]
-        record = self.common(info, 'region_class', segment_id=first['id'],
-                             category_id=first['category_id'], class_name=first['name'],
-                             candidates=lists[PROMPT_TOKENS[ids[0]]])
+        record = self.common(
+            info,
+            'region_class',
+            segment_id=first['id'],
+            category_id=first['category_id'],
+            class_name=first['name'],
+            candidates=lists[PROMPT_TOKENS[ids[0]]],
+        )
         return dict(record, conversation=turns, prompts=region_prompts(masks, ids))
 
     def _candidates(self, name: str, rng: np.random.Generator) -> tuple[list[str], str]:
@@ -107,7 +115,7 @@ class COCORegionClassDataset(COCOSegmentsDataset):
         return drawn, name
 
     def _draw_names(self, rng: np.random.Generator) -> list[str]:
-        return [self.names[i] for i in rng.permutation(len(self.names))[:self.num_candidates]]
+        return [self.names[i] for i in rng.permutation(len(self.names))[: self.num_candidates]]
 
     def _question(self, token: str, names: list[str], rng: np.random.Generator) -> str:
         number = 0 if self.test_mode else rng.integers(len(self.questions))

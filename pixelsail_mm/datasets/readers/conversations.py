@@ -30,11 +30,15 @@ def parse_turns(conversations: Any, file: str, where: str) -> list[dict]:
         raise BadSampleError(file, f'{where}.conversations', 'must be a list of turns')
     turns, question, complete = [], '', True
     for i, turn in enumerate(conversations):
-        speaker, text = ((turn.get('from'), turn.get('value')) if isinstance(turn, dict)
-                         else (None, None))
+        speaker, text = (
+            (turn.get('from'), turn.get('value')) if isinstance(turn, dict) else (None, None)
+        )
         if speaker not in ('human', 'gpt') or not isinstance(text, str):
-            raise BadSampleError(file, f'{where}.conversations[{i}]', "needs 'from' ('human' or "
-                                 "'gpt') and a text 'value'")
+            raise BadSampleError(
+                file,
+                f'{where}.conversations[{i}]',
+                "needs 'from' ('human' or 'gpt') and a text 'value'",
+            )
         if speaker == 'human':
             question += clean_question(text)
         elif question:
@@ -43,6 +47,9 @@ def parse_turns(conversations: Any, file: str, where: str) -> list[dict]:
             turns.append(dict(human=question, gpt=answer))
             question = ''
     if not turns or not complete:
-        raise BadSampleError(file, f'{where}.conversations', 'has no complete turn of a question '
-                             'and an answer, or an empty answer')
+        raise BadSampleError(
+            file,
+            f'{where}.conversations',
+            'has no complete turn of a question and an answer, or an empty answer',
+        )
     return turns

@@ -18,8 +18,10 @@ from pixelsail_mm.tokenization import SEG_TOKEN
 
 # Asked in evaluation by the authors' release, which wants a detailed description there and a brief
 # one in training.
-TEST_QUESTION = ('Could you please give me a detailed description of the image? Please respond '
-                 'with interleaved segmentation masks for the corresponding parts of the answer.')
+TEST_QUESTION = (
+    'Could you please give me a detailed description of the image? Please respond '
+    'with interleaved segmentation masks for the corresponding parts of the answer.'
+)
 PHRASE_START, PHRASE_END = '<p>', '</p>'
 OUTSIDE = 'phrase outside of the caption'
 OVERLAPPING = 'phrase overlaps an earlier one'
@@ -85,8 +87,10 @@ def ground_caption(caption: str, spans: Iterable[Span]) -> GroundedCaption:
             dropped[OVERLAPPING] += len(joined[start, end])
             continue
         phrases.append(text[start:end])
-        pieces += [text[position:start],
-                   f'{PHRASE_START} {text[start:end]} {PHRASE_END} {SEG_TOKEN}']
+        pieces += [
+            text[position:start],
+            f'{PHRASE_START} {text[start:end]} {PHRASE_END} {SEG_TOKEN}',
+        ]
         united.append(_unite([mask for masks in joined[start, end] for mask in masks]))
         position = end
     return GroundedCaption(text, ''.join([*pieces, text[position:]]), phrases, united, dropped)
@@ -95,7 +99,7 @@ def ground_caption(caption: str, spans: Iterable[Span]) -> GroundedCaption:
 def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     """Part of a span that lies in ``text``, without blanks at its ends; None if nothing is left."""
     start = max(start, 0)
-    phrase = text[start:max(end, 0)]
+    phrase = text[start : max(end, 0)]
     start += len(phrase) - len(phrase.lstrip())
     return (start, start + len(phrase.strip())) if phrase.strip() else None
 
@@ -119,11 +123,13 @@ class GCGDataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
-    def __init__(self,
-                 ann_file: str,
-                 questions: str | Sequence[str] = 'gcg_questions',
-                 test_question: str = TEST_QUESTION,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        questions: str | Sequence[str] = 'gcg_questions',
+        test_question: str = TEST_QUESTION,
+        **kwargs,
+    ) -> None:
         self.questions = load_templates(questions)
         self.test_question = test_question
         super().__init__(ann_file=ann_file, **kwargs)
@@ -166,20 +172,35 @@ class GCGDataset(PixelDataset):
             return None
         caption, spans = parsed.pop('caption'), parsed.pop('spans')
         if not isinstance(caption, str) or not _INNER.match(caption).group(1):
-            raise BadSampleError(self.ann_file, f'{where}.caption', 'must be a text that is not '
-                                 f'empty, got {caption!r:.60}')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.caption',
+                f'must be a text that is not empty, got {caption!r:.60}',
+            )
         for token in _OWN_TOKENS:
             if token in caption:
-                raise BadSampleError(self.ann_file, f'{where}.caption', f'contains {token}, which '
-                                     'only the reader may write; remove it from the caption')
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{where}.caption',
+                    f'contains {token}, which '
+                    'only the reader may write; remove it from the caption',
+                )
         grounded = ground_caption(caption, spans)
         for reason, times in grounded.dropped.items():
             self._skips.add(reason, times)
         if not grounded.masks and not self.test_mode:
-            raise BadSampleError(self.ann_file, where, 'no phrase of the caption has a mask; '
-                                 'nothing can be learned from it')
-        return dict(parsed, caption=grounded.caption, answer=grounded.answer,
-                    phrases=grounded.phrases, masks=grounded.masks)
+            raise BadSampleError(
+                self.ann_file,
+                where,
+                'no phrase of the caption has a mask; nothing can be learned from it',
+            )
+        return dict(
+            parsed,
+            caption=grounded.caption,
+            answer=grounded.answer,
+            phrases=grounded.phrases,
+            masks=grounded.masks,
+        )
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
@@ -187,10 +208,14 @@ class GCGDataset(PixelDataset):
         meta = dict(sample_id=f'{self.name}/{info["number"]}', dataset=self.name, task='gcg')
         if self.test_mode:
             question = self.test_question
-            meta.update(image_id=info['image_id'], caption=info['caption'],
-                        phrases=info['phrases'])
+            meta.update(image_id=info['image_id'], caption=info['caption'], phrases=info['phrases'])
         else:
             question = self.questions[rng.integers(len(self.questions))]
-        return dict(img_path=info['img_path'], masks=info['masks'], prompts=[], meta=meta,
-                    conversation=[dict(human=question, gpt=info['answer'])],
-                    **{k: info[k] for k in ('height', 'width') if k in info})
+        return dict(
+            img_path=info['img_path'],
+            masks=info['masks'],
+            prompts=[],
+            meta=meta,
+            conversation=[dict(human=question, gpt=info['answer'])],
+            **{k: info[k] for k in ('height', 'width') if k in info},
+        )

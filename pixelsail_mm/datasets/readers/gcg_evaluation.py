@@ -86,18 +86,22 @@ class GCGEvaluationDataset(PixelDataset):
             than of masks.
     """
 
-    file_options = ('captions_file', )
+    file_options = ('captions_file',)
 
-    def __init__(self,
-                 ann_file: str,
-                 captions_file: str,
-                 img_suffix: str = '.jpg',
-                 test_question: str = TEST_QUESTION,
-                 test_mode: bool = True,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        captions_file: str,
+        img_suffix: str = '.jpg',
+        test_question: str = TEST_QUESTION,
+        test_mode: bool = True,
+        **kwargs,
+    ) -> None:
         if not test_mode:
-            raise ValueError(f'{type(self).__name__} is for evaluation only; remove '
-                             'test_mode=False, or train on GranDfDataset')
+            raise ValueError(
+                f'{type(self).__name__} is for evaluation only; remove '
+                'test_mode=False, or train on GranDfDataset'
+            )
         self.captions_file = captions_file
         self.img_suffix = img_suffix
         self.test_question = test_question
@@ -106,30 +110,44 @@ class GCGEvaluationDataset(PixelDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Items: images with their answer, phrases and masks."""
         content = load_tables(self.captions_file, 'captions_file', ('images', 'annotations'))
-        image_ids = [self._image_id(image, f'images[{i}]')
-                     for i, image in enumerate(content['images'])]
+        image_ids = [
+            self._image_id(image, f'images[{i}]') for i, image in enumerate(content['images'])
+        ]
         captions = _by_image(content['annotations'], 'caption', self.captions_file)
-        masks = _by_image(load_tables(self.ann_file, 'ann_file', ('annotations', ))['annotations'],
-                          'segmentation', self.ann_file)
+        masks = _by_image(
+            load_tables(self.ann_file, 'ann_file', ('annotations',))['annotations'],
+            'segmentation',
+            self.ann_file,
+        )
         # Masks that nobody asks for would make the test set easier without a word.
         names = set(map(str, image_ids))
         for name, rows in masks.items():
             if name not in names:
-                raise AnnotationError(self.ann_file, f'{rows[0][0]}.image_id', f'image {name} is '
-                                      f'not in {self.captions_file}; give the two files of the '
-                                      'same split')
+                raise AnnotationError(
+                    self.ann_file,
+                    f'{rows[0][0]}.image_id',
+                    f'image {name} is '
+                    f'not in {self.captions_file}; give the two files of the '
+                    'same split',
+                )
         for number, image_id in enumerate(image_ids):
             name = str(image_id)
-            yield dict(self._grounded(name, captions.get(name, []), masks.get(name, [])),
-                       image_id=image_id, number=number,
-                       img_path=self.find_image(f'{name}{self.img_suffix}'))
+            yield dict(
+                self._grounded(name, captions.get(name, []), masks.get(name, [])),
+                image_id=image_id,
+                number=number,
+                img_path=self.find_image(f'{name}{self.img_suffix}'),
+            )
 
     def _image_id(self, image: Any, where: str) -> str | int:
-        require_keys(image, ('id', ), self.captions_file, where)
+        require_keys(image, ('id',), self.captions_file, where)
         image_id = image['id']
         if isinstance(image_id, bool) or not isinstance(image_id, (str, int)) or image_id == '':
-            raise AnnotationError(self.captions_file, f'{where}.id', 'must be the name of the '
-                                  f'image file without its suffix, got {image_id!r:.60}')
+            raise AnnotationError(
+                self.captions_file,
+                f'{where}.id',
+                f'must be the name of the image file without its suffix, got {image_id!r:.60}',
+            )
         return image_id
 
     def _grounded(self, image_id: str, captions: Rows, masks: Rows) -> dict:
@@ -139,45 +157,75 @@ class GCGEvaluationDataset(PixelDataset):
             BadSampleError: See the class.
         """
         if not captions:
-            raise BadSampleError(self.captions_file, 'annotations', f'has no caption of image_id '
-                                 f'{image_id}, which its images list; download it again')
-        references = [self._text(entry['caption'], f'{where}.caption').strip()
-                      for where, entry in captions]
+            raise BadSampleError(
+                self.captions_file,
+                'annotations',
+                f'has no caption of image_id {image_id}, which its images list; download it again',
+            )
+        references = [
+            self._text(entry['caption'], f'{where}.caption').strip() for where, entry in captions
+        ]
         for (where, _), reference in zip(captions, references):
             if not reference:
-                raise BadSampleError(self.captions_file, f'{where}.caption', 'is empty; there is '
-                                     'nothing to compare a prediction with')
+                raise BadSampleError(
+                    self.captions_file,
+                    f'{where}.caption',
+                    'is empty; there is nothing to compare a prediction with',
+                )
         where, labels = f'{captions[0][0]}.labels', captions[0][1].get('labels')
         if not isinstance(labels, list):
-            raise BadSampleError(self.captions_file, where, 'must be the list of the phrases that '
-                                 f'have a mask, got {labels!r:.60}')
+            raise BadSampleError(
+                self.captions_file,
+                where,
+                f'must be the list of the phrases that have a mask, got {labels!r:.60}',
+            )
         labels = [self._text(label, f'{where}[{j}]') for j, label in enumerate(labels)]
         if len(labels) != len(masks):
-            raise BadSampleError(self.captions_file, where, f'has {len(labels)} phrases, but '
-                                 f'{self.ann_file} has {len(masks)} masks of image_id {image_id}; '
-                                 'they belong together in their order. Give the two files of the '
-                                 'same split, or mend the entry')
+            raise BadSampleError(
+                self.captions_file,
+                where,
+                f'has {len(labels)} phrases, but '
+                f'{self.ann_file} has {len(masks)} masks of image_id {image_id}; '
+                'they belong together in their order. Give the two files of the '
+                'same split, or mend the entry',
+            )
         answer, order = tag_labels(references[0], labels)
-        return dict(answer=answer, caption=references[0], references=references,
-                    phrases=[labels[i] for i in order],
-                    masks=[masks[i][1]['segmentation'] for i in order])
+        return dict(
+            answer=answer,
+            caption=references[0],
+            references=references,
+            phrases=[labels[i] for i in order],
+            masks=[masks[i][1]['segmentation'] for i in order],
+        )
 
     def _text(self, text: Any, where: str) -> str:
         if not isinstance(text, str):
             raise BadSampleError(self.captions_file, where, f'must be a text, got {text!r:.60}')
         for token in (SEG_TOKEN, PHRASE_START, PHRASE_END):
             if token in text:
-                raise BadSampleError(self.captions_file, where, f'contains {token}, which only the '
-                                     'reader may write; remove it')
+                raise BadSampleError(
+                    self.captions_file,
+                    where,
+                    f'contains {token}, which only the reader may write; remove it',
+                )
         return text
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
         info = self.get_data_info(index)
-        meta = dict(sample_id=f'{self.name}/{info["number"]}', dataset=self.name, task='gcg',
-                    **{key: info[key] for key in ('image_id', 'caption', 'references', 'phrases')})
-        return dict(img_path=info['img_path'], masks=info['masks'], prompts=[], meta=meta,
-                    conversation=[dict(human=self.test_question, gpt=info['answer'])])
+        meta = dict(
+            sample_id=f'{self.name}/{info["number"]}',
+            dataset=self.name,
+            task='gcg',
+            **{key: info[key] for key in ('image_id', 'caption', 'references', 'phrases')},
+        )
+        return dict(
+            img_path=info['img_path'],
+            masks=info['masks'],
+            prompts=[],
+            meta=meta,
+            conversation=[dict(human=self.test_question, gpt=info['answer'])],
+        )
 
 
 def _by_image(annotations: list, key: str, file: str) -> dict[str, Rows]:

@@ -44,17 +44,21 @@ class RefCOCOgGCGDataset(GCGDataset):
         """See :meth:`GCGDataset.entries`."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             if not isinstance(entry, dict) or len(entry) != 1:
-                raise AnnotationError(self.ann_file, f'[{i}]', "must be a dict with the image's "
-                                      'id as its only key; is it the right file?')
-            (image_id, content), = entry.items()
+                raise AnnotationError(
+                    self.ann_file,
+                    f'[{i}]',
+                    "must be a dict with the image's id as its only key; is it the right file?",
+                )
+            ((image_id, content),) = entry.items()
             where = f'[{i}].{image_id}'
             require_keys(content, ('img_file_name', 'caption', 'refs'), self.ann_file, where)
             yield where, dict(content, image_id=image_id)
 
     def parse_entry(self, entry: dict, where: str) -> dict:
         """See :meth:`GCGDataset.parse_entry`."""
-        fields = image_fields(entry, 'img_file_name', self.data_prefix['img_path'],
-                              self.ann_file, where)
+        fields = image_fields(
+            entry, 'img_file_name', self.data_prefix['img_path'], self.ann_file, where
+        )
         caption, refs = entry['caption'], entry['refs']
         if not isinstance(caption, str) or not isinstance(refs, list):
             raise BadSampleError(self.ann_file, where, 'caption must be a text and refs a list')
@@ -97,14 +101,21 @@ class GranDfDataset(GCGDataset):
 
     def parse_entry(self, entry: dict, where: str) -> dict:
         """See :meth:`GCGDataset.parse_entry`."""
-        fields = image_fields(entry, 'file_name', self.data_prefix['img_path'], self.ann_file,
-                              where)
+        fields = image_fields(
+            entry, 'file_name', self.data_prefix['img_path'], self.ann_file, where
+        )
         groundings = entry['groundings']
         if not isinstance(groundings, dict):
-            raise BadSampleError(self.ann_file, f'{where}.groundings', 'must map phrases to masks, '
-                                 f'got {type(groundings).__name__}')
-        spans = {phrase: self._span(grounding, f'{where}.groundings.{phrase}')
-                 for phrase, grounding in groundings.items() if grounding is not None}
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.groundings',
+                f'must map phrases to masks, got {type(groundings).__name__}',
+            )
+        spans = {
+            phrase: self._span(grounding, f'{where}.groundings.{phrase}')
+            for phrase, grounding in groundings.items()
+            if grounding is not None
+        }
         if isinstance(entry['caption'], str):
             spans, elsewhere = settle_positions(entry['caption'], spans)
             if elsewhere:
@@ -115,8 +126,9 @@ class GranDfDataset(GCGDataset):
     def _span(self, grounding: Any, where: str) -> Span:
         if not isinstance(grounding, dict) or not isinstance(grounding.get('rle_masks'), list):
             raise BadSampleError(self.ann_file, where, 'needs token_positives and a list rle_masks')
-        start, end = check_span(grounding.get('token_positives'), self.ann_file,
-                                f'{where}.token_positives')
+        start, end = check_span(
+            grounding.get('token_positives'), self.ann_file, f'{where}.token_positives'
+        )
         return start, end, grounding['rle_masks']
 
 
@@ -135,19 +147,24 @@ def settle_positions(caption: str, spans: Mapping[str, Span]) -> tuple[list[Span
         (spans that count in the caption as the file has it, number of those inside of it whose
         text is another than their phrase).
     """
-    inside = {phrase: span for phrase, span in spans.items()
-              if 0 <= span[0] < span[1] <= len(caption)}
+    inside = {
+        phrase: span for phrase, span in spans.items() if 0 <= span[0] < span[1] <= len(caption)
+    }
 
     def standing(moved: int) -> int:
-        return sum(caption[start + moved:end + moved].lower()
-                   in (phrase.lower(), phrase.strip(_QUOTES).lower())
-                   for phrase, (start, end, _) in inside.items())
+        return sum(
+            caption[start + moved : end + moved].lower()
+            in (phrase.lower(), phrase.strip(_QUOTES).lower())
+            for phrase, (start, end, _) in inside.items()
+        )
 
     # The second and third differ if blanks and quotes alternate.
     moves = [0, *(len(caption) - len(caption.lstrip(characters)) for characters in ('"', _QUOTES))]
     moved = max(moves, key=standing)
-    settled = [(start + moved, end + moved, masks) if phrase in inside else (start, end, masks)
-               for phrase, (start, end, masks) in spans.items()]
+    settled = [
+        (start + moved, end + moved, masks) if phrase in inside else (start, end, masks)
+        for phrase, (start, end, masks) in spans.items()
+    ]
     return settled, len(inside) - standing(moved)
 
 
@@ -182,17 +199,22 @@ class FlickrGCGDataset(GCGDataset):
         annotations = defaultdict(list)
         for i, annotation in enumerate(content['annotations']):
             where = f'annotations[{i}]'
-            require_keys(annotation, ('image_id', ), self.ann_file, where)
+            require_keys(annotation, ('image_id',), self.ann_file, where)
             annotations[str(annotation['image_id'])].append((where, annotation))
         for i, image in enumerate(content['images']):
-            require_keys(image, ('id', 'file_name', 'height', 'width', 'caption'), self.ann_file,
-                         f'images[{i}]')
+            require_keys(
+                image,
+                ('id', 'file_name', 'height', 'width', 'caption'),
+                self.ann_file,
+                f'images[{i}]',
+            )
             yield f'images[{i}]', dict(image, annotations=annotations[str(image['id'])])
 
     def parse_entry(self, entry: dict, where: str) -> dict | None:
         """See :meth:`GCGDataset.parse_entry`."""
-        fields = image_fields(entry, 'file_name', self.data_prefix['img_path'], self.ann_file,
-                              where)
+        fields = image_fields(
+            entry, 'file_name', self.data_prefix['img_path'], self.ann_file, where
+        )
         if not {'height', 'width'} <= fields.keys():
             raise BadSampleError(self.ann_file, where, 'needs height and width in pixels')
         height, width, caption = fields['height'], fields['width'], entry['caption']
@@ -202,9 +224,11 @@ class FlickrGCGDataset(GCGDataset):
         if min(height, width) < _MIN_SIDE:
             self._skips.add(f'image of fewer than {_MIN_SIDE} pixels on a side')
             return None
-        spans = [self._span(annotation, position)
-                 for position, annotation in entry['annotations']
-                 if self._is_usable(annotation, height, width, position)]
+        spans = [
+            self._span(annotation, position)
+            for position, annotation in entry['annotations']
+            if self._is_usable(annotation, height, width, position)
+        ]
         return dict(fields, image_id=entry['id'], caption=caption, spans=spans)
 
     def _is_usable(self, annotation: dict, height: int, width: int, where: str) -> bool:
@@ -212,9 +236,10 @@ class FlickrGCGDataset(GCGDataset):
         if annotation.get('ignore'):
             self._skips.add('annotation marked as ignore')
             return False
-        x, y, box_width, box_height = check_numbers(annotation.get('bbox'), 4, self.ann_file,
-                                                    f'{where}.bbox')
-        area, = check_numbers([annotation.get('area')], 1, self.ann_file, f'{where}.area')
+        x, y, box_width, box_height = check_numbers(
+            annotation.get('bbox'), 4, self.ann_file, f'{where}.bbox'
+        )
+        (area,) = check_numbers([annotation.get('area')], 1, self.ann_file, f'{where}.area')
         columns = min(x + box_width, width) - max(x, 0)
         rows = min(y + box_height, height) - max(y, 0)
         if min(columns, rows, area) <= 0 or min(box_width, box_height) < 1:
@@ -235,8 +260,11 @@ def check_numbers(values: Any, count: int, file: str, where: str) -> list[float]
     Raises:
         BadSampleError: It is none.
     """
-    valid = isinstance(values, list) and len(values) == count and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    valid = (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    )
     if not valid:
         raise BadSampleError(file, where, f'needs {count} numbers, got {values!r:.60}')
     return values

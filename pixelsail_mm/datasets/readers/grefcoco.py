@@ -41,14 +41,18 @@ class GRefCOCODataset(RefCOCODataset):
         ConfigError: ``with_boxes`` is set.
     """
 
-    def __init__(self,
-                 split_file: str = 'grefs(unc).json',
-                 no_target_answers: str | Sequence[str] = 'no_target_answers',
-                 paper: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        split_file: str = 'grefs(unc).json',
+        no_target_answers: str | Sequence[str] = 'no_target_answers',
+        paper: bool = False,
+        **kwargs,
+    ) -> None:
         if kwargs.get('with_boxes'):
-            raise ConfigError('GRefCOCODataset: with_boxes=True needs one annotation for each '
-                              'expression, and here there are several or none; remove it')
+            raise ConfigError(
+                'GRefCOCODataset: with_boxes=True needs one annotation for each '
+                'expression, and here there are several or none; remove it'
+            )
         self.no_target_answers = load_templates(no_target_answers)
         super().__init__(split_file=split_file, paper=paper, **kwargs)
 
@@ -74,17 +78,28 @@ class GRefCOCODataset(RefCOCODataset):
         ids, key = ref['ann_id'], f'refs[{i}].ann_id'
         known = isinstance(ids, (list, tuple)) and ids and all(isinstance(k, int) for k in ids)
         if not known or (NO_TARGET in ids and len(ids) > 1):
-            raise BadSampleError(self.split_file, key, 'must be a list of annotation ids or '
-                                 f'[{NO_TARGET}] (no target), got {ids!r:.60}; files of RefCOCO '
-                                 'are read with RefCOCODataset')
+            raise BadSampleError(
+                self.split_file,
+                key,
+                'must be a list of annotation ids or '
+                f'[{NO_TARGET}] (no target), got {ids!r:.60}; files of RefCOCO '
+                'are read with RefCOCODataset',
+            )
         if ids[0] == NO_TARGET:
             return []
         missing = [k for k in ids if k not in annotations]
         if missing:
-            raise AnnotationError(self.split_file, key, f'annotations {missing} are not in '
-                                  f'{self.ann_file}; the two files do not belong together')
-        parts = [annotations[k]['segmentation'] or [] for k in ids
-                 if not (self.test_mode and annotations[k].get('iscrowd'))]
+            raise AnnotationError(
+                self.split_file,
+                key,
+                f'annotations {missing} are not in '
+                f'{self.ann_file}; the two files do not belong together',
+            )
+        parts = [
+            annotations[k]['segmentation'] or []
+            for k in ids
+            if not (self.test_mode and annotations[k].get('iscrowd'))
+        ]
         return dict(union=parts) if parts else []
 
     def _collapse(self, refs: list[dict]) -> list[dict]:

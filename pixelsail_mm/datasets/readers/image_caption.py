@@ -41,13 +41,15 @@ class ImageCaptionDataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
-    def __init__(self,
-                 ann_file: str,
-                 image_key: str = 'image',
-                 caption_key: str | None = None,
-                 questions: str | Sequence[str] = 'caption_questions',
-                 test_question: str = TEST_QUESTION,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        image_key: str = 'image',
+        caption_key: str | None = None,
+        questions: str | Sequence[str] = 'caption_questions',
+        test_question: str = TEST_QUESTION,
+        **kwargs,
+    ) -> None:
         self.image_key = image_key
         self.caption_key = caption_key
         self.questions = load_templates(questions)
@@ -58,8 +60,9 @@ class ImageCaptionDataset(PixelDataset):
         """Items with all captions of an entry."""
         read = iter_json_lines if self.ann_file.endswith('.jsonl') else iter_json_list
         for i, entry in enumerate(read(self.ann_file, 'ann_file')):
-            require_keys(entry, (self.image_key, self._key_of_captions(entry)), self.ann_file,
-                         f'[{i}]')
+            require_keys(
+                entry, (self.image_key, self._key_of_captions(entry)), self.ann_file, f'[{i}]'
+            )
             item = self.usable(self._parse, entry, i)
             if item is not None:
                 yield item
@@ -74,18 +77,26 @@ class ImageCaptionDataset(PixelDataset):
         key = self._key_of_captions(entry)
         captions = entry[key] if isinstance(entry[key], list) else [entry[key]]
         if not all(isinstance(caption, str) for caption in captions):
-            raise BadSampleError(self.ann_file, f'[{i}].{key}', 'must be a text or a list of '
-                                 f'texts, got {entry[key]!r:.60}')
+            raise BadSampleError(
+                self.ann_file,
+                f'[{i}].{key}',
+                f'must be a text or a list of texts, got {entry[key]!r:.60}',
+            )
         captions = [caption.strip() for caption in captions if caption.strip()]
         if not captions:
-            raise BadSampleError(self.ann_file, f'[{i}].{key}', 'holds no caption; remove the '
-                                 'entry or give it a text')
+            raise BadSampleError(
+                self.ann_file,
+                f'[{i}].{key}',
+                'holds no caption; remove the entry or give it a text',
+            )
         name = entry.get('id', i)
         if not isinstance(name, (str, int)):
-            raise BadSampleError(self.ann_file, f'[{i}].id', 'must be a text or a whole number, '
-                                 f'got {name!r:.60}')
-        fields = image_fields(entry, self.image_key, self.data_prefix['img_path'], self.ann_file,
-                              f'[{i}]')
+            raise BadSampleError(
+                self.ann_file, f'[{i}].id', f'must be a text or a whole number, got {name!r:.60}'
+            )
+        fields = image_fields(
+            entry, self.image_key, self.data_prefix['img_path'], self.ann_file, f'[{i}]'
+        )
         return dict(fields, captions=captions, id=name)
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
@@ -97,7 +108,15 @@ class ImageCaptionDataset(PixelDataset):
             turn = dict(human=self.test_question, gpt=captions[0])
             meta.update(image_id=info['id'], references=captions)
         else:
-            turn = dict(human=self.questions[rng.integers(len(self.questions))],
-                        gpt=captions[rng.integers(len(captions))])
-        return dict(img_path=info['img_path'], conversation=[turn], masks=[], prompts=[], meta=meta,
-                    **{k: info[k] for k in ('height', 'width') if k in info})
+            turn = dict(
+                human=self.questions[rng.integers(len(self.questions))],
+                gpt=captions[rng.integers(len(captions))],
+            )
+        return dict(
+            img_path=info['img_path'],
+            conversation=[turn],
+            masks=[],
+            prompts=[],
+            meta=meta,
+            **{k: info[k] for k in ('height', 'width') if k in info},
+        )

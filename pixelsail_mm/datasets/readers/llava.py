@@ -29,8 +29,9 @@ class LLaVADataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
-    def __init__(self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False, **kwargs
+    ) -> None:
         self.max_turns = max_turns
         self.shuffle_turns = shuffle_turns
         super().__init__(ann_file=ann_file, **kwargs)
@@ -39,14 +40,19 @@ class LLaVADataset(PixelDataset):
         """Items with paired turns."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
             where = f'[{i}]'
-            require_keys(entry, ('conversations', ), self.ann_file, where)
+            require_keys(entry, ('conversations',), self.ann_file, where)
             turns = self.usable(parse_turns, entry['conversations'], self.ann_file, where)
             if turns is None:
                 continue
             image = entry.get('image')
             path = osp.join(self.data_prefix['img_path'], image) if image else None
-            yield dict(img_path=path, turns=turns, id=str(entry.get('id', i)),
-                       height=entry.get('height'), width=entry.get('width'))
+            yield dict(
+                img_path=path,
+                turns=turns,
+                id=str(entry.get('id', i)),
+                height=entry.get('height'),
+                width=entry.get('width'),
+            )
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
@@ -54,5 +60,11 @@ class LLaVADataset(PixelDataset):
         shuffle = self.shuffle_turns and not self.test_mode
         turns = select_turns(info['turns'], num_turns or self.max_turns, shuffle, rng)
         meta = dict(sample_id=f'{self.name}/{info["id"]}', dataset=self.name, task='vqa')
-        return dict(img_path=info['img_path'], conversation=turns, masks=[], prompts=[], meta=meta,
-                    **{k: info[k] for k in ('height', 'width') if info[k]})
+        return dict(
+            img_path=info['img_path'],
+            conversation=turns,
+            masks=[],
+            prompts=[],
+            meta=meta,
+            **{k: info[k] for k in ('height', 'width') if info[k]},
+        )

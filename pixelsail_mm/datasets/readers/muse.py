@@ -69,23 +69,29 @@ class MUSEDataset(PixelDataset):
 
     searches_folders = True
 
-    def __init__(self,
-                 ann_file: str = 'MUSE_train.json',
-                 data_prefix: Mapping[str, str] | None = None,
-                 max_turns: int | None = None,
-                 answers: str | Sequence[str] = 'muse_answers',
-                 group_answers: str | Sequence[str] = 'muse_group_answers',
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'MUSE_train.json',
+        data_prefix: Mapping[str, str] | None = None,
+        max_turns: int | None = None,
+        answers: str | Sequence[str] = 'muse_answers',
+        group_answers: str | Sequence[str] = 'muse_group_answers',
+        **kwargs,
+    ) -> None:
         self.max_turns = max_turns
         self.answers = load_templates(answers)
         self.group_answers = load_templates(group_answers)
         for field, patterns in ((SEG_TOKEN, self.answers), (SEGS_FIELD, self.group_answers)):
             faulty = [pattern for pattern in patterns if pattern.count(field) != 1]
             if faulty:
-                raise ValueError(f'MUSEDataset: a pattern must hold {field} exactly once, got '
-                                 f'{faulty}')
-        super().__init__(ann_file=ann_file,
-                         data_prefix=data_prefix or {name: name for name in _FOLDERS}, **kwargs)
+                raise ValueError(
+                    f'MUSEDataset: a pattern must hold {field} exactly once, got {faulty}'
+                )
+        super().__init__(
+            ann_file=ann_file,
+            data_prefix=data_prefix or {name: name for name in _FOLDERS},
+            **kwargs,
+        )
 
     def load_data_list(self) -> Iterator[dict]:
         """Entries with all their turns, or single turns in test mode."""
@@ -94,7 +100,7 @@ class MUSEDataset(PixelDataset):
             if 'questions' not in entry:
                 self._skips.add('entry without questions')
                 continue
-            require_keys(entry, ('answers', ), self.ann_file, f'[{i}]')
+            require_keys(entry, ('answers',), self.ann_file, f'[{i}]')
             item = self.usable(self._parse, entry, f'[{i}]')
             if item is None:
                 continue
@@ -106,60 +112,96 @@ class MUSEDataset(PixelDataset):
 
     def _parse(self, entry: dict, where: str) -> dict:
         if not entry.get('ann_list'):
-            raise BadSampleError(self.ann_file, f'{where}.ann_list', 'is empty; an entry needs the '
-                                 'annotations of its objects')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.ann_list',
+                'is empty; an entry needs the annotations of its objects',
+            )
         texts = entry.get('text_answers')
         if texts is None and isinstance(entry['questions'], list):
             texts = [None] * len(entry['questions'])
         columns = dict(questions=entry['questions'], answers=entry['answers'], text_answers=texts)
         for key, column in columns.items():
-            if not isinstance(column, list) or not column or (
-                    len(column) != len(columns['questions'])):
-                raise BadSampleError(self.ann_file, f'{where}.{key}', 'must be a list with one '
-                                     'entry per question, at least one')
-        turns = [self._parse_turn(*row, f'{where}.{{}}[{j}]')
-                 for j, row in enumerate(zip(*columns.values()))]
-        return dict(stated_size(entry, self.ann_file, where), turns=turns,
-                    img_path=self._locate(entry, where))
+            if (
+                not isinstance(column, list)
+                or not column
+                or (len(column) != len(columns['questions']))
+            ):
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{where}.{key}',
+                    'must be a list with one entry per question, at least one',
+                )
+        turns = [
+            self._parse_turn(*row, f'{where}.{{}}[{j}]')
+            for j, row in enumerate(zip(*columns.values()))
+        ]
+        return dict(
+            stated_size(entry, self.ann_file, where),
+            turns=turns,
+            img_path=self._locate(entry, where),
+        )
 
     def _locate(self, entry: dict, where: str) -> str:
         """Path of an entry's image."""
         key = 'file_name' if entry.get('file_name') else 'coco_url'
         place = entry.get(key)
         parts = place.split('/') if isinstance(place, str) else []
-        folder, name = ('train2014', place) if key == 'file_name' else (
-            (parts[-2], parts[-1]) if len(parts) > 1 else ('', ''))
+        folder, name = (
+            ('train2014', place)
+            if key == 'file_name'
+            else ((parts[-2], parts[-1]) if len(parts) > 1 else ('', ''))
+        )
         # A photo of COCO may lie in any folder.
         known = folder in self.data_prefix or (name and len(coco_names(name)) > 1)
         if not parts or not name or not known:
-            raise BadSampleError(self.ann_file, f'{where}.{key}', f'{place!r:.80} names no image '
-                                 f'in one of the folders {sorted(self.data_prefix)}; add the '
-                                 'folder to data_prefix')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.{key}',
+                f'{place!r:.80} names no image '
+                f'in one of the folders {sorted(self.data_prefix)}; add the '
+                'folder to data_prefix',
+            )
         return osp.join(self.data_prefix.get(folder, next(iter(self.data_prefix.values()))), name)
 
     def _parse_turn(self, question: Any, answers: Any, text: Any, where: str) -> dict:
         """Question, targets and perhaps the answer of one turn; ``where`` has room for a key."""
         asked = clean_question(question) if isinstance(question, str) else ''
         if not asked:
-            raise BadSampleError(self.ann_file, where.format('questions'), 'must be a text that is '
-                                 f'not empty, got {question!r:.60}')
+            raise BadSampleError(
+                self.ann_file,
+                where.format('questions'),
+                f'must be a text that is not empty, got {question!r:.60}',
+            )
         if not isinstance(answers, list):
-            raise BadSampleError(self.ann_file, where.format('answers'), 'must be a list of '
-                                 f'targets, got {type(answers).__name__}')
-        targets = [self._parse_target(answer, not text, f'{where.format("answers")}[{k}]')
-                   for k, answer in enumerate(answers)]
+            raise BadSampleError(
+                self.ann_file,
+                where.format('answers'),
+                f'must be a list of targets, got {type(answers).__name__}',
+            )
+        targets = [
+            self._parse_target(answer, not text, f'{where.format("answers")}[{k}]')
+            for k, answer in enumerate(answers)
+        ]
         if not text:
             if not targets:
-                raise BadSampleError(self.ann_file, where.format('answers'), 'neither a target '
-                                     'nor a text answer')
+                raise BadSampleError(
+                    self.ann_file, where.format('answers'), 'neither a target nor a text answer'
+                )
             return dict(human=asked, gpt=None, targets=targets)
         if not isinstance(text, str):
-            raise BadSampleError(self.ann_file, where.format('text_answers'), 'must be a text, got '
-                                 f'{type(text).__name__}')
+            raise BadSampleError(
+                self.ann_file,
+                where.format('text_answers'),
+                f'must be a text, got {type(text).__name__}',
+            )
         reply = text.replace(SEG_FIELD, SEG_TOKEN).strip()
         if reply.count(SEG_TOKEN) != len(targets):
-            raise BadSampleError(self.ann_file, where.format('text_answers'),
-                                 f'{reply.count(SEG_TOKEN)} {SEG_FIELD} for {len(targets)} targets')
+            raise BadSampleError(
+                self.ann_file,
+                where.format('text_answers'),
+                f'{reply.count(SEG_TOKEN)} {SEG_FIELD} for {len(targets)} targets',
+            )
         return dict(human=asked, gpt=reply, targets=targets)
 
     def _parse_target(self, answer: Any, named: bool, where: str) -> dict:
@@ -170,11 +212,16 @@ class MUSEDataset(PixelDataset):
         if named:
             names = [answer.get('category_name'), answer.get('rephrased_name')]
             names = names if names[1] else names[:1]
-            if not all(isinstance(name, str) and name.strip() and SEG_TOKEN not in name
-                       for name in names):
-                raise BadSampleError(self.ann_file, where, 'needs a category_name (and perhaps a '
-                                     f'rephrased_name) that is a text without {SEG_TOKEN}, got '
-                                     f'{names!r:.80}')
+            if not all(
+                isinstance(name, str) and name.strip() and SEG_TOKEN not in name for name in names
+            ):
+                raise BadSampleError(
+                    self.ann_file,
+                    where,
+                    'needs a category_name (and perhaps a '
+                    f'rephrased_name) that is a text without {SEG_TOKEN}, got '
+                    f'{names!r:.80}',
+                )
             target['names'] = [name.strip() for name in names]
         return target
 
@@ -182,25 +229,40 @@ class MUSEDataset(PixelDataset):
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
         chosen = select_turns(info['turns'], num_turns or self.max_turns, False, rng)
-        turns = [dict(human=turn['human'] + QUESTION_SUFFIX,
-                      gpt=turn['gpt'] or self._make_answer(turn['targets'], rng))
-                 for turn in chosen]
+        turns = [
+            dict(
+                human=turn['human'] + QUESTION_SUFFIX,
+                gpt=turn['gpt'] or self._make_answer(turn['targets'], rng),
+            )
+            for turn in chosen
+        ]
         meta = dict(sample_id=f'{self.name}/{info["sample"]}', dataset=self.name, task='muse')
-        return dict(img_path=info['img_path'], conversation=turns, prompts=[], meta=meta,
-                    masks=[target['mask'] for turn in chosen for target in turn['targets']],
-                    **{k: info[k] for k in ('height', 'width') if k in info})
+        return dict(
+            img_path=info['img_path'],
+            conversation=turns,
+            prompts=[],
+            meta=meta,
+            masks=[target['mask'] for turn in chosen for target in turn['targets']],
+            **{k: info[k] for k in ('height', 'width') if k in info},
+        )
 
     def _make_answer(self, targets: list[dict], rng: np.random.Generator) -> str:
         """Answer from the names of the targets; nothing is drawn in test mode."""
         if self.test_mode:
-            return enumerate_words([self.answers[0].replace('{x}', target['names'][-1])
-                                    for target in targets])
-        names = [target['names'][-1] if rng.random() < _REPHRASED_SHARE else target['names'][0]
-                 for target in targets]
+            return enumerate_words(
+                [self.answers[0].replace('{x}', target['names'][-1]) for target in targets]
+            )
+        names = [
+            target['names'][-1] if rng.random() < _REPHRASED_SHARE else target['names'][0]
+            for target in targets
+        ]
         if rng.random() < 0.5:
-            return enumerate_words([
-                self.answers[rng.integers(len(self.answers))].replace('{x}', name)
-                for name in names])
+            return enumerate_words(
+                [
+                    self.answers[rng.integers(len(self.answers))].replace('{x}', name)
+                    for name in names
+                ]
+            )
         pattern = self.group_answers[rng.integers(len(self.group_answers))]
         segs = enumerate_words([SEG_TOKEN] * len(targets))
         # The names last: they are the file's and may hold anything.

@@ -22,8 +22,9 @@ _REGION = re.compile(r'<[Rr]egi?on(\d+)>|(?<!\w)[Rr]egi?on(\d+)(?!\w)')
 # The numbers of the same spellings. It begins with letters that the search can look for and looks
 # back from there, which takes a third of the time.
 _NUMBER = re.compile(r'eg(?<=[Rr]eg)(?<!\w[Rr]eg)i?on(\d+)(?!\w)')
-_CHOICE = re.compile(r'(?<!\w)\(?([A-H])[.)]\s*(.+?)(?=\s+\(?[A-H][.)]\s|\s+Answer\b|\s*$)',
-                     re.DOTALL)
+_CHOICE = re.compile(
+    r'(?<!\w)\(?([A-H])[.)]\s*(.+?)(?=\s+\(?[A-H][.)]\s|\s+Answer\b|\s*$)', re.DOTALL
+)
 
 
 def parse_choices(question: str) -> list[str]:
@@ -67,9 +68,17 @@ class OspreyDataset(PixelDataset):
 
     searches_folders = True
 
-    def __init__(self, ann_file: str, max_turns: int | None = None, shuffle_turns: bool = False,
-                 max_regions: int | None = None, only_mentioned: bool = False,
-                 question_suffix: str = '', task: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        max_turns: int | None = None,
+        shuffle_turns: bool = False,
+        max_regions: int | None = None,
+        only_mentioned: bool = False,
+        question_suffix: str = '',
+        task: str | None = None,
+        **kwargs,
+    ) -> None:
         self.max_turns = max_turns
         self.shuffle_turns = shuffle_turns
         self.max_regions = max_regions
@@ -81,8 +90,9 @@ class OspreyDataset(PixelDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Items with paired turns and the regions' masks."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('file_name', 'annotation', 'conversations'), self.ann_file,
-                         f'[{i}]')
+            require_keys(
+                entry, ('file_name', 'annotation', 'conversations'), self.ann_file, f'[{i}]'
+            )
             item = self.usable(self._parse, entry, i)
             if item is not None:
                 yield item
@@ -90,8 +100,11 @@ class OspreyDataset(PixelDataset):
     def _parse(self, entry: dict, i: int) -> dict:
         count = len(entry['annotation'])
         if not 1 <= count <= NUM_PROMPTS:
-            raise BadSampleError(self.ann_file, f'[{i}].annotation', f'{count} objects; 1 to '
-                                 f'{NUM_PROMPTS} can be marked')
+            raise BadSampleError(
+                self.ann_file,
+                f'[{i}].annotation',
+                f'{count} objects; 1 to {NUM_PROMPTS} can be marked',
+            )
         masks = []
         for j, item in enumerate(entry['annotation']):
             if not isinstance(item, dict) or not item.get('segmentation'):
@@ -100,12 +113,22 @@ class OspreyDataset(PixelDataset):
         turns = parse_turns(entry['conversations'], self.ann_file, f'[{i}]')
         for number in _mentioned(turns):
             if not 1 <= number <= count:
-                raise BadSampleError(self.ann_file, f'[{i}].conversations', f'region {number} is '
-                                     f'mentioned, but there are {count} objects')
+                raise BadSampleError(
+                    self.ann_file,
+                    f'[{i}].conversations',
+                    f'region {number} is mentioned, but there are {count} objects',
+                )
         size = stated_size(entry, self.ann_file, f'[{i}]')
-        return dict(size, file_name=entry['file_name'], masks=masks, turns=turns, number=i,
-                    choices=entry.get('choices'), answer=entry.get('answer'),
-                    about=entry.get('about'))
+        return dict(
+            size,
+            file_name=entry['file_name'],
+            masks=masks,
+            turns=turns,
+            number=i,
+            choices=entry.get('choices'),
+            answer=entry.get('answer'),
+            about=entry.get('about'),
+        )
 
     def image_of(self, info: dict) -> str:
         """Path of an item's image."""
@@ -116,23 +139,34 @@ class OspreyDataset(PixelDataset):
         info = self.get_data_info(index)
         ids = draw_prompt_ids(len(info['masks']), None if self.test_mode else rng)
         shuffle = self.shuffle_turns and not self.test_mode
-        turns = select_turns(self._allowed_turns(info, rng), num_turns or self.max_turns, shuffle,
-                             rng)
+        turns = select_turns(
+            self._allowed_turns(info, rng), num_turns or self.max_turns, shuffle, rng
+        )
         used = range(1, len(ids) + 1)
         if self.only_mentioned:
             used = sorted(_mentioned(turns))
-        turns = [dict(human=_name_prompts(turn['human'], ids) + self.question_suffix,
-                      gpt=_name_prompts(turn['gpt'], ids)) for turn in turns]
+        turns = [
+            dict(
+                human=_name_prompts(turn['human'], ids) + self.question_suffix,
+                gpt=_name_prompts(turn['gpt'], ids),
+            )
+            for turn in turns
+        ]
         prompts = [dict(id=ids[number - 1], mask=info['masks'][number - 1]) for number in used]
-        return dict(img_path=self.find_image(info['file_name']), conversation=turns, masks=[],
-                    prompts=prompts, meta=self._meta(info, turns),
-                    **{k: info[k] for k in ('height', 'width') if k in info})
+        return dict(
+            img_path=self.find_image(info['file_name']),
+            conversation=turns,
+            masks=[],
+            prompts=prompts,
+            meta=self._meta(info, turns),
+            **{k: info[k] for k in ('height', 'width') if k in info},
+        )
 
     def _allowed_turns(self, info: dict, rng: np.random.Generator) -> list[dict]:
         """Turns about at most ``max_regions`` regions, drawn anew for every sample."""
         if self.max_regions is None or self.test_mode:
             return info['turns']
-        drawn = rng.permutation(sorted(_mentioned(info['turns'])))[:self.max_regions]
+        drawn = rng.permutation(sorted(_mentioned(info['turns'])))[: self.max_regions]
         allowed = set(drawn.tolist())
         return [turn for turn in info['turns'] if _mentioned([turn]) <= allowed]
 
@@ -150,10 +184,12 @@ class OspreyDataset(PixelDataset):
 
 
 def _mentioned(turns: list[dict]) -> set[int]:
-    return {int(number) for turn in turns for text in turn.values()
-            for number in _NUMBER.findall(text)}
+    return {
+        int(number) for turn in turns for text in turn.values() for number in _NUMBER.findall(text)
+    }
 
 
 def _name_prompts(text: str, ids: list[int]) -> str:
     return _REGION.sub(
-        lambda match: f'<Prompt{ids[int(match.group(1) or match.group(2)) - 1]}>', text)
+        lambda match: f'<Prompt{ids[int(match.group(1) or match.group(2)) - 1]}>', text
+    )

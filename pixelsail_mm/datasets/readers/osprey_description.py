@@ -16,8 +16,10 @@ from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
 # Asked in evaluation by the authors' release.
-TEST_QUESTION = ('Can you provide me with a detailed description of the region in the picture '
-                 'marked by <Prompt0>?')
+TEST_QUESTION = (
+    'Can you provide me with a detailed description of the region in the picture '
+    'marked by <Prompt0>?'
+)
 
 
 class RegionDescriptionDataset(PixelDataset):
@@ -45,17 +47,21 @@ class RegionDescriptionDataset(PixelDataset):
         ValueError: ``max_regions`` is not in 1..15.
     """
 
-    def __init__(self,
-                 ann_file: str,
-                 max_regions: int = 5,
-                 questions: str | Sequence[str] = 'region_questions',
-                 question_suffix: str = '',
-                 absent_probability: float = 0.05,
-                 test_question: str = TEST_QUESTION,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        max_regions: int = 5,
+        questions: str | Sequence[str] = 'region_questions',
+        question_suffix: str = '',
+        absent_probability: float = 0.05,
+        test_question: str = TEST_QUESTION,
+        **kwargs,
+    ) -> None:
         if not 1 <= max_regions <= NUM_PROMPTS:
-            raise ValueError(f'{type(self).__name__}: max_regions={max_regions} must be in '
-                             f'1..{NUM_PROMPTS}, the number of prompt tokens')
+            raise ValueError(
+                f'{type(self).__name__}: max_regions={max_regions} must be in '
+                f'1..{NUM_PROMPTS}, the number of prompt tokens'
+            )
         self.max_regions = max_regions
         self.turns = RegionTurns(questions, question_suffix, absent_probability)
         self.test_question = test_question
@@ -78,34 +84,46 @@ class RegionDescriptionDataset(PixelDataset):
         """
         if not isinstance(objects, list) or len(objects) != len(texts):
             count = len(objects) if isinstance(objects, list) else type(objects).__name__
-            raise BadSampleError(self.ann_file, where, f'must be a list of {len(texts)} objects, '
-                                 f'one per description, got {count}')
+            raise BadSampleError(
+                self.ann_file,
+                where,
+                f'must be a list of {len(texts)} objects, one per description, got {count}',
+            )
         regions = []
         for j, (item, text) in enumerate(zip(objects, texts)):
             if not isinstance(item, dict) or not item.get('segmentation'):
                 raise BadSampleError(self.ann_file, f'{where}[{j}]', 'has no segmentation')
             if not isinstance(text, str) or (self.test_mode and not text):
-                raise BadSampleError(self.ann_file, f'{where}[{j}]', 'needs a description, a text '
-                                     f'that is not empty, got {text!r:.60}')
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{where}[{j}]',
+                    f'needs a description, a text that is not empty, got {text!r:.60}',
+                )
             if text:
                 regions.append(dict(mask=item['segmentation'], texts=[text]))
         if not regions:
-            raise BadSampleError(self.ann_file, where, 'has no object with a description; remove '
-                                 'the entry')
+            raise BadSampleError(
+                self.ann_file, where, 'has no object with a description; remove the entry'
+            )
         if len(regions) < len(texts):
             self._skips.add('region without a description', len(texts) - len(regions))
         return regions
 
     def one_by_one(self, item: dict) -> list[dict]:
         """The items of test mode: one per region of ``item``."""
-        return [dict(item, name=f'{item["name"]}_{j}', regions=[region])
-                for j, region in enumerate(item['regions'])]
+        return [
+            dict(item, name=f'{item["name"]}_{j}', regions=[region])
+            for j, region in enumerate(item['regions'])
+        ]
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; a turn about an absent prompt comes on top."""
         info = self.get_data_info(index)
-        record = dict(img_path=info['img_path'], masks=[],
-                      **{k: info[k] for k in ('height', 'width') if k in info})
+        record = dict(
+            img_path=info['img_path'],
+            masks=[],
+            **{k: info[k] for k in ('height', 'width') if k in info},
+        )
         meta = dict(sample_id=f'{self.name}/{info["name"]}', dataset=self.name, task='region')
         if self.test_mode:
             return dict(record, **self._test_turn(info, meta))
@@ -113,18 +131,20 @@ class RegionDescriptionDataset(PixelDataset):
         ids = draw_prompt_ids(len(regions), rng)
         texts = [region['texts'][rng.integers(len(region['texts']))] for region in regions]
         prompts = region_prompts([region['mask'] for region in regions], ids)
-        return dict(record, conversation=self.turns.make(texts, ids, rng), prompts=prompts,
-                    meta=meta)
+        return dict(
+            record, conversation=self.turns.make(texts, ids, rng), prompts=prompts, meta=meta
+        )
 
-    def choose(self, regions: list[dict], num_turns: int | None,
-               rng: np.random.Generator) -> list[dict]:
+    def choose(
+        self, regions: list[dict], num_turns: int | None, rng: np.random.Generator
+    ) -> list[dict]:
         """Draw the regions of a training sample (authors' release: shuffle, uniform number)."""
         order = rng.permutation(len(regions))
         count = min(num_turns or int(rng.integers(1, self.max_regions + 1)), NUM_PROMPTS)
         return [regions[i] for i in order[:count]]
 
     def _test_turn(self, info: dict, meta: dict) -> dict:
-        region, = info['regions']
+        (region,) = info['regions']
         texts = region['texts']
         answer = f'{PROMPT_TOKENS[0]}: {texts[0]}' if texts else ''
         meta.update({k: info[k] for k in ('image_id', 'ann_id') if k in info})
@@ -164,8 +184,7 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
     def load_data_list(self) -> Iterator[dict]:
         """Items with all regions of an image, or single regions in test mode."""
         for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('file_name', 'annotation', 'description'), self.ann_file,
-                         f'[{i}]')
+            require_keys(entry, ('file_name', 'annotation', 'description'), self.ann_file, f'[{i}]')
             item = self.usable(self._parse, entry, i)
             if item is None:
                 continue
@@ -174,8 +193,9 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
     def _parse(self, entry: dict, i: int) -> dict:
         texts = entry['description']
         if not isinstance(texts, list):
-            raise BadSampleError(self.ann_file, f'[{i}].description', 'must be a list, got '
-                                 f'{type(texts).__name__}')
+            raise BadSampleError(
+                self.ann_file, f'[{i}].description', f'must be a list, got {type(texts).__name__}'
+            )
         texts = [remove_labels(text) if isinstance(text, str) else text for text in texts]
         regions = self.read_regions(entry['annotation'], texts, f'[{i}].annotation')
         fields = image_fields(entry, 'file_name', '', self.ann_file, f'[{i}]')

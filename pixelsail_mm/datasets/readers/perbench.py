@@ -18,10 +18,13 @@ from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS, SEG_TOKEN
 
 # Asked by the authors' release; MCQ_QUESTION has no blank before "Select".
-CAPTION_QUESTION = ('Can you provide me with a detailed description of the region in the picture '
-                    'marked by <Prompt0>? Please provide as detailed as possible.')
-MCQ_QUESTION = ('Please answer the question according to the <Prompt0>. {question}Select a correct '
-                'choice.')
+CAPTION_QUESTION = (
+    'Can you provide me with a detailed description of the region in the picture '
+    'marked by <Prompt0>? Please provide as detailed as possible.'
+)
+MCQ_QUESTION = (
+    'Please answer the question according to the <Prompt0>. {question}Select a correct choice.'
+)
 # How a second answer begins where the first one has no mask.
 SECOND_ANSWER = f'It is {SEG_TOKEN}.'
 
@@ -45,8 +48,9 @@ class PerBenchDataset(PixelDataset):
 
     def __init__(self, ann_file: str, test_mode: bool = True, **kwargs) -> None:
         if not test_mode:
-            raise ValueError(f'{type(self).__name__}: PerBench is for evaluation only; remove '
-                             'test_mode=False')
+            raise ValueError(
+                f'{type(self).__name__}: PerBench is for evaluation only; remove test_mode=False'
+            )
         super().__init__(ann_file=ann_file, test_mode=True, **kwargs)
 
     def parse(self, entry: dict, where: str) -> Iterable[dict]:
@@ -86,12 +90,16 @@ class PerBenchDataset(PixelDataset):
         """
         value = holder[key]
         if not isinstance(value, str) or not value.strip():
-            raise BadSampleError(self.ann_file, f'{where}.{key}', 'must be a text that is not '
-                                 f'blank, got {value!r:.60}')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.{key}',
+                f'must be a text that is not blank, got {value!r:.60}',
+            )
         return value
 
-    def parts(self, entry: dict, key: str, keys: Iterable[str],
-              where: str) -> Iterator[tuple[dict, str]]:
+    def parts(
+        self, entry: dict, key: str, keys: Iterable[str], where: str
+    ) -> Iterator[tuple[dict, str]]:
         """Give the objects that an entry lists, each with its position in the file.
 
         Args:
@@ -104,8 +112,9 @@ class PerBenchDataset(PixelDataset):
             BadSampleError: It is not a list of objects with these keys.
         """
         if not isinstance(entry[key], list):
-            raise BadSampleError(self.ann_file, f'{where}.{key}', 'must be a list, got '
-                                 f'{type(entry[key]).__name__}')
+            raise BadSampleError(
+                self.ann_file, f'{where}.{key}', f'must be a list, got {type(entry[key]).__name__}'
+            )
         for j, part in enumerate(entry[key]):
             require_keys(part, keys, self.ann_file, f'{where}.{key}[{j}]')
             yield part, f'{where}.{key}[{j}]'
@@ -113,11 +122,20 @@ class PerBenchDataset(PixelDataset):
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
         info = self.get_data_info(index)
-        meta = dict(sample_id=f'{self.name}/{info["id"]}', dataset=self.name, task=self.task,
-                    image_id=info['image_id'], **info['meta'])
-        return dict(img_path=info['img_path'],
-                    conversation=[dict(human=info['human'], gpt=info['gpt'])],
-                    masks=info['masks'], prompts=info['prompts'], meta=meta)
+        meta = dict(
+            sample_id=f'{self.name}/{info["id"]}',
+            dataset=self.name,
+            task=self.task,
+            image_id=info['image_id'],
+            **info['meta'],
+        )
+        return dict(
+            img_path=info['img_path'],
+            conversation=[dict(human=info['human'], gpt=info['gpt'])],
+            masks=info['masks'],
+            prompts=info['prompts'],
+            meta=meta,
+        )
 
 
 @DATASETS.register_module()
@@ -133,19 +151,24 @@ class PerBenchCaptionDataset(PerBenchDataset):
     """
 
     task = 'region'
-    keys = ('object_annotations', )
+    keys = ('object_annotations',)
 
     def __init__(self, ann_file: str = 'STBench_Detailed_Caption.json', **kwargs) -> None:
         super().__init__(ann_file=ann_file, **kwargs)
 
     def parse(self, entry: dict, where: str) -> Iterator[dict]:
         """See :meth:`PerBenchDataset.parse`."""
-        for part, place in self.parts(entry, 'object_annotations', ('segmentation', 'caption'),
-                                      where):
+        for part, place in self.parts(
+            entry, 'object_annotations', ('segmentation', 'caption'), where
+        ):
             caption = self.text(part, 'caption', place)
-            yield dict(human=CAPTION_QUESTION, gpt=caption, masks=[],
-                       prompts=[dict(id=0, mask=part['segmentation'])],
-                       meta=dict(references=[caption]))
+            yield dict(
+                human=CAPTION_QUESTION,
+                gpt=caption,
+                masks=[],
+                prompts=[dict(id=0, mask=part['segmentation'])],
+                meta=dict(references=[caption]),
+            )
 
 
 @DATASETS.register_module()
@@ -161,7 +184,7 @@ class PerBenchMCQDataset(PerBenchDataset):
     """
 
     task = 'mcq'
-    keys = ('mcqs', )
+    keys = ('mcqs',)
 
     def __init__(self, ann_file: str = 'STBench_MCQ.json', **kwargs) -> None:
         super().__init__(ann_file=ann_file, **kwargs)
@@ -172,12 +195,19 @@ class PerBenchMCQDataset(PerBenchDataset):
             question = self.text(part, 'question', place)
             choices = parse_choices(question)
             if len(choices) < 2:
-                raise BadSampleError(self.ann_file, f'{place}.question', 'has no options "A. ... '
-                                     f'B. ..." that can be read: {question!r:.120}')
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{place}.question',
+                    f'has no options "A. ... B. ..." that can be read: {question!r:.120}',
+                )
             answer = self.text(part, 'answer', place)
-            yield dict(human=MCQ_QUESTION.replace('{question}', question), gpt=answer, masks=[],
-                       prompts=[dict(id=0, mask=part['object'])],
-                       meta=dict(choices=choices, answer=answer))
+            yield dict(
+                human=MCQ_QUESTION.replace('{question}', question),
+                gpt=answer,
+                masks=[],
+                prompts=[dict(id=0, mask=part['object'])],
+                meta=dict(choices=choices, answer=answer),
+            )
 
 
 @DATASETS.register_module()
@@ -204,8 +234,7 @@ class PerBenchVRESDataset(PerBenchDataset):
     task = 'refseg'
     keys = ('question', 'answer', 'segmentations')
 
-    def __init__(self, ann_file: str = 'STBench_VRES.json', paper: bool = False,
-                 **kwargs) -> None:
+    def __init__(self, ann_file: str = 'STBench_VRES.json', paper: bool = False, **kwargs) -> None:
         self.paper = paper
         super().__init__(ann_file=ann_file, **kwargs)
 
@@ -213,8 +242,11 @@ class PerBenchVRESDataset(PerBenchDataset):
         """See :meth:`PerBenchDataset.parse`."""
         masks = entry['segmentations']
         if not isinstance(masks, dict) or not masks or not all(tag.strip() for tag in masks):
-            raise BadSampleError(self.ann_file, f'{where}.segmentations', 'must be a dict of tags '
-                                 f'and masks, got {masks!r:.60}')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.segmentations',
+                f'must be a dict of tags and masks, got {masks!r:.60}',
+            )
         ids = {tag: i for i, tag in enumerate(masks)}
         question, answer = (self.text(entry, key, where) for key in ('question', 'answer'))
         find = _inside if self.paper else _as_words
@@ -229,34 +261,54 @@ class PerBenchVRESDataset(PerBenchDataset):
         else:
             human = _pattern(ids).sub(lambda found: tokens[found.group()], question)
             gpt = _mark(answer, ids, {**tokens, **dict.fromkeys(targets, SEG_TOKEN)})
-        return [dict(human=human, gpt=gpt, masks=[masks[tag] for tag in targets],
-                     prompts=[dict(id=ids[tag], mask=masks[tag]) for tag in asked],
-                     meta=dict(targets=targets, answer_text=answer, retry_prefix=SECOND_ANSWER,
-                               first_in_file=targets.index(min(targets, key=ids.__getitem__))))]
+        return [
+            dict(
+                human=human,
+                gpt=gpt,
+                masks=[masks[tag] for tag in targets],
+                prompts=[dict(id=ids[tag], mask=masks[tag]) for tag in asked],
+                meta=dict(
+                    targets=targets,
+                    answer_text=answer,
+                    retry_prefix=SECOND_ANSWER,
+                    first_in_file=targets.index(min(targets, key=ids.__getitem__)),
+                ),
+            )
+        ]
 
-    def _check(self, ids: dict[str, int], asked: list[str], targets: list[str],
-               where: str) -> None:
+    def _check(self, ids: dict[str, int], asked: list[str], targets: list[str], where: str) -> None:
         unused = [tag for tag in ids if tag not in asked and tag not in targets]
         if unused:
-            raise BadSampleError(self.ann_file, f'{where}.segmentations', f'the tags {unused} are '
-                                 'neither in the question nor in the answer; correct the texts or '
-                                 'remove the masks')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.segmentations',
+                f'the tags {unused} are '
+                'neither in the question nor in the answer; correct the texts or '
+                'remove the masks',
+            )
         if not targets:
-            raise BadSampleError(self.ann_file, f'{where}.answer', 'names no target: all tags are '
-                                 'in the question')
+            raise BadSampleError(
+                self.ann_file, f'{where}.answer', 'names no target: all tags are in the question'
+            )
         beyond = [tag for tag in asked if ids[tag] >= NUM_PROMPTS]
         if beyond:
-            raise BadSampleError(self.ann_file, f'{where}.segmentations', f'the tags {beyond} of '
-                                 f'the question come after the first {NUM_PROMPTS}, for which '
-                                 'there are prompts; list them first')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.segmentations',
+                f'the tags {beyond} of '
+                f'the question come after the first {NUM_PROMPTS}, for which '
+                'there are prompts; list them first',
+            )
 
 
 def _pattern(tags: Iterable[str]) -> re.Pattern:
     """Any of the tags as a whole word; where several begin, the longest."""
     words = []
     for tag in sorted(tags, key=len, reverse=True):
-        before, after = (r'(?<!\w)' if re.match(r'\w', tag) else '',
-                         r'(?!\w)' if re.search(r'\w\Z', tag) else '')
+        before, after = (
+            r'(?<!\w)' if re.match(r'\w', tag) else '',
+            r'(?!\w)' if re.search(r'\w\Z', tag) else '',
+        )
         words.append(f'{before}{re.escape(tag)}{after}')
     return re.compile('|'.join(words))
 

@@ -39,8 +39,11 @@ class Pix2CapDataset(PanopticDataset):
         def parse(segment: dict, where: str) -> dict | None:
             description = segment.get('description') or ''
             if not isinstance(description, str):
-                raise BadSampleError(self.ann_file, f'{where}.description', 'must be a text, got '
-                                     f'{description!r:.60}; correct or remove it')
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{where}.description',
+                    f'must be a text, got {description!r:.60}; correct or remove it',
+                )
             description = description.strip()
             return dict(description=description) if len(description) > _TOO_SHORT else None
 
@@ -62,9 +65,13 @@ class Pix2CapSegDataset(Pix2CapDataset):
         **kwargs: See :class:`PanopticDataset`.
     """
 
-    def __init__(self, ann_file: str = 'pix2cap_coco_train.json',
-                 questions: str | Sequence[str] = 'pix2cap_questions',
-                 answers: str | Sequence[str] = 'segmentation_answers', **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'pix2cap_coco_train.json',
+        questions: str | Sequence[str] = 'pix2cap_questions',
+        answers: str | Sequence[str] = 'segmentation_answers',
+        **kwargs,
+    ) -> None:
         self.questions = load_templates(questions)
         self.answers = load_templates(answers)
         super().__init__(ann_file=ann_file, **kwargs)
@@ -74,7 +81,7 @@ class Pix2CapSegDataset(Pix2CapDataset):
         info = self.get_data_info(index)
         segments = info['segments']
         if not self.test_mode:
-            order = rng.permutation(len(segments))[:num_turns or self.num_turns]
+            order = rng.permutation(len(segments))[: num_turns or self.num_turns]
             segments = [segments[i] for i in order]
         turns = []
         for segment in segments:
@@ -84,10 +91,12 @@ class Pix2CapSegDataset(Pix2CapDataset):
                 answer = self.answers[rng.integers(len(self.answers))]
             turns.append(dict(human=question.replace('{x}', segment['description']), gpt=answer))
         first = segments[0]
-        record = self.common(info, 'refseg', segment_id=first['id'],
-                             expression=first['description'])
-        return dict(record, conversation=turns,
-                    masks=[segment_mask(info, segment) for segment in segments])
+        record = self.common(
+            info, 'refseg', segment_id=first['id'], expression=first['description']
+        )
+        return dict(
+            record, conversation=turns, masks=[segment_mask(info, segment) for segment in segments]
+        )
 
 
 @DATASETS.register_module()
@@ -106,12 +115,20 @@ class Pix2CapRegionDataset(Pix2CapDataset):
         **kwargs: See :class:`PanopticDataset`.
     """
 
-    def __init__(self, ann_file: str = 'pix2cap_coco_train.json',
-                 questions: str | Sequence[str] = 'region_questions', question_suffix: str = '',
-                 absent_probability: float = 0.05, **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'pix2cap_coco_train.json',
+        questions: str | Sequence[str] = 'region_questions',
+        question_suffix: str = '',
+        absent_probability: float = 0.05,
+        **kwargs,
+    ) -> None:
         test_mode = kwargs.get('test_mode', False)
-        self.regions = RegionTurns(load_templates(questions)[:1 if test_mode else None],
-                                   question_suffix, 0 if test_mode else absent_probability)
+        self.regions = RegionTurns(
+            load_templates(questions)[: 1 if test_mode else None],
+            question_suffix,
+            0 if test_mode else absent_probability,
+        )
         super().__init__(ann_file=ann_file, **kwargs)
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
@@ -125,6 +142,7 @@ class Pix2CapRegionDataset(Pix2CapDataset):
         turns = self.regions.make([segment['description'] for segment in segments], ids, rng)
         masks = [segment_mask(info, segment) for segment in segments]
         first = segments[0]
-        record = self.common(info, 'region', segment_id=first['id'],
-                             references=[first['description']])
+        record = self.common(
+            info, 'region', segment_id=first['id'], references=[first['description']]
+        )
         return dict(record, conversation=turns, prompts=region_prompts(masks, ids))

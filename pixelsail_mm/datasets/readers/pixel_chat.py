@@ -52,9 +52,15 @@ class PixelChatDataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
-    def __init__(self, ann_file: str, data_prefix: Mapping[str, str] | None = None,
-                 max_turns: int | None = None, shuffle_turns: bool = False,
-                 random_prompt_ids: bool = True, **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        data_prefix: Mapping[str, str] | None = None,
+        max_turns: int | None = None,
+        shuffle_turns: bool = False,
+        random_prompt_ids: bool = True,
+        **kwargs,
+    ) -> None:
         self.max_turns = max_turns
         self.shuffle_turns = shuffle_turns
         self.random_prompt_ids = random_prompt_ids
@@ -76,7 +82,7 @@ class PixelChatDataset(PixelDataset):
             _check_id(item['id'], at, taken)
             for t in range(len(item['turns'])):
                 first = t if self.shuffle_turns else 0
-                yield dict(item, turns=item['turns'][first:t + 1], id=f'{item["id"]}/{t}')
+                yield dict(item, turns=item['turns'][first : t + 1], id=f'{item["id"]}/{t}')
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
@@ -94,7 +100,8 @@ class PixelChatDataset(PixelDataset):
             masks=[mask for turn in asked for mask in turn['masks']],
             prompts=[dict(prompt, id=names[prompt['id']]) for prompt in info['prompts']],
             meta=self._meta(info, asked),
-            **{k: info[k] for k in ('height', 'width') if k in info})
+            **{k: info[k] for k in ('height', 'width') if k in info},
+        )
 
     def _meta(self, info: dict, asked: Sequence[dict]) -> dict:
         meta = dict(task=_task(info, asked))
@@ -114,8 +121,11 @@ def _task(info: dict, asked: Sequence[dict]) -> str:
     return 'region' if info['prompts'] else 'vqa'
 
 
-def validate_pixel_chat(path: str | os.PathLike, img_path: str | os.PathLike | None = None,
-                        mask_path: str | os.PathLike = '') -> list[str]:
+def validate_pixel_chat(
+    path: str | os.PathLike,
+    img_path: str | os.PathLike | None = None,
+    mask_path: str | os.PathLike = '',
+) -> list[str]:
     """Check a file for :class:`PixelChatDataset`.
 
     Args:
@@ -147,6 +157,7 @@ def validate_pixel_chat(path: str | os.PathLike, img_path: str | os.PathLike | N
 def _decode(item: dict, at: _Place) -> None:
     """Read the image of an item and all that is drawn on it."""
     from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks, LoadVisualPrompts
+
     results = {**item, 'masks': [mask for turn in item['turns'] for mask in turn['masks']]}
     try:
         for transform in (LoadImage(), LoadMasks(), LoadVisualPrompts()):
@@ -167,18 +178,30 @@ def _make_item(entry: Any, number: int, at: _Place, img_path: str, mask_path: An
     _entry_schema().check(entry, at.file, at.key)
     check_links(entry, at)
     masks = iter([_locate(mask, mask_path) for mask in entry.get('masks', ())])
-    turns = [dict(human=turn['question'], gpt=turn['answer'],
-                  masks=[next(masks) for _ in range(turn['answer'].count(SEG_TOKEN))],
-                  about={k: turn[k] for k in _EVALUATION_KEYS if k in turn})
-             for turn in entry['turns']]
+    turns = [
+        dict(
+            human=turn['question'],
+            gpt=turn['answer'],
+            masks=[next(masks) for _ in range(turn['answer'].count(SEG_TOKEN))],
+            about={k: turn[k] for k in _EVALUATION_KEYS if k in turn},
+        )
+        for turn in entry['turns']
+    ]
     prompts = [dict(prompt, id=int(prompt['id'])) for prompt in entry.get('prompts', ())]
-    marking = [dict(prompt, mask=_locate(prompt['mask'], mask_path)) if 'mask' in prompt else prompt
-               for prompt in prompts if 'absent' not in prompt]
+    marking = [
+        dict(prompt, mask=_locate(prompt['mask'], mask_path)) if 'mask' in prompt else prompt
+        for prompt in prompts
+        if 'absent' not in prompt
+    ]
     return dict(
-        id=str(entry.get('id', number)), turns=turns, prompts=marking,
-        prompt_ids=[prompt['id'] for prompt in prompts], meta=entry.get('meta', {}),
+        id=str(entry.get('id', number)),
+        turns=turns,
+        prompts=marking,
+        prompt_ids=[prompt['id'] for prompt in prompts],
+        meta=entry.get('meta', {}),
         img_path=osp.join(img_path, entry['image']) if 'image' in entry else None,
-        **{side: int(entry[side]) for side in ('height', 'width') if side in entry})
+        **{side: int(entry[side]) for side in ('height', 'width') if side in entry},
+    )
 
 
 def _locate(mask: Any, folder: str) -> Any:
@@ -207,8 +230,10 @@ def check_links(entry: dict, at: _Place) -> None:
     masks, prompts = entry.get('masks', []), entry.get('prompts', [])
     wanted = sum(turn['answer'].count(SEG_TOKEN) for turn in entry['turns'])
     if wanted != len(masks):
-        at('.masks').fail(f'{len(masks)} masks for {wanted} {SEG_TOKEN} in the answers; give one '
-                          f'mask per {SEG_TOKEN}, in the same order')
+        at('.masks').fail(
+            f'{len(masks)} masks for {wanted} {SEG_TOKEN} in the answers; give one '
+            f'mask per {SEG_TOKEN}, in the same order'
+        )
     ids = [prompt['id'] for prompt in prompts]
     for i, k in enumerate(ids):
         if k in ids[:i]:
@@ -216,17 +241,21 @@ def check_links(entry: dict, at: _Place) -> None:
     for i, turn in enumerate(entry['turns']):
         for k in named_prompts([dict(human=turn['question'], gpt=turn['answer'])]):
             if k not in ids:
-                at(f'.turns[{i}]').fail(f'names <Prompt{k}>, but the prompts have the ids {ids}; '
-                                        f'add it, as {{"id": {k}, "absent": true}} if it is to '
-                                        'mark nothing')
+                at(f'.turns[{i}]').fail(
+                    f'names <Prompt{k}>, but the prompts have the ids {ids}; '
+                    f'add it, as {{"id": {k}, "absent": true}} if it is to '
+                    'mark nothing'
+                )
         if 'correct' in turn and _LETTERS.index(turn['correct']) >= len(turn['choices']):
-            at(f'.turns[{i}].correct').fail(f'{turn["correct"]} is not the letter of one of the '
-                                            f'{len(turn["choices"])} choices')
+            at(f'.turns[{i}].correct').fail(
+                f'{turn["correct"]} is not the letter of one of the {len(turn["choices"])} choices'
+            )
     for i, prompt in enumerate(prompts):
         x1, y1, x2, y2 = prompt.get('box', (0, 0, 1, 1))
         if x2 <= x1 or y2 <= y1:
-            at(f'.prompts[{i}].box').fail(f'box {prompt["box"]} is empty; give [x1, y1, x2, y2] '
-                                          'with x1 < x2 and y1 < y2')
+            at(f'.prompts[{i}].box').fail(
+                f'box {prompt["box"]} is empty; give [x1, y1, x2, y2] with x1 < x2 and y1 < y2'
+            )
         _check_polygons(prompt.get('mask'), at(f'.prompts[{i}].mask'))
     for i, mask in enumerate(masks):
         _check_polygons(mask, at(f'.masks[{i}]'))

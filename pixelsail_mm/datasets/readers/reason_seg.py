@@ -48,27 +48,35 @@ class ReasonSegDataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
-    def __init__(self,
-                 ann_file: str = '',
-                 data_prefix: Mapping[str, str] | None = None,
-                 num_turns: int = 3,
-                 img_suffix: str = '.jpg',
-                 sentence_questions: str | Sequence[str] = 'reason_sentence_questions',
-                 phrase_questions: str | Sequence[str] = 'reason_phrase_questions',
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = '',
+        data_prefix: Mapping[str, str] | None = None,
+        num_turns: int = 3,
+        img_suffix: str = '.jpg',
+        sentence_questions: str | Sequence[str] = 'reason_sentence_questions',
+        phrase_questions: str | Sequence[str] = 'reason_phrase_questions',
+        **kwargs,
+    ) -> None:
         self.num_turns = num_turns
         self.img_suffix = img_suffix
-        self.questions = {True: load_templates(sentence_questions),
-                          False: load_templates(phrase_questions)}
+        self.questions = {
+            True: load_templates(sentence_questions),
+            False: load_templates(phrase_questions),
+        }
         data_prefix = dict(data_prefix or {'img_path': '.'})
-        super().__init__(ann_file=ann_file or data_prefix['img_path'], data_prefix=data_prefix,
-                         **kwargs)
+        super().__init__(
+            ann_file=ann_file or data_prefix['img_path'], data_prefix=data_prefix, **kwargs
+        )
 
     def required_paths(self) -> dict[str, str]:
         """The folders, and the JSON files, on each of which a kept index depends."""
         names = os.listdir(self.ann_file) if osp.isdir(self.ann_file) else []
-        files = {f'ann_file/{name}': osp.join(self.ann_file, name) for name in names
-                 if name.endswith('.json')}
+        files = {
+            f'ann_file/{name}': osp.join(self.ann_file, name)
+            for name in names
+            if name.endswith('.json')
+        }
         return {**super().required_paths(), **files}
 
     def load_data_list(self) -> Iterator[dict]:
@@ -76,10 +84,13 @@ class ReasonSegDataset(PixelDataset):
         folder = self.data_prefix['img_path']
         names = sorted(name for name in os.listdir(folder) if name.endswith(self.img_suffix))
         if not names:
-            raise AnnotationError(folder, 'data_prefix.img_path', f'has no image named '
-                                  f'*{self.img_suffix}; check the folder and img_suffix')
+            raise AnnotationError(
+                folder,
+                'data_prefix.img_path',
+                f'has no image named *{self.img_suffix}; check the folder and img_suffix',
+            )
         for name in names:
-            stem = name[:len(name) - len(self.img_suffix)]
+            stem = name[: len(name) - len(self.img_suffix)]
             item = self.usable(self._parse, osp.join(self.ann_file, f'{stem}.json'))
             if item is None:
                 continue
@@ -89,15 +100,20 @@ class ReasonSegDataset(PixelDataset):
         entry = _read_json(path)
         require_keys(entry, ('text', 'is_sentence', 'shapes'), path, 'content')
         if entry['is_sentence'] not in (True, False):
-            raise BadSampleError(path, 'is_sentence', 'must be true or false, got '
-                                 f'{entry["is_sentence"]!r:.60}')
+            raise BadSampleError(
+                path, 'is_sentence', f'must be true or false, got {entry["is_sentence"]!r:.60}'
+            )
         shapes = _parse_shapes(entry['shapes'], path)
         # An evaluation without target is an honest one; training would teach to mask nothing.
         if not self.test_mode and all(shape['ignore'] for shape in shapes):
-            raise BadSampleError(path, 'shapes', 'no shape is a target; label one or remove the '
-                                 'image')
-        return dict(texts=self._parse_texts(entry['text'], path), shapes=shapes,
-                    is_sentence=bool(entry['is_sentence']))
+            raise BadSampleError(
+                path, 'shapes', 'no shape is a target; label one or remove the image'
+            )
+        return dict(
+            texts=self._parse_texts(entry['text'], path),
+            shapes=shapes,
+            is_sentence=bool(entry['is_sentence']),
+        )
 
     def _parse_texts(self, texts: Any, path: str) -> list[str]:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -116,16 +132,27 @@ class ReasonSegDataset(PixelDataset):
         meta = dict(sample_id=f'{self.name}/{info["stem"]}', dataset=self.name, task='reasonseg')
         questions = self.questions[info['is_sentence']]
         if self.test_mode:
-            text, = info['texts']
+            (text,) = info['texts']
             turns = [dict(human=questions[0].replace('{x}', text), gpt=ANSWER)]
-            meta.update(expression=text,
-                        expression_kind='sentence' if info['is_sentence'] else 'phrase')
+            meta.update(
+                expression=text, expression_kind='sentence' if info['is_sentence'] else 'phrase'
+            )
         else:
-            order = rng.permutation(len(info['texts']))[:num_turns or self.num_turns]
-            turns = [dict(human=questions[rng.integers(len(questions))].replace(
-                '{x}', info['texts'][i]), gpt=ANSWER) for i in order]
-        record = dict(img_path=info['img_path'], conversation=turns, prompts=[], meta=meta,
-                      masks=[dict(painted=info['shapes']) for _ in turns])
+            order = rng.permutation(len(info['texts']))[: num_turns or self.num_turns]
+            turns = [
+                dict(
+                    human=questions[rng.integers(len(questions))].replace('{x}', info['texts'][i]),
+                    gpt=ANSWER,
+                )
+                for i in order
+            ]
+        record = dict(
+            img_path=info['img_path'],
+            conversation=turns,
+            prompts=[],
+            meta=meta,
+            masks=[dict(painted=info['shapes']) for _ in turns],
+        )
         if self.test_mode:
             record['ignore_masks'] = [dict(painted=info['shapes'], part='ignore')]
         return record
@@ -137,18 +164,21 @@ def _read_json(path: str) -> Any:
         with open(path, 'rb') as file:
             content = file.read()
     except FileNotFoundError as error:
-        raise BadSampleError(path, 'ann_file', 'no such file beside the image; add it or remove '
-                             'the image') from error
+        raise BadSampleError(
+            path, 'ann_file', 'no such file beside the image; add it or remove the image'
+        ) from error
     for encoding in _ENCODINGS:
         try:
             return json.loads(content.decode(encoding))
         except UnicodeDecodeError:
             continue
         except (ValueError, RecursionError) as error:
-            raise BadSampleError(path, 'content', f'not valid JSON ({error}); download it '
-                                 'again') from error
-    raise BadSampleError(path, 'content', f'in none of the encodings {list(_ENCODINGS)}; save it '
-                         'in UTF-8')
+            raise BadSampleError(
+                path, 'content', f'not valid JSON ({error}); download it again'
+            ) from error
+    raise BadSampleError(
+        path, 'content', f'in none of the encodings {list(_ENCODINGS)}; save it in UTF-8'
+    )
 
 
 def _parse_shapes(shapes: Any, path: str) -> list[dict]:
@@ -159,8 +189,9 @@ def _parse_shapes(shapes: Any, path: str) -> list[dict]:
     for i, shape in enumerate(shapes):
         require_keys(shape, ('label', 'points'), path, f'shapes[{i}]')
         if not isinstance(shape['label'], str):
-            raise BadSampleError(path, f'shapes[{i}].label', 'must be a text, got '
-                                 f'{shape["label"]!r:.60}')
+            raise BadSampleError(
+                path, f'shapes[{i}].label', f'must be a text, got {shape["label"]!r:.60}'
+            )
         label = shape['label'].lower()
         if label != 'flag':
             parsed.append(dict(points=shape['points'], ignore='ignore' in label))

@@ -73,8 +73,9 @@ def _unpack_mask(mask: Any, seen: dict[bytes, Any]) -> Any:
 def _unpack_masks(item: dict) -> dict:
     """Item with its masks as the file spells them; references to one object share its mask."""
     seen: dict[bytes, Any] = {}
-    return dict(item, refs=[dict(ref, mask=_unpack_mask(ref['mask'], seen))
-                            for ref in item['refs']])
+    return dict(
+        item, refs=[dict(ref, mask=_unpack_mask(ref['mask'], seen)) for ref in item['refs']]
+    )
 
 
 @DATASETS.register_module()
@@ -110,22 +111,24 @@ class RefCOCODataset(PixelDataset):
         **kwargs: See :class:`PixelDataset`.
     """
 
-    file_options = ('split_file', )
+    file_options = ('split_file',)
 
-    def __init__(self,
-                 ann_file: str = 'instances.json',
-                 split_file: str = 'refs(unc).p',
-                 data_prefix: Mapping[str, str] | None = None,
-                 split: str = 'train',
-                 num_turns: int = 5,
-                 replacement: bool = True,
-                 paper: bool = False,
-                 questions: str | Sequence[str] = 'segmentation_questions',
-                 answers: str | Sequence[str] = 'segmentation_answers',
-                 test_question: str = TEST_QUESTION,
-                 shuffle_expressions: bool = False,
-                 with_boxes: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'instances.json',
+        split_file: str = 'refs(unc).p',
+        data_prefix: Mapping[str, str] | None = None,
+        split: str = 'train',
+        num_turns: int = 5,
+        replacement: bool = True,
+        paper: bool = False,
+        questions: str | Sequence[str] = 'segmentation_questions',
+        answers: str | Sequence[str] = 'segmentation_answers',
+        test_question: str = TEST_QUESTION,
+        shuffle_expressions: bool = False,
+        with_boxes: bool = False,
+        **kwargs,
+    ) -> None:
         self.split_file = split_file
         self.split = split
         self.num_turns = num_turns
@@ -137,8 +140,10 @@ class RefCOCODataset(PixelDataset):
         self.shuffle_expressions = shuffle_expressions
         self.with_boxes = with_boxes
         if shuffle_expressions and not kwargs.get('test_mode'):
-            raise ValueError('RefCOCODataset: shuffle_expressions=True is a control for '
-                             'evaluation; set test_mode=True as well')
+            raise ValueError(
+                'RefCOCODataset: shuffle_expressions=True is a control for '
+                'evaluation; set test_mode=True as well'
+            )
         super().__init__(ann_file=ann_file, data_prefix=data_prefix, **kwargs)
 
     def load_data_list(self) -> Iterator[dict]:
@@ -160,8 +165,12 @@ class RefCOCODataset(PixelDataset):
         items = self._group_by_image(refs, images)
         if not self.test_mode:
             return items
-        items = [dict(item, refs=[dict(ref, sentences=[sentence])])
-                 for item in items for ref in item['refs'] for sentence in ref['sentences']]
+        items = [
+            dict(item, refs=[dict(ref, sentences=[sentence])])
+            for item in items
+            for ref in item['refs']
+            for sentence in ref['sentences']
+        ]
         return self._swap_expressions(items) if self.shuffle_expressions else items
 
     def _read_instances(self) -> tuple[dict, dict]:
@@ -181,16 +190,26 @@ class RefCOCODataset(PixelDataset):
     def _read_refs(self) -> list[dict]:
         refs = self._load_refs()
         if not isinstance(refs, (list, tuple)):
-            raise AnnotationError(self.split_file, 'split_file', 'must hold a list of references, '
-                                  f'got {type(refs).__name__}; is it the right file?')
+            raise AnnotationError(
+                self.split_file,
+                'split_file',
+                f'must hold a list of references, got {type(refs).__name__}; is it the right file?',
+            )
         for i, ref in enumerate(refs):
-            require_keys(ref, ('ref_id', 'ann_id', 'image_id', 'split', 'sentences'),
-                         self.split_file, f'refs[{i}]')
+            require_keys(
+                ref,
+                ('ref_id', 'ann_id', 'image_id', 'split', 'sentences'),
+                self.split_file,
+                f'refs[{i}]',
+            )
         chosen = [ref for ref in refs if ref['split'] == self.split]
         if not chosen:
             splits = sorted({str(ref['split']) for ref in refs})
-            raise AnnotationError(self.split_file, 'split', f'no reference of split '
-                                  f'{self.split!r}; the file has {splits}')
+            raise AnnotationError(
+                self.split_file,
+                'split',
+                f'no reference of split {self.split!r}; the file has {splits}',
+            )
         return chosen
 
     def _parse_ref(self, ref: dict, i: int, annotations: dict) -> dict | None:
@@ -200,24 +219,37 @@ class RefCOCODataset(PixelDataset):
         if not sentences:
             return None
         box = dict(box=self._box(ref, annotations)) if self.with_boxes else {}
-        return dict(ref_id=ref['ref_id'], ann_id=ref['ann_id'], image_id=ref['image_id'],
-                    sentences=sentences, mask=mask, **box)
+        return dict(
+            ref_id=ref['ref_id'],
+            ann_id=ref['ann_id'],
+            image_id=ref['image_id'],
+            sentences=sentences,
+            mask=mask,
+            **box,
+        )
 
     def _target(self, ref: dict, i: int, annotations: dict) -> Any:
         """Mask of a reference, in any spelling."""
         if isinstance(ref['ann_id'], (list, tuple)):
-            raise AnnotationError(self.split_file, f'refs[{i}].ann_id', 'a reference to several '
-                                  'annotations; read this file with GRefCOCODataset')
+            raise AnnotationError(
+                self.split_file,
+                f'refs[{i}].ann_id',
+                'a reference to several annotations; read this file with GRefCOCODataset',
+            )
         if ref['ann_id'] not in annotations:
-            raise AnnotationError(self.split_file, f'refs[{i}].ann_id', f'annotation '
-                                  f'{ref["ann_id"]} is not in {self.ann_file}; the two files do '
-                                  'not belong together')
+            raise AnnotationError(
+                self.split_file,
+                f'refs[{i}].ann_id',
+                f'annotation '
+                f'{ref["ann_id"]} is not in {self.ann_file}; the two files do '
+                'not belong together',
+            )
         return annotations[ref['ann_id']]['segmentation']
 
     def _box(self, ref: dict, annotations: dict) -> list[float]:
         """Box of a reference's annotation; the file has x, y, width and height."""
         annotation = annotations[ref['ann_id']]
-        require_keys(annotation, ('bbox', ), self.ann_file, f'annotation {ref["ann_id"]}')
+        require_keys(annotation, ('bbox',), self.ann_file, f'annotation {ref["ann_id"]}')
         x, y, width, height = annotation['bbox']
         return [x, y, x + width, y + height]
 
@@ -225,18 +257,27 @@ class RefCOCODataset(PixelDataset):
         """Sentences with their cleaned phrases; empty ones are counted and left out."""
         where = f'refs[{i}].sentences'
         if not isinstance(ref['sentences'], (list, tuple)):
-            raise AnnotationError(self.split_file, where, 'must be a list, got '
-                                  f'{type(ref["sentences"]).__name__}; is it the right file?')
+            raise AnnotationError(
+                self.split_file,
+                where,
+                f'must be a list, got {type(ref["sentences"]).__name__}; is it the right file?',
+            )
         sentences = []
         for j, sentence in enumerate(ref['sentences']):
-            require_keys(sentence, ('raw', ), self.split_file, f'{where}[{j}]')
+            require_keys(sentence, ('raw',), self.split_file, f'{where}[{j}]')
             if not isinstance(sentence['raw'], str):
-                raise AnnotationError(self.split_file, f'{where}[{j}].raw', 'must be a text, got '
-                                      f'{type(sentence["raw"]).__name__}; is it the right file?')
+                raise AnnotationError(
+                    self.split_file,
+                    f'{where}[{j}].raw',
+                    f'must be a text, got {type(sentence["raw"]).__name__}; is it the right file?',
+                )
             phrase = self._phrase(sentence)
             if phrase:
-                sentences.append(dict(phrase=phrase, sent_id=sentence.get('sent_id', j),
-                                      kind=sentence.get('kind')))
+                sentences.append(
+                    dict(
+                        phrase=phrase, sent_id=sentence.get('sent_id', j), kind=sentence.get('kind')
+                    )
+                )
             else:
                 self._skips.add('empty expression')
         return sentences
@@ -257,8 +298,10 @@ class RefCOCODataset(PixelDataset):
     def _freeze(self, refs: Iterable[dict]) -> list[dict]:
         """References with one of their sentences each, drawn once."""
         rng = np.random.default_rng(self.seed)
-        return [dict(ref, sentences=[ref['sentences'][rng.integers(len(ref['sentences']))]])
-                for ref in refs]
+        return [
+            dict(ref, sentences=[ref['sentences'][rng.integers(len(ref['sentences']))]])
+            for ref in refs
+        ]
 
     def _group_by_image(self, refs: list[dict], images: dict) -> list[dict]:
         grouped = defaultdict(list)
@@ -267,39 +310,62 @@ class RefCOCODataset(PixelDataset):
         items = []
         for image_id, members in grouped.items():
             if image_id not in images:
-                raise AnnotationError(self.split_file, 'image_id', f'image {image_id} is not in '
-                                      f'{self.ann_file}; the two files do not belong together')
+                raise AnnotationError(
+                    self.split_file,
+                    'image_id',
+                    f'image {image_id} is not in '
+                    f'{self.ann_file}; the two files do not belong together',
+                )
             image = images[image_id]
-            items.append(dict(
-                img_path=osp.join(self.data_prefix['img_path'], image['file_name']),
-                image_id=image_id, height=image.get('height'), width=image.get('width'),
-                refs=members))
+            items.append(
+                dict(
+                    img_path=osp.join(self.data_prefix['img_path'], image['file_name']),
+                    image_id=image_id,
+                    height=image.get('height'),
+                    width=image.get('width'),
+                    refs=members,
+                )
+            )
         return items
 
     def _swap_expressions(self, items: list[dict]) -> list[dict]:
         try:
             partners = other_image_permutation([item['image_id'] for item in items], self.seed)
         except ValueError as error:
-            raise AnnotationError(self.split_file, 'shuffle_expressions', f'{error}, so not every '
-                                  'item can get an expression of another image; use a larger '
-                                  'split') from error
-        return [dict(item, refs=[dict(item['refs'][0],
-                                      sentences=items[partner]['refs'][0]['sentences'])])
-                for item, partner in zip(items, partners)]
+            raise AnnotationError(
+                self.split_file,
+                'shuffle_expressions',
+                f'{error}, so not every '
+                'item can get an expression of another image; use a larger '
+                'split',
+            ) from error
+        return [
+            dict(
+                item, refs=[dict(item['refs'][0], sentences=items[partner]['refs'][0]['sentences'])]
+            )
+            for item, partner in zip(items, partners)
+        ]
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
-        record = dict(img_path=info['img_path'], prompts=[],
-                      **{k: info[k] for k in ('height', 'width') if info[k]})
+        record = dict(
+            img_path=info['img_path'],
+            prompts=[],
+            **{k: info[k] for k in ('height', 'width') if info[k]},
+        )
         if self.test_mode:
             return {**record, **self._test_turn(info)}
         turns, drawn = [], []
         for ref, sentence in self._draw(info['refs'], num_turns or self.num_turns, rng):
             question = self.questions[rng.integers(len(self.questions))]
             answers = self._answers_to(ref)
-            turns.append(dict(human=question.replace('{x}', sentence['phrase']),
-                              gpt=answers[rng.integers(len(answers))]))
+            turns.append(
+                dict(
+                    human=question.replace('{x}', sentence['phrase']),
+                    gpt=answers[rng.integers(len(answers))],
+                )
+            )
             drawn.append(ref)
         meta = dict(sample_id=f'{self.name}/{info["image_id"]}', dataset=self.name, task='refseg')
         return dict(record, conversation=turns, meta=meta, **self._targets(drawn))
@@ -328,9 +394,14 @@ class RefCOCODataset(PixelDataset):
         sentence = ref['sentences'][0]
         phrase = sentence['phrase']
         meta = dict(
-            sample_id=f'{self.name}/{ref["ref_id"]}_{sentence["sent_id"]}', dataset=self.name,
-            task='refseg', expression=phrase, image_id=info['image_id'], ref_id=ref['ref_id'],
-            ann_id=ref['ann_id'])
+            sample_id=f'{self.name}/{ref["ref_id"]}_{sentence["sent_id"]}',
+            dataset=self.name,
+            task='refseg',
+            expression=phrase,
+            image_id=info['image_id'],
+            ref_id=ref['ref_id'],
+            ann_id=ref['ann_id'],
+        )
         if sentence['kind'] is not None:
             meta['expression_kind'] = sentence['kind']
         turn = dict(human=self.test_question.replace('{x}', phrase), gpt=self._answers_to(ref)[0])

@@ -41,21 +41,24 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
 
     file_options = ('split_file', 'captions_file')
 
-    def __init__(self,
-                 ann_file: str = 'instances.json',
-                 split_file: str = 'refs(umd).p',
-                 split: str = 'train',
-                 captions_file: str = '',
-                 questions: str | Sequence[str] = 'region_short_questions',
-                 test_question: str = TEST_QUESTION,
-                 paper: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str = 'instances.json',
+        split_file: str = 'refs(umd).p',
+        split: str = 'train',
+        captions_file: str = '',
+        questions: str | Sequence[str] = 'region_short_questions',
+        test_question: str = TEST_QUESTION,
+        paper: bool = False,
+        **kwargs,
+    ) -> None:
         self.split_file = split_file
         self.split = split
         self.captions_file = captions_file
         self.paper = paper
-        super().__init__(ann_file=ann_file, questions=questions, test_question=test_question,
-                         **kwargs)
+        super().__init__(
+            ann_file=ann_file, questions=questions, test_question=test_question, **kwargs
+        )
 
     def required_paths(self) -> dict[str, str]:
         """Annotation file, image folders, and the split file or the captions of test mode."""
@@ -69,8 +72,14 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
 
     def _read_references(self) -> Iterator[dict]:
         source = RefCOCODataset(
-            ann_file=self.ann_file, split_file=self.split_file, split=self.split,
-            data_prefix=self.data_prefix, paper=self.paper, seed=self.seed, name=self.name)
+            ann_file=self.ann_file,
+            split_file=self.split_file,
+            split=self.split,
+            data_prefix=self.data_prefix,
+            paper=self.paper,
+            seed=self.seed,
+            name=self.name,
+        )
         for reason, times in source.skipped.items():
             self._skips.add(reason, times)
         for i in range(len(source)):
@@ -81,8 +90,12 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
                 region = regions.setdefault(ref['ann_id'], dict(mask=ref['mask'], texts=[]))
                 region['texts'] += [sentence['phrase'] for sentence in ref['sentences']]
             sizes = {k: info[k] for k in ('height', 'width') if info[k]}
-            yield dict(sizes, img_path=info['img_path'], name=str(info['image_id']),
-                       regions=list(regions.values()))
+            yield dict(
+                sizes,
+                img_path=info['img_path'],
+                name=str(info['image_id']),
+                regions=list(regions.values()),
+            )
 
     def _read_annotations(self) -> Iterator[dict]:
         content = load_tables(self.ann_file, 'ann_file', ('images', 'annotations'))
@@ -95,42 +108,71 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
             where = f'annotations[{i}]'
             require_keys(annotation, ('id', 'image_id', 'segmentation'), self.ann_file, where)
             if str(annotation['image_id']) not in images:
-                raise BadSampleError(self.ann_file, f'{where}.image_id', 'image '
-                                     f'{annotation["image_id"]} is not in the file')
-            yield self._annotation(annotation, *images[str(annotation['image_id'])], captions,
-                                   where)
+                raise BadSampleError(
+                    self.ann_file,
+                    f'{where}.image_id',
+                    f'image {annotation["image_id"]} is not in the file',
+                )
+            yield self._annotation(
+                annotation, *images[str(annotation['image_id'])], captions, where
+            )
 
-    def _annotation(self, annotation: dict, image_where: str, image: dict,
-                    captions: dict[str, list[str]] | None, where: str) -> dict:
+    def _annotation(
+        self,
+        annotation: dict,
+        image_where: str,
+        image: dict,
+        captions: dict[str, list[str]] | None,
+        where: str,
+    ) -> dict:
         image_id = annotation['image_id']
         if not annotation['segmentation']:
-            raise BadSampleError(self.ann_file, f'{where}.segmentation', 'is empty, so there is '
-                                 'no region to ask about')
+            raise BadSampleError(
+                self.ann_file,
+                f'{where}.segmentation',
+                'is empty, so there is no region to ask about',
+            )
         if captions is None:
-            texts = [entry['caption'] for entry in (annotation, image)
-                     if isinstance(entry.get('caption'), str) and entry['caption'].strip()][:1]
+            texts = [
+                entry['caption']
+                for entry in (annotation, image)
+                if isinstance(entry.get('caption'), str) and entry['caption'].strip()
+            ][:1]
         else:
             texts = captions.get(str(image_id), [])
             if not texts:
-                raise BadSampleError(self.captions_file, 'annotations', f'has no caption of '
-                                     f'image_id {image_id}, which {self.ann_file} asks about; the '
-                                     'two files do not belong together')
-        fields = image_fields(image, 'file_name', self.data_prefix['img_path'], self.ann_file,
-                              image_where)
+                raise BadSampleError(
+                    self.captions_file,
+                    'annotations',
+                    f'has no caption of '
+                    f'image_id {image_id}, which {self.ann_file} asks about; the '
+                    'two files do not belong together',
+                )
+        fields = image_fields(
+            image, 'file_name', self.data_prefix['img_path'], self.ann_file, image_where
+        )
         region = dict(mask=annotation['segmentation'], texts=texts)
-        return dict(fields, name=str(annotation['id']), regions=[region], image_id=image_id,
-                    ann_id=annotation['id'])
+        return dict(
+            fields,
+            name=str(annotation['id']),
+            regions=[region],
+            image_id=image_id,
+            ann_id=annotation['id'],
+        )
 
     def _read_captions(self) -> dict[str, list[str]] | None:
         """Captions of every image id; None without a file."""
         if not self.captions_file:
             return None
         captions = defaultdict(list)
-        content = load_tables(self.captions_file, 'captions_file', ('annotations', ))
+        content = load_tables(self.captions_file, 'captions_file', ('annotations',))
         for i, entry in enumerate(content['annotations']):
             require_keys(entry, ('image_id', 'caption'), self.captions_file, f'annotations[{i}]')
             if not isinstance(entry['caption'], str):
-                raise AnnotationError(self.captions_file, f'annotations[{i}].caption', 'must be a '
-                                      f'text, got {entry["caption"]!r:.60}')
+                raise AnnotationError(
+                    self.captions_file,
+                    f'annotations[{i}].caption',
+                    f'must be a text, got {entry["caption"]!r:.60}',
+                )
             captions[str(entry['image_id'])].append(entry['caption'].strip())
         return captions

@@ -26,8 +26,14 @@ def draw_prompt_ids(count: int, rng: np.random.Generator | None) -> list[int]:
 
 def named_prompts(turns: Iterable[Mapping[str, str]]) -> list[int]:
     """Ids of the prompts that turns (``dict(human=, gpt=)``) name, in order and each once."""
-    return list(dict.fromkeys(int(number) for turn in turns for side in ('human', 'gpt')
-                              for number in PROMPT_PATTERN.findall(turn[side])))
+    return list(
+        dict.fromkeys(
+            int(number)
+            for turn in turns
+            for side in ('human', 'gpt')
+            for number in PROMPT_PATTERN.findall(turn[side])
+        )
+    )
 
 
 def rename_prompts(turn: Mapping[str, str], names: Mapping[int, int]) -> dict[str, str]:
@@ -58,16 +64,25 @@ class RegionTurns:
         absent_probability: See above; 0 asks about marked regions only.
     """
 
-    def __init__(self, questions: str | Sequence[str] = 'region_questions',
-                 question_suffix: str = '', absent_probability: float = 0.05) -> None:
+    def __init__(
+        self,
+        questions: str | Sequence[str] = 'region_questions',
+        question_suffix: str = '',
+        absent_probability: float = 0.05,
+    ) -> None:
         self.questions = load_templates(questions)
         self.question_suffix = question_suffix
         self.absent_probability = absent_probability
-        self._answer, = load_templates('region_answers')
-        self._absent, = load_templates('region_absent_answers')
+        (self._answer,) = load_templates('region_answers')
+        (self._absent,) = load_templates('region_absent_answers')
 
-    def make(self, descriptions: Sequence[str], ids: Sequence[int], rng: np.random.Generator,
-             question: Callable[[str], str] | None = None) -> list[dict]:
+    def make(
+        self,
+        descriptions: Sequence[str],
+        ids: Sequence[int],
+        rng: np.random.Generator,
+        question: Callable[[str], str] | None = None,
+    ) -> list[dict]:
         """Give the turns.
 
         Args:

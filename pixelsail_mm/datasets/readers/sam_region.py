@@ -15,34 +15,47 @@ from pixelsail_mm.registry import DATASETS
 QUESTION_SUFFIX = ' Please provide as detailed as possible.'
 
 # The captions were written from pictures in which the region had a yellow outline.
-_DRAWN = (r'(?:(?:a|an|the|its|their|this)\s+)?(?:(?:bright|thin|thick|bold|clear|visible|distinct)'
-          r'\s+)*yellow(?:-colou?red)?\s+(?:edge|contour|outline)s?\b'
-          r'(?:\s+(?:around|highlighting|surrounding|marking)\s+(?:it|them|the\s+\w+))?')
+_DRAWN = (
+    r'(?:(?:a|an|the|its|their|this)\s+)?(?:(?:bright|thin|thick|bold|clear|visible|distinct)'
+    r'\s+)*yellow(?:-colou?red)?\s+(?:edge|contour|outline)s?\b'
+    r'(?:\s+(?:around|highlighting|surrounding|marking)\s+(?:it|them|the\s+\w+))?'
+)
 _BY = r'(?:by|with|in|within|inside|using)'
 _PICTURE = r'(?:\s+in\s+(?:the|this)\s+(?:image|picture|photo))'
-_MARKED = (rf'(?:(?:highlighted|outlined|marked|surrounded|enclosed|encircled|indicated)\s+{_BY}\s+'
-           rf'{_DRAWN}{_PICTURE}?|(?:highlighted|outlined)\s+in\s+(?:bright\s+)?yellow\b'
-           rf'|highlighted(?:{_PICTURE}|(?=\s*(?:[.,;:!?]|$))))')
+_MARKED = (
+    rf'(?:(?:highlighted|outlined|marked|surrounded|enclosed|encircled|indicated)\s+{_BY}\s+'
+    rf'{_DRAWN}{_PICTURE}?|(?:highlighted|outlined)\s+in\s+(?:bright\s+)?yellow\b'
+    rf'|highlighted(?:{_PICTURE}|(?=\s*(?:[.,;:!?]|$))))'
+)
 _IS = r'(?:is|are|was|were|has\s+been|have\s+been)\s+'
 _CLAUSE = rf'(?:(?:which|that|who)\s+)?(?:{_IS})?{_MARKED}'
-_MENTIONS = [(re.compile(pattern, re.IGNORECASE), rest) for pattern, rest in (
-    # A predicate in front of another one.
-    (rf'\b(?:{_IS}{_MARKED}|(?:has|have)\s+{_DRAWN})\s+and\s+', ''),
-    # Between commas both go, otherwise the comma in front.
-    (rf',\s*{_CLAUSE}\s*,', ''),
-    (rf',?\s*\b{_CLAUSE}', ''),
-    (rf',?\s*\b(?:(?:and\s+)?(?:has|have)|{_BY})\s+{_DRAWN}', ''),
-    (r'\b(a)\s+highlighted\s+(?=[aeiou])', r'\1n '),
-    (r'\bhighlighted\b(?!\s+(?:by|with|against|in)\b)\s*', ''),
-    # Whole sentences about the mark, then what is left.
-    (rf'(?:^|(?<=[.!?]\s)){_DRAWN}[^.!?]*[.!?]*', ''),
-    (rf'\b{_DRAWN}', ''),
-)]
-_TRACES = [(re.compile(pattern, re.IGNORECASE), rest) for pattern, rest in (
-    (r'(?:^|(?<=[.!?]\s))\s*(?:it|this|the\s+(?:object|region|area|item|part))\s*(?:[.!?]+|$)', ''),
-    (r'(?<=[.!?])\s*,\s*', ' '),
-    (r'\s+(?=[.,;:!?])|(?<=\s)\s+|^[\s.,;:!?]+|\s+$', ''),
-)]
+_MENTIONS = [
+    (re.compile(pattern, re.IGNORECASE), rest)
+    for pattern, rest in (
+        # A predicate in front of another one.
+        (rf'\b(?:{_IS}{_MARKED}|(?:has|have)\s+{_DRAWN})\s+and\s+', ''),
+        # Between commas both go, otherwise the comma in front.
+        (rf',\s*{_CLAUSE}\s*,', ''),
+        (rf',?\s*\b{_CLAUSE}', ''),
+        (rf',?\s*\b(?:(?:and\s+)?(?:has|have)|{_BY})\s+{_DRAWN}', ''),
+        (r'\b(a)\s+highlighted\s+(?=[aeiou])', r'\1n '),
+        (r'\bhighlighted\b(?!\s+(?:by|with|against|in)\b)\s*', ''),
+        # Whole sentences about the mark, then what is left.
+        (rf'(?:^|(?<=[.!?]\s)){_DRAWN}[^.!?]*[.!?]*', ''),
+        (rf'\b{_DRAWN}', ''),
+    )
+]
+_TRACES = [
+    (re.compile(pattern, re.IGNORECASE), rest)
+    for pattern, rest in (
+        (
+            r'(?:^|(?<=[.!?]\s))\s*(?:it|this|the\s+(?:object|region|area|item|part))\s*(?:[.!?]+|$)',
+            '',
+        ),
+        (r'(?<=[.!?])\s*,\s*', ' '),
+        (r'\s+(?=[.,;:!?])|(?<=\s)\s+|^[\s.,;:!?]+|\s+$', ''),
+    )
+]
 
 
 def clean_caption(caption: str) -> str:
@@ -102,8 +115,9 @@ class SAMRegionDataset(RegionDescriptionDataset):
         objects = entry['object_annotations']
         texts = [_caption(item) for item in objects] if isinstance(objects, list) else []
         regions = self.read_regions(objects, texts, f'[{i}].object_annotations')
-        fields = image_fields(entry, 'image_name', self.data_prefix['img_path'], self.ann_file,
-                              f'[{i}]')
+        fields = image_fields(
+            entry, 'image_name', self.data_prefix['img_path'], self.ann_file, f'[{i}]'
+        )
         return dict(fields, name=str(i), regions=regions)
 
     def _chunks(self, item: dict, i: int) -> Iterator[dict]:
@@ -111,11 +125,12 @@ class SAMRegionDataset(RegionDescriptionDataset):
         # A generator per entry: what one holds does not change how others are cut.
         order = np.random.default_rng([self.seed, i]).permutation(len(regions))
         for start in range(0, len(regions), self.max_regions):
-            chunk = [regions[j] for j in order[start:start + self.max_regions]]
+            chunk = [regions[j] for j in order[start : start + self.max_regions]]
             yield dict(item, name=f'{i}_{start // self.max_regions}', regions=chunk)
 
-    def choose(self, regions: list[dict], num_turns: int | None,
-               rng: np.random.Generator) -> list[dict]:
+    def choose(
+        self, regions: list[dict], num_turns: int | None, rng: np.random.Generator
+    ) -> list[dict]:
         """All regions of the chunk, or its first ones."""
         return regions[:num_turns]
 

@@ -44,8 +44,10 @@ def load_templates(name: str | Sequence[str]) -> list[str]:
     if isinstance(name, str):
         lists = {k: v for k, v in _read('questions').items() if k != 'version'}
         if name not in lists:
-            raise KeyError(f'template list {name!r} is not in templates/data/questions.json; '
-                           f'choose from {sorted(lists)} or give a list of strings')
+            raise KeyError(
+                f'template list {name!r} is not in templates/data/questions.json; '
+                f'choose from {sorted(lists)} or give a list of strings'
+            )
         return list(lists[name])
     strings = list(name)
     if not strings or not all(isinstance(s, str) and s.strip() for s in strings):
@@ -74,20 +76,25 @@ def resolve_prompt_template(template: str | Mapping) -> dict:
         ours = {k: v for k, v in _read('prompt_templates').items() if k != 'version'}
         template = ours[template] if template in ours else _xtuner_template(template, sorted(ours))
     if '{input}' not in template.get('INSTRUCTION', ''):
-        raise ValueError("prompt template: key 'INSTRUCTION' must contain '{input}', got "
-                         f'{dict(template)}')
+        raise ValueError(
+            f"prompt template: key 'INSTRUCTION' must contain '{{input}}', got {dict(template)}"
+        )
     return dict(
         INSTRUCTION=template['INSTRUCTION'],
         SUFFIX=template.get('SUFFIX', ''),
         SEP=template.get('SEP', ''),
-        STOP_WORDS=list(template.get('STOP_WORDS', ())))
+        STOP_WORDS=list(template.get('STOP_WORDS', ())),
+    )
 
 
 def _xtuner_template(name: str, ours: list[str]) -> Mapping:
     from pixelsail_mm.compat.xtuner import PROMPT_TEMPLATE
+
     if name not in PROMPT_TEMPLATE:
-        raise KeyError(f'prompt template {name!r} is unknown; choose {ours}, a name of '
-                       'xtuner.utils.PROMPT_TEMPLATE, or give a dict')
+        raise KeyError(
+            f'prompt template {name!r} is unknown; choose {ours}, a name of '
+            'xtuner.utils.PROMPT_TEMPLATE, or give a dict'
+        )
     return PROMPT_TEMPLATE[name]
 
 

@@ -13,7 +13,15 @@ from pixelsail_mm.datasets.transforms.loading import LoadImage, LoadMasks, LoadV
 from pixelsail_mm.datasets.transforms.prompts import PromptTypeAugment
 
 __all__ = [
-    'BuildConversation', 'LoadIgnoreMasks', 'LoadImage', 'LoadMasks', 'LoadVisualPrompts',
-    'PackPixelInputs', 'PromptTypeAugment', 'ResizeToGrid', 'area_size', 'mask_to_patches',
-    'target_size'
+    'BuildConversation',
+    'LoadIgnoreMasks',
+    'LoadImage',
+    'LoadMasks',
+    'LoadVisualPrompts',
+    'PackPixelInputs',
+    'PromptTypeAugment',
+    'ResizeToGrid',
+    'area_size',
+    'mask_to_patches',
+    'target_size',
 ]

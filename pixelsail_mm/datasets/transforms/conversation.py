@@ -78,20 +78,24 @@ class BuildConversation(BaseTransform):
             which share an image that belongs to none of them; ``trained_tokens`` is malformed.
     """
 
-    def __init__(self,
-                 tokenizer: Any,
-                 template: str | dict = 'pixel_sail',
-                 max_length: int = 8192,
-                 generation: bool = False,
-                 strip: bool = True,
-                 independent_turns: bool = False,
-                 image_layout: str = 'block',
-                 image_in_question: bool = False,
-                 cache_size: int = 65536,
-                 trained_tokens: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | dict = 'pixel_sail',
+        max_length: int = 8192,
+        generation: bool = False,
+        strip: bool = True,
+        independent_turns: bool = False,
+        image_layout: str = 'block',
+        image_in_question: bool = False,
+        cache_size: int = 65536,
+        trained_tokens: str | None = None,
+    ) -> None:
         if image_in_question and independent_turns:
-            raise ConfigError('BuildConversation: independent_turns share the image, which must '
-                              'stand in front of them; set image_in_question=False')
+            raise ConfigError(
+                'BuildConversation: independent_turns share the image, which must '
+                'stand in front of them; set image_in_question=False'
+            )
         self.tokenizer = build_tokenizer(tokenizer)
         self.template = resolve_prompt_template(template)
         self.max_length = max_length
@@ -148,9 +152,12 @@ class BuildConversation(BaseTransform):
             turn_ids += [i + 1] * (len(question) + len(answer))
         used = turns[-1] if self.generation else turns[len(kept) - 1]
         results.update(
-            input_ids=np.array(ids, np.int64), labels=np.array(labels, np.int64),
-            question=used['human'], gt_text=used['gpt'],
-            dropped_turns=len(segments) - len(kept))
+            input_ids=np.array(ids, np.int64),
+            labels=np.array(labels, np.int64),
+            question=used['human'],
+            gt_text=used['gpt'],
+            dropped_turns=len(segments) - len(kept),
+        )
         if self.independent_turns:
             results['turn_ids'] = np.array(turn_ids, np.int64)
         if not self.generation:
@@ -214,30 +221,42 @@ class BuildConversation(BaseTransform):
             if token not in self._trained:
                 piece = text[start:end]
                 # The blank in front of a word belongs to its token, and to no word.
-                unseen[start + len(piece) - len(piece.lstrip() or piece):end] = True
-        return [word.group() for word in _WORD.finditer(text)
-                if unseen[word.start():word.end()].any()]
+                unseen[start + len(piece) - len(piece.lstrip() or piece) : end] = True
+        return [
+            word.group() for word in _WORD.finditer(text) if unseen[word.start() : word.end()].any()
+        ]
 
     def _clean(self, results: Results) -> list[dict]:
         """Turns without image marker; empty text is rejected."""
         source = source_of(results)
         expression = results.get('meta', {}).get('expression')
         if expression is not None and not expression.strip():
-            raise BadSampleError(source, 'meta.expression', 'the expression is empty; remove the '
-                                 'sample or give it a phrase')
+            raise BadSampleError(
+                source,
+                'meta.expression',
+                'the expression is empty; remove the sample or give it a phrase',
+            )
         turns = []
         for i, turn in enumerate(results['conversation']):
             answer = turn.get('gpt') or ''
-            turns.append(dict(human=clean_question(turn['human'], self.strip),
-                              gpt=answer.strip() if self.strip else answer))
+            turns.append(
+                dict(
+                    human=clean_question(turn['human'], self.strip),
+                    gpt=answer.strip() if self.strip else answer,
+                )
+            )
             open_turn = self.generation and i == len(results['conversation']) - 1
             for side in ('human',) if open_turn else ('human', 'gpt'):
                 if not turns[-1][side].strip():
-                    raise BadSampleError(source, f'conversation[{i}].{side}', 'the text is empty; '
-                                         'every turn needs a question and an answer')
+                    raise BadSampleError(
+                        source,
+                        f'conversation[{i}].{side}',
+                        'the text is empty; every turn needs a question and an answer',
+                    )
         if not turns:
-            raise BadSampleError(source, 'conversation', 'there is no turn; give at least one '
-                                 'question')
+            raise BadSampleError(
+                source, 'conversation', 'there is no turn; give at least one question'
+            )
         return turns
 
     def _turn(self, turn: dict, i: int, results: Results) -> tuple[tuple, tuple]:
@@ -253,16 +272,20 @@ class BuildConversation(BaseTransform):
         """Texts of one turn's question part, tokenised one by one, and of its answer part."""
         question = turn['human']
         if SEG_TOKEN in question:
-            raise BadSampleError(source_of(results), f'conversation[{i}].human', f'a question must '
-                                 f'not contain {SEG_TOKEN}, it would ask for a mask; reword it')
+            raise BadSampleError(
+                source_of(results),
+                f'conversation[{i}].human',
+                f'a question must not contain {SEG_TOKEN}, it would ask for a mask; reword it',
+            )
         if self.generation and i == len(results['conversation']) - 1:
             answer = results.get('answer_prefix') or ''
         else:
             answer = turn['gpt'] + self._suffix
-        text = self.template['INSTRUCTION'].format(input=question, round=i + 1,
-                                                   bot_name='assistant')
+        text = self.template['INSTRUCTION'].format(
+            input=question, round=i + 1, bot_name='assistant'
+        )
         if not self.image_in_question:
-            return (text, ), answer
+            return (text,), answer
         # Whether or not the image comes between them, opening and question are two texts.
         opening = self._opening(i)
         return (opening, text.removeprefix(opening)), answer
@@ -271,12 +294,15 @@ class BuildConversation(BaseTransform):
         """Token ids of a text, without anything the tokenizer would add around it."""
         for token in IMAGE_LAYOUTS[self.image_layout]:
             if token in text:
-                raise _ForbiddenTextError(f'the text contains the image token {token}, which only '
-                                          'the pipeline may write; remove it')
+                raise _ForbiddenTextError(
+                    f'the text contains the image token {token}, which only '
+                    'the pipeline may write; remove it'
+                )
         for number in PROMPT_PATTERN.findall(text):
             if int(number) >= NUM_PROMPTS:
-                raise _ForbiddenTextError(f'prompt id {number} is out of range '
-                                          f'0..{NUM_PROMPTS - 1}; renumber the prompts')
+                raise _ForbiddenTextError(
+                    f'prompt id {number} is out of range 0..{NUM_PROMPTS - 1}; renumber the prompts'
+                )
         # The backend gives the ids of `tokenizer.encode` at a fraction of its overhead.
         return tuple(self._backend.encode(text, add_special_tokens=False).ids) if text else ()
 
@@ -286,8 +312,11 @@ class BuildConversation(BaseTransform):
 
     def _opening(self, i: int) -> str:
         """What the template writes in front of the question of turn ``i``."""
-        return self.template['INSTRUCTION'].partition('{input}')[0].format(
-            round=i + 1, bot_name='assistant')
+        return (
+            self.template['INSTRUCTION']
+            .partition('{input}')[0]
+            .format(round=i + 1, bot_name='assistant')
+        )
 
     def _fit(self, segments: list, used: int, results: Results) -> list:
         """Keep as many whole turns as ``max_length`` allows, at least one."""
@@ -300,9 +329,13 @@ class BuildConversation(BaseTransform):
                 break
             kept += 1
         if not kept:
-            raise BadSampleError(source_of(results), 'conversation', f'one turn and its image need '
-                                 f'{used} tokens, max_length is {self.max_length}; raise it, or '
-                                 'lower max_size of ResizeToGrid')
+            raise BadSampleError(
+                source_of(results),
+                'conversation',
+                f'one turn and its image need '
+                f'{used} tokens, max_length is {self.max_length}; raise it, or '
+                'lower max_size of ResizeToGrid',
+            )
         return segments[-kept:] if self.generation else segments[:kept]
 
     def _match_targets(self, turns: list[dict], kept: int, results: Results) -> None:
@@ -318,16 +351,21 @@ class BuildConversation(BaseTransform):
             wrong = ['gt_masks']
         if wrong:
             sample = results.get('meta', {}).get('sample_id', '?')
-            raise BadSampleError(source_of(results), f'sample {sample}',
-                                 f'{sum(counts)} {SEG_TOKEN} in the answers, '
-                                 f'{len(targets[wrong[0]])} {wrong[0].removeprefix("gt_")}; '
-                                 f'give one for each {SEG_TOKEN}, in the same order')
+            raise BadSampleError(
+                source_of(results),
+                f'sample {sample}',
+                f'{sum(counts)} {SEG_TOKEN} in the answers, '
+                f'{len(targets[wrong[0]])} {wrong[0].removeprefix("gt_")}; '
+                f'give one for each {SEG_TOKEN}, in the same order',
+            )
         for key, value in targets.items():
-            results[key] = value[:sum(counts[:kept])]
+            results[key] = value[: sum(counts[:kept])]
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(tokenizer={self.tokenizer.name_or_path!r}, '
-                f'max_length={self.max_length}, generation={self.generation}, strip={self.strip})')
+        return (
+            f'{type(self).__name__}(tokenizer={self.tokenizer.name_or_path!r}, '
+            f'max_length={self.max_length}, generation={self.generation}, strip={self.strip})'
+        )
 
 
 class _ForbiddenTextError(ValueError):

@@ -48,13 +48,15 @@ class PackPixelInputs(BaseTransform):
             input_ids=torch.from_numpy(results['input_ids']),
             labels=torch.from_numpy(results['labels']),
             image=torch.from_numpy(results['image']) if has_image else None,
-            prompt_map=torch.from_numpy(results['prompt_map']) if has_image else None)
+            prompt_map=torch.from_numpy(results['prompt_map']) if has_image else None,
+        )
         if 'turn_ids' in results:
             inputs['turn_ids'] = torch.from_numpy(results['turn_ids'])
         meta = dict(sample_id='', dataset='', task='')
         meta.update(results.get('meta', {}))
-        meta.update({k: results[k] for k in ('ori_shape', 'grid', 'question', 'gt_text',
-                                             'dropped_turns')})
+        meta.update(
+            {k: results[k] for k in ('ori_shape', 'grid', 'question', 'gt_text', 'dropped_turns')}
+        )
         meta['img_path'] = results.get('img_path')
         if 'exif_rotated' in results:
             meta['exif_rotated'] = results['exif_rotated']
@@ -62,17 +64,22 @@ class PackPixelInputs(BaseTransform):
         fields = dict(
             **{key: torch.from_numpy(value) for key, value in target_arrays(results).items()},
             prompt_masks=torch.from_numpy(results.get('prompt_masks', no_prompts)),
-            prompt_ids=torch.tensor(results.get('prompt_ids', []), dtype=torch.long))
+            prompt_ids=torch.tensor(results.get('prompt_ids', []), dtype=torch.long),
+        )
         if 'ignore_masks' in results:
             if not isinstance(results['ignore_masks'], np.ndarray):
-                raise TypeError("the record has 'ignore_masks' that are not decoded; put "
-                                "dict(type='LoadIgnoreMasks') behind LoadMasks in the pipeline")
+                raise TypeError(
+                    "the record has 'ignore_masks' that are not decoded; put "
+                    "dict(type='LoadIgnoreMasks') behind LoadMasks in the pipeline"
+                )
             # Turns that did not fit were dropped from the end, together with their targets.
             fields['ignore_masks'] = torch.from_numpy(
-                results['ignore_masks'][:len(results['gt_masks'])])
+                results['ignore_masks'][: len(results['gt_masks'])]
+            )
         if self.keep_image and has_image:
             fields['image'] = torch.from_numpy(
-                np.ascontiguousarray(results['img'].transpose(2, 0, 1)))
+                np.ascontiguousarray(results['img'].transpose(2, 0, 1))
+            )
         return dict(inputs=inputs, data_samples=PixelDataSample(metainfo=meta, **fields))
 
     def __repr__(self) -> str:

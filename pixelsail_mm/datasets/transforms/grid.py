@@ -67,7 +67,7 @@ def area_size(width: int, height: int, patch_size: int, max_size: int) -> tuple[
 
     def side(this: int, other: int) -> int:
         # Smallest n with (n * patch_size)**2 * other >= max_size**2 * this.
-        area = -(-max_size**2 * this // (patch_size**2 * other))
+        area = -(-(max_size**2) * this // (patch_size**2 * other))
         return (isqrt(area - 1) + 1) * patch_size
 
     return side(width, height), side(height, width)
@@ -75,8 +75,10 @@ def area_size(width: int, height: int, patch_size: int, max_size: int) -> tuple[
 
 def _check_size(name: str, width: int, height: int, patch_size: int, max_size: int) -> None:
     if min(width, height, patch_size) < 1 or max_size < patch_size:
-        raise ConfigError(f'{name}: needs width, height, patch_size >= 1 and max_size >= '
-                          f'patch_size, got {width}x{height}, {patch_size}, {max_size}')
+        raise ConfigError(
+            f'{name}: needs width, height, patch_size >= 1 and max_size >= '
+            f'patch_size, got {width}x{height}, {patch_size}, {max_size}'
+        )
 
 
 def _round_up(value: int, step: int) -> int:
@@ -104,8 +106,11 @@ def mask_to_patches(mask: np.ndarray, grid: tuple[int, int], patch_size: int) ->
         return _nearest_to_centre(mask, grid)
     resized = mask.view(np.uint8)
     if mask.shape != (h * patch_size, w * patch_size):
-        resized = np.asarray(Image.fromarray(resized).resize(
-            (w * patch_size, h * patch_size), Image.Resampling.NEAREST))
+        resized = np.asarray(
+            Image.fromarray(resized).resize(
+                (w * patch_size, h * patch_size), Image.Resampling.NEAREST
+            )
+        )
     flags = resized.reshape(h, patch_size, w, patch_size).any((1, 3))
     return flags if flags.any() else _nearest_to_centre(mask, grid)
 
@@ -114,7 +119,7 @@ def _nearest_to_centre(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     flags = np.zeros(grid, bool)
     rows, cols = np.nonzero(mask)
     if rows.size:
-        i = np.argmin((rows - rows.mean())**2 + (cols - cols.mean())**2)
+        i = np.argmin((rows - rows.mean()) ** 2 + (cols - cols.mean()) ** 2)
         height, width = mask.shape
         row = int((rows[i] + 0.5) * grid[0] / height)
         col = int((cols[i] + 0.5) * grid[1] / width)
@@ -149,13 +154,19 @@ class ResizeToGrid(BaseTransform):
         ConfigError: A setting is unknown or out of range.
     """
 
-    def __init__(self, patch_size: int = 16, max_size: int = 1024, rule: str = 'long_side',
-                 interpolation: str = 'bilinear') -> None:
+    def __init__(
+        self,
+        patch_size: int = 16,
+        max_size: int = 1024,
+        rule: str = 'long_side',
+        interpolation: str = 'bilinear',
+    ) -> None:
         if rule not in _RULES:
             raise ConfigError(f'ResizeToGrid: rule={rule!r}: use one of {list(_RULES)}')
         if interpolation not in _FILTERS:
-            raise ConfigError(f'ResizeToGrid: interpolation={interpolation!r}: use one of '
-                              f'{list(_FILTERS)}')
+            raise ConfigError(
+                f'ResizeToGrid: interpolation={interpolation!r}: use one of {list(_FILTERS)}'
+            )
         _RULES[rule](1, 1, patch_size, max_size)
         self.patch_size = patch_size
         self.max_size = max_size
@@ -188,10 +199,13 @@ class ResizeToGrid(BaseTransform):
         prompt_map = np.full(grid, NO_PROMPT, np.int64)
         for k, mask in zip(results.get('prompt_ids', ()), results.get('prompt_masks', ())):
             prompt_map[mask_to_patches(mask, grid, self.patch_size)] = k
-        results.update(image=np.ascontiguousarray(image.transpose(2, 0, 1)), grid=grid,
-                       prompt_map=prompt_map)
+        results.update(
+            image=np.ascontiguousarray(image.transpose(2, 0, 1)), grid=grid, prompt_map=prompt_map
+        )
         return results
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(patch_size={self.patch_size}, max_size={self.max_size}, '
-                f'rule={self.rule!r}, interpolation={self.interpolation!r})')
+        return (
+            f'{type(self).__name__}(patch_size={self.patch_size}, max_size={self.max_size}, '
+            f'rule={self.rule!r}, interpolation={self.interpolation!r})'
+        )

@@ -30,11 +30,16 @@ class LoadIgnoreMasks(BaseTransform):
             return results
         source, targets = source_of(results), results.get('masks') or []
         if len(spellings) != len(targets):
-            raise BadSampleError(source, 'ignore_masks', f'{len(spellings)} masks of pixels to '
-                                 f'ignore for {len(targets)} target masks; give one for each, '
-                                 'empty where nothing is ignored')
-        results['ignore_masks'] = decode_masks(spellings, *results['ori_shape'], source,
-                                               'ignore_masks')
+            raise BadSampleError(
+                source,
+                'ignore_masks',
+                f'{len(spellings)} masks of pixels to '
+                f'ignore for {len(targets)} target masks; give one for each, '
+                'empty where nothing is ignored',
+            )
+        results['ignore_masks'] = decode_masks(
+            spellings, *results['ori_shape'], source, 'ignore_masks'
+        )
         return results
 
     def __repr__(self) -> str:

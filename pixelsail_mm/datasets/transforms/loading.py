@@ -19,8 +19,11 @@ from pixelsail_mm.tokenization import NUM_PROMPTS
 Results = dict[str, Any]
 # Kinds of visual prompts and how their values are written.
 _SPELLINGS = dict(
-    mask='a mask', box='[x1, y1, x2, y2] with x1 < x2 and y1 < y2', point='[x, y]',
-    scribble='[[x, y], ...]')
+    mask='a mask',
+    box='[x1, y1, x2, y2] with x1 < x2 and y1 < y2',
+    point='[x, y]',
+    scribble='[[x, y], ...]',
+)
 _SCRIBBLE_WIDTH = 3.0
 
 
@@ -31,8 +34,11 @@ def source_of(results: Results) -> str:
 
 def target_arrays(results: Results) -> dict[str, np.ndarray]:
     """Targets of the ``[SEG]`` tokens: the arrays ``gt_*``, of which ``gt_masks`` is one."""
-    return {key: value for key, value in results.items()
-            if key.startswith('gt_') and isinstance(value, np.ndarray)}
+    return {
+        key: value
+        for key, value in results.items()
+        if key.startswith('gt_') and isinstance(value, np.ndarray)
+    }
 
 
 @TRANSFORMS.register_module()
@@ -78,17 +84,27 @@ class LoadImage(BaseTransform):
             results.update(img=None, ori_shape=(0, 0))
             return results
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise BadSampleError(source_of(results), 'img', 'expected a non-empty uint8 (H, W, 3) '
-                                 f'RGB array, got {image.dtype} {image.shape}')
+            raise BadSampleError(
+                source_of(results),
+                'img',
+                f'expected a non-empty uint8 (H, W, 3) RGB array, got {image.dtype} {image.shape}',
+            )
         height, width = image.shape[:2]
         stated = (results.get('height') or height, results.get('width') or width)
         if tuple(stated) != (height, width):
-            turned = (' (if it carries an EXIF rotation and was annotated as a viewer shows it, '
-                      "set exif='rotate' in LoadImage)" if stated == (width, height) else '')
+            turned = (
+                ' (if it carries an EXIF rotation and was annotated as a viewer shows it, '
+                "set exif='rotate' in LoadImage)"
+                if stated == (width, height)
+                else ''
+            )
             raise BadSampleError(
-                source_of(results), 'height, width', 'the annotation states '
+                source_of(results),
+                'height, width',
+                'the annotation states '
                 f'{stated[0]}x{stated[1]} (HxW) but the image is {height}x{width}; use the image '
-                f'the annotation was made for{turned}')
+                f'the annotation was made for{turned}',
+            )
         results.update(img=image, ori_shape=(height, width))
         return results
 
@@ -98,8 +114,11 @@ class LoadImage(BaseTransform):
             with Image.open(path) as image:
                 if image.width * image.height > self.max_pixels:
                     raise BadSampleError(
-                        path, 'img_path', f'image of {image.width}x{image.height} pixels exceeds '
-                        f'max_pixels={self.max_pixels}; raise LoadImage.max_pixels or shrink it')
+                        path,
+                        'img_path',
+                        f'image of {image.width}x{image.height} pixels exceeds '
+                        f'max_pixels={self.max_pixels}; raise LoadImage.max_pixels or shrink it',
+                    )
                 rotated = exif == ROTATE and is_rotated(image)
                 pixels, notes = to_rgb(image, exif)
         except FileNotFoundError as error:
@@ -142,10 +161,14 @@ class LoadMasks(BaseTransform):
         """Add ``gt_masks``."""
         masks = results.get('masks') or []
         if masks and results['img'] is None:
-            raise BadSampleError(source_of(results), 'masks', f'{len(masks)} masks but no image; '
-                                 'give img_path or remove the masks')
-        results['gt_masks'] = decode_masks(masks, *results['ori_shape'], source_of(results),
-                                           'masks')
+            raise BadSampleError(
+                source_of(results),
+                'masks',
+                f'{len(masks)} masks but no image; give img_path or remove the masks',
+            )
+        results['gt_masks'] = decode_masks(
+            masks, *results['ori_shape'], source_of(results), 'masks'
+        )
         return results
 
     def __repr__(self) -> str:
@@ -184,13 +207,19 @@ class LoadVisualPrompts(BaseTransform):
         prompts = results.get('prompts') or []
         source = source_of(results)
         if prompts and results['img'] is None:
-            raise BadSampleError(source, 'prompts', f'{len(prompts)} visual prompts but no image; '
-                                 'give img_path or remove the prompts')
+            raise BadSampleError(
+                source,
+                'prompts',
+                f'{len(prompts)} visual prompts but no image; give img_path or remove the prompts',
+            )
         ids = [_prompt_id(prompt, source, i) for i, prompt in enumerate(prompts)]
         for i, k in enumerate(ids):
             if k in ids[:i]:
-                raise BadSampleError(source, f'prompts[{i}].id', f'prompt id {k} is used twice; '
-                                     'give every prompt its own id')
+                raise BadSampleError(
+                    source,
+                    f'prompts[{i}].id',
+                    f'prompt id {k} is used twice; give every prompt its own id',
+                )
         height, width = results['ori_shape']
         masks = np.zeros((len(prompts), height, width), bool)
         kinds = []
@@ -211,8 +240,12 @@ class LoadVisualPrompts(BaseTransform):
 def _prompt_id(prompt: dict, source: str, i: int) -> int:
     k = prompt.get('id')
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 0 <= k < NUM_PROMPTS:
-        raise BadSampleError(source, f'prompts[{i}].id', f'prompt id {k} is out of range '
-                             f'0..{NUM_PROMPTS - 1}; use at most {NUM_PROMPTS} prompts a sample')
+        raise BadSampleError(
+            source,
+            f'prompts[{i}].id',
+            f'prompt id {k} is out of range '
+            f'0..{NUM_PROMPTS - 1}; use at most {NUM_PROMPTS} prompts a sample',
+        )
     return int(k)
 
 
@@ -220,26 +253,33 @@ def _draw(prompt: dict, out: np.ndarray, source: str, key: str) -> str:
     """Set the pixels of ``prompt`` in ``out`` (bool (H, W)) and return its kind."""
     kinds = [kind for kind in _SPELLINGS if prompt.get(kind) is not None]
     if len(kinds) != 1:
-        raise BadSampleError(source, key, f'needs exactly one of {list(_SPELLINGS)}, got '
-                             f'{kinds or sorted(prompt)}')
-    kind, = kinds
+        raise BadSampleError(
+            source, key, f'needs exactly one of {list(_SPELLINGS)}, got {kinds or sorted(prompt)}'
+        )
+    (kind,) = kinds
     height, width = out.shape
     if kind == 'mask':
         out[:] = decode_mask(prompt['mask'], height, width, source, f'{key}.mask')
         if not out.any():
-            raise BadSampleError(source, f'{key}.mask', 'the prompt mask is empty; remove the '
-                                 'prompt or mark at least one pixel')
+            raise BadSampleError(
+                source,
+                f'{key}.mask',
+                'the prompt mask is empty; remove the prompt or mark at least one pixel',
+            )
         return kind
     if kind == 'scribble':
         _draw_line(*_line(prompt, source, key), out)
     else:
         x1, y1, x2, y2 = _corners(prompt[kind], kind, source, f'{key}.{kind}')
-        out[max(y1, 0):max(y2, 0), max(x1, 0):max(x2, 0)] = True
+        out[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
     if not out.any():
         given = np.asarray(prompt[kind]).tolist()
         raise BadSampleError(
-            source, f'{key}.{kind}', f'{kind} {str(given):.80} is empty or outside the image of '
-            f'{width}x{height} pixels; give pixels of the original image, {_SPELLINGS[kind]}')
+            source,
+            f'{key}.{kind}',
+            f'{kind} {str(given):.80} is empty or outside the image of '
+            f'{width}x{height} pixels; give pixels of the original image, {_SPELLINGS[kind]}',
+        )
     return kind
 
 
@@ -271,11 +311,18 @@ def _line(prompt: dict, source: str, key: str) -> tuple[np.ndarray, float]:
     """Points (n, 2) and width of a scribble."""
     points, width = _finite(prompt['scribble']), _finite(prompt.get('width', _SCRIBBLE_WIDTH))
     if points is None or points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise BadSampleError(source, f'{key}.scribble', f'scribble {prompt["scribble"]!r:.80} must '
-                             'hold at least one point [x, y] of finite numbers')
+        raise BadSampleError(
+            source,
+            f'{key}.scribble',
+            f'scribble {prompt["scribble"]!r:.80} must '
+            'hold at least one point [x, y] of finite numbers',
+        )
     if width is None or width.ndim or width < 1:
-        raise BadSampleError(source, f'{key}.width', f'width {prompt["width"]} of the scribble '
-                             'must be a number of pixels, at least 1')
+        raise BadSampleError(
+            source,
+            f'{key}.width',
+            f'width {prompt["width"]} of the scribble must be a number of pixels, at least 1',
+        )
     return points, float(width)
 
 

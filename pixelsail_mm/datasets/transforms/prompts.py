@@ -31,12 +31,15 @@ class PromptTypeAugment(BaseTransform):
             the release takes the patch size.
     """
 
-    def __init__(self, probs: tuple[float, float, float] = (0.4, 0.3, 0.3),
-                 min_depth: float = 16) -> None:
+    def __init__(
+        self, probs: tuple[float, float, float] = (0.4, 0.3, 0.3), min_depth: float = 16
+    ) -> None:
         weights = np.asarray(probs, float)
         if weights.shape != (3,) or (weights < 0).any() or not weights.sum() > 0:
-            raise ConfigError('PromptTypeAugment: probs must be three weights >= 0 for mask, box '
-                              f'and point, not all 0; got {probs}')
+            raise ConfigError(
+                'PromptTypeAugment: probs must be three weights >= 0 for mask, box '
+                f'and point, not all 0; got {probs}'
+            )
         self.probs = weights / weights.sum()
         self.min_depth = min_depth
 
@@ -63,18 +66,24 @@ class PromptTypeAugment(BaseTransform):
         results.update(prompt_masks=masks, prompt_kinds=kinds)
         return results
 
-    def _point(self, mask: np.ndarray, box: tuple[slice, slice],
-               rng: np.random.Generator) -> tuple[int, int]:
+    def _point(
+        self, mask: np.ndarray, box: tuple[slice, slice], rng: np.random.Generator
+    ) -> tuple[int, int]:
         """Draw (row, column) of a point deep inside ``mask``, whose bounding box is ``box``."""
         # One ring of pixels around the box holds the nearest background of every mask pixel.
         rows, cols = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         crop = mask[rows, cols]
         depth = np.full(crop.shape, np.inf) if crop.all() else ndimage.distance_transform_edt(crop)
         deep = np.argwhere(depth > self.min_depth)
-        row, col = deep[rng.integers(len(deep))] if len(deep) else np.unravel_index(
-            depth.argmax(), depth.shape)
+        row, col = (
+            deep[rng.integers(len(deep))]
+            if len(deep)
+            else np.unravel_index(depth.argmax(), depth.shape)
+        )
         return int(row) + rows.start, int(col) + cols.start
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(probs={self.probs.round(4).tolist()}, '
-                f'min_depth={self.min_depth})')
+        return (
+            f'{type(self).__name__}(probs={self.probs.round(4).tolist()}, '
+            f'min_depth={self.min_depth})'
+        )

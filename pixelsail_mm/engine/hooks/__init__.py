@@ -10,6 +10,13 @@ from pixelsail_mm.engine.hooks.skipped_samples_hook import SkippedSamplesHook
 from pixelsail_mm.engine.hooks.train_stats_hooks import MeanLogVarsHook, ThroughputHook
 
 __all__ = [
-    'BadStepHook', 'DistillScheduleHook', 'ExportWeightsHook', 'MeanLogVarsHook', 'NewTokenHook',
-    'OptimStepParamSchedulerHook', 'PixelCheckpointHook', 'SkippedSamplesHook', 'ThroughputHook'
+    'BadStepHook',
+    'DistillScheduleHook',
+    'ExportWeightsHook',
+    'MeanLogVarsHook',
+    'NewTokenHook',
+    'OptimStepParamSchedulerHook',
+    'PixelCheckpointHook',
+    'SkippedSamplesHook',
+    'ThroughputHook',
 ]

@@ -1,6 +1,5 @@
 """Report optimizer steps that were skipped, and stop a training that has only such steps."""
 
-
 import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
@@ -45,10 +44,12 @@ class BadStepHook(Hook):
         if not hasattr(runner.optim_wrapper, 'outcome'):
             runner.logger.warning(
                 f'optim_wrapper.type={type(runner.optim_wrapper).__name__} does not check losses '
-                'and gradients: one NaN reaches the weights. Derive it from PixelOptimWrapper')
+                'and gradients: one NaN reaches the weights. Derive it from PixelOptimWrapper'
+            )
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         """Check the outcome of the optimizer step, if the window ends here.
 
         Args:
@@ -69,7 +70,8 @@ class BadStepHook(Hook):
             if not self._rescaling:
                 runner.logger.info(
                     f'iteration {batch_idx + 1}: a gradient overflowed, so the loss scaler lowers '
-                    'its scale; this step and those until the scale fits are dropped')
+                    'its scale; this step and those until the scale fits are dropped'
+                )
         elif outcome is Outcome.TAKEN:
             self.streak = 0
         else:
@@ -79,32 +81,40 @@ class BadStepHook(Hook):
         self._rescaling = outcome is Outcome.RESCALED
 
     def _report(self, runner, iteration: int, window: list[list[str]], outputs: dict) -> None:
-        finite = runner.optim_wrapper.losses.finite[-len(window):]
+        finite = runner.optim_wrapper.losses.finite[-len(window) :]
         lost = [ids for ids, flag in zip(window, finite) if not flag]
         names = [name for name, value in outputs.items() if not _is_finite(value)]
         everyone = all_gather_object(dict(lost=lost, all=window, names=names))
         guilty = [found for found in everyone if found['lost']]
-        ids = [sample for found in guilty or everyone
-               for batch in found['lost' if guilty else 'all'] for sample in batch]
+        ids = [
+            sample
+            for found in guilty or everyone
+            for batch in found['lost' if guilty else 'all']
+            for sample in batch
+        ]
         names = list(dict.fromkeys(name for found in everyone for name in found['names']))
         seen = 'all losses were finite' if finite else 'the model showed no losses'
         what = 'its loss' if guilty else f'a gradient ({seen})'
         rest = f' and {len(ids) - _NAMED} more' if len(ids) > _NAMED else ''
         # Rank 0 alone: errors of all ranks reach the terminal, and this one is the same for all.
         log = runner.logger.error if is_main_process() else runner.logger.debug
-        log(f'iteration {iteration}: optimizer step skipped, {what} is NaN or infinite'
+        log(
+            f'iteration {iteration}: optimizer step skipped, {what} is NaN or infinite'
             f'{" (" + ", ".join(names) + ")" if names else ""}; the weights are as before it. '
             f'Samples: {", ".join(ids[:_NAMED])}{rest}. Skipped so far: {self.skipped}, in a row: '
-            f'{self.streak}')
+            f'{self.streak}'
+        )
         if self.max_streak and self.streak >= self.max_streak:
             counts = f'{self.skipped} in this run' + (
-                f', {self.rescaled} more dropped by the loss scaler' if self.rescaled else '')
+                f', {self.rescaled} more dropped by the loss scaler' if self.rescaled else ''
+            )
             raise DivergedError(
                 f'{self.streak} optimizer steps in a row had a loss or a gradient that is NaN or '
                 f'infinite (the last at iteration {iteration}; {counts}); none '
                 'of them was taken, and checkpoints hold finite weights. Lower the learning rate '
                 'or correct the samples named above, then continue with --resume; '
-                'default_hooks.bad_steps.max_streak sets how many are allowed')
+                'default_hooks.bad_steps.max_streak sets how many are allowed'
+            )
 
     def after_train(self, runner) -> None:
         """Print the counts.

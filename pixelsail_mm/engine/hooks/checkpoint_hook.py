@@ -34,13 +34,15 @@ class PixelCheckpointHook(CheckpointHook):
             rounded = math.ceil(self.interval / window) * window
             runner.logger.warning(
                 f'checkpoint interval {self.interval} is not a multiple of the gradient '
-                f'accumulation {window}: saving every {rounded} iterations')
+                f'accumulation {window}: saving every {rounded} iterations'
+            )
             self.interval = rounded
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if self.save_best:  # MMEngine removes the best so far before it writes the new one
             runner.strategy.require_finite_weights(
-                self.file_backend.join_path(self.out_dir, 'best_*.pth'))
+                self.file_backend.join_path(self.out_dir, 'best_*.pth')
+            )
         super()._save_best_checkpoint(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
@@ -56,12 +58,19 @@ class PixelCheckpointHook(CheckpointHook):
         self.last_ckpt = path
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
-            self.out_dir, filename, save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
-            backend_args=self.backend_args, **self.args)
+            self.out_dir,
+            filename,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         if is_main_process():
             write_pointer(runner.work_dir, self.last_ckpt)
             if outdated is not None:
-                remove(self.file_backend.join_path(self.out_dir,
-                                                   self.filename_tmpl.format(outdated)))
+                remove(
+                    self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated))
+                )
         barrier()

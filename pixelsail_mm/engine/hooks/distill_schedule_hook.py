@@ -35,21 +35,30 @@ class DistillScheduleHook(Hook):
     """
 
     def __init__(self, phases: Sequence[dict]) -> None:
-        self.phases = [dict(dict(begin=0.0, start=1.0, end=0.05, channel_weights=None), **phase)
-                       for phase in phases]
+        self.phases = [
+            dict(dict(begin=0.0, start=1.0, end=0.05, channel_weights=None), **phase)
+            for phase in phases
+        ]
         for phase in self.phases:
             unknown = set(phase) - _KEYS
             if unknown or 'until' not in phase:
-                raise ValueError(f'DistillScheduleHook: a phase takes the keys {sorted(_KEYS)} and '
-                                 f'needs `until`, got {sorted(phase)}')
+                raise ValueError(
+                    f'DistillScheduleHook: a phase takes the keys {sorted(_KEYS)} and '
+                    f'needs `until`, got {sorted(phase)}'
+                )
             if min(phase['start'], phase['end']) < 0 or not (
-                    0 <= phase['begin'] < phase['until'] <= 1):
-                raise ValueError('DistillScheduleHook: a phase needs 0 <= begin < until <= 1 and '
-                                 f'factors that are not negative, got {phase}')
+                0 <= phase['begin'] < phase['until'] <= 1
+            ):
+                raise ValueError(
+                    'DistillScheduleHook: a phase needs 0 <= begin < until <= 1 and '
+                    f'factors that are not negative, got {phase}'
+                )
         begins = [phase['begin'] for phase in self.phases]
         if begins[:1] != [0.0] or begins != sorted(set(begins)):
-            raise ValueError('DistillScheduleHook: phases begin at 0 and follow each other in '
-                             f'time, got begin={begins}')
+            raise ValueError(
+                'DistillScheduleHook: phases begin at 0 and follow each other in '
+                f'time, got begin={begins}'
+            )
         self._weights: list[float] = []
         self._phase: dict | None = None
 
@@ -59,8 +68,14 @@ class DistillScheduleHook(Hook):
 
     def channel_weights(self, progress: float) -> Sequence[float] | None:
         """Last channel weights that a phase set by then; None if none has yet."""
-        return next((phase['channel_weights'] for phase in reversed(self.phases)
-                     if phase['begin'] <= progress and phase['channel_weights'] is not None), None)
+        return next(
+            (
+                phase['channel_weights']
+                for phase in reversed(self.phases)
+                if phase['begin'] <= progress and phase['channel_weights'] is not None
+            ),
+            None,
+        )
 
     def factor(self, progress: float) -> float:
         """Factor when a share ``progress`` of the iterations is done."""
@@ -74,9 +89,11 @@ class DistillScheduleHook(Hook):
         if self.channel_weights(1.0) is not None:
             for loss in self._losses(runner):
                 if not hasattr(loss, 'set_channel_weights'):
-                    runner.logger.info(f'DistillScheduleHook: {loss.name} '
-                                       f'({type(loss).__name__}) has no channel weights; only its '
-                                       'loss_weight follows the phases')
+                    runner.logger.info(
+                        f'DistillScheduleHook: {loss.name} '
+                        f'({type(loss).__name__}) has no channel weights; only its '
+                        'loss_weight follows the phases'
+                    )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weights of this iteration."""
@@ -85,8 +102,11 @@ class DistillScheduleHook(Hook):
         channels = self.channel_weights(progress)
         for loss, weight in zip(self._losses(runner), self._weights):
             loss.loss_weight = weight * factor
-            if phase is not self._phase and channels is not None and hasattr(
-                    loss, 'set_channel_weights'):
+            if (
+                phase is not self._phase
+                and channels is not None
+                and hasattr(loss, 'set_channel_weights')
+            ):
                 loss.set_channel_weights(channels)
         self._phase = phase
 

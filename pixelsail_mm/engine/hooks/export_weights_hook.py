@@ -52,13 +52,19 @@ class ExportWeightsHook(Hook):
         """
         path = osp.join(runner.work_dir, self.filename)
         runner.strategy.require_finite_weights(path)
-        state = {key: value for key, value in runner.strategy.gathered_state_dict().items()
-                 if not key.startswith(TRAINING_ONLY_PREFIXES)}
+        state = {
+            key: value
+            for key, value in runner.strategy.gathered_state_dict().items()
+            if not key.startswith(TRAINING_ONLY_PREFIXES)
+        }
         if is_main_process():
             tokenizer = _tokenizer(runner)
             tokens = {} if tokenizer is None else vocabulary_metadata(tokenizer)
-            save_weights(state, path, metadata=dict(iter=str(runner.iter),
-                                                    experiment=runner.experiment_name, **tokens))
+            save_weights(
+                state,
+                path,
+                metadata=dict(iter=str(runner.iter), experiment=runner.experiment_name, **tokens),
+            )
             runner.logger.info(f'wrote {len(state)} weights to {path}')
 
 

@@ -37,7 +37,8 @@ class NewTokenHook(Hook):
                 f'{", ".join(names[:_NAMED])}{rest}. The model cannot learn to '
                 f'{"read" if place == "embedding" else "write"} them. Set '
                 'model.backbone.new_token_rows=True (rows of their own, which train), and leave '
-                'them out of what freezes parameters (model.trainable)')
+                'them out of what freezes parameters (model.trainable)'
+            )
 
 
 def _task_first(model):

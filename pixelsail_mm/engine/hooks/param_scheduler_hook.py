@@ -1,6 +1,5 @@
 """Learning-rate schedules that advance with the optimizer."""
 
-
 from mmengine.hooks import ParamSchedulerHook
 
 from pixelsail_mm.engine.optim_wrappers import updates_after
@@ -15,8 +14,9 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
     :meth:`pixelsail_mm.engine.strategies.common.StrategyMixin.build_param_scheduler`.
     """
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         """Step the schedules if the optimizer just stepped.
 
         Args:

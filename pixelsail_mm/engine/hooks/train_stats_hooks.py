@@ -22,8 +22,11 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
         return values
     everyone = all_gather_object(values)
     keys = [key for found in everyone for key in found]
-    return {key: sum(found[key] for found in everyone if key in found)
-            / sum(key in found for found in everyone) for key in dict.fromkeys(keys)}
+    return {
+        key: sum(found[key] for found in everyone if key in found)
+        / sum(key in found for found in everyone)
+        for key in dict.fromkeys(keys)
+    }
 
 
 def count_tokens(data_batch: dict) -> int:
@@ -45,8 +48,9 @@ class MeanLogVarsHook(Hook):
 
     priority = 5
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         """Average the log variables in place.
 
         Args:
@@ -56,8 +60,10 @@ class MeanLogVarsHook(Hook):
             outputs: The log variables.
         """
         if outputs:
-            values = {key: value.detach().item() if torch.is_tensor(value) else float(value)
-                      for key, value in outputs.items()}
+            values = {
+                key: value.detach().item() if torch.is_tensor(value) else float(value)
+                for key, value in outputs.items()
+            }
             outputs.clear()
             outputs.update(mean_over_ranks(values))
 
@@ -72,8 +78,9 @@ class ThroughputHook(Hook):
 
     priority = 55  # after IterTimerHook (50), before LoggerHook (60)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         """Record ``tokens_per_sec`` and ``memory`` (peak resident size, MB).
 
         Args:

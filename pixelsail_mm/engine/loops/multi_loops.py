@@ -34,8 +34,10 @@ def _pairs(dataloader, evaluator, mode: str) -> list:
         return [(dataloader, evaluator)]
     if not isinstance(evaluator, (list, tuple)) or len(evaluator) != len(dataloader):
         count = len(evaluator) if isinstance(evaluator, (list, tuple)) else 1
-        raise ConfigError(f'{mode}_dataloader lists {len(dataloader)} data loaders, '
-                          f'{mode}_evaluator {count} evaluators: give one for each, in order')
+        raise ConfigError(
+            f'{mode}_dataloader lists {len(dataloader)} data loaders, '
+            f'{mode}_evaluator {count} evaluators: give one for each, in order'
+        )
     return list(zip(dataloader, evaluator))
 
 
@@ -45,12 +47,14 @@ class _MultiLoop:
     mode = ''
     part_class: type = ValLoop
 
-    def __init__(self, runner, dataloader: dict | Sequence, evaluator: dict | Sequence,
-                 fp16: bool = False):
+    def __init__(
+        self, runner, dataloader: dict | Sequence, evaluator: dict | Sequence, fp16: bool = False
+    ):
         self._runner = runner
         self.parts: list[ValLoop | TestLoop] = [
             self.part_class(runner, dataloader=loader, evaluator=metrics, fp16=fp16)
-            for loader, metrics in _pairs(dataloader, evaluator, self.mode)]
+            for loader, metrics in _pairs(dataloader, evaluator, self.mode)
+        ]
         for index, part in enumerate(self.parts):
             check_sample_ids(part.dataloader.dataset, f'{self.mode}_dataloader[{index}].dataset')
         self._select(self.parts[0])
@@ -80,8 +84,10 @@ class _MultiLoop:
             found = part.evaluator.evaluate(len(part.dataloader.dataset))
             twice = sorted(metrics.keys() & found.keys())
             if twice:
-                raise ConfigError(f'{self.mode}_evaluator: metric {twice[0]} is reported twice; '
-                                  "give the evaluators different prefixes (prefix='refcoco')")
+                raise ConfigError(
+                    f'{self.mode}_evaluator: metric {twice[0]} is reported twice; '
+                    "give the evaluators different prefixes (prefix='refcoco')"
+                )
             metrics.update(found)
         runner.call_hook(f'after_{self.mode}_epoch', metrics=metrics)
         runner.call_hook(f'after_{self.mode}')
@@ -104,15 +110,19 @@ class _Part:
         self.runner.call_hook(f'before_{self.mode}_iter', batch_idx=idx, data_batch=data_batch)
         outputs = self._outputs(idx, data_batch)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook(f'after_{self.mode}_iter', batch_idx=idx, data_batch=data_batch,
-                              outputs=outputs)
+        self.runner.call_hook(
+            f'after_{self.mode}_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
 
     def _outputs(self, idx: int, data_batch: dict) -> list:
         """Samples of a batch with their predictions."""
         model = self.runner.model
         with autocast(enabled=self.fp16):
-            return answer_twice(getattr(model, f'{self.mode}_step'),
-                                getattr(unwrap(model), 'tokenizer', None), data_batch)
+            return answer_twice(
+                getattr(model, f'{self.mode}_step'),
+                getattr(unwrap(model), 'tokenizer', None),
+                data_batch,
+            )
 
 
 class _ValPart(_Part, ValLoop):
@@ -158,14 +168,20 @@ class _TestPart(_Part, TestLoop):
         """
         store.open()
         self.store = store
-        self._stored_rounds = [all(number in store for number in self.batches.round(index))
-                               for index in range(len(self.batches))]
+        self._stored_rounds = [
+            all(number in store for number in self.batches.round(index))
+            for index in range(len(self.batches))
+        ]
 
     @property
     def num_resumed(self) -> int:
         """Number of samples, of all processes, whose predictions are taken from the store."""
-        taken = {number for index, stored in enumerate(self._stored_rounds) if stored
-                 for number in self.batches.round(index)}
+        taken = {
+            number
+            for index, stored in enumerate(self._stored_rounds)
+            if stored
+            for number in self.batches.round(index)
+        }
         return sum(len(self.batches.batch(number)) for number in taken)
 
     def _outputs(self, idx: int, data_batch: dict) -> list:
@@ -186,8 +202,9 @@ class _TestPart(_Part, TestLoop):
         samples = data_batch['data_samples']
         # Before prediction, which may change both.
         known = [fields_of(sample) for sample in samples]
-        checksum = checksum_of(data_batch['inputs'],
-                               [sample.get('ori_shape') for sample in samples])
+        checksum = checksum_of(
+            data_batch['inputs'], [sample.get('ori_shape') for sample in samples]
+        )
         if self._stored_rounds[idx]:
             self.store.fill(number, checksum, samples)
             return samples
@@ -219,8 +236,14 @@ class MultiTestLoop(_MultiLoop, TestLoop):
     mode = 'test'
     part_class = _TestPart
 
-    def __init__(self, runner, dataloader: dict | Sequence, evaluator: dict | Sequence,
-                 fp16: bool = False, predictions: dict | None = None):
+    def __init__(
+        self,
+        runner,
+        dataloader: dict | Sequence,
+        evaluator: dict | Sequence,
+        fp16: bool = False,
+        predictions: dict | None = None,
+    ):
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
         #: Known once predictions are written.
         self.checkpoint_sha256: str | None = None
@@ -232,7 +255,8 @@ class MultiTestLoop(_MultiLoop, TestLoop):
             if part.batches is None:
                 raise ConfigError(
                     f'--resume: test_dataloader[{index}] cuts other batches for each number of '
-                    "processes; give it batch_sampler=dict(type='EvaluationBatchSampler')")
+                    "processes; give it batch_sampler=dict(type='EvaluationBatchSampler')"
+                )
 
     def run(self) -> dict:
         """Run every pair, see :class:`MultiTestLoop`.
@@ -259,17 +283,25 @@ class MultiTestLoop(_MultiLoop, TestLoop):
         sha256 = [sha256_of(self._predictions['checkpoint']) if is_main_process() else None]
         broadcast_object_list(sha256)
         self.checkpoint_sha256 = sha256[0]
-        return dict(checkpoint=dict(sha256=sha256[0]), model=self._runner.cfg.model,
-                    fp16=self.parts[0].fp16, seed=self._runner.seed,
-                    templates=templates_version(), versions=package_versions())
+        return dict(
+            checkpoint=dict(sha256=sha256[0]),
+            model=self._runner.cfg.model,
+            fp16=self.parts[0].fp16,
+            seed=self._runner.seed,
+            templates=templates_version(),
+            versions=package_versions(),
+        )
 
     def _open_store(self, index: int, part: _TestPart, common: dict) -> None:
         name = f'{index}_{part.evaluator.metrics[0].prefix or "test"}'
-        loader = {key: value for key, value in self._loader_cfgs[index].items()
-                  if key not in _ONLY_SPEED}
+        loader = {
+            key: value for key, value in self._loader_cfgs[index].items() if key not in _ONLY_SPEED
+        }
         settings = dict(common, test_dataloader=loader, samples=len(part.dataloader.dataset))
         resume, folder = self._predictions['resume'], Path(self._runner.work_dir, 'predictions')
         part.open_store(PredictionStore(folder / name, settings, resume))
         if resume:
-            self._runner.logger.info(f'{name}: resumed {part.num_resumed} of '
-                                     f'{settings["samples"]} samples from {folder / name}')
+            self._runner.logger.info(
+                f'{name}: resumed {part.num_resumed} of '
+                f'{settings["samples"]} samples from {folder / name}'
+            )

@@ -62,8 +62,10 @@ class PredictionStore:
         ends = {path: self._index(path) for path in sorted(self.folder.glob('rank*.jsonl'))}
         # Nobody may write before all have read, and all must have read the same.
         if len({repr(sorted(numbers)) for numbers in all_gather_object(list(self._places))}) > 1:
-            raise ConfigError(f'{self.folder}: the processes see different files there; --work-dir '
-                              'must be on a disk that all of them share')
+            raise ConfigError(
+                f'{self.folder}: the processes see different files there; --work-dir '
+                'must be on a disk that all of them share'
+            )
         own = self.folder / f'rank{get_rank()}.jsonl'
         self._file = open(own, 'ab')
         self._file.truncate(ends.get(own, 0))
@@ -77,8 +79,13 @@ class PredictionStore:
         """Whether the predictions of a batch were there when the store was opened."""
         return number in self._places
 
-    def write(self, number: int, checksum: str, samples: Sequence[BaseDataElement],
-              known: Sequence[Mapping[str, Iterable[str]]]) -> None:
+    def write(
+        self,
+        number: int,
+        checksum: str,
+        samples: Sequence[BaseDataElement],
+        known: Sequence[Mapping[str, Iterable[str]]],
+    ) -> None:
         """Append the predictions of a batch.
 
         Args:
@@ -109,9 +116,11 @@ class PredictionStore:
             stored = json.loads(handle.readline())
         names = [_name(sample) for sample in samples]
         if stored['inputs'] != checksum or [one['name'] for one in stored['samples']] != names:
-            raise ConfigError(f'--resume: {path} holds predictions for other inputs than those of '
-                              f'batch {number} ({names[0]} ...): annotations, images or the code '
-                              f'of the pipeline changed; {_START_ANEW}')
+            raise ConfigError(
+                f'--resume: {path} holds predictions for other inputs than those of '
+                f'batch {number} ({names[0]} ...): annotations, images or the code '
+                f'of the pipeline changed; {_START_ANEW}'
+            )
         for sample, one in zip(samples, stored['samples']):
             for field, value in one['metainfo'].items():
                 sample.set_metainfo({field: value})
@@ -120,8 +129,11 @@ class PredictionStore:
 
     def _clear(self) -> None:
         if self._resume:
-            print_log(f'--resume: no predictions in {self.folder}; starting from the beginning',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                f'--resume: no predictions in {self.folder}; starting from the beginning',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob('rank*.jsonl'):
             remove(path)
@@ -134,13 +146,17 @@ class PredictionStore:
             stored = json.loads(path.read_text())
         except ValueError as error:
             raise ConfigError(f'--resume: {path} is damaged ({error}); {_START_ANEW}') from error
-        changes = [f'{key}: {before!r} -> {now!r}'
-                   for key, before, now in differences(stored, self._settings)]
+        changes = [
+            f'{key}: {before!r} -> {now!r}'
+            for key, before, now in differences(stored, self._settings)
+        ]
         if changes:
             more = len(changes) - _NAMED_DIFFERENCES
             listed = '\n  '.join(changes[:_NAMED_DIFFERENCES] + [f'and {more} more'] * (more > 0))
-            raise ConfigError(f'--resume: the predictions in {self.folder} were made with other '
-                              f'settings (stored -> now):\n  {listed}\n{_START_ANEW}')
+            raise ConfigError(
+                f'--resume: the predictions in {self.folder} were made with other '
+                f'settings (stored -> now):\n  {listed}\n{_START_ANEW}'
+            )
 
     def _index(self, path: Path) -> int:
         """Note the batches of a file; give the length of its undamaged part."""
@@ -150,12 +166,16 @@ class PredictionStore:
                 try:
                     number = json.loads(line)['batch'] if line.endswith(b'\n') else None
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ConfigError(f'--resume: {path} is damaged at byte {end} ({error}); '
-                                      'delete this file, and its batches are predicted again'
-                                      ) from error
+                    raise ConfigError(
+                        f'--resume: {path} is damaged at byte {end} ({error}); '
+                        'delete this file, and its batches are predicted again'
+                    ) from error
                 if number is None:
-                    print_log(f'{path}: dropped its last line, which is incomplete',
-                              logger='current', level=logging.WARNING)
+                    print_log(
+                        f'{path}: dropped its last line, which is incomplete',
+                        logger='current',
+                        level=logging.WARNING,
+                    )
                     break
                 self._places.setdefault(number, (path, end))
                 end += len(line)
@@ -198,10 +218,15 @@ def _name(sample: BaseDataElement) -> list[str]:
 def _encode_sample(sample: BaseDataElement, known: Mapping[str, Iterable[str]]) -> dict:
     return dict(
         name=_name(sample),
-        metainfo={key: _plain(value, key) for key, value in sample.metainfo_items()
-                  if key not in known['metainfo']},
-        data={key: _encode(value, key) for key, value in sample.items()
-              if key not in known['data']})
+        metainfo={
+            key: _plain(value, key)
+            for key, value in sample.metainfo_items()
+            if key not in known['metainfo']
+        },
+        data={
+            key: _encode(value, key) for key, value in sample.items() if key not in known['data']
+        },
+    )
 
 
 def _encode(value: Any, key: str) -> Any:
@@ -224,9 +249,11 @@ def _plain(value: Any, key: str) -> Any:
         return value
     if type(value) is list:
         return [_plain(item, key) for item in value]
-    raise TypeError(f'the model put a {type(value).__name__} into field {key!r} of a sample, which '
-                    'cannot be stored: give tensors, or None, bool, int, float, str or lists of '
-                    'these')
+    raise TypeError(
+        f'the model put a {type(value).__name__} into field {key!r} of a sample, which '
+        'cannot be stored: give tensors, or None, bool, int, float, str or lists of '
+        'these'
+    )
 
 
 def _decode(value: Any, path: str, key: str) -> Any:
@@ -236,6 +263,9 @@ def _decode(value: Any, path: str, key: str) -> Any:
         _, height, width = value['shape']
         return torch.from_numpy(decode_masks(value['rle'], height, width, path, key))
     dtype = getattr(torch, value['dtype'])
-    values = (torch.frombuffer(bytearray.fromhex(value['bits']), dtype=dtype) if 'bits' in value
-              else torch.tensor(value['values'], dtype=dtype))
+    values = (
+        torch.frombuffer(bytearray.fromhex(value['bits']), dtype=dtype)
+        if 'bits' in value
+        else torch.tensor(value['values'], dtype=dtype)
+    )
     return values.reshape(value['shape'])

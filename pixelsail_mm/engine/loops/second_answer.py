@@ -13,8 +13,9 @@ from pixelsail_mm.models.data_preprocessor import inputs_by_sample
 RETRY_PREFIX = 'retry_prefix'
 
 
-def answer_twice(step: Callable[[Mapping[str, Any]], list], tokenizer: Any,
-                 data_batch: Mapping[str, Any]) -> list:
+def answer_twice(
+    step: Callable[[Mapping[str, Any]], list], tokenizer: Any, data_batch: Mapping[str, Any]
+) -> list:
     """Answer a batch; ask again where a benchmark wants a mask and the answer has none.
 
     That is PerBench's rule (authors' release), for samples with ``retry_prefix`` in their metainfo.
@@ -30,14 +31,18 @@ def answer_twice(step: Callable[[Mapping[str, Any]], list], tokenizer: Any,
         The data samples with their predictions.
     """
     samples = list(step(data_batch))
-    rows = [row for row, sample in enumerate(samples)
-            if sample.get(RETRY_PREFIX) and not len(sample.get('pred_masks', ()))]
+    rows = [
+        row
+        for row, sample in enumerate(samples)
+        if sample.get(RETRY_PREFIX) and not len(sample.get('pred_masks', ()))
+    ]
     if not rows:
         return samples
     inputs = inputs_by_sample(data_batch['inputs'])
-    again = dict(inputs=[_extend(inputs[row], tokenizer, samples[row].get(RETRY_PREFIX))
-                         for row in rows],
-                 data_samples=[samples[row] for row in rows])
+    again = dict(
+        inputs=[_extend(inputs[row], tokenizer, samples[row].get(RETRY_PREFIX)) for row in rows],
+        data_samples=[samples[row] for row in rows],
+    )
     for row, sample in zip(rows, step(again)):
         sample.set_metainfo(dict(retried=True))
         samples[row] = sample

@@ -55,26 +55,34 @@ class PixelTrainLoop(TrainLoop):
         if not isinstance(dataloader.sampler, DrawIndexSampler):
             raise ConfigError(
                 f'train_dataloader.sampler: {type(dataloader.sampler).__name__} cannot resume; '
-                "use dict(type='DrawIndexSampler', sampler=dict(type='DefaultSampler', ...))")
+                "use dict(type='DrawIndexSampler', sampler=dict(type='DefaultSampler', ...))"
+            )
         super().__init__(runner=runner, dataloader=dataloader, **kwargs)
 
     def data_order(self) -> dict:
         """Give what the order of samples depends on, besides the sampler that orders an epoch."""
         sampler = self.dataloader.sampler
-        return dict(samples_per_iter=sampler.draws_per_iter, seed=sampler.seed,
-                    dataset_length=len(self.dataloader.dataset))
+        return dict(
+            samples_per_iter=sampler.draws_per_iter,
+            seed=sampler.seed,
+            dataset_length=len(self.dataloader.dataset),
+        )
 
     def _seek(self) -> None:
         """Point the sampler at the first draw not consumed before the resume."""
         order, hub = self.data_order(), self.runner.message_hub
         before = hub.runtime_info.get(_STATE, order) if self._iter else order
         if before != order:
-            changed = ', '.join(f'{key}: {before.get(key)} -> {value}'
-                                for key, value in order.items() if before.get(key) != value)
+            changed = ', '.join(
+                f'{key}: {before.get(key)} -> {value}'
+                for key, value in order.items()
+                if before.get(key) != value
+            )
             raise ConfigError(
                 f'cannot resume at iteration {self._iter}: the order of samples changed '
                 f'({changed}); use the same batch size, number of processes, seed and data, or '
-                'start a new run from the weights with --cfg-options load_from=CHECKPOINT')
+                'start a new run from the weights with --cfg-options load_from=CHECKPOINT'
+            )
         hub.update_info(_STATE, order)
         if self._iter:
             self.dataloader.sampler.start_at(self._iter * order['samples_per_iter'])
@@ -100,8 +108,11 @@ class PixelTrainLoop(TrainLoop):
         return self.runner.model
 
     def _validation_is_due(self) -> bool:
-        return (self.runner.val_loop is not None and self._iter >= self.val_begin
-                and (self._iter % self.val_interval == 0 or self._iter == self._max_iters))
+        return (
+            self.runner.val_loop is not None
+            and self._iter >= self.val_begin
+            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+        )
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """Train on one micro-batch with its own random numbers.

@@ -2,8 +2,8 @@
 
 from pixelsail_mm.engine.strategies.deepspeed import PixelDeepSpeedStrategy
 from pixelsail_mm.engine.strategies.torch_strategies import (
-                                                             PixelDDPStrategy,
-                                                             PixelSingleDeviceStrategy,
+    PixelDDPStrategy,
+    PixelSingleDeviceStrategy,
 )
 
 __all__ = ['PixelDDPStrategy', 'PixelDeepSpeedStrategy', 'PixelSingleDeviceStrategy']

@@ -27,8 +27,12 @@ from pixelsail_mm.type_names import type_name
 
 _RANK_VARIABLES = dict(
     slurm=dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
-    mpi=dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
-             LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK'))
+    mpi=dict(
+        RANK='OMPI_COMM_WORLD_RANK',
+        WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+        LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+)
 
 
 def init_gloo(launcher: str, timeout: int | None = None) -> None:
@@ -83,8 +87,13 @@ class StrategyMixin:
         **kwargs: Arguments of the strategy.
     """
 
-    def __init__(self, *, weights: str | None = None,
-                 required_prefixes: Sequence[str] | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        weights: str | None = None,
+        required_prefixes: Sequence[str] | None = None,
+        **kwargs,
+    ):
         self._weights, self._required_prefixes = weights, required_prefixes
         super().__init__(**kwargs)
 
@@ -116,7 +125,8 @@ class StrategyMixin:
         names = {id(weight): name for name, weight in unwrap(model).named_parameters()}
         self.trained_weights: list[list[str]] = [
             [names[id(weight)] for weight in group['params'] if weight.requires_grad]
-            for group in built.optimizer.param_groups]
+            for group in built.optimizer.param_groups
+        ]
         return built
 
     def build_param_scheduler(self, scheduler, optim_wrapper, default_args=None) -> list:
@@ -132,22 +142,30 @@ class StrategyMixin:
             optim_wrapper: The optimizer wrapper.
             default_args: ``max_iters`` and ``epoch_length`` in micro-batches, ``max_epochs``.
         """
-        limits = dict(default_args or {key: self.dispatch_kwargs[key] for key in
-                                       ('epoch_length', 'max_epochs', 'max_iters')})
+        limits = dict(
+            default_args
+            or {
+                key: self.dispatch_kwargs[key]
+                for key in ('epoch_length', 'max_epochs', 'max_iters')
+            }
+        )
         accumulation = accumulation_of(optim_wrapper)
         for key in ('epoch_length', 'max_iters'):
             limits[key] = math.ceil(limits[key] / accumulation)
         scheduler = list(scheduler) if isinstance(scheduler, (list, tuple)) else [scheduler]
         return super().build_param_scheduler(
-            self._in_steps(scheduler, limits['max_iters']), optim_wrapper, limits)
+            self._in_steps(scheduler, limits['max_iters']), optim_wrapper, limits
+        )
 
     @staticmethod
     def _in_steps(schedulers: list[dict | object], total: int) -> list:
         built = []
         for cfg in schedulers:
             if isinstance(cfg, dict) and not cfg.get('by_epoch', True):
-                cfg = {key: _steps(value, total) if key in ('begin', 'end', 'T_max') else value
-                       for key, value in cfg.items()}
+                cfg = {
+                    key: _steps(value, total) if key in ('begin', 'end', 'T_max') else value
+                    for key, value in cfg.items()
+                }
                 short = cfg.get('end', total) - cfg.get('begin', 0) < 2
                 if short and type_name(cfg['type']) == 'LinearLR':
                     continue
@@ -178,11 +196,17 @@ class StrategyMixin:
         may be meant, as in a mask of attention. With ZeRO-3 each process looks at its part.
         """
         model = unwrap(self.model)
-        bad = [name for name, weight in model.named_parameters()
-               if not all_finite([getattr(weight, 'ds_tensor', weight)])]
+        bad = [
+            name
+            for name, weight in model.named_parameters()
+            if not all_finite([getattr(weight, 'ds_tensor', weight)])
+        ]
         saved = model.state_dict().keys()
-        bad += [name for name, buffer in model.named_buffers()
-                if name in saved and bool(torch.isnan(buffer).any())]
+        bad += [
+            name
+            for name, buffer in model.named_buffers()
+            if name in saved and bool(torch.isnan(buffer).any())
+        ]
         device = next(model.parameters()).device
         if not on_any_rank([bool(bad)], device)[0]:
             return []
@@ -202,7 +226,8 @@ class StrategyMixin:
             raise DivergedError(
                 f'{path} is not written: {len(bad)} weights are NaN or infinite '
                 f'({shortened(bad, 5)}). What was saved before is left as it is; lower the '
-                'learning rate and continue with --resume')
+                'learning rate and continue with --resume'
+            )
 
     def resume(self, filename: str, **kwargs) -> dict:
         """Resume from a checkpoint whose weights are finite.
@@ -221,8 +246,10 @@ class StrategyMixin:
         bad = self.bad_weights()
         if bad:
             raise CheckpointError(
-                filename, f'{len(bad)} of its weights are NaN or infinite ({shortened(bad, 5)})',
-                'delete it and resume from an earlier checkpoint (--resume PATH)')
+                filename,
+                f'{len(bad)} of its weights are NaN or infinite ({shortened(bad, 5)})',
+                'delete it and resume from an earlier checkpoint (--resume PATH)',
+            )
         return checkpoint
 
     def evaluation(self) -> AbstractContextManager:

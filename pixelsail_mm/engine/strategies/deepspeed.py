@@ -40,8 +40,9 @@ def read_preset(name: str | Path) -> dict:
     else:
         path = Path(name)
     if not path.is_file():
-        raise ConfigError(f'--deepspeed {name}: neither a preset ({", ".join(PRESETS)}) '
-                          'nor a JSON file')
+        raise ConfigError(
+            f'--deepspeed {name}: neither a preset ({", ".join(PRESETS)}) nor a JSON file'
+        )
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -61,8 +62,12 @@ def adapt(config: dict, micro_batch: int, accumulation: int, max_norm: float) ->
         dict: bfloat16 on a GPU unless the file turns fp16 on, float32 on the CPU, where
         communication is not overlapped either (there are no streams).
     """
-    config = dict(config, train_micro_batch_size_per_gpu=micro_batch,
-                  gradient_accumulation_steps=accumulation, gradient_clipping=max_norm)
+    config = dict(
+        config,
+        train_micro_batch_size_per_gpu=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        gradient_clipping=max_norm,
+    )
     zero = dict(config.get('zero_optimization', {}))
     half = config.get('fp16', {}).get('enabled') is True
     if torch.cuda.is_available():
@@ -84,8 +89,9 @@ def ensure_rank_variables() -> None:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    os.environ.update(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1',
-                      MASTER_PORT=str(port))
+    os.environ.update(
+        RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)
+    )
 
 
 def skip_shared_memory_op() -> None:
@@ -95,6 +101,7 @@ def skip_shared_memory_op() -> None:
     and a crash where there is no compiler. Marking the op incompatible leaves it out.
     """
     import deepspeed
+
     deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
 
 
@@ -105,8 +112,11 @@ def without_hooks(model: nn.Module) -> Iterator[None]:
     Args:
         model: The model.
     """
-    tables = [table for module in model.modules()
-              for table in (module._forward_pre_hooks, module._forward_hooks)]
+    tables = [
+        table
+        for module in model.modules()
+        for table in (module._forward_pre_hooks, module._forward_hooks)
+    ]
     kept = [dict(table) for table in tables]
     for table in tables:
         table.clear()
@@ -128,10 +138,14 @@ def unhooked_bare_modules(model: nn.Module) -> Iterator[None]:
     Args:
         model: The model.
     """
-    bare = [module for module in model.modules()
-            if not any(True for _ in (*module.parameters(), *module.buffers()))]
-    tables = [table for module in bare
-              for table in (module._forward_pre_hooks, module._forward_hooks)]
+    bare = [
+        module
+        for module in model.modules()
+        if not any(True for _ in (*module.parameters(), *module.buffers()))
+    ]
+    tables = [
+        table for module in bare for table in (module._forward_pre_hooks, module._forward_hooks)
+    ]
     before = [set(table) for table in tables]
     yield
     for table, kept in zip(tables, before):
@@ -152,8 +166,10 @@ def joined_lists(model: nn.Module) -> Iterator[None]:
         model: The model; its own output is left alone.
     """
     shapes: dict[nn.Module, list] = {
-        module: [] for module in model.modules()
-        if module is not model and any(True for _ in module.parameters())}
+        module: []
+        for module in model.modules()
+        if module is not model and any(True for _ in module.parameters())
+    }
 
     def join(module, inputs, output):
         if isinstance(output, list) and output and all(map(torch.is_tensor, output)):
@@ -224,18 +240,29 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         """
         if not Path(filename).is_dir():
             raise CheckpointError(
-                filename, 'not a DeepSpeed checkpoint folder',
+                filename,
+                'not a DeepSpeed checkpoint folder',
                 'it was saved without --deepspeed: resume without it, or take only its weights '
-                'with --cfg-options load_from=CHECKPOINT')
+                'with --cfg-options load_from=CHECKPOINT',
+            )
         try:
             with weights_only_loading(deepspeed=True):
                 checkpoint = super().resume(filename, **kwargs)
-        except (RuntimeError, EOFError, OSError, KeyError, TypeError, AssertionError,
-                pickle.UnpicklingError) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            KeyError,
+            TypeError,
+            AssertionError,
+            pickle.UnpicklingError,
+        ) as error:
             raise CheckpointError(
-                filename, f'cannot be resumed here ({loading_fault(error)})',
+                filename,
+                f'cannot be resumed here ({loading_fault(error)})',
                 'use the config, the ZeRO stage and the number of processes it was saved with, or '
-                'an earlier checkpoint') from error
+                'an earlier checkpoint',
+            ) from error
         # ZeRO-1 and 2 take the norm to clip at from the checkpoint; it is a setting of the config.
         if hasattr(self.model.optimizer, 'clip_grad'):
             self.model.optimizer.clip_grad = self.config['gradient_clipping']
@@ -243,8 +270,9 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
         # steps they would go on to skip every step.
         if hasattr(self.model.optimizer, 'overflow'):
             self.model.optimizer.overflow = False
-        self.optim_wrapper.initialize_count_status(checkpoint['meta']['iter'],
-                                                   self.dispatch_kwargs['max_iters'])
+        self.optim_wrapper.initialize_count_status(
+            checkpoint['meta']['iter'], self.dispatch_kwargs['max_iters']
+        )
         return checkpoint
 
     @contextlib.contextmanager
@@ -258,6 +286,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             yield
             return
         import deepspeed
+
         module = self.model.module
         with deepspeed.zero.GatheredParameters(list(module.parameters())), without_hooks(module):
             yield

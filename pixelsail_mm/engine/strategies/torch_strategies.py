@@ -28,8 +28,7 @@ class _TorchStrategy(StrategyMixin):
             _train_in_float32(model)
         return model
 
-    def load_checkpoint(self, filename: str, *, callback: Callable | None = None,
-                        **kwargs) -> dict:
+    def load_checkpoint(self, filename: str, *, callback: Callable | None = None, **kwargs) -> dict:
         """Load a training checkpoint of this model.
 
         Args:
@@ -43,8 +42,9 @@ class _TorchStrategy(StrategyMixin):
         checkpoint = load_state(filename)
         if callback is not None:
             callback(checkpoint)
-        apply_weights(unwrap(self.model), checkpoint.pop('state_dict'), filename,
-                      required_prefixes=[''])
+        apply_weights(
+            unwrap(self.model), checkpoint.pop('state_dict'), filename, required_prefixes=['']
+        )
         return checkpoint
 
     def model_state_dict(self) -> dict:
@@ -58,13 +58,19 @@ def _train_in_float32(model: nn.Module) -> None:
     A step of 4e-5 on a weight of 0.02 is less than half the distance of two bfloat16 numbers there
     and would be rounded away. DeepSpeed keeps float32 copies of its own.
     """
-    short = [weight for weight in model.parameters()
-             if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16)]
+    short = [
+        weight
+        for weight in model.parameters()
+        if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16)
+    ]
     for weight in short:
         weight.data = weight.data.float()
     if short:
-        print_log(f'{len(short)} half-precision weights that train are kept in float32 (their '
-                  'small steps would be rounded away)', logger='current')
+        print_log(
+            f'{len(short)} half-precision weights that train are kept in float32 (their '
+            'small steps would be rounded away)',
+            logger='current',
+        )
 
 
 @STRATEGIES.register_module()
@@ -79,6 +85,7 @@ class PixelDDPStrategy(_TorchStrategy, DDPStrategy):
     def _wrap_model(self, model):
         if torch.cuda.is_available() or is_model_wrapper(model):
             return super()._wrap_model(model)
-        wrapper = self.model_wrapper or dict(type='MMDistributedDataParallel',
-                                             broadcast_buffers=False)
+        wrapper = self.model_wrapper or dict(
+            type='MMDistributedDataParallel', broadcast_buffers=False
+        )
         return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=self.convert_model(model)))

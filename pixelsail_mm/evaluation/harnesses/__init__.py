@@ -13,5 +13,12 @@ from pixelsail_mm.evaluation.harnesses.answering import (
 )
 from pixelsail_mm.evaluation.harnesses.prompts import PROMPT_RULES, PromptRule, benchmark_prompt
 
-__all__ = ['PROMPT_RULES', 'KitError', 'PromptRule', 'Question', 'UnsupportedItemError',
-           'VQAAnswerer', 'benchmark_prompt']
+__all__ = [
+    'PROMPT_RULES',
+    'KitError',
+    'PromptRule',
+    'Question',
+    'UnsupportedItemError',
+    'VQAAnswerer',
+    'benchmark_prompt',
+]

@@ -68,8 +68,12 @@ class VQAAnswerer:
         device: Device; the best available one by default.
     """
 
-    def __init__(self, model: str | os.PathLike | Mapping | Config | nn.Module,
-                 weights: str | os.PathLike | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike | Mapping | Config | nn.Module,
+        weights: str | os.PathLike | None = None,
+        device: str | None = None,
+    ) -> None:
         self.ask = PixelSAILInferencer(model, weights, device, exif=IGNORE)
         self.ask.say = CountedWarnings()
         # Benchmarks are answered greedily whatever the config samples with.
@@ -97,11 +101,15 @@ class VQAAnswerer:
         answers: list[str] = []
         for limit, group in groupby(questions, key=lambda question: question.max_new_tokens):
             members = list(group)
-            results = self.ask([_only_image(question) for question in members],
-                               [question.text for question in members],
-                               max_new_tokens=limit, batch_size=batch_size)
-            answers += [_cut(result['text'], question.stops)
-                        for result, question in zip(results, members)]
+            results = self.ask(
+                [_only_image(question) for question in members],
+                [question.text for question in members],
+                max_new_tokens=limit,
+                batch_size=batch_size,
+            )
+            answers += [
+                _cut(result['text'], question.stops) for result, question in zip(results, members)
+            ]
         return answers
 
     @torch.no_grad()
@@ -124,8 +132,9 @@ class VQAAnswerer:
         """
         if not answer.strip():
             raise BadSampleError(question.name, 'answer', 'there is no text to score')
-        record = make_record(question.name, _only_image(question), question.text,
-                             exif=self.ask.exif)
+        record = make_record(
+            question.name, _only_image(question), question.text, exif=self.ask.exif
+        )
         batch = pseudo_collate([self.ask.pipeline.with_answer(record, answer.strip())])
         for text in record['meta']['warnings']:
             self.ask.say(text)
@@ -134,22 +143,24 @@ class VQAAnswerer:
         labelled = targets != -100
         logits = self.model.backbone.logits(self.model.encode(inputs)[0, :-1][labelled]).float()
         targets = targets[labelled]
-        return (F.cross_entropy(logits, targets).item(),
-                bool((logits.argmax(-1) == targets).all()))
+        return (F.cross_entropy(logits, targets).item(), bool((logits.argmax(-1) == targets).all()))
 
 
 def _only_image(question: Question) -> ImageInput:
     if len(question.images) > 1:
         raise UnsupportedItemError(
-            question.name, 'images', f'{len(question.images)} images in one question, but the '
-            'model reads one; leave out this benchmark, or its items with several images')
+            question.name,
+            'images',
+            f'{len(question.images)} images in one question, but the '
+            'model reads one; leave out this benchmark, or its items with several images',
+        )
     return question.images[0] if len(question.images) else None
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
     """Text before the first of the stops."""
     ends = [text.find(stop) for stop in stops if stop in text]
-    return text[:min(ends)].strip() if ends else text
+    return text[: min(ends)].strip() if ends else text
 
 
 def checked_limit(max_new_tokens: Any) -> int:
@@ -163,8 +174,9 @@ def checked_limit(max_new_tokens: Any) -> int:
     except (TypeError, ValueError):
         limit = 0
     if limit < 1:
-        raise ValueError(f'max_new_tokens must be a whole number of at least 1, got '
-                         f'{max_new_tokens!r}')
+        raise ValueError(
+            f'max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}'
+        )
     return limit
 
 

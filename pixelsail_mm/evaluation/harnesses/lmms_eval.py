@@ -35,7 +35,7 @@ TASKS = (
     ('mmbench_cn_*', 'MCQ', 'MMBench_CN'),
     ('hallusion_bench_image', 'Y/N', 'HallusionBench'),
 )
-_REMEDY = ('the adapter needs lmms-eval: pip install lmms-eval (see docs/vqa_evaluation.md)')
+_REMEDY = 'the adapter needs lmms-eval: pip install lmms-eval (see docs/vqa_evaluation.md)'
 
 
 class LmmsEvalMethods:
@@ -57,10 +57,16 @@ class LmmsEvalMethods:
 
     is_simple = True
 
-    def __init__(self, config: str | os.PathLike, weights: str | os.PathLike | None = None,
-                 device: str | None = None, batch_size: int | str = 1,
-                 max_new_tokens: int | None = None, prompts: str = 'pixel_sail',
-                 max_batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        config: str | os.PathLike,
+        weights: str | os.PathLike | None = None,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_new_tokens: int | None = None,
+        prompts: str = 'pixel_sail',
+        max_batch_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.max_new_tokens = None if max_new_tokens is None else checked_limit(max_new_tokens)
         self.prompts = checked_prompts(prompts)
@@ -74,6 +80,7 @@ class LmmsEvalMethods:
 
     def _own_device(self) -> str | None:
         import torch
+
         if self._world_size == 1 or not torch.cuda.is_available():
             return None
         return f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
@@ -96,9 +103,8 @@ class LmmsEvalMethods:
         answers: list[str] = []
         with _progress(len(requests), self._rank) as bar:
             for start in range(0, len(requests), self.batch_size):
-                part = [request.args for request in requests[start:start + self.batch_size]]
-                answers += self.answerer([self._question(*args) for args in part],
-                                         self.batch_size)
+                part = [request.args for request in requests[start : start + self.batch_size]]
+                answers += self.answerer([self._question(*args) for args in part], self.batch_size)
                 for args, answer in zip(part, answers[start:]):
                     self.cache_hook.add_partial('generate_until', args[:2], answer)
                 bar.update(len(part))
@@ -130,29 +136,41 @@ class LmmsEvalMethods:
         scores = []
         for request in requests:
             if len(request.args) < 6:
-                raise NotImplementedError('acc_mutual_info scores answers without a question; use '
-                                          'another metric of the task')
+                raise NotImplementedError(
+                    'acc_mutual_info scores answers without a question; use '
+                    'another metric of the task'
+                )
             context, target, to_visual, doc_id, task, split = request.args
             answer = target(self._doc(task, split, doc_id)) if callable(target) else target
             question = self._question(context, {}, to_visual, doc_id, task, split)
             scores.append(self.answerer.score(question, str(answer)))
         return scores
 
-    def _rounds(self, context: str, settings: Mapping, to_visual, to_text, doc_id: int, task: str,
-                split: str) -> list[str]:
+    def _rounds(
+        self,
+        context: str,
+        settings: Mapping,
+        to_visual,
+        to_text,
+        doc_id: int,
+        task: str,
+        split: str,
+    ) -> list[str]:
         doc = self._doc(task, split, doc_id)
         visuals, answers, info = to_visual(doc), [], None
         while True:
             question = self._put(context, settings, visuals, doc_id, task)
             answers.append(self.answerer([question])[0])
             visuals, context, finished, answers, info = to_text(
-                doc, previous_output=answers, round_idx=len(answers), previous_round_info=info)
+                doc, previous_output=answers, round_idx=len(answers), previous_round_info=info
+            )
             answers = list(answers)
             if finished:
                 return answers
 
-    def _question(self, context: str, settings: Mapping, to_visual, doc_id: int, task: str,
-                  split: str) -> Question:
+    def _question(
+        self, context: str, settings: Mapping, to_visual, doc_id: int, task: str, split: str
+    ) -> Question:
         doc = self._doc(task, split, doc_id)
         if self.prompts != 'kit':
             context = protocol_prompt(task, doc, context)
@@ -161,11 +179,15 @@ class LmmsEvalMethods:
     def _put(self, text: str, settings: Mapping, visuals: Any, doc_id: int, task: str) -> Question:
         name = f'lmms-eval {task}[{doc_id}]'
         images = _images(visuals, name)
-        if not self._warned and (settings.get('do_sample') or settings.get('temperature')
-                                 or (settings.get('num_beams') or 1) > 1):
+        if not self._warned and (
+            settings.get('do_sample')
+            or settings.get('temperature')
+            or (settings.get('num_beams') or 1) > 1
+        ):
             self._warned = True
-            warnings.warn(f'{name}: the task asks for sampling or beams; answers are greedy',
-                          stacklevel=2)
+            warnings.warn(
+                f'{name}: the task asks for sampling or beams; answers are greedy', stacklevel=2
+            )
         limit = self.max_new_tokens or settings.get('max_new_tokens') or MAX_NEW_TOKENS
         return Question(name, text, images, checked_limit(limit), _stops(settings))
 
@@ -195,8 +217,11 @@ def _images(visuals: Any, name: str) -> list[Image.Image]:
     for visual in visuals:
         if not isinstance(visual, Image.Image):
             raise UnsupportedItemError(
-                name, 'visuals', f'expected images, got {type(visual).__name__} (a video or '
-                'sound?), which the model does not read; leave out this task')
+                name,
+                'visuals',
+                f'expected images, got {type(visual).__name__} (a video or '
+                'sound?), which the model does not read; leave out this task',
+            )
     return visuals
 
 
@@ -212,6 +237,7 @@ def _stops(settings: Mapping) -> tuple[str, ...]:
 
 def _progress(total: int, rank: int):
     from tqdm import tqdm
+
     return tqdm(total=total, desc='answers', disable=rank != 0)
 
 
@@ -227,8 +253,13 @@ def adapter_class() -> type:
         from lmms_eval.api.registry import register_model
     except ImportError as error:
         raise KitError(f'{error}; {_REMEDY}') from error
-    return register_model(NAME)(type('PixelSAIL', (LmmsEvalMethods, lmms), dict(
-        __doc__=LmmsEvalMethods.__doc__, __module__=__name__)))
+    return register_model(NAME)(
+        type(
+            'PixelSAIL',
+            (LmmsEvalMethods, lmms),
+            dict(__doc__=LmmsEvalMethods.__doc__, __module__=__name__),
+        )
+    )
 
 
 def register() -> str:
@@ -242,6 +273,7 @@ def register() -> str:
     """
     path = f'{__name__}.{adapter_class().__name__}'
     from lmms_eval import models
+
     registry = getattr(models, 'MODEL_REGISTRY_V2', None)
     if registry is not None:
         registry.register_manifest(manifest(), overwrite=True)
@@ -254,6 +286,7 @@ def register() -> str:
 def manifest():
     """The adapter for the kit's registry and its entry-point group ``lmms_eval.models``."""
     from lmms_eval.models.registry_v2 import ModelManifest
+
     return ModelManifest(model_id=NAME, simple_class_path=f'{__name__}.PixelSAIL')
 
 

@@ -39,13 +39,18 @@ class PromptRule:
 # The first rule that fits is used. MME is among the yes/no benchmarks, whose questions stay as they
 # are: the release leaves the hint for a single word out on purpose.
 PROMPT_RULES = (
-    PromptRule('MCQ', ('*',), "\nAnswer with the option's letter from the given choices directly.",
-               chinese_suffix='\n请直接回答选项字母。',
-               bare_suffix=('\nAnswer the question directly.', '\n请直接回答问题。')),
+    PromptRule(
+        'MCQ',
+        ('*',),
+        "\nAnswer with the option's letter from the given choices directly.",
+        chinese_suffix='\n请直接回答选项字母。',
+        bare_suffix=('\nAnswer the question directly.', '\n请直接回答问题。'),
+    ),
     PromptRule('Y/N', ('HallusionBench*',), f' Please answer yes or no. {_SHORT}'),
     PromptRule('Y/N', ('*',), ''),
-    PromptRule('VQA', ('*MathVista*', '*MathVision*', '*MathVerse*', '*MMVet*', '*MTVQA*', '*VCR*'),
-               ''),
+    PromptRule(
+        'VQA', ('*MathVista*', '*MathVision*', '*MathVerse*', '*MMVet*', '*MTVQA*', '*VCR*'), ''
+    ),
     PromptRule('VQA', ('*LLaVABench*',), '\nAnswer this question in detail.'),
     PromptRule('VQA', ('*',), f'\n{_SHORT}'),
 )
@@ -80,8 +85,9 @@ def benchmark_prompt(line: Mapping[str, Any], rule: PromptRule) -> str:
     if rule.kind == 'MCQ':
         if is_given(line.get('hint')):
             text = f'{line["hint"]}\n{text}'
-        options = {letter: line[letter] for letter in string.ascii_uppercase
-                   if is_given(line.get(letter))}
+        options = {
+            letter: line[letter] for letter in string.ascii_uppercase if is_given(line.get(letter))
+        }
         text += ''.join(f'\n{letter}. {option}' for letter, option in options.items())
     suffixes = rule.suffix, rule.chinese_suffix or rule.suffix
     if rule.bare_suffix and not options:

@@ -21,8 +21,10 @@ from pixelsail_mm.evaluation.harnesses.answering import (
 )
 from pixelsail_mm.evaluation.harnesses.prompts import benchmark_prompt, find_rule, is_given
 
-_REMEDY = ('the adapter needs VLMEvalKit: git clone https://github.com/open-compass/VLMEvalKit && '
-           'pip install -e VLMEvalKit (see docs/vqa_evaluation.md)')
+_REMEDY = (
+    'the adapter needs VLMEvalKit: git clone https://github.com/open-compass/VLMEvalKit && '
+    'pip install -e VLMEvalKit (see docs/vqa_evaluation.md)'
+)
 
 
 class VLMEvalKitMethods:
@@ -40,9 +42,14 @@ class VLMEvalKitMethods:
 
     INTERLEAVE = False
 
-    def __init__(self, config: str | os.PathLike, weights: str | os.PathLike | None = None,
-                 device: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS,
-                 prompts: str = 'pixel_sail') -> None:
+    def __init__(
+        self,
+        config: str | os.PathLike,
+        weights: str | os.PathLike | None = None,
+        device: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        prompts: str = 'pixel_sail',
+    ) -> None:
         super().__init__()
         self.max_new_tokens = checked_limit(max_new_tokens)
         self.prompts = checked_prompts(prompts)
@@ -64,8 +71,7 @@ class VLMEvalKitMethods:
             images = self.dump_image(line, dataset)
             images = [images] if isinstance(images, str) else list(images)
         text = benchmark_prompt(line, self._rule(dataset))
-        return [*(dict(type='image', value=path) for path in images),
-                dict(type='text', value=text)]
+        return [*(dict(type='image', value=path) for path in images), dict(type='text', value=text)]
 
     def generate_inner(self, message: list[dict], dataset: str | None = None) -> str:
         """Answer one message.
@@ -81,19 +87,25 @@ class VLMEvalKitMethods:
         name = f'VLMEvalKit {dataset or "message"}'
         others = {part['type'] for part in message} - {'image', 'text'}
         if others:
-            raise UnsupportedItemError(name, 'message', f'it holds {sorted(others)}, but the model '
-                                       'reads images and text only; leave out this benchmark')
+            raise UnsupportedItemError(
+                name,
+                'message',
+                f'it holds {sorted(others)}, but the model '
+                'reads images and text only; leave out this benchmark',
+            )
         question = Question(
             name=name,
             text='\n'.join(part['value'] for part in message if part['type'] == 'text'),
             images=[part['value'] for part in message if part['type'] == 'image'],
-            max_new_tokens=self.max_new_tokens)
+            max_new_tokens=self.max_new_tokens,
+        )
         return self.answerer([question])[0]
 
     @staticmethod
     def _rule(dataset: str | None):
         """Rule of a benchmark; None for video, several turns and kinds without a rule."""
         from vlmeval.dataset import DATASET_MODALITY, DATASET_TYPE
+
         if dataset is None or DATASET_MODALITY(dataset) != 'IMAGE':
             return None
         return find_rule(DATASET_TYPE(dataset), dataset)
@@ -114,8 +126,11 @@ def adapter_class() -> type:
         from vlmeval.vlm.base import BaseModel
     except ImportError as error:
         raise KitError(f'{error}; {_REMEDY}') from error
-    return type('PixelSAIL', (VLMEvalKitMethods, BaseModel),
-                dict(__doc__=VLMEvalKitMethods.__doc__, __module__=__name__))
+    return type(
+        'PixelSAIL',
+        (VLMEvalKitMethods, BaseModel),
+        dict(__doc__=VLMEvalKitMethods.__doc__, __module__=__name__),
+    )
 
 
 def register(name: str = 'pixelsail', **settings: Any) -> str:
@@ -133,6 +148,7 @@ def register(name: str = 'pixelsail', **settings: Any) -> str:
     """
     model = adapter_class()
     from vlmeval.config import supported_VLM
+
     supported_VLM[name] = partial(model, **settings)
     return name
 

@@ -8,6 +8,10 @@ from pixelsail_mm.evaluation.metrics.perbench_metric import PerBenchMetric
 from pixelsail_mm.evaluation.metrics.ref_seg_metric import RefSegMetric
 
 __all__ = [
-    'CaptionMetric', 'GCGMetric', 'MultipleChoiceMetric', 'PerBenchMetric', 'PixelMetric',
-    'RefSegMetric'
+    'CaptionMetric',
+    'GCGMetric',
+    'MultipleChoiceMetric',
+    'PerBenchMetric',
+    'PixelMetric',
+    'RefSegMetric',
 ]

@@ -31,11 +31,13 @@ class PixelMetric(BaseMetric):
             :class:`mmengine.evaluator.BaseMetric`.
     """
 
-    def __init__(self, tasks: Sequence[str] | None = None, group_by: str | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self, tasks: Sequence[str] | None = None, group_by: str | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
-        self.tasks = None if tasks is None else frozenset(
-            [tasks] if isinstance(tasks, str) else tasks)
+        self.tasks = (
+            None if tasks is None else frozenset([tasks] if isinstance(tasks, str) else tasks)
+        )
         self.group_by = group_by
 
     @abstractmethod
@@ -60,13 +62,17 @@ class PixelMetric(BaseMetric):
             if not sample.get('sample_id'):
                 raise ValueError(
                     f"{type(self).__name__}: a data sample has no 'sample_id' in its metainfo; "
-                    "set meta['sample_id'] in the dataset reader, unique within the dataset")
+                    "set meta['sample_id'] in the dataset reader, unique within the dataset"
+                )
             group = None if self.group_by is None else sample.get(self.group_by)
-            self.results.append(dict(
-                key=(str(sample.get('dataset', '')), str(sample['sample_id'])),
-                target=_fingerprint(sample),
-                group=group,
-                **self.score(sample)))
+            self.results.append(
+                dict(
+                    key=(str(sample.get('dataset', '')), str(sample['sample_id'])),
+                    target=_fingerprint(sample),
+                    group=group,
+                    **self.score(sample),
+                )
+            )
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Collect the records of all processes and compute the values.
@@ -88,8 +94,10 @@ class PixelMetric(BaseMetric):
         records = _distinct(results, type(self).__name__)
         if not records:
             only = '' if self.tasks is None else f' of task {sorted(self.tasks)}'
-            raise ValueError(f'{type(self).__name__}: the test set has no sample{only}; correct '
-                             "the metric's `tasks` or the test dataset")
+            raise ValueError(
+                f'{type(self).__name__}: the test set has no sample{only}; correct '
+                "the metric's `tasks` or the test dataset"
+            )
         metrics = self.summarise(records)
         groups = defaultdict(list)
         for record in records:
@@ -97,7 +105,8 @@ class PixelMetric(BaseMetric):
                 groups[str(record['group'])].append(record)
         for group in sorted(groups):
             metrics.update(
-                {f'{group}/{name}': value for name, value in self.summarise(groups[group]).items()})
+                {f'{group}/{name}': value for name, value in self.summarise(groups[group]).items()}
+            )
         return metrics
 
 
@@ -110,7 +119,8 @@ def _distinct(results: list[dict], metric: str) -> list[dict]:
             dataset, sample_id = record['key']
             raise ValueError(
                 f'{metric}: sample_id {sample_id!r} of dataset {dataset!r} names two different '
-                'samples; give every sample (image and expression) an id of its own in the reader')
+                'samples; give every sample (image and expression) an id of its own in the reader'
+            )
     return [kept[key] for key in sorted(kept)]
 
 

@@ -61,8 +61,10 @@ def read_references(sample: Mapping[str, Any], name: str) -> list[str]:
     texts = sample.get('references')
     texts = [texts] if isinstance(texts, str) else texts
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{name}: metainfo 'references' must list at least one text, none of them "
-                         f"blank, got {texts!r}; set meta['references'] in the dataset reader")
+        raise ValueError(
+            f"{name}: metainfo 'references' must list at least one text, none of them "
+            f"blank, got {texts!r}; set meta['references'] in the dataset reader"
+        )
     return list(texts)
 
 
@@ -124,9 +126,15 @@ class CaptionMetric(PixelMetric):
 
     default_prefix = 'caption'
 
-    def __init__(self, metrics: str | Sequence[str] = ('METEOR', 'CIDEr'),
-                 protocol: str = 'strict', on_missing: str = 'error', heap: str = '2G',
-                 prefix: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        metrics: str | Sequence[str] = ('METEOR', 'CIDEr'),
+        protocol: str = 'strict',
+        on_missing: str = 'error',
+        heap: str = '2G',
+        prefix: str | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(prefix=prefix, **kwargs)
         self.protocol = check_protocol(protocol, 'CaptionMetric')
         self.toolkit = build_toolkit(metrics, on_missing, type(self).__name__, heap)
@@ -134,14 +142,19 @@ class CaptionMetric(PixelMetric):
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that the values depend on, for the result file."""
-        return dict(protocol=self.protocol, cleaning=CLEANING[self.protocol].__name__,
-                    **self.toolkit.settings)
+        return dict(
+            protocol=self.protocol,
+            cleaning=CLEANING[self.protocol].__name__,
+            **self.toolkit.settings,
+        )
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the cleaned prediction and the references."""
-        name = f"CaptionMetric: sample {sample['sample_id']!r}"
-        return dict(text=CLEANING[self.protocol](read_prediction(sample, name)),
-                    references=read_references(sample, name))
+        name = f'CaptionMetric: sample {sample["sample_id"]!r}'
+        return dict(
+            text=CLEANING[self.protocol](read_prediction(sample, name)),
+            references=read_references(sample, name),
+        )
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """See :meth:`PixelMetric.compute_metrics`; all groups share one Java process."""
@@ -152,7 +165,8 @@ class CaptionMetric(PixelMetric):
         """Score the texts of the records."""
         texts = [record['text'] for record in records]
         metrics: dict[str, Any] = self.toolkit.compute(
-            texts, [record['references'] for record in records])
+            texts, [record['references'] for record in records]
+        )
         metrics['empty'] = sum(not text for text in texts) / len(texts)
         # Last: hooks take the first value for the one to watch.
         return {**metrics, 'protocol': 'paper'} if self.protocol == 'paper' else metrics

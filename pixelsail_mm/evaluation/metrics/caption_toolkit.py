@@ -26,8 +26,9 @@ _UTF8 = '-Dfile.encoding=UTF-8'
 _SECONDS_TO_STOP = 5
 
 
-def build_toolkit(metrics: str | Sequence[str], on_missing: str, owner: str,
-                  heap: str = '2G') -> CaptionToolkit:
+def build_toolkit(
+    metrics: str | Sequence[str], on_missing: str, owner: str, heap: str = '2G'
+) -> CaptionToolkit:
     """Build the caption metrics that are wanted and installed.
 
     Args:
@@ -42,11 +43,12 @@ def build_toolkit(metrics: str | Sequence[str], on_missing: str, owner: str,
     Raises:
         ConfigError: A metric or a setting does not exist, or the package or Java is not installed.
     """
-    metrics = (metrics, ) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
     unknown = [name for name in metrics if name not in CAPTION_METRICS]
     if unknown:
-        raise ConfigError(f'{owner}: there are no caption metrics {unknown}; choose from '
-                          f'{list(CAPTION_METRICS)}')
+        raise ConfigError(
+            f'{owner}: there are no caption metrics {unknown}; choose from {list(CAPTION_METRICS)}'
+        )
     if on_missing not in ON_MISSING:
         raise ConfigError(f'{owner}: on_missing must be one of {ON_MISSING}, got {on_missing!r}')
     missing = missing_requirements() if metrics else []
@@ -54,8 +56,10 @@ def build_toolkit(metrics: str | Sequence[str], on_missing: str, owner: str,
         return CaptionToolkit(metrics, heap)
     message = f'{owner}: {", ".join(metrics)} cannot be computed without {" and ".join(missing)}'
     if on_missing == 'error':
-        raise ConfigError(f"{message}; install what is missing, or set on_missing='skip' to leave "
-                          'these values out')
+        raise ConfigError(
+            f"{message}; install what is missing, or set on_missing='skip' to leave "
+            'these values out'
+        )
     print_log(f'{message}; left out', logger='current', level=logging.WARNING)
     return CaptionToolkit((), heap)
 
@@ -66,8 +70,10 @@ def missing_requirements() -> list[str]:
     if _package_folder() is None:
         missing.append('the package pycocoevalcap (pip install "pycocoevalcap>=1.2")')
     if shutil.which('java') is None:
-        missing.append('Java 8 or later with `java` on the PATH (for example apt-get install '
-                       'default-jre-headless)')
+        missing.append(
+            'Java 8 or later with `java` on the PATH (for example apt-get install '
+            'default-jre-headless)'
+        )
     return missing
 
 
@@ -75,8 +81,14 @@ def _package_folder() -> Path | None:
     """Folder of the package; what has its name but not its Java archives is another package."""
     spec = importlib.util.find_spec(_PACKAGE)
     places = [] if spec is None else list(spec.submodule_search_locations or ())
-    return next((Path(place) for place in places
-                 if all((Path(place) / jar).is_file() for jar in (_TOKENISER, _METEOR))), None)
+    return next(
+        (
+            Path(place)
+            for place in places
+            if all((Path(place) / jar).is_file() for jar in (_TOKENISER, _METEOR))
+        ),
+        None,
+    )
 
 
 class CaptionToolkit:
@@ -127,11 +139,16 @@ class CaptionToolkit:
             found = version(_PACKAGE)
         except PackageNotFoundError:
             found = None
-        return dict(metrics=list(self.metrics), tokeniser='PTB, Stanford CoreNLP 3.4.1',
-                    meteor='1.5, English, -norm', pycocoevalcap=found)
+        return dict(
+            metrics=list(self.metrics),
+            tokeniser='PTB, Stanford CoreNLP 3.4.1',
+            meteor='1.5, English, -norm',
+            pycocoevalcap=found,
+        )
 
-    def compute(self, predictions: Sequence[str],
-                references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> dict[str, float]:
         """Score texts.
 
         Args:
@@ -160,40 +177,57 @@ class CaptionToolkit:
     def _tokenise(self, texts: Iterable[str]) -> None:
         """Add the tokens of texts not seen before, all in one run of the tokeniser."""
         from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
+
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         if not new:
             return
         self._close_meteor()
         lines = ''.join(f'{" ".join(text.splitlines())}\n' for text in new)
         done = subprocess.run(
-            ['java', _UTF8, '-cp', str(_package_folder() / _TOKENISER),
-             'edu.stanford.nlp.process.PTBTokenizer', '-preserveLines', '-lowerCase', '-encoding',
-             'UTF-8'], input=lines.encode('utf-8', 'replace'), capture_output=True, check=False)
+            [
+                'java',
+                _UTF8,
+                '-cp',
+                str(_package_folder() / _TOKENISER),
+                'edu.stanford.nlp.process.PTBTokenizer',
+                '-preserveLines',
+                '-lowerCase',
+                '-encoding',
+                'UTF-8',
+            ],
+            input=lines.encode('utf-8', 'replace'),
+            capture_output=True,
+            check=False,
+        )
         found = done.stdout.decode('utf-8', 'replace').split('\n')
         if done.returncode or len(found) != len(new) + 1:
             raise RuntimeError(
                 f'the PTB tokeniser gave {len(found) - 1} lines for {len(new)} texts and exit code '
-                f'{done.returncode}: {done.stderr.decode("utf-8", "replace").strip()[-500:]}')
+                f'{done.returncode}: {done.stderr.decode("utf-8", "replace").strip()[-500:]}'
+            )
         for text, line in zip(new, found):
-            self._tokens[text] = ' '.join(
-                word for word in line.split() if word not in PUNCTUATIONS)
+            self._tokens[text] = ' '.join(word for word in line.split() if word not in PUNCTUATIONS)
 
 
-def _count_words(metrics: Sequence[str], said: dict[int, list[str]],
-                 true: dict[int, list[str]]) -> dict[str, float]:
+def _count_words(
+    metrics: Sequence[str], said: dict[int, list[str]], true: dict[int, list[str]]
+) -> dict[str, float]:
     """The metrics that need no Java, on tokenised texts."""
     values: dict[str, float] = {}
     if 'CIDEr' in metrics:
         from pycocoevalcap.cider.cider import Cider
+
         # Without a single word in the references the package fails.
         has_words = any(text for texts in true.values() for text in texts)
         values['CIDEr'] = float(Cider().compute_score(true, said)[0]) if has_words else 0.0
     if any(name.startswith('BLEU') for name in metrics):
         from pycocoevalcap.bleu.bleu import Bleu
+
         scores, _ = Bleu(4).compute_score(true, said, verbose=0)
         values.update({f'BLEU-{n}': float(score) for n, score in enumerate(scores, 1)})
     if 'ROUGE-L' in metrics:
         from pycocoevalcap.rouge.rouge import Rouge
+
         values['ROUGE-L'] = float(Rouge().compute_score(true, said)[0])
     return values
 
@@ -206,9 +240,26 @@ class _Meteor:
         # A file, since nobody reads along: a full pipe would stop the program.
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            ['java', _UTF8, f'-Xmx{heap}', '-jar', str(folder / _METEOR), '-', '-', '-stdio', '-l',
-             'en', '-norm'], cwd=(folder / _METEOR).parent, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self._errors, encoding='utf-8', errors='replace')
+            [
+                'java',
+                _UTF8,
+                f'-Xmx{heap}',
+                '-jar',
+                str(folder / _METEOR),
+                '-',
+                '-',
+                '-stdio',
+                '-l',
+                'en',
+                '-norm',
+            ],
+            cwd=(folder / _METEOR).parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            encoding='utf-8',
+            errors='replace',
+        )
 
     def score(self, said: dict[int, list[str]], true: dict[int, list[str]]) -> float:
         """Score of a corpus: of the summed counts of all samples, not the mean of their scores."""
@@ -238,8 +289,7 @@ class _Meteor:
     def _explain(self, what: str) -> str:
         self._errors.seek(0)
         said = self._errors.read().decode('utf-8', 'replace').strip()[-500:]
-        return (f'METEOR (Java with heap={self._heap!r}) {what}; its error output: '
-                f'{said or "none"}')
+        return f'METEOR (Java with heap={self._heap!r}) {what}; its error output: {said or "none"}'
 
     def close(self) -> None:
         """End the program: ask by closing its input, then kill."""

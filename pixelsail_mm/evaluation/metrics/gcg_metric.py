@@ -71,7 +71,7 @@ def phrases_of_masks(text: str, count: int) -> list[str | None]:
             phrase = None
         else:
             owners += [None] * found.group(1).count(SEG_TOKEN)
-            phrase, = find_phrases(found.group())
+            (phrase,) = find_phrases(found.group())
     return (owners + [None] * count)[:count]
 
 
@@ -87,17 +87,28 @@ def mask_ap(images: Sequence[tuple[list[dict], list[dict]]]) -> dict[str, float]
         ``AP50`` and ``AP``, the mean over IoU 0.5, 0.55, ... 0.95; nothing without a true mask.
     """
     truth, found = COCO(), COCO()
-    sizes = [next(iter([*true, *predicted]), dict(size=(0, 0)))['size']
-             for true, predicted in images]
+    sizes = [
+        next(iter([*true, *predicted]), dict(size=(0, 0)))['size'] for true, predicted in images
+    ]
     for coco, side in ((truth, 0), (found, 1)):
         masks = [(i, mask) for i, image in enumerate(images) for mask in image[side]]
         coco.dataset = dict(
             images=[dict(id=i, height=size[0], width=size[1]) for i, size in enumerate(sizes)],
             categories=[dict(id=1)],
             # COCOeval takes id 0 for "no match".
-            annotations=[dict(id=number, image_id=i, category_id=1, segmentation=mask, score=1.0,
-                              area=float(coco_mask.area(mask)), iscrowd=0)
-                         for number, (i, mask) in enumerate(masks, 1)])
+            annotations=[
+                dict(
+                    id=number,
+                    image_id=i,
+                    category_id=1,
+                    segmentation=mask,
+                    score=1.0,
+                    area=float(coco_mask.area(mask)),
+                    iscrowd=0,
+                )
+                for number, (i, mask) in enumerate(masks, 1)
+            ],
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         found.createIndex()
@@ -129,6 +140,7 @@ def mean_iou(ious: np.ndarray) -> float:
 def _sum_of_best_pairs(values: np.ndarray) -> float:
     """Largest sum of a one-to-one pairing of rows and columns."""
     from scipy.optimize import linear_sum_assignment  # takes a second, which others need not wait
+
     return values[linear_sum_assignment(values, maximize=True)].sum()
 
 
@@ -209,15 +221,23 @@ class GCGMetric(PixelMetric):
 
     default_prefix = 'gcg'
 
-    def __init__(self, similarity: Mapping | Callable[[str, str], float] | None = None,
-                 iou_threshold: float = 0.5, similarity_threshold: float = 0.5,
-                 caption_metrics: Sequence[str] = ('METEOR', 'CIDEr'), protocol: str = 'strict',
-                 on_missing: str = 'error', heap: str = '2G', prefix: str | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        similarity: Mapping | Callable[[str, str], float] | None = None,
+        iou_threshold: float = 0.5,
+        similarity_threshold: float = 0.5,
+        caption_metrics: Sequence[str] = ('METEOR', 'CIDEr'),
+        protocol: str = 'strict',
+        on_missing: str = 'error',
+        heap: str = '2G',
+        prefix: str | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(prefix=prefix, **kwargs)
         if not 0 < iou_threshold <= 1:
-            raise ConfigError('GCGMetric: iou_threshold must be above 0 and at most 1, got '
-                              f'{iou_threshold}')
+            raise ConfigError(
+                f'GCGMetric: iou_threshold must be above 0 and at most 1, got {iou_threshold}'
+            )
         self.protocol = check_protocol(protocol, 'GCGMetric')
         self.iou_threshold = iou_threshold
         self.similarity_threshold = similarity_threshold
@@ -231,37 +251,52 @@ class GCGMetric(PixelMetric):
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that the values depend on, for the result file."""
-        return dict(protocol=self.protocol, similarity=self.similarity_name,
-                    iou_threshold=self.iou_threshold,
-                    similarity_threshold=self.similarity_threshold, **self.toolkit.settings)
+        return dict(
+            protocol=self.protocol,
+            similarity=self.similarity_name,
+            iou_threshold=self.iou_threshold,
+            similarity_threshold=self.similarity_threshold,
+            **self.toolkit.settings,
+        )
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return texts, run lengths of the masks and their IoU."""
-        name = f"GCGMetric: sample {sample['sample_id']!r}"
+        name = f'GCGMetric: sample {sample["sample_id"]!r}'
         for key in ('pred_masks', 'gt_masks', 'phrases', 'caption', 'image_id'):
             if sample.get(key) is None:
-                raise KeyError(f'{name} has no {key!r}; the reader must be in test mode, the '
-                               "pipeline must load the true masks, the model must run in "
-                               "mode='predict'. Other tasks in the same test set are left out "
-                               "with `tasks=['gcg']`")
+                raise KeyError(
+                    f'{name} has no {key!r}; the reader must be in test mode, the '
+                    'pipeline must load the true masks, the model must run in '
+                    "mode='predict'. Other tasks in the same test set are left out "
+                    "with `tasks=['gcg']`"
+                )
         text = read_prediction(sample, name)
         predicted = to_bool_masks(sample['pred_masks'], f'{name}: pred_masks')
         true = to_bool_masks(sample['gt_masks'], f'{name}: gt_masks')
         if predicted.shape[1:] != true.shape[1:]:
-            raise ValueError(f'{name}: predicted masks are {predicted.shape[1:]}, true masks '
-                             f'{true.shape[1:]}; both must have the size of the original image')
+            raise ValueError(
+                f'{name}: predicted masks are {predicted.shape[1:]}, true masks '
+                f'{true.shape[1:]}; both must have the size of the original image'
+            )
         if len(sample['phrases']) != len(true):
-            raise ValueError(f"{name} has {len(sample['phrases'])} true phrases but {len(true)} "
-                             'true masks; the reader must give one mask for each phrase')
-        codes = dict(true=[mask_to_rle(mask) for mask in true],
-                     predicted=[mask_to_rle(mask) for mask in predicted])
+            raise ValueError(
+                f'{name} has {len(sample["phrases"])} true phrases but {len(true)} '
+                'true masks; the reader must give one mask for each phrase'
+            )
+        codes = dict(
+            true=[mask_to_rle(mask) for mask in true],
+            predicted=[mask_to_rle(mask) for mask in predicted],
+        )
         return dict(
-            image_id=sample['image_id'], caption=plain_caption(text, self.protocol),
+            image_id=sample['image_id'],
+            caption=plain_caption(text, self.protocol),
             references=list(sample.get('references') or [sample['caption']]),
             true_phrases=list(sample['phrases']),
             phrases=find_phrases(text, self.protocol),
             owners=phrases_of_masks(text, len(predicted)),
-            ious=_ious(codes['true'], codes['predicted']).tolist(), **codes)
+            ious=_ious(codes['true'], codes['predicted']).tolist(),
+            **codes,
+        )
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """See :meth:`PixelMetric.compute_metrics`; all groups share one Java process."""
@@ -273,16 +308,22 @@ class GCGMetric(PixelMetric):
         records = sorted(records, key=_image_order)
         paper = self.protocol == 'paper'
         metrics: dict[str, Any] = mask_ap(
-            [(record['true'], record['predicted']) for record in records])
+            [(record['true'], record['predicted']) for record in records]
+        )
         ious = [_matrix(record) for record in records]
-        metrics['mIoU'] = float(np.mean([(mean_iou_paper if paper else mean_iou)(matrix)
-                                         for matrix in ious]))
+        metrics['mIoU'] = float(
+            np.mean([(mean_iou_paper if paper else mean_iou)(matrix) for matrix in ious])
+        )
         wanted = sum(len(record['true_phrases']) for record in records)
         if wanted:
             count = self._found_paper if paper else self._found
             metrics[f'recall_{self.similarity_name}'] = sum(map(count, records, ious)) / wanted
-        metrics.update(self.toolkit.compute([record['caption'] for record in records],
-                                            [record['references'] for record in records]))
+        metrics.update(
+            self.toolkit.compute(
+                [record['caption'] for record in records],
+                [record['references'] for record in records],
+            )
+        )
         metrics.update(_mismatches(records))
         # Last: hooks take the first value for the one to watch.
         return {**metrics, 'protocol': 'paper'} if paper else metrics
@@ -336,6 +377,9 @@ def _mismatches(records: list[dict]) -> dict[str, int]:
     return dict(
         mismatched=sum(len(record['phrases']) != len(record['owners']) for record in records),
         phrases_without_mask=sum(
-            len(record['phrases']) - number for record, number in zip(records, owned)),
+            len(record['phrases']) - number for record, number in zip(records, owned)
+        ),
         masks_without_phrase=sum(
-            len(record['owners']) - number for record, number in zip(records, owned)))
+            len(record['owners']) - number for record, number in zip(records, owned)
+        ),
+    )

@@ -15,12 +15,17 @@ _LABEL = re.compile(r'^\s*<Prompt\d+>\s*:?\s*')
 _LONE = re.compile(r'^\W*([A-Za-z])\W*$')
 # "B.", "B)", "(B)", "b: ..." and, for a capital, a bare "B ..." at the very start.
 _HEAD = re.compile(r'^[\s*"\']*(?:[(\[]([A-Za-z])[)\]][.:,]?|([A-Za-z])[.):]|([A-Z]),?(?=\s))')
-_STATED = re.compile(r'\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\["\']*([A-Z])(?![\w\'])'
-                     r'(?=\W*$|[)\]"\'.:,;])', re.IGNORECASE)
+_STATED = re.compile(
+    r'\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\["\']*([A-Z])(?![\w\'])'
+    r'(?=\W*$|[)\]"\'.:,;])',
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r'^(?:it is|(?:the )?(?:correct |right )?(?:answer|option|choice) is) ')
 # Letters that can only mean an option: "(C)", "C." / "C)" / "C:", "or C".
-_MENTION = re.compile(r'[(\[]([A-Z])[)\]]|(?<!\w)([A-Z])(?=[.):])|'
-                      r'(?:\band|\bor|,|/|&)\s*([A-Z])(?!\w)')
+_MENTION = re.compile(
+    r'[(\[]([A-Z])[)\]]|(?<!\w)([A-Z])(?=[.):])|'
+    r'(?:\band|\bor|,|/|&)\s*([A-Z])(?!\w)'
+)
 
 
 def normalise(text: str) -> str:
@@ -57,20 +62,25 @@ def extract_choice(text: str, choices: Sequence[str]) -> str | None:
     Returns:
         A capital letter or ``None``.
     """
-    letters = ascii_uppercase[:len(choices)]
+    letters = ascii_uppercase[: len(choices)]
     options = dict(zip(letters, _option_texts(choices)))
     text = _LABEL.sub('', text).strip()
     said = normalise(text)
     lone = _LONE.match(text)
-    found = {letter for letter, option in options.items()
-             if option and option in (said, _SENTENCE.sub('', said))}
+    found = {
+        letter
+        for letter, option in options.items()
+        if option and option in (said, _SENTENCE.sub('', said))
+    }
     if lone:
         found.add(lone.group(1).upper())
     elif not found:
         found = _from_head(text, options) | {
-            match.group(1).upper() for match in _STATED.finditer(text)}
-        if found and not any(said == normalise(f'{letter} {options.get(letter, "")}')
-                             for letter in found):
+            match.group(1).upper() for match in _STATED.finditer(text)
+        }
+        if found and not any(
+            said == normalise(f'{letter} {options.get(letter, "")}') for letter in found
+        ):
             found |= _mentions(text)
     found = {letter for letter in found if letter in options}
     return found.pop() if len(found) == 1 else None
@@ -82,7 +92,7 @@ def _from_head(text: str, options: Mapping[str, str]) -> set[str]:
     if not head:
         return set()
     letter = next(group for group in head.groups() if group).upper()
-    rest = normalise(text[head.end():])
+    rest = normalise(text[head.end() :])
     if head.group(3) and rest != options.get(letter):
         return {letter} if text[head.end(3)] == ',' else set()
     return {letter} | {other for other, option in options.items() if option and option == rest}
@@ -94,10 +104,14 @@ def _mentions(text: str) -> set[str]:
 
 def _option_texts(choices: Sequence[str]) -> list[str]:
     """Normalised options, without the letters in front if every option has its own."""
-    marked = [re.match(rf'^\W*{letter}[.):\]]\s*', choice)
-              for letter, choice in zip(ascii_uppercase, choices)]
-    return [normalise(choice[match.end():] if all(marked) else choice)
-            for choice, match in zip(choices, marked)]
+    marked = [
+        re.match(rf'^\W*{letter}[.):\]]\s*', choice)
+        for letter, choice in zip(ascii_uppercase, choices)
+    ]
+    return [
+        normalise(choice[match.end() :] if all(marked) else choice)
+        for choice, match in zip(choices, marked)
+    ]
 
 
 @METRICS.register_module()
@@ -129,8 +143,13 @@ class MultipleChoiceMetric(PixelMetric):
 
     default_prefix = 'mcq'
 
-    def __init__(self, protocol: str = 'strict', group_by: str | None = 'question_type',
-                 prefix: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        protocol: str = 'strict',
+        group_by: str | None = 'question_type',
+        prefix: str | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(group_by=group_by, prefix=prefix, **kwargs)
         self.protocol = check_protocol(protocol, 'MultipleChoiceMetric')
 
@@ -141,15 +160,19 @@ class MultipleChoiceMetric(PixelMetric):
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return whether the answer is right, the option read from it and the number of options."""
-        name = f"MultipleChoiceMetric: sample {sample['sample_id']!r}"
+        name = f'MultipleChoiceMetric: sample {sample["sample_id"]!r}'
         choices, answer = sample.get('choices'), sample.get('answer')
         if not choices or not 2 <= len(choices) <= len(ascii_uppercase):
-            raise ValueError(f"{name}: metainfo 'choices' must list 2 to 26 option texts, got "
-                             f"{choices!r}; set meta['choices'] in the dataset reader")
+            raise ValueError(
+                f"{name}: metainfo 'choices' must list 2 to 26 option texts, got "
+                f"{choices!r}; set meta['choices'] in the dataset reader"
+            )
         gold = _gold_letter(answer, choices)
         if gold is None:
-            raise ValueError(f"{name}: the true answer {answer!r} is neither a letter nor the text "
-                             f'of one of the options {list(choices)}')
+            raise ValueError(
+                f'{name}: the true answer {answer!r} is neither a letter nor the text '
+                f'of one of the options {list(choices)}'
+            )
         if sample.get('pred_text') is None:
             raise ValueError(f"{name} has no 'pred_text'; the model must run in mode='predict'")
         said = extract_choice(sample['pred_text'], choices)
@@ -161,7 +184,8 @@ class MultipleChoiceMetric(PixelMetric):
         count = len(records)
         metrics = dict(
             accuracy=sum(record['right'] for record in records) / count,
-            chance=sum(1 / record['num_choices'] for record in records) / count)
+            chance=sum(1 / record['num_choices'] for record in records) / count,
+        )
         if self.protocol == 'strict':
             metrics['unparsed'] = sum(record['said'] is None for record in records) / count
         return metrics

@@ -67,13 +67,17 @@ def load_meteor_nltk() -> Callable[[str, str], float] | str:
         return 'the package nltk (pip install nltk)'
     from nltk.corpus import wordnet
     from nltk.translate.meteor_score import meteor_score
+
     try:
         wordnet.synsets('red')
     except (LookupError, OSError):
-        return ('WordNet where NLTK looks for it, corpora/wordnet in a folder of NLTK_DATA (python '
-                '-m nltk.downloader wordnet)')
+        return (
+            'WordNet where NLTK looks for it, corpora/wordnet in a folder of NLTK_DATA (python '
+            '-m nltk.downloader wordnet)'
+        )
     return lambda prediction, reference: meteor_score(
-        [prediction.split()], reference.split(), wordnet=wordnet)
+        [prediction.split()], reference.split(), wordnet=wordnet
+    )
 
 
 @METRICS.register_module()
@@ -126,19 +130,28 @@ class PerBenchMetric(PixelMetric):
 
     default_prefix = 'perbench'
 
-    def __init__(self, protocols: str | Sequence[str] = PROTOCOLS, on_missing: str = 'error',
-                 heap: str = '2G', prefix: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        protocols: str | Sequence[str] = PROTOCOLS,
+        on_missing: str = 'error',
+        heap: str = '2G',
+        prefix: str | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(tasks=TASKS, prefix=prefix, **kwargs)
-        self.protocols = (protocols, ) if isinstance(protocols, str) else tuple(protocols)
+        self.protocols = (protocols,) if isinstance(protocols, str) else tuple(protocols)
         if not self.protocols or not set(self.protocols) <= set(PROTOCOLS):
-            raise ConfigError(f'PerBenchMetric: protocols must be some of {PROTOCOLS}, got '
-                              f'{protocols!r}')
-        self.toolkit = build_toolkit(('METEOR', ) if 'strict' in self.protocols else (),
-                                     on_missing, type(self).__name__, heap)
+            raise ConfigError(
+                f'PerBenchMetric: protocols must be some of {PROTOCOLS}, got {protocols!r}'
+            )
+        self.toolkit = build_toolkit(
+            ('METEOR',) if 'strict' in self.protocols else (), on_missing, type(self).__name__, heap
+        )
         self._meteor_nltk = load_meteor_nltk() if 'paper' in self.protocols else None
         if isinstance(self._meteor_nltk, str):
-            _warn(f'paper/meteor_nltk and paper/overall are left out; they need '
-                  f'{self._meteor_nltk}')
+            _warn(
+                f'paper/meteor_nltk and paper/overall are left out; they need {self._meteor_nltk}'
+            )
             self._meteor_nltk = None
         self._choice = {name: MultipleChoiceMetric(protocol=name) for name in PROTOCOLS}
         self._segmentation = RefSegMetric(select='paired', thresholds=())
@@ -146,24 +159,37 @@ class PerBenchMetric(PixelMetric):
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that the values depend on, for the result file."""
-        return dict(protocols=list(self.protocols), meteor_nltk=self._meteor_nltk is not None,
-                    **self.toolkit.settings)
+        return dict(
+            protocols=list(self.protocols),
+            meteor_nltk=self._meteor_nltk is not None,
+            **self.toolkit.settings,
+        )
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return what either protocol needs of one sample."""
-        name, task = f"PerBenchMetric: sample {sample['sample_id']!r}", sample['task']
+        name, task = f'PerBenchMetric: sample {sample["sample_id"]!r}', sample['task']
         if task == CAPTION:
-            return dict(task=task, text=read_prediction(sample, name),
-                        references=read_references(sample, name))
+            return dict(
+                task=task,
+                text=read_prediction(sample, name),
+                references=read_references(sample, name),
+            )
         if task == CHOICE:
-            return dict(task=task, **{protocol: metric.score(sample)
-                                      for protocol, metric in self._choice.items()})
+            return dict(
+                task=task,
+                **{protocol: metric.score(sample) for protocol, metric in self._choice.items()},
+            )
         strict = self._segmentation.score(sample)
         retried = bool(sample.get('retried', False))
         without = {**sample, 'pred_masks': sample['pred_masks'][:0]} if retried else sample
-        return dict(task=task, retried=retried, strict=strict, paper=first_pair(sample),
-                    strict_no_retry=self._segmentation.score(without),
-                    paper_no_retry=first_pair(without))
+        return dict(
+            task=task,
+            retried=retried,
+            strict=strict,
+            paper=first_pair(sample),
+            strict_no_retry=self._segmentation.score(without),
+            paper_no_retry=first_pair(without),
+        )
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """See :meth:`PixelMetric.compute_metrics`; says what the test set lacks."""
@@ -187,30 +213,41 @@ class PerBenchMetric(PixelMetric):
     def _strict(self, parts: dict[str, list[dict]]) -> dict[str, float]:
         values: dict[str, float] = {}
         if parts[CAPTION]:
-            values.update(self.toolkit.compute(
-                [clean_strict(record['text']) for record in parts[CAPTION]],
-                [record['references'] for record in parts[CAPTION]]))
+            values.update(
+                self.toolkit.compute(
+                    [clean_strict(record['text']) for record in parts[CAPTION]],
+                    [record['references'] for record in parts[CAPTION]],
+                )
+            )
         if parts[CHOICE]:
-            values.update(self._choice['strict'].summarise(
-                [record['strict'] for record in parts[CHOICE]]))
+            values.update(
+                self._choice['strict'].summarise([record['strict'] for record in parts[CHOICE]])
+            )
         if parts[SEGMENTATION]:
-            found, without = (self._segmentation.summarise(
-                [record[key] for record in parts[SEGMENTATION]])
-                for key in ('strict', 'strict_no_retry'))
+            found, without = (
+                self._segmentation.summarise([record[key] for record in parts[SEGMENTATION]])
+                for key in ('strict', 'strict_no_retry')
+            )
             values.update({key: found[key] for key in ('cIoU', 'gIoU', 'missing') if key in found})
-            values.update(retried=_share_retried(parts), cIoU_no_retry=without['cIoU'],
-                          gIoU_no_retry=without['gIoU'])
+            values.update(
+                retried=_share_retried(parts),
+                cIoU_no_retry=without['cIoU'],
+                gIoU_no_retry=without['gIoU'],
+            )
         return values
 
     def _paper(self, parts: dict[str, list[dict]]) -> dict[str, float]:
         values: dict[str, float] = {}
         if parts[CAPTION] and self._meteor_nltk is not None:
-            scores = [self._meteor_nltk(clean_perbench_paper(record['text']),
-                                        record['references'][0]) for record in parts[CAPTION]]
+            scores = [
+                self._meteor_nltk(clean_perbench_paper(record['text']), record['references'][0])
+                for record in parts[CAPTION]
+            ]
             values['meteor_nltk'] = sum(scores) / len(scores)
         if parts[CHOICE]:
             values['accuracy'] = self._choice['paper'].summarise(
-                [record['paper'] for record in parts[CHOICE]])['accuracy']
+                [record['paper'] for record in parts[CHOICE]]
+            )['accuracy']
         if parts[SEGMENTATION]:
             for key, end in (('paper', ''), ('paper_no_retry', '_no_retry')):
                 ciou, giou = iou_of_first_pairs([record[key] for record in parts[SEGMENTATION]])
@@ -227,10 +264,13 @@ def first_pair(sample: Mapping[str, Any]) -> dict[str, int | bool]:
     """
     gt, pred = (to_bool_masks(sample[key], key) for key in ('gt_masks', 'pred_masks'))
     first = sample.get('first_in_file', 0)
-    pairs = list(zip(pred[:1], gt[first:first + 1]))
-    return dict(inter=sum(int((p & t).sum()) for p, t in pairs),
-                union=sum(int((p | t).sum()) for p, t in pairs), given=len(pred) > 0,
-                targets=len(gt))
+    pairs = list(zip(pred[:1], gt[first : first + 1]))
+    return dict(
+        inter=sum(int((p & t).sum()) for p, t in pairs),
+        union=sum(int((p | t).sum()) for p, t in pairs),
+        given=len(pred) > 0,
+        targets=len(gt),
+    )
 
 
 def iou_of_first_pairs(records: Sequence[Mapping[str, int | bool]]) -> tuple[float, float]:
@@ -245,8 +285,9 @@ def iou_of_first_pairs(records: Sequence[Mapping[str, int | bool]]) -> tuple[flo
     """
     given = [record for record in records if record['given']]
     inter, union = (sum(record[key] for record in given) for key in ('inter', 'union'))
-    ious = sum(record['inter'] / (record['union'] + 1e-5) if record['union'] else 1.0
-               for record in given)
+    ious = sum(
+        record['inter'] / (record['union'] + 1e-5) if record['union'] else 1.0 for record in given
+    )
     targets = sum(record['targets'] for record in records)
     return inter / (union + 1e-10), ious / targets if targets else 0.0
 
@@ -262,7 +303,8 @@ def _with_overall(values: dict[str, float], meteor: str) -> dict[str, float]:
     if all(key in values for key in (meteor, 'accuracy', 'cIoU')):
         for end in ('', '_no_retry'):
             overall[f'overall{end}'] = perbench_overall(
-                values[meteor], values['accuracy'], values[f'cIoU{end}'], values[f'gIoU{end}'])
+                values[meteor], values['accuracy'], values[f'cIoU{end}'], values[f'gIoU{end}']
+            )
     return {**overall, **values}
 
 

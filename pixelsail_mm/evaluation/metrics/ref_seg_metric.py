@@ -78,20 +78,30 @@ class RefSegMetric(PixelMetric):
 
     default_prefix = 'refseg'
 
-    def __init__(self, thresholds: Sequence[float] = (0.5, 0.7, 0.9), select: str = 'first',
-                 precision: str = 'all', empty_below: int = 1, protocol: str = 'strict',
-                 prefix: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        thresholds: Sequence[float] = (0.5, 0.7, 0.9),
+        select: str = 'first',
+        precision: str = 'all',
+        empty_below: int = 1,
+        protocol: str = 'strict',
+        prefix: str | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(prefix=prefix, **kwargs)
         if select not in SELECT:
             raise ValueError(f'RefSegMetric: select must be one of {SELECT}, got {select!r}')
         if precision not in PRECISION:
-            raise ValueError(f'RefSegMetric: precision must be one of {PRECISION}, got '
-                             f'{precision!r}')
+            raise ValueError(
+                f'RefSegMetric: precision must be one of {PRECISION}, got {precision!r}'
+            )
         if not all(0 <= t <= 1 for t in thresholds):
             raise ValueError(f'RefSegMetric: thresholds are fractions 0..1, got {thresholds}')
         if protocol == 'paper' and select == 'paired':
-            raise ValueError("RefSegMetric: protocol='paper' compares the first predicted mask; "
-                             "use select='first', or select='union' for gRefCOCO")
+            raise ValueError(
+                "RefSegMetric: protocol='paper' compares the first predicted mask; "
+                "use select='first', or select='union' for gRefCOCO"
+            )
         self.protocol = check_protocol(protocol, 'RefSegMetric')
         self.thresholds = tuple(thresholds)
         self.select = select
@@ -101,8 +111,13 @@ class RefSegMetric(PixelMetric):
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that the values depend on, for the result file."""
-        return dict(protocol=self.protocol, thresholds=list(self.thresholds), select=self.select,
-                    precision=self.precision, empty_below=self.empty_below)
+        return dict(
+            protocol=self.protocol,
+            thresholds=list(self.thresholds),
+            select=self.select,
+            precision=self.precision,
+            empty_below=self.empty_below,
+        )
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Count the pixels of one sample.
@@ -113,18 +128,25 @@ class RefSegMetric(PixelMetric):
         """
         pred, gt, ignore = self._masks(sample)
         if self.select == 'paired':
-            pairs = [(pred[i:i + 1], gt[i:i + 1], ignore[i:i + 1]) for i in range(max(len(gt), 1))]
+            pairs = [
+                (pred[i : i + 1], gt[i : i + 1], ignore[i : i + 1]) for i in range(max(len(gt), 1))
+            ]
         elif self.select == 'union' and self.protocol == 'strict':
             pairs = [(pred, gt, ignore)]
         else:
             pairs = [(pred[:1], gt, ignore)]
         left_out = self.protocol == 'paper' and sample.get('task') == _MISSING_LEFT_OUT
-        return dict(pairs=[
-            self._count(*(masks.any(axis=0) for masks in pair))
-            + (len(pair[0]) > 0, len(pair[0]) > 0 or not left_out) for pair in pairs])
+        return dict(
+            pairs=[
+                self._count(*(masks.any(axis=0) for masks in pair))
+                + (len(pair[0]) > 0, len(pair[0]) > 0 or not left_out)
+                for pair in pairs
+            ]
+        )
 
-    def _count(self, pred: np.ndarray, gt: np.ndarray,
-               ignore: np.ndarray) -> tuple[int, int, int, int]:
+    def _count(
+        self, pred: np.ndarray, gt: np.ndarray, ignore: np.ndarray
+    ) -> tuple[int, int, int, int]:
         """Pixels of the intersection, the union, the target and the prediction."""
         if self.protocol == 'paper':
             gt = _one_code(gt, ignore)
@@ -142,7 +164,8 @@ class RefSegMetric(PixelMetric):
         iou[counts == 0] = 0
         inter, union = inter[counts == 1].sum(), union[counts == 1].sum()
         metrics: dict[str, Any] = dict(
-            cIoU=float(inter / union) if union else 1.0, gIoU=float(iou.mean()))
+            cIoU=float(inter / union) if union else 1.0, gIoU=float(iou.mean())
+        )
         has_target = gt_area > 0
         metrics.update(self._precisions(iou, has_target))
         said_empty = pred_area < self.empty_below
@@ -163,26 +186,34 @@ class RefSegMetric(PixelMetric):
 
     def _masks(self, sample: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return predictions, targets and pixels to ignore as boolean arrays, checked."""
-        name = f"RefSegMetric: sample {sample['sample_id']!r}"
+        name = f'RefSegMetric: sample {sample["sample_id"]!r}'
         for key in ('gt_masks', 'pred_masks'):
             if sample.get(key) is None:
-                raise KeyError(f'{name} has no {key!r}; the pipeline must load the true masks and '
-                               "the model must run in mode='predict'. Other tasks in the same "
-                               "test set are left out with `tasks=['refseg']`")
+                raise KeyError(
+                    f'{name} has no {key!r}; the pipeline must load the true masks and '
+                    "the model must run in mode='predict'. Other tasks in the same "
+                    "test set are left out with `tasks=['refseg']`"
+                )
         gt = to_bool_masks(sample['gt_masks'], f'{name}: gt_masks')
         pred = to_bool_masks(sample['pred_masks'], f'{name}: pred_masks')
         if pred.shape[1:] != gt.shape[1:]:
-            raise ValueError(f'{name}: predicted masks are {pred.shape[1:]}, true masks '
-                             f'{gt.shape[1:]}; both must have the size of the original image')
+            raise ValueError(
+                f'{name}: predicted masks are {pred.shape[1:]}, true masks '
+                f'{gt.shape[1:]}; both must have the size of the original image'
+            )
         if self.select == 'first' and len(gt) > 1:
-            raise ValueError(f"{name} has {len(gt)} true masks but select='first' compares one; "
-                             "use select='union' or select='paired'")
+            raise ValueError(
+                f"{name} has {len(gt)} true masks but select='first' compares one; "
+                "use select='union' or select='paired'"
+            )
         if sample.get('ignore_masks') is None:
             return pred, gt, np.zeros_like(gt)
         ignore = to_bool_masks(sample['ignore_masks'], f'{name}: ignore_masks')
         if ignore.shape != gt.shape:
-            raise ValueError(f'{name}: ignore_masks are {ignore.shape}, gt_masks {gt.shape}; give '
-                             'one mask of pixels to ignore for each target')
+            raise ValueError(
+                f'{name}: ignore_masks are {ignore.shape}, gt_masks {gt.shape}; give '
+                'one mask of pixels to ignore for each target'
+            )
         return pred, gt, ignore
 
 

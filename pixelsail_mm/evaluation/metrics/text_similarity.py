@@ -50,8 +50,10 @@ class BertSimilarity:
 
     def __init__(self, path: str, name: str = 'bert_cosine') -> None:
         if not osp.isdir(path):
-            raise ConfigError(f"similarity: there is no folder {path!r}; download a BERT with its "
-                              "tokenizer, or use similarity=dict(type='token_f1')")
+            raise ConfigError(
+                f'similarity: there is no folder {path!r}; download a BERT with its '
+                "tokenizer, or use similarity=dict(type='token_f1')"
+            )
         self.path = path
         self.name = name
         self._embed = lru_cache(maxsize=100_000)(self._mean_state)
@@ -65,8 +67,10 @@ class BertSimilarity:
 
     def _mean_state(self, text: str) -> np.ndarray:
         import torch
+
         if self._model is None:
             from transformers import AutoModel, AutoTokenizer
+
             self._tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
             self._model = AutoModel.from_pretrained(self.path, local_files_only=True).eval()
         inputs = self._tokenizer(text, return_tensors='pt', max_length=512, truncation=True)

@@ -6,6 +6,9 @@ from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 from pixelsail_mm.models.backbones.single_transformer import SingleTransformer
 
 __all__ = [
-    'AttentionLayout', 'EVETransformer', 'PatchRotaryEmbedding', 'SingleTransformer',
-    'image_block_attention'
+    'AttentionLayout',
+    'EVETransformer',
+    'PatchRotaryEmbedding',
+    'SingleTransformer',
+    'image_block_attention',
 ]

@@ -44,9 +44,14 @@ class AttentionLayout:
     Padding on the right needs no entry: being behind every valid token, it is never attended to.
     """
 
-    def __init__(self, spans: Sequence[tuple[int, int, int]], length: int,
-                 device: torch.device | str = 'cpu', turn_ids: Tensor | None = None,
-                 causal_images: bool = False) -> None:
+    def __init__(
+        self,
+        spans: Sequence[tuple[int, int, int]],
+        length: int,
+        device: torch.device | str = 'cpu',
+        turn_ids: Tensor | None = None,
+        causal_images: bool = False,
+    ) -> None:
         self.image_spans = [tuple(span) for span in spans]
         self.spans = self.image_spans
         if causal_images:
@@ -63,8 +68,9 @@ class AttentionLayout:
         self._masks: dict[tuple, Tensor] = {}
         self._cache_mask: Tensor | None = None
 
-    def trailing_mask(self, span: tuple[int, int, int], num_queries: int, num_keys: int,
-                      dense: bool = False):
+    def trailing_mask(
+        self, span: tuple[int, int, int], num_queries: int, num_keys: int, dense: bool = False
+    ):
         """Mask of the last ``num_queries`` of ``num_keys`` positions of the rows with ``span``.
 
         Causal: a lazy bias on GPUs (the fused kernels never materialise it); on the CPU, or if
@@ -75,6 +81,7 @@ class AttentionLayout:
             return self._turn_mask(span, num_queries, num_keys)
         if self.device.type == 'cuda' and not dense:
             from torch.nn.attention.bias import causal_lower_right  # imports torch._dynamo
+
             return causal_lower_right(num_queries, num_keys)
         key = (num_queries, num_keys)
         if key not in self._masks:
@@ -85,10 +92,11 @@ class AttentionLayout:
     def _turn_mask(self, span: tuple[int, int, int], num_queries: int, num_keys: int) -> Tensor:
         if span not in self._masks:
             rows = next(rows for other, rows in self.groups if other == span)
-            turns = self.turn_ids[rows][:, span[0]:]
+            turns = self.turn_ids[rows][:, span[0] :]
             queries = turns[:, -num_queries:, None]
             causal = torch.ones(num_queries, num_keys, dtype=torch.bool, device=self.device).tril(
-                num_keys - num_queries)
+                num_keys - num_queries
+            )
             visible = (queries == turns[:, None]) | (turns[:, None] == 0)
             self._masks[span] = (visible & causal)[:, None]
         return self._masks[span]
@@ -100,7 +108,7 @@ class AttentionLayout:
             return None
         if self._cache_mask is None or self._cache_mask.shape[-1] != num_keys:
             keys = torch.arange(num_keys, device=self.device)
-            self._cache_mask = (keys >= torch.tensor(starts, device=self.device)[:, None])
+            self._cache_mask = keys >= torch.tensor(starts, device=self.device)[:, None]
             self._cache_mask = self._cache_mask[:, None, None]
         return self._cache_mask
 
@@ -110,16 +118,24 @@ def _expand_heads(states: Tensor, groups: int) -> Tensor:
     return states if groups == 1 else states.repeat_interleave(groups, dim=1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, is_causal: bool = False,
-            softcap: float | None = None, **options) -> Tensor:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask=None,
+    is_causal: bool = False,
+    softcap: float | None = None,
+    **options,
+) -> Tensor:
     """Attention ``(B,H,Lq,D)``; with ``softcap`` of scores ``softcap * tanh(score / softcap)``.
 
     No fused kernel of PyTorch caps scores: they then take ``(B,H,Lq,Lk)`` of memory.
     """
     if softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask,
-                                              is_causal=is_causal, **options)
-    scale = options['scale'] or query.shape[-1]**-0.5
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, is_causal=is_causal, **options
+        )
+    scale = options['scale'] or query.shape[-1] ** -0.5
     scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scale / softcap))
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
@@ -129,8 +145,14 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, is_causal
     return F.dropout(weights, options['dropout_p']) @ value
 
 
-def _attend_span(query: Tensor, key: Tensor, value: Tensor, span: tuple[int, int, int],
-                 layout: AttentionLayout, **kwargs) -> Tensor:
+def _attend_span(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    span: tuple[int, int, int],
+    layout: AttentionLayout,
+    **kwargs,
+) -> Tensor:
     """Attention of rows that share one span. All tensors ``(B,H,L,D)``."""
     start, image_start, image_end = span
     length = query.shape[2]
@@ -139,26 +161,31 @@ def _attend_span(query: Tensor, key: Tensor, value: Tensor, span: tuple[int, int
         parts.append(query.new_zeros(*query.shape[:2], start, value.shape[-1]))
     if image_start > start:
         run = slice(start, image_start)
-        parts.append(_attend(
-            query[:, :, run], key[:, :, run], value[:, :, run], is_causal=True, **kwargs))
+        parts.append(
+            _attend(query[:, :, run], key[:, :, run], value[:, :, run], is_causal=True, **kwargs)
+        )
     if image_end > image_start:
         keys = slice(start, image_end)
-        parts.append(_attend(
-            query[:, :, image_start:image_end], key[:, :, keys], value[:, :, keys], **kwargs))
+        parts.append(
+            _attend(
+                query[:, :, image_start:image_end], key[:, :, keys], value[:, :, keys], **kwargs
+            )
+        )
     if length > image_end:
         queries, keys = query[:, :, image_end:], key[:, :, start:]
         if image_end == start and layout.turn_ids is None:
             mask = dict(is_causal=True)
         else:
-            mask = dict(attn_mask=layout.trailing_mask(
-                span, queries.shape[2], keys.shape[2], dense=kwargs.get('softcap') is not None))
-        parts.append(_attend(
-            queries, keys, value[:, :, start:], **mask, **kwargs))
+            mask = dict(
+                attn_mask=layout.trailing_mask(
+                    span, queries.shape[2], keys.shape[2], dense=kwargs.get('softcap') is not None
+                )
+            )
+        parts.append(_attend(queries, keys, value[:, :, start:], **mask, **kwargs))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def _leaves_window(query: Tensor, key: Tensor, window: int,
-                   layout: AttentionLayout | None) -> bool:
+def _leaves_window(query: Tensor, key: Tensor, window: int, layout: AttentionLayout | None) -> bool:
     """Whether a sequence is too long for the sliding window.
 
     A full cache drops its first keys from here on. What is left is right for a row that begins at
@@ -166,15 +193,26 @@ def _leaves_window(query: Tensor, key: Tensor, window: int,
     """
     if key.shape[2] > window:
         return True
-    decodes, padded = query.shape[2] < key.shape[2], layout is not None and any(
-        start for start, _, _ in layout.spans)
+    decodes, padded = (
+        query.shape[2] < key.shape[2],
+        layout is not None and any(start for start, _, _ in layout.spans),
+    )
     return decodes and padded and key.shape[2] == window
 
 
-def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None,
-                          scaling: float | None = None, dropout: float = 0.0,
-                          sliding_window: int | None = None, softcap: float | None = None,
-                          layout: AttentionLayout | None = None, **kwargs):
+def image_block_attention(
+    module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask=None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    layout: AttentionLayout | None = None,
+    **kwargs,
+):
     """Attention function in the form of transformers' ``AttentionInterface``.
 
     Args:
@@ -201,8 +239,9 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
     """
     if sliding_window is not None and _leaves_window(query, key, sliding_window, layout):
         raise ConfigError(
-            f'sequence of {key.shape[2]} tokens exceeds the base model\'s sliding window of '
-            f'{sliding_window}; set sliding_window=None in backbone.llm or shorten max_length')
+            f"sequence of {key.shape[2]} tokens exceeds the base model's sliding window of "
+            f'{sliding_window}; set sliding_window=None in backbone.llm or shorten max_length'
+        )
     groups = query.shape[1] // key.shape[1]
     options = dict(scale=scaling, dropout_p=dropout, softcap=softcap)
     if query.is_cuda and softcap is None:
@@ -217,10 +256,12 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
     elif len(layout.groups) == 1:
         out = _attend_span(query, key, value, layout.groups[0][0], layout, **options)
     else:
-        out = torch.cat([
-            _attend_span(query[rows], key[rows], value[rows], span, layout, **options)
-            for span, rows in layout.groups
-        ])[layout.restore]
+        out = torch.cat(
+            [
+                _attend_span(query[rows], key[rows], value[rows], span, layout, **options)
+                for span, rows in layout.groups
+            ]
+        )[layout.restore]
     return out.transpose(1, 2), None
 
 
@@ -228,5 +269,6 @@ def image_block_attention(module, query: Tensor, key: Tensor, value: Tensor, att
 def registered_attention() -> str:
     """Register :func:`image_block_attention` in Transformers and return its name there."""
     from transformers import AttentionInterface  # imports torch._dynamo
+
     AttentionInterface.register(ATTENTION_NAME, image_block_attention)
     return ATTENTION_NAME

@@ -13,8 +13,15 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 
 # What has a visual twin in each decoder layer: EVEv2's "layernorm-self_attn-mlp".
-ROUTED_PARTS = ('input_layernorm', 'self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj',
-                'self_attn.o_proj', 'post_attention_layernorm', 'mlp')
+ROUTED_PARTS = (
+    'input_layernorm',
+    'self_attn.q_proj',
+    'self_attn.k_proj',
+    'self_attn.v_proj',
+    'self_attn.o_proj',
+    'post_attention_layernorm',
+    'mlp',
+)
 
 
 class ConvPatchEmbedding(nn.Module):
@@ -30,12 +37,15 @@ class ConvPatchEmbedding(nn.Module):
         ConfigError: ``patch_size`` is odd.
     """
 
-    def __init__(self, patch_size: int, channels: int, hidden_size: int,
-                 dtype: torch.dtype) -> None:
+    def __init__(
+        self, patch_size: int, channels: int, hidden_size: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         if patch_size % 2:
-            raise ConfigError(f'backbone.patch_size={patch_size}: must be even, the second '
-                              'convolution of the patch embedding joins 2x2 quarters of a patch')
+            raise ConfigError(
+                f'backbone.patch_size={patch_size}: must be even, the second '
+                'convolution of the patch embedding joins 2x2 quarters of a patch'
+            )
         half = patch_size // 2
         self.patch_size = patch_size
         self.quarters = nn.Conv2d(3, channels, half, stride=half, dtype=dtype)
@@ -44,7 +54,8 @@ class ConvPatchEmbedding(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Embeddings ``(N,C)`` of patches ``(N,3*p*p)``, flattened (channel, row, column)."""
         pixels = patches.to(self.quarters.weight.dtype).view(
-            -1, 3, self.patch_size, self.patch_size)
+            -1, 3, self.patch_size, self.patch_size
+        )
         return self.join(F.gelu(self.quarters(pixels))).flatten(1)
 
 
@@ -99,8 +110,9 @@ def _split(layout: AttentionLayout) -> tuple[Tensor, Tensor, Tensor]:
     visual = torch.zeros(len(layout.image_spans), layout.length, dtype=torch.bool)
     for row, (_, first, end) in enumerate(layout.image_spans):
         visual[row, first:end] = True
-    text_rows, visual_rows = (torch.nonzero(chosen.flatten()).squeeze(1)
-                              for chosen in (~visual, visual))
+    text_rows, visual_rows = (
+        torch.nonzero(chosen.flatten()).squeeze(1) for chosen in (~visual, visual)
+    )
     restore = torch.argsort(torch.cat([text_rows, visual_rows]))
     return tuple(rows.to(layout.device) for rows in (text_rows, visual_rows, restore))
 
@@ -154,8 +166,10 @@ def add_visual_twins(layers: nn.ModuleList) -> TokenRouting:
                 owner = layer.get_submodule(parent)
                 module = getattr(owner, name)
             except AttributeError as error:
-                raise ConfigError(f'backbone.llm: {type(layer).__name__} has no {path}; EVE needs '
-                                  'a decoder such as Qwen2, Llama or Mistral') from error
+                raise ConfigError(
+                    f'backbone.llm: {type(layer).__name__} has no {path}; EVE needs '
+                    'a decoder such as Qwen2, Llama or Mistral'
+                ) from error
             setattr(owner, name, RoutedModule(module, routing))
         layer.register_forward_pre_hook(routing.enter_layer, with_kwargs=True)
     return routing

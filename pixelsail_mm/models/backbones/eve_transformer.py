@@ -51,15 +51,23 @@ class EVETransformer(SingleTransformer):
     #: Options of SingleTransformer that only a linear patch embedding has.
     refused_options = frozenset({'patch_embed_gain', 'patch_positions'})
 
-    def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 32,
-                 patch_channels: int = 1024, **options) -> None:
+    def __init__(
+        self,
+        llm: str | Mapping[str, Any],
+        patch_size: int = 32,
+        patch_channels: int = 1024,
+        **options,
+    ) -> None:
         known = signature(SingleTransformer).parameters.keys() - self.refused_options
         if options.keys() - known:
-            raise ConfigError('backbone: EVETransformer has no '
-                              f'{", ".join(sorted(options.keys() - known))}; remove or correct it')
+            raise ConfigError(
+                'backbone: EVETransformer has no '
+                f'{", ".join(sorted(options.keys() - known))}; remove or correct it'
+            )
         super().__init__(llm, patch_size, **options)
-        self.patch_embed = ConvPatchEmbedding(patch_size, patch_channels, self.hidden_size,
-                                              self.llm.dtype)
+        self.patch_embed = ConvPatchEmbedding(
+            patch_size, patch_channels, self.hidden_size, self.llm.dtype
+        )
         self._routing = add_visual_twins(self.llm.model.layers)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:

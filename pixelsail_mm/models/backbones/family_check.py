@@ -41,8 +41,10 @@ from pixelsail_mm.models.backbones.tiny_decoder import (
 #: Largest difference of logits, which are of size 1.
 TOLERANCE = 1e-4
 #: For messages; the whole list is in docs/bases.md.
-WORKING = ('one of those that work: qwen2, qwen3, llama, mistral, smollm3, olmo2, phi3, granite, '
-           'cohere, gemma2, ...')
+WORKING = (
+    'one of those that work: qwen2, qwen3, llama, mistral, smollm3, olmo2, phi3, granite, '
+    'cohere, gemma2, ...'
+)
 # Rows of different lengths: start, first and last token of the image.
 _SPANS = [(0, 2, 8), (3, 3, 3), (2, 4, 9)]
 _LENGTH, _NEW = 11, 3
@@ -67,8 +69,11 @@ class Misfit(NamedTuple):
         return f'{self.reason} ({self.detail})' if self.detail else self.reason
 
 
-def check_family(config: PretrainedConfig, adapt: Callable[[nn.Module], None] | None = None,
-                 trust_remote_code: bool = False) -> None:
+def check_family(
+    config: PretrainedConfig,
+    adapt: Callable[[nn.Module], None] | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """Refuse the family of a config if it does not work; see :func:`family_misfit`.
 
     A family that works is compared once in a process for each kind of config: one comparison takes
@@ -84,12 +89,17 @@ def check_family(config: PretrainedConfig, adapt: Callable[[nn.Module], None] | 
     """
     misfit = family_misfit(config, adapt, trust_remote_code)
     if misfit is not None:
-        raise ConfigError(f'backbone.llm: the family {config.model_type} does not work here: '
-                          f'{misfit}. Use {WORKING} (docs/bases.md)')
+        raise ConfigError(
+            f'backbone.llm: the family {config.model_type} does not work here: '
+            f'{misfit}. Use {WORKING} (docs/bases.md)'
+        )
 
 
-def family_misfit(config: PretrainedConfig, adapt: Callable[[nn.Module], None] | None = None,
-                  trust_remote_code: bool = False) -> Misfit | None:
+def family_misfit(
+    config: PretrainedConfig,
+    adapt: Callable[[nn.Module], None] | None = None,
+    trust_remote_code: bool = False,
+) -> Misfit | None:
     """Compare a miniature of a config's family with transformers' own implementation.
 
     Compared are the logits of text and of a batch with images, once with image blocks and once with
@@ -123,7 +133,7 @@ def family_misfit(config: PretrainedConfig, adapt: Callable[[nn.Module], None] |
             ours = tiny_model(kind, tiny, registered_attention())
     except Exception as error:  # a family's code may raise anything; it is no use without this
         # Families that look it up in a list of their own, or say in Transformers 5 what they take.
-        if error.args == (ATTENTION_NAME, ) or 'does not support an attention' in str(error):
+        if error.args == (ATTENTION_NAME,) or 'does not support an attention' in str(error):
             return Misfit('its code takes no attention but its own')
         return Misfit('a small copy cannot be built for comparison', _named(error))
     with _quiet_surroundings():
@@ -144,24 +154,32 @@ def _form_misfit(config: PretrainedConfig) -> Misfit | None:
     """What a config says by its form, before anything is built: such models are not small."""
     parts = sorted(type(config).sub_configs.keys() - _NO_MODELS)
     if parts:
-        return Misfit('it is a model of several parts; use its text part where that is a family of '
-                      'its own', ', '.join(parts))
+        return Misfit(
+            'it is a model of several parts; use its text part where that is a family of its own',
+            ', '.join(parts),
+        )
     settings = config.to_dict()
     missing = [name for name in SIZE_NAMES if settings.get(name) is None]
     if missing:
-        return Misfit('its config is not that of a rotary decoder such as Llama',
-                      f'no {", ".join(missing)}')
+        return Misfit(
+            'its config is not that of a rotary decoder such as Llama', f'no {", ".join(missing)}'
+        )
     return None
 
 
 def _layers_misfit(config: PretrainedConfig) -> Misfit | None:
     """Name layers that are no attention: the reason behind whatever difference they make."""
-    kinds = {kind for name in ('layer_types', 'layers_block_type')
-             for kind in getattr(config, name, None) or ()}
+    kinds = {
+        kind
+        for name in ('layer_types', 'layers_block_type')
+        for kind in getattr(config, name, None) or ()
+    }
     others = sorted(kind for kind in kinds if 'linear' in kind or 'attention' not in kind)
     if others:
-        return Misfit(f'it has layers without attention ({", ".join(others)}), which read padding '
-                      'and know no image block')
+        return Misfit(
+            f'it has layers without attention ({", ".join(others)}), which read padding '
+            'and know no image block'
+        )
     return None
 
 
@@ -186,8 +204,11 @@ def _quiet_surroundings():
         # Setting a device makes every operation slow: only where another one is set.
         elsewhere = torch.get_default_device().type != 'cpu'
         # Random state of the CPU only: nothing here draws on another device.
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), (
-                torch.device('cpu') if elsewhere else nullcontext()):
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.no_grad(),
+            torch.device('cpu') if elsewhere else nullcontext(),
+        ):
             yield
     finally:
         torch.set_default_dtype(dtype)
@@ -201,26 +222,37 @@ def _compare(ours: nn.Module, stock: nn.Module) -> Misfit | None:
         except Exception as error:
             return Misfit(f'{part} end in an error of its code', _named(error))
         if not difference <= TOLERANCE:
-            return Misfit(f'{part} differ from those of transformers',
-                          f'by {difference:.2g}, allowed {TOLERANCE:g}')
+            return Misfit(
+                f'{part} differ from those of transformers',
+                f'by {difference:.2g}, allowed {TOLERANCE:g}',
+            )
     return None
 
 
 def _parts(ours: nn.Module, stock: nn.Module) -> Iterator[tuple[str, Callable[[], float]]]:
     """Name of each part of the comparison, and what gives the largest difference of its logits."""
-    ids = torch.randint(0, VOCABULARY, (len(_SPANS), _LENGTH),
-                        generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        0, VOCABULARY, (len(_SPANS), _LENGTH), generator=torch.Generator().manual_seed(1)
+    )
     text, plain = ids[:1], AttentionLayout([(0, 0, 0)], _LENGTH)
     yield 'logits of text', lambda: _distance(_logits(ours, text, plain), stock(text).logits)
     yield 'answers to text', lambda: _answers(ours, stock, text, plain)
     for images, causal in (('an image block', False), ('causal images', True)):
         layout = AttentionLayout(_SPANS, _LENGTH, causal_images=causal)
-        yield f'logits of a batch with {images}', lambda layout=layout: _distance(
-            _logits(ours, ids, layout), _dense_logits(stock, ids, layout), layout)
-        yield f'answers to a batch with {images}', lambda layout=layout: _answers(
-            ours, stock, ids, layout)
-    yield (f'results of text beyond its window of {WINDOW} tokens or rotary length',
-           lambda: _long(ours, stock))
+        yield (
+            f'logits of a batch with {images}',
+            lambda layout=layout: _distance(
+                _logits(ours, ids, layout), _dense_logits(stock, ids, layout), layout
+            ),
+        )
+        yield (
+            f'answers to a batch with {images}',
+            lambda layout=layout: _answers(ours, stock, ids, layout),
+        )
+    yield (
+        f'results of text beyond its window of {WINDOW} tokens or rotary length',
+        lambda: _long(ours, stock),
+    )
 
 
 def _distance(ours: Tensor, stock: Tensor, layout: AttentionLayout | None = None) -> float:
@@ -249,41 +281,59 @@ def _dense_logits(stock: nn.Module, ids: Tensor, layout: AttentionLayout) -> Ten
     for row, (start, first, end) in zip(ids, layout.spans):
         valid = row[None, start:]
         visible = torch.ones(2 * (valid.shape[1],), dtype=torch.bool).tril()
-        visible[first - start:end - start, first - start:end - start] = True
+        visible[first - start : end - start, first - start : end - start] = True
         mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
-        logits = stock(inputs_embeds=stock.get_input_embeddings()(valid), use_cache=False,
-                       attention_mask=mask[None, None]).logits
+        logits = stock(
+            inputs_embeds=stock.get_input_embeddings()(valid),
+            use_cache=False,
+            attention_mask=mask[None, None],
+        ).logits
         rows.append(F.pad(logits, (0, 0, start, 0)))
     return torch.cat(rows)
 
 
-def _answers(ours: nn.Module, stock: nn.Module, ids: Tensor, layout: AttentionLayout,
-             new: int = _NEW, dense: bool = True) -> float:
+def _answers(
+    ours: nn.Module,
+    stock: nn.Module,
+    ids: Tensor,
+    layout: AttentionLayout,
+    new: int = _NEW,
+    dense: bool = True,
+) -> float:
     """Difference of what ``new`` cached steps compute from one stock pass over all tokens."""
     length = ids.shape[1]
     positions = _positions(layout, length).expand(3, -1, -1)
     new_ids, states = generate(
-        ours, ours.get_input_embeddings()(ids), positions, layout, max_new_tokens=new,
-        min_new_tokens=new, do_sample=False, pad_token_id=0)
+        ours,
+        ours.get_input_embeddings()(ids),
+        positions,
+        layout,
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+    )
     ours_logits = vocabulary_logits(ours, torch.cat(states, dim=1))
     whole = torch.cat([ids, new_ids], dim=1)
     expected = _dense_logits(stock, whole, layout) if dense else stock(whole).logits
-    chosen = expected[:, length - 1:-1]
+    chosen = expected[:, length - 1 : -1]
     lost = chosen.amax(-1) - chosen.gather(-1, new_ids[..., None])[..., 0]
     return max(_distance(ours_logits, expected, layout), float(lost.max()))
 
 
 def _long(ours: nn.Module, stock: nn.Module) -> float:
     """Difference of sequences that are too long for a window, zero where ours refuses them."""
-    ids = torch.randint(0, VOCABULARY, (1, 2 * WINDOW),
-                        generator=torch.Generator().manual_seed(2))
-    start = ids[:, :WINDOW - 2]
+    ids = torch.randint(0, VOCABULARY, (1, 2 * WINDOW), generator=torch.Generator().manual_seed(2))
+    start = ids[:, : WINDOW - 2]
     differences = []
     for part in (
-            lambda: _distance(_logits(ours, ids, AttentionLayout([(0, 0, 0)], ids.shape[1])),
-                              stock(ids).logits),
-            lambda: _answers(ours, stock, start, AttentionLayout([(0, 0, 0)], start.shape[1]),
-                             new=4, dense=False)):
+        lambda: _distance(
+            _logits(ours, ids, AttentionLayout([(0, 0, 0)], ids.shape[1])), stock(ids).logits
+        ),
+        lambda: _answers(
+            ours, stock, start, AttentionLayout([(0, 0, 0)], start.shape[1]), new=4, dense=False
+        ),
+    ):
         try:
             differences.append(part())
         except ConfigError:  # said when it happens, not silently wrong

@@ -28,13 +28,17 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     'lfm2': dict(layer_types=['conv', 'full_attention'], num_hidden_layers=2),
     'llama:dynamic': dict(rope_scaling=dict(rope_type='dynamic', factor=4.0)),
     'llama:linear': dict(rope_scaling=dict(rope_type='linear', factor=4.0)),
-    'llama:llama3': dict(rope_scaling=dict(
-        rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **_TRAINED)),
+    'llama:llama3': dict(
+        rope_scaling=dict(
+            rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **_TRAINED
+        )
+    ),
     'llama:yarn': dict(rope_scaling=dict(rope_type='yarn', factor=4.0, **_TRAINED)),
     'ministral': dict(head_dim=128),
     'nemotron': dict(num_key_value_heads=8),
-    'phi3:longrope': dict(rope_scaling=dict(
-        type='longrope', short_factor=[1.0] * 48, long_factor=[4.0] * 48)),
+    'phi3:longrope': dict(
+        rope_scaling=dict(type='longrope', short_factor=[1.0] * 48, long_factor=[4.0] * 48)
+    ),
 }
 
 
@@ -74,9 +78,14 @@ def render_table(verdicts: dict[str, str]) -> str:
     for family, said in sorted(verdicts.items()):
         rows.setdefault(said, []).append(f'`{family}`')
     order = sorted(rows, key=lambda said: (said != WORKS, -len(rows[said]), said))
-    return '\n'.join([
-        f'| families of transformers {transformers.__version__} | |', '|---|---|',
-        *(f'| {", ".join(rows[said])} | {_shown(said)} |' for said in order), ''])
+    return '\n'.join(
+        [
+            f'| families of transformers {transformers.__version__} | |',
+            '|---|---|',
+            *(f'| {", ".join(rows[said])} | {_shown(said)} |' for said in order),
+            '',
+        ]
+    )
 
 
 def _shown(said: str) -> str:
@@ -91,8 +100,11 @@ def read_table(page: str) -> tuple[str, str]:
 def read_verdicts(page: str) -> dict[str, str]:
     """Family -> verdict, as the table in the text of a page says."""
     rows = [row.strip('| ').split(' | ') for row in read_table(page)[1].splitlines()[2:]]
-    return {family: said.removeprefix('refused: ') for families, said in rows
-            for family in re.findall(r'`(\S+?)`', families)}
+    return {
+        family: said.removeprefix('refused: ')
+        for families, said in rows
+        for family in re.findall(r'`(\S+?)`', families)
+    }
 
 
 def update_page(page: str, families: Iterable[str]) -> str:

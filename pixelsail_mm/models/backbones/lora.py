@@ -16,12 +16,17 @@ from pixelsail_mm.type_names import type_name
 _ADAPTER = 'default'
 _BASE_LAYER = '.base_layer.'
 _JSON_ENTRY, _JSON_BYTES = 'quant_state.bitsandbytes', 512
-_COPIES = ('embedding and head of the new tokens train anyway (backbone.new_token_rows), and a '
-           'tied model would forget a copy on merging')
-_REFUSED = dict(modules_to_save=_COPIES, trainable_token_indices=_COPIES,
-                lora_bias='layers without a bias could not be merged',
-                layer_replication='it makes another architecture, which no checkpoint fits',
-                inference_mode='it freezes the adapters')
+_COPIES = (
+    'embedding and head of the new tokens train anyway (backbone.new_token_rows), and a '
+    'tied model would forget a copy on merging'
+)
+_REFUSED = dict(
+    modules_to_save=_COPIES,
+    trainable_token_indices=_COPIES,
+    lora_bias='layers without a bias could not be merged',
+    layer_replication='it makes another architecture, which no checkpoint fits',
+    inference_mode='it freezes the adapters',
+)
 # Other ways (PiSSA, OLoRA, ...) change the base's weights before a checkpoint replaces them.
 _STARTS = (True, False, 'gaussian', 'orthogonal')
 
@@ -60,16 +65,25 @@ def lora_config(cfg: Mapping[str, Any] | Any):
         ConfigError: Another type, an unknown key, or one of the settings that do not work here.
     """
     from peft import LoraConfig
+
     settings = _settings(cfg, 'LoraConfig', 'backbone.lora')
-    config = cfg if settings is None else _create(
-        LoraConfig, {k: list(v) if isinstance(v, (list, tuple)) else v
-                     for k, v in settings.items()}, 'backbone.lora')
+    config = (
+        cfg
+        if settings is None
+        else _create(
+            LoraConfig,
+            {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in settings.items()},
+            'backbone.lora',
+        )
+    )
     for name, reason in _REFUSED.items():
         if getattr(config, name, None):
             raise ConfigError(f'backbone.lora.{name} is not supported: {reason}; remove the key')
     if config.init_lora_weights not in _STARTS:
-        raise ConfigError(f'backbone.lora.init_lora_weights={config.init_lora_weights!r} is not '
-                          f'supported: use one of {_STARTS}')
+        raise ConfigError(
+            f'backbone.lora.init_lora_weights={config.init_lora_weights!r} is not '
+            f'supported: use one of {_STARTS}'
+        )
     if config.target_modules is None:
         config.target_modules = 'all-linear'
     return config
@@ -91,16 +105,21 @@ def add_lora(llm: nn.Module, cfg: Mapping[str, Any] | Any) -> None:
     """
     from peft import inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
+
     config = lora_config(cfg)
     try:
         inject_adapter_in_model(config, llm, _ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f'backbone.lora: {error}') from error
-    for name, table in (('embed_tokens', llm.get_input_embeddings()),
-                        ('lm_head', llm.get_output_embeddings())):
+    for name, table in (
+        ('embed_tokens', llm.get_input_embeddings()),
+        ('lm_head', llm.get_output_embeddings()),
+    ):
         if isinstance(table, BaseTunerLayer):
-            raise ConfigError(f'backbone.lora.target_modules matches {name}: adapters there break '
-                              'tied weights; the rows of new tokens train by themselves')
+            raise ConfigError(
+                f'backbone.lora.target_modules matches {name}: adapters there break '
+                'tied weights; the rows of new tokens train by themselves'
+            )
     cast_adapter_dtype(llm, _ADAPTER, autocast_adapter_dtype=True)
 
 
@@ -114,6 +133,7 @@ def merge_adapters(llm: nn.Module) -> None:
         ValueError: The sum is not finite.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in list(llm.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
@@ -135,13 +155,15 @@ def quantization_config(cfg: Mapping[str, Any] | Any, dtype: torch.dtype):
         ConfigError: Unknown keys, or not 4-bit.
     """
     from transformers import BitsAndBytesConfig
+
     key = 'backbone.quantization'
     settings = _settings(cfg, 'BitsAndBytesConfig', key)
     if settings is None:
         config = cfg
     else:
-        settings = {k: v.removeprefix('torch.') if isinstance(v, str) else v
-                    for k, v in settings.items()}
+        settings = {
+            k: v.removeprefix('torch.') if isinstance(v, str) else v for k, v in settings.items()
+        }
         settings.setdefault('bnb_4bit_compute_dtype', dtype)
         config = _create(BitsAndBytesConfig, settings, key)
         unknown = set(settings) - set(config.to_dict())
@@ -161,8 +183,12 @@ def quantised(llm: nn.Module, config) -> nn.Module:
     """
     with tempfile.TemporaryDirectory() as folder:
         llm.save_pretrained(folder)
-        return type(llm).from_pretrained(folder, quantization_config=config, dtype=llm.dtype,
-                                         attn_implementation=llm.config._attn_implementation)
+        return type(llm).from_pretrained(
+            folder,
+            quantization_config=config,
+            dtype=llm.dtype,
+            attn_implementation=llm.config._attn_implementation,
+        )
 
 
 def prepare_quantised_state(llm: nn.Module) -> None:
@@ -196,8 +222,10 @@ def _padded(key: str, value: Tensor) -> Tensor:
 def _refuse_packed(module, prefix, keep_vars) -> None:
     """Saving would unpack them, with loss and without a word."""
     if getattr(module.weight.quant_state, 'packing_format_for_cpu', False):
-        raise RuntimeError(f'{prefix}weight: bitsandbytes packed these 4-bit weights for this CPU, '
-                           'which rounded them; build the model and load its checkpoint again')
+        raise RuntimeError(
+            f'{prefix}weight: bitsandbytes packed these 4-bit weights for this CPU, '
+            'which rounded them; build the model and load its checkpoint again'
+        )
 
 
 def _pad_statistics(module, state, prefix, metadata) -> None:
@@ -207,9 +235,11 @@ def _pad_statistics(module, state, prefix, metadata) -> None:
 
 def _restore_statistics(module, state, prefix, *args) -> None:
     from bitsandbytes.functional import QuantState
+
     start = f'{prefix}weight.'
-    statistics = {key.removeprefix(start): state.pop(key)
-                  for key in list(state) if key.startswith(start)}
+    statistics = {
+        key.removeprefix(start): state.pop(key) for key in list(state) if key.startswith(start)
+    }
     if statistics:
         module.weight.quant_state = QuantState.from_dict(statistics, module.weight.device)
         module.quant_state = module.weight.quant_state
@@ -219,8 +249,8 @@ def _four_bit_layers(llm: nn.Module) -> dict[str, nn.Module]:
     if not getattr(llm, 'is_loaded_in_4bit', False):
         return {}
     from bitsandbytes.nn import Linear4bit
-    return {name: module for name, module in llm.named_modules()
-            if isinstance(module, Linear4bit)}
+
+    return {name: module for name, module in llm.named_modules() if isinstance(module, Linear4bit)}
 
 
 def adapt_state(llm: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -251,25 +281,36 @@ def adapt_state(llm: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dic
     for name, module in _four_bit_layers(llm).items():
         weight = state.get(f'{prefix}{name}.weight')
         if weight is not None and weight.shape == (module.out_features, module.in_features):
-            state.update({f'{prefix}{name}.{key}': value
-                          for key, value in _quantise(weight[:], module.weight).items()})
+            state.update(
+                {
+                    f'{prefix}{name}.{key}': value
+                    for key, value in _quantise(weight[:], module.weight).items()
+                }
+            )
     for name, module in llm.named_modules():
         table, rows = f'{prefix}{name}.weight', f'{prefix}{name}.new_rows'
         if hasattr(module, 'new_rows') and table in state and rows not in state:
             ids = module.new_ids[module.new_ids < len(state[table])].cpu()
             known = state[table][ids].to(module.new_rows)
-            state[rows] = torch.cat([known, module.new_rows.detach()[len(ids):]])
+            state[rows] = torch.cat([known, module.new_rows.detach()[len(ids) :]])
     return state
 
 
 def _quantise(weight: Tensor, like) -> dict[str, Tensor]:
     """Entries of a 4-bit layer's state dict for a weight in floating point."""
     from bitsandbytes.functional import quantize_4bit
+
     packed, statistics = quantize_4bit(
-        weight.to(like.device), blocksize=like.blocksize, quant_type=like.quant_type,
-        compress_statistics=like.compress_statistics, quant_storage=like.quant_storage)
-    entries = {f'weight.{key}': _padded(key, value)
-               for key, value in statistics.as_dict(packed=True).items()}
+        weight.to(like.device),
+        blocksize=like.blocksize,
+        quant_type=like.quant_type,
+        compress_statistics=like.compress_statistics,
+        quant_storage=like.quant_storage,
+    )
+    entries = {
+        f'weight.{key}': _padded(key, value)
+        for key, value in statistics.as_dict(packed=True).items()
+    }
     return dict(weight=packed, **entries)
 
 
@@ -280,6 +321,7 @@ def dequantised_state(llm: nn.Module) -> dict[str, Tensor]:
         llm: The decoder; one without 4-bit layers gives its plain state dict.
     """
     from bitsandbytes.functional import dequantize_4bit
+
     state = llm.state_dict()
     for name, module in _four_bit_layers(llm).items():
         start = f'{name}.weight'

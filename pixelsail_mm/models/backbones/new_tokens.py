@@ -14,8 +14,9 @@ from pixelsail_mm.errors import ConfigError
 _SPREAD = 0.5
 
 
-def untrained_ids(base: str, tokens: Mapping[str, int], base_rows: int,
-                  vocab_size: int) -> list[int]:
+def untrained_ids(
+    base: str, tokens: Mapping[str, int], base_rows: int, vocab_size: int
+) -> list[int]:
     """Ids whose rows no training of the base has touched.
 
     These are all rows behind the base's table, and inside it the rows of tokens that the base's
@@ -35,8 +36,12 @@ def untrained_ids(base: str, tokens: Mapping[str, int], base_rows: int,
     if inside:
         known = _vocabulary(base)
         if known is None:
-            print_log(f'no tokenizer beside {base}: the embeddings of {", ".join(inside)} count as '
-                      'trained, because its table has rows for them', logger='current', level=30)
+            print_log(
+                f'no tokenizer beside {base}: the embeddings of {", ".join(inside)} count as '
+                'trained, because its table has rows for them',
+                logger='current',
+                level=30,
+            )
         else:
             inside = {name: token for name, token in inside.items() if known.get(name) != token}
             return sorted({*inside.values(), *range(base_rows, vocab_size)})
@@ -46,6 +51,7 @@ def untrained_ids(base: str, tokens: Mapping[str, int], base_rows: int,
 def _vocabulary(base: str) -> dict[str, int] | None:
     # Not AutoTokenizer: where there is none, Transformers 5 makes an empty one of the family.
     from transformers import PreTrainedTokenizerFast
+
     try:
         return PreTrainedTokenizerFast.from_pretrained(base).get_vocab()
     except (OSError, ValueError, TypeError):  # what transformers raises where there is none
@@ -107,8 +113,9 @@ class NewRowEmbedding(nn.Embedding):
     """
 
     def __init__(self, embedding: nn.Embedding, ids: Tensor) -> None:
-        super().__init__(embedding.num_embeddings, embedding.embedding_dim,
-                         embedding.padding_idx, device='meta')
+        super().__init__(
+            embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device='meta'
+        )
         self.weight = embedding.weight
         ids = ids.to(self.weight.device)
         # float32 as PEFT's adapters: steps of a small learning rate vanish in bfloat16.
@@ -162,7 +169,8 @@ def separate_new_rows(llm: nn.Module, ids: Sequence[int]) -> None:
         raise ConfigError(
             f'backbone.new_token_rows: {type(llm.get_input_embeddings()).__name__} is no plain '
             'embedding, of which rows could be parameters of their own (lora needs that too); '
-            'train the whole model, or use another family')
+            'train the whole model, or use another family'
+        )
     head = llm.get_output_embeddings()
     embedding = NewRowEmbedding(llm.get_input_embeddings(), torch.tensor(sorted(ids)))
     llm.set_input_embeddings(embedding)
@@ -179,10 +187,12 @@ def fold_new_rows(llm: nn.Module) -> None:
     embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
     if not isinstance(embedding, NewRowEmbedding):
         return
-    plain = nn.Embedding(embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx,
-                         device='meta')
-    plain_head = nn.Linear(head.in_features, head.out_features, head.bias is not None,
-                           device='meta')
+    plain = nn.Embedding(
+        embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device='meta'
+    )
+    plain_head = nn.Linear(
+        head.in_features, head.out_features, head.bias is not None, device='meta'
+    )
     plain.weight, plain_head.weight, plain_head.bias = embedding.weight, head.weight, head.bias
     for module in (embedding, head):
         module.weight[module.new_ids] = module.new_rows.to(module.weight.dtype)
@@ -202,12 +212,17 @@ def frozen_ids(llm: nn.Module, ids: Sequence[int]) -> dict[str, list[int]]:
         train are left out.
     """
     frozen = {}
-    for place, module in (('embedding', llm.get_input_embeddings()),
-                          ('output head', llm.get_output_embeddings())):
+    for place, module in (
+        ('embedding', llm.get_input_embeddings()),
+        ('output head', llm.get_output_embeddings()),
+    ):
         rows = getattr(module, 'new_rows', None)
         separate = set() if rows is None else set(module.new_ids.tolist())
-        still = [token for token in ids if not (
-            rows.requires_grad if token in separate else module.weight.requires_grad)]
+        still = [
+            token
+            for token in ids
+            if not (rows.requires_grad if token in separate else module.weight.requires_grad)
+        ]
         if still:
             frozen[place] = still
     return frozen

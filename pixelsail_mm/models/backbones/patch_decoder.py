@@ -41,8 +41,9 @@ def replace_rotary(llm: nn.Module, layout: str = 'sections') -> None:
             setattr(decoder, name, PatchRotaryEmbedding(module, layout))
 
 
-def final_states(llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor,
-                 layout: AttentionLayout) -> Tensor:
+def final_states(
+    llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout
+) -> Tensor:
     """Hidden states ``(B,L,C)`` after the final norm.
 
     Args:
@@ -51,8 +52,9 @@ def final_states(llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor,
         position_ids: ``(3,B,L)`` int64.
         layout: Image spans of the batch.
     """
-    return llm.model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False,
-                     layout=layout).last_hidden_state
+    return llm.model(
+        inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False, layout=layout
+    ).last_hidden_state
 
 
 def vocabulary_logits(llm: nn.Module, states: Tensor) -> Tensor:
@@ -75,8 +77,13 @@ def vocabulary_logits(llm: nn.Module, states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generate(llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout,
-             **generation) -> tuple[Tensor, list[Tensor]]:
+def generate(
+    llm: nn.Module,
+    inputs_embeds: Tensor,
+    position_ids: Tensor,
+    layout: AttentionLayout,
+    **generation,
+) -> tuple[Tensor, list[Tensor]]:
     """Continue left-padded prompts with Hugging Face's ``generate``.
 
     Args:
@@ -100,25 +107,36 @@ def generate(llm: nn.Module, inputs_embeds: Tensor, position_ids: Tensor, layout
     check_generation(base, **overrides)
     states: list[Tensor] = []
     # Some families' own `forward` (FlexOlmo) passes no further keywords on to their inner model.
-    hooks = [llm.model.register_forward_pre_hook(
-        lambda module, args, keywords: (args, keywords | dict(layout=layout)), with_kwargs=True),
+    hooks = [
+        llm.model.register_forward_pre_hook(
+            lambda module, args, keywords: (args, keywords | dict(layout=layout)), with_kwargs=True
+        ),
         llm.model.register_forward_hook(
-            lambda module, args, output: states.append(output.last_hidden_state))]
+            lambda module, args, output: states.append(output.last_hidden_state)
+        ),
+    ]
     valid = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
     for row, (start, _, _) in enumerate(layout.spans):
         valid[row, :start] = 0
     try:
         with _patch_positions(llm, position_ids) as state:
             output = llm.generate(
-                inputs_embeds=inputs_embeds, attention_mask=valid, return_dict_in_generate=True,
-                **generation)
+                inputs_embeds=inputs_embeds,
+                attention_mask=valid,
+                return_dict_in_generate=True,
+                **generation,
+            )
         # The last new token was never fed back; its state is needed when it is [SEG].
         step = output.sequences.shape[1] - 1
         if 'cache_position' in state:
             length = inputs_embeds.shape[1] + step
             state['cache_position'] = torch.tensor([length], device=valid.device)
-        llm.model(input_ids=output.sequences[:, -1:], use_cache=True,
-                  position_ids=_next_positions(position_ids, step), **state)
+        llm.model(
+            input_ids=output.sequences[:, -1:],
+            use_cache=True,
+            position_ids=_next_positions(position_ids, step),
+            **state,
+        )
     finally:
         for hook in hooks:
             hook.remove()
@@ -141,8 +159,9 @@ def _patch_positions(llm: nn.Module, position_ids: Tensor):
         if step == 0:
             inputs = dict(inputs_embeds=inputs_embeds, position_ids=position_ids)
         else:
-            inputs = dict(input_ids=input_ids[:, -1:],
-                          position_ids=_next_positions(position_ids, step - 1))
+            inputs = dict(
+                input_ids=input_ids[:, -1:], position_ids=_next_positions(position_ids, step - 1)
+            )
         return dict(inputs, use_cache=use_cache, **state)
 
     llm.prepare_inputs_for_generation = prepare

@@ -70,7 +70,8 @@ class PatchRotaryEmbedding(nn.Module):
         if self.limit is not None and (longest := int(position_ids.max()) + 1) > self.limit:
             raise ConfigError(
                 f'{longest} positions: the base model scales its rotary frequencies anew beyond '
-                f'{self.limit}, which is not supported; shorten max_length or max_new_tokens')
+                f'{self.limit}, which is not supported; shorten max_length or max_new_tokens'
+            )
         if self.inv_freq.device != x.device:
             self.inv_freq = self.inv_freq.to(x.device)
             self.follows_rows = self.follows_rows.to(x.device)
@@ -96,13 +97,20 @@ def _with_numbers(original: nn.Module) -> nn.Module:
 def _turns_neighbours(original: nn.Module) -> bool:
     """Whether a rotary module writes each frequency twice in a row, not the row of them twice."""
     frequencies = original.inv_freq
-    answer = original(frequencies.new_zeros(1, 1, 1),
-                      torch.ones(1, 1, dtype=torch.long, device=frequencies.device))
-    for neighbours, angles in ((False, torch.cat([frequencies, frequencies])),
-                               (True, frequencies.repeat_interleave(2))):
+    answer = original(
+        frequencies.new_zeros(1, 1, 1),
+        torch.ones(1, 1, dtype=torch.long, device=frequencies.device),
+    )
+    for neighbours, angles in (
+        (False, torch.cat([frequencies, frequencies])),
+        (True, frequencies.repeat_interleave(2)),
+    ):
         cosines = angles.cos() * getattr(original, 'attention_scaling', 1.0)
-        if (isinstance(answer, tuple) and answer[0].shape == (1, 1, len(angles))
-                and torch.allclose(answer[0][0, 0].float(), cosines.float(), atol=1e-5)):
+        if (
+            isinstance(answer, tuple)
+            and answer[0].shape == (1, 1, len(angles))
+            and torch.allclose(answer[0][0, 0].float(), cosines.float(), atol=1e-5)
+        ):
             return neighbours
     raise ConfigError('its rotary embedding has another form')
 

@@ -22,8 +22,9 @@ def _sines(places: Tensor, channels: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
-def sine_positions(grids: Sequence[tuple[int, int]], channels: int,
-                   device: torch.device | str = 'cpu') -> Tensor:
+def sine_positions(
+    grids: Sequence[tuple[int, int]], channels: int, device: torch.device | str = 'cpu'
+) -> Tensor:
     """Features of all patches of a batch, row by row.
 
     Half of the channels tells the row, half the column, each as a share of the image's height or
@@ -45,9 +46,11 @@ def sine_positions(grids: Sequence[tuple[int, int]], channels: int,
     made: dict[tuple[int, int], Tensor] = {}
     for rows, columns in map(tuple, grids):
         if (rows, columns) not in made:
-            down, across = (_sines((torch.arange(n, device=device) + 0.5) / max(n, 1),
-                                   channels // 2) for n in (rows, columns))
-            made[rows, columns] = torch.cat([
-                down[:, None].expand(-1, columns, -1), across[None].expand(rows, -1, -1)
-            ], dim=-1).flatten(0, 1)
+            down, across = (
+                _sines((torch.arange(n, device=device) + 0.5) / max(n, 1), channels // 2)
+                for n in (rows, columns)
+            )
+            made[rows, columns] = torch.cat(
+                [down[:, None].expand(-1, columns, -1), across[None].expand(rows, -1, -1)], dim=-1
+            ).flatten(0, 1)
     return torch.cat([made[tuple(grid)] for grid in grids])

@@ -92,40 +92,57 @@ class SingleTransformer(BaseModule):
 
     image_layout = 'block'
 
-    def __init__(self, llm: str | Mapping[str, Any], patch_size: int = 16,
-                 vocab_size: int | None = None, dtype: str | None = None,
-                 attn_implementation: str = 'sdpa', gradient_checkpointing: bool = False,
-                 embedding_std: float | None = None, patch_embed_gain: float = 1.0,
-                 rotary_layout: str = 'sections', patch_positions: float | None = None,
-                 trust_remote_code: bool = False, init_cfg: dict | None = None,
-                 new_tokens: Mapping[str, int] | None = None, lora: Mapping | None = None,
-                 quantization: Mapping | None = None,
-                 new_token_rows: bool | None = None) -> None:
+    def __init__(
+        self,
+        llm: str | Mapping[str, Any],
+        patch_size: int = 16,
+        vocab_size: int | None = None,
+        dtype: str | None = None,
+        attn_implementation: str = 'sdpa',
+        gradient_checkpointing: bool = False,
+        embedding_std: float | None = None,
+        patch_embed_gain: float = 1.0,
+        rotary_layout: str = 'sections',
+        patch_positions: float | None = None,
+        trust_remote_code: bool = False,
+        init_cfg: dict | None = None,
+        new_tokens: Mapping[str, int] | None = None,
+        lora: Mapping | None = None,
+        quantization: Mapping | None = None,
+        new_token_rows: bool | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if attn_implementation != 'sdpa':
-            raise ConfigError(f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
-                              'supports the image block; remove the key or set it to "sdpa"')
+            raise ConfigError(
+                f"backbone.attn_implementation={attn_implementation!r}: only 'sdpa' "
+                'supports the image block; remove the key or set it to "sdpa"'
+            )
         self.patch_size = patch_size
         self.patch_positions = patch_positions
         if quantization is not None and lora is None:
-            raise ConfigError('backbone.quantization: 4-bit weights cannot train; add '
-                              "backbone.lora=dict(type='LoraConfig', ...) or remove the key")
+            raise ConfigError(
+                'backbone.quantization: 4-bit weights cannot train; add '
+                "backbone.lora=dict(type='LoraConfig', ...) or remove the key"
+            )
         new_tokens = dict(new_tokens or {})
         config = _decoder_config(llm, vocab_size, trust_remote_code)
         check_family(config, self.adapt_decoder, trust_remote_code)
         self.llm, self.untrained_ids = _build_decoder(
-            llm, config, vocab_size, dtype, trust_remote_code, new_tokens, quantization)
+            llm, config, vocab_size, dtype, trust_remote_code, new_tokens, quantization
+        )
         if isinstance(llm, Mapping) and embedding_std is not None:
             _set_embedding_std(self.llm, embedding_std)
         replace_rotary(self.llm, rotary_layout)
         self.hidden_size: int = self.llm.config.hidden_size
-        self.patch_embed = nn.Linear(3 * patch_size**2, self.hidden_size, bias=False,
-                                     dtype=self.llm.dtype)
+        self.patch_embed = nn.Linear(
+            3 * patch_size**2, self.hidden_size, bias=False, dtype=self.llm.dtype
+        )
         with torch.no_grad():
             self.patch_embed.weight.mul_(patch_embed_gain)
         if gradient_checkpointing:
             self.llm.gradient_checkpointing_enable(
-                dict(use_reentrant=False, context_fn=self.checkpoint_contexts))
+                dict(use_reentrant=False, context_fn=self.checkpoint_contexts)
+            )
         if lora is not None:
             add_lora(self.llm, lora)
         if new_tokens and (lora is not None if new_token_rows is None else new_token_rows):
@@ -172,8 +189,9 @@ class SingleTransformer(BaseModule):
         places = sine_positions(grids, self.hidden_size, embeddings.device)
         return embeddings + self.patch_positions * places.to(embeddings.dtype)
 
-    def forward(self, inputs_embeds: Tensor, position_ids: Tensor,
-                layout: AttentionLayout) -> Tensor:
+    def forward(
+        self, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout
+    ) -> Tensor:
         """Hidden states after the final norm.
 
         Args:
@@ -190,8 +208,9 @@ class SingleTransformer(BaseModule):
         """Vocabulary logits ``(...,V)`` of final states ``(...,C)``."""
         return vocabulary_logits(self.llm, states)
 
-    def generate(self, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout,
-                 **generation) -> tuple[Tensor, list[Tensor]]:
+    def generate(
+        self, inputs_embeds: Tensor, position_ids: Tensor, layout: AttentionLayout, **generation
+    ) -> tuple[Tensor, list[Tensor]]:
         """Continue left-padded prompts; see :func:`patch_decoder.generate
         <pixelsail_mm.models.backbones.patch_decoder.generate>` for arguments and result.
         """
@@ -217,17 +236,21 @@ def _readable_errors(llm: str):
         raise FileNotFoundError(
             f'backbone.llm: weights {llm!r} could not be loaded '
             f'({first_line(error)}). Give a folder with config.json and safetensors, a '
-            'hub name when a network is available, or a dict for random weights') from error
+            'hub name when a network is available, or a dict for random weights'
+        ) from error
 
 
-def _decoder_config(llm: str | Mapping[str, Any], vocab_size: int | None,
-                    trust_remote_code: bool) -> PretrainedConfig:
+def _decoder_config(
+    llm: str | Mapping[str, Any], vocab_size: int | None, trust_remote_code: bool
+) -> PretrainedConfig:
     """The config of the decoder; that of pre-trained weights keeps their vocabulary."""
     settings = dict(llm) if isinstance(llm, Mapping) else {}
     model_type = settings.pop('model_type', None)
     if isinstance(llm, Mapping) and model_type not in CONFIG_MAPPING:
-        raise ConfigError(f"backbone.llm: model_type={model_type!r} is unknown to transformers; "
-                          "use 'qwen2', 'qwen3', 'llama', 'mistral', ... (docs/bases.md)")
+        raise ConfigError(
+            f'backbone.llm: model_type={model_type!r} is unknown to transformers; '
+            "use 'qwen2', 'qwen3', 'llama', 'mistral', ... (docs/bases.md)"
+        )
     try:
         if not isinstance(llm, Mapping):
             with _readable_errors(llm):
@@ -236,27 +259,38 @@ def _decoder_config(llm: str | Mapping[str, Any], vocab_size: int | None,
             settings['vocab_size'] = vocab_size
         config = AutoConfig.for_model(model_type, **settings)
     except ValueError as error:
-        raise ConfigError(f'backbone.llm: transformers takes no such config: {first_line(error)}'
-                          ) from error
+        raise ConfigError(
+            f'backbone.llm: transformers takes no such config: {first_line(error)}'
+        ) from error
     # Token ids of a family's default config lie outside a small vocabulary.
     config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     return config
 
 
-def _build_decoder(llm: str | Mapping[str, Any], config: PretrainedConfig, vocab_size: int | None,
-                   dtype: str | None, trust_remote_code: bool, new_tokens: Mapping[str, int],
-                   quantization: Mapping | None) -> tuple[nn.Module, list[int]]:
+def _build_decoder(
+    llm: str | Mapping[str, Any],
+    config: PretrainedConfig,
+    vocab_size: int | None,
+    dtype: str | None,
+    trust_remote_code: bool,
+    new_tokens: Mapping[str, int],
+    quantization: Mapping | None,
+) -> tuple[nn.Module, list[int]]:
     """The decoder, with a row for every token, and the ids it has not seen in any training."""
     torch_dtype = getattr(torch, dtype) if dtype else torch.float32
-    options = dict(attn_implementation=registered_attention(), dtype=torch_dtype,
-                   trust_remote_code=trust_remote_code)
+    options = dict(
+        attn_implementation=registered_attention(),
+        dtype=torch_dtype,
+        trust_remote_code=trust_remote_code,
+    )
     four_bit = quantization and quantization_config(quantization, torch_dtype)
     if isinstance(llm, Mapping):
         model = AutoModelForCausalLM.from_config(config, **options)
         return (quantised(model, four_bit) if four_bit else model), sorted(new_tokens.values())
     with _readable_errors(llm):
         model = AutoModelForCausalLM.from_pretrained(
-            llm, **options, **dict(quantization_config=four_bit) if four_bit else {})
+            llm, **options, **dict(quantization_config=four_bit) if four_bit else {}
+        )
     rows = model.get_input_embeddings().num_embeddings
     if vocab_size is None:
         return model, []

@@ -19,25 +19,71 @@ _EXPERTS = 4
 SIZE_NAMES = ('hidden_size', 'num_hidden_layers', 'num_attention_heads')
 # Names of the same size differ by family; a config takes those it has.
 _SIZES = dict(
-    hidden_size=_HIDDEN, vocab_size=VOCABULARY, intermediate_size=48, intermediate_size_mlp=48,
-    moe_intermediate_size=16, shared_expert_intermediate_size=16, shared_intermediate_size=16,
-    expert_ffn_hidden_size=16, ffn_hidden_size=48, num_local_experts=_EXPERTS,
-    num_experts=_EXPERTS, n_routed_experts=_EXPERTS, moe_num_experts=_EXPERTS,
-    num_experts_per_tok=2, moe_k=2, moe_topk=2, n_group=2, topk_group=1, num_layers=2,
-    zero_expert_num=2, vocab_size_per_layer_input=VOCABULARY, hidden_size_per_layer_input=8,
+    hidden_size=_HIDDEN,
+    vocab_size=VOCABULARY,
+    intermediate_size=48,
+    intermediate_size_mlp=48,
+    moe_intermediate_size=16,
+    shared_expert_intermediate_size=16,
+    shared_intermediate_size=16,
+    expert_ffn_hidden_size=16,
+    ffn_hidden_size=48,
+    num_local_experts=_EXPERTS,
+    num_experts=_EXPERTS,
+    n_routed_experts=_EXPERTS,
+    moe_num_experts=_EXPERTS,
+    num_experts_per_tok=2,
+    moe_k=2,
+    moe_topk=2,
+    n_group=2,
+    topk_group=1,
+    num_layers=2,
+    zero_expert_num=2,
+    vocab_size_per_layer_input=VOCABULARY,
+    hidden_size_per_layer_input=8,
     first_k_dense_replace=1,
-    moe_layer_start_index=1, moe_layer_interval=1, n_shared_experts=1, moe_num_shared_experts=1,
-    q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, qk_head_dim=24,
-    v_head_dim=16, mamba_n_heads=8, mamba_d_head=16, mamba_d_ssm=128, mamba_d_state=8,
-    mamba_n_groups=1, mamba_chunk_size=8, linear_num_key_heads=2, linear_num_value_heads=4,
-    linear_key_head_dim=16, linear_value_head_dim=16, block_size=8, index_topk=4,
-    pad_token_id=None, bos_token_id=None, eos_token_id=None)
+    moe_layer_start_index=1,
+    moe_layer_interval=1,
+    n_shared_experts=1,
+    moe_num_shared_experts=1,
+    q_lora_rank=16,
+    kv_lora_rank=16,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=8,
+    qk_head_dim=24,
+    v_head_dim=16,
+    mamba_n_heads=8,
+    mamba_d_head=16,
+    mamba_d_ssm=128,
+    mamba_d_state=8,
+    mamba_n_groups=1,
+    mamba_chunk_size=8,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=16,
+    linear_value_head_dim=16,
+    block_size=8,
+    index_topk=4,
+    pad_token_id=None,
+    bos_token_id=None,
+    eos_token_id=None,
+)
 # Values at which it shows in a few numbers of ordinary size when one of them is dropped.
 _VALUES = dict(
-    attn_logit_softcapping=2.0, final_logit_softcapping=2.0, logits_scaling=3.0, logit_scale=0.3,
-    embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.4,
-    query_pre_attn_scalar=5, rope_theta=100.0, rope_local_base_freq=30.0, sliding_window=WINDOW,
-    attention_chunk_size=WINDOW, original_max_position_embeddings=WINDOW)
+    attn_logit_softcapping=2.0,
+    final_logit_softcapping=2.0,
+    logits_scaling=3.0,
+    logit_scale=0.3,
+    embedding_multiplier=3.0,
+    residual_multiplier=0.6,
+    attention_multiplier=0.4,
+    query_pre_attn_scalar=5,
+    rope_theta=100.0,
+    rope_local_base_freq=30.0,
+    sliding_window=WINDOW,
+    attention_chunk_size=WINDOW,
+    original_max_position_embeddings=WINDOW,
+)
 
 
 def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -51,13 +97,21 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
         config: Not changed.
     """
     settings = config.to_dict()
-    for key in ('quantization_config', 'dtype', 'torch_dtype', '_name_or_path', 'architectures',
-                'transformers_version', 'model_type'):
+    for key in (
+        'quantization_config',
+        'dtype',
+        'torch_dtype',
+        '_name_or_path',
+        'architectures',
+        'transformers_version',
+        'model_type',
+    ):
         settings.pop(key, None)
     _shrink_heads(settings)
     _shrink_layers(settings)
-    settings.update({key: value for key, value in (_SIZES | _VALUES).items()
-                     if settings.get(key) is not None})
+    settings.update(
+        {key: value for key, value in (_SIZES | _VALUES).items() if settings.get(key) is not None}
+    )
     _shrink_rotary(settings)
     tiny = type(config)(**settings)
     tiny._name_or_path = config._name_or_path
@@ -79,8 +133,11 @@ def _shrink_heads(settings: dict[str, Any]) -> None:
 def _shrink_layers(settings: dict[str, Any]) -> None:
     """Keep the first layer of each kind, at least two; lists of all layers follow."""
     count = settings.get('num_hidden_layers')
-    lists = {key: value for key, value in settings.items()
-             if isinstance(value, (list, tuple)) and len(value) == count}
+    lists = {
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, (list, tuple)) and len(value) == count
+    }
     kinds = [tuple(map(str, kind)) for kind in zip(*lists.values())] or [()] * count
     kept = sorted({kind: layer for layer, kind in reversed(list(enumerate(kinds)))}.values())
     kept += [0] * (2 - len(kept))
@@ -97,8 +154,9 @@ def _shrink_rotary(settings: dict[str, Any]) -> None:
         return
     kind = scaling.get('rope_type', scaling.get('type'))
     old, factor = settings.get('max_position_embeddings'), scaling.get('factor')
-    trained = scaling.get('original_max_position_embeddings',
-                          settings.get('original_max_position_embeddings'))
+    trained = scaling.get(
+        'original_max_position_embeddings', settings.get('original_max_position_embeddings')
+    )
     if 'original_max_position_embeddings' in scaling:
         scaling['original_max_position_embeddings'] = WINDOW
     ratio = factor or (old / trained if old and trained else 1.0)
@@ -112,8 +170,9 @@ def _shrink_rotary(settings: dict[str, Any]) -> None:
     settings['rope_scaling'] = scaling
 
 
-def tiny_model(kind: type[nn.Module], config: PretrainedConfig, attention: str,
-               seed: int = 0) -> nn.Module:
+def tiny_model(
+    kind: type[nn.Module], config: PretrainedConfig, attention: str, seed: int = 0
+) -> nn.Module:
     """A decoder on the CPU, in float32 and eval mode, whose every weight is random.
 
     Norms and biases too: one that is dropped must show. The global random state is left alone by
@@ -140,7 +199,7 @@ def tiny_model(kind: type[nn.Module], config: PretrainedConfig, attention: str,
     with torch.no_grad():
         for value in model.parameters():
             if value.ndim > 1:
-                value.normal_(0, 2 * value.shape[-1]**-0.5, generator=generator)
+                value.normal_(0, 2 * value.shape[-1] ** -0.5, generator=generator)
             else:
                 value.normal_(0.5, 0.2, generator=generator)
     return model.eval()

@@ -64,5 +64,8 @@ class VisionExpert(ABC):
 
 def has_image(sample: PixelDataSample) -> bool:
     """Tell whether a sample has an image, from a file or from memory."""
-    return (sample.get('img_path') is not None or sample.get('image') is not None
-            or any(sample.get('ori_shape') or ()))
+    return (
+        sample.get('img_path') is not None
+        or sample.get('image') is not None
+        or any(sample.get('ori_shape') or ())
+    )

@@ -22,10 +22,13 @@ def original_image(sample: PixelDataSample) -> Tensor:
     if image is not None:
         return image.cpu()
     from pixelsail_mm.datasets.transforms import LoadImage
+
     exif = 'rotate' if sample.get('exif_rotated') else 'ignore'
     # No limit: the pipeline's LoadImage, with the limit of its config, accepted this picture.
     pixels = LoadImage(math.inf, exif).transform(dict(img_path=sample.get('img_path')))['img']
     if pixels is None:
-        raise ConfigError(f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
-                          'experts need keep_image=True in PackPixelInputs')
+        raise ConfigError(
+            f'sample {sample.get("sample_id")!r}: its image lives in memory only; '
+            'experts need keep_image=True in PackPixelInputs'
+        )
     return torch.from_numpy(pixels).permute(2, 0, 1)

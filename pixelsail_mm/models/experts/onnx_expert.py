@@ -23,12 +23,28 @@ from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 
 LAYOUTS = ('nchw', 'nhwc', 'tokens')
-_RESAMPLE = dict(nearest=Image.Resampling.NEAREST, bilinear=Image.Resampling.BILINEAR,
-                 bicubic=Image.Resampling.BICUBIC, lanczos=Image.Resampling.LANCZOS)
-_PREPROCESSING = ('size', 'mean', 'std', 'max_value', 'resample', 'channels', 'keep_ratio',
-                  'multiple')
-_TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16,
-          'tensor(double)': np.float64, 'tensor(uint8)': np.uint8}
+_RESAMPLE = dict(
+    nearest=Image.Resampling.NEAREST,
+    bilinear=Image.Resampling.BILINEAR,
+    bicubic=Image.Resampling.BICUBIC,
+    lanczos=Image.Resampling.LANCZOS,
+)
+_PREPROCESSING = (
+    'size',
+    'mean',
+    'std',
+    'max_value',
+    'resample',
+    'channels',
+    'keep_ratio',
+    'multiple',
+)
+_TYPES = {
+    'tensor(float)': np.float32,
+    'tensor(float16)': np.float16,
+    'tensor(double)': np.float64,
+    'tensor(uint8)': np.uint8,
+}
 
 
 @MODELS.register_module()
@@ -66,23 +82,51 @@ class OnnxExpert(VisionExpert):
             argument is not one of those above; onnx or onnxruntime is not installed.
     """
 
-    def __init__(self, model: str, output: str, size: int | Sequence[int] | None = None,
-                 mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0),
-                 max_value: float = 1.0, resample: str = 'bilinear', channels: str = 'rgb',
-                 keep_ratio: bool = False, multiple: int = 32, layout: str = 'nchw',
-                 patch_size: int | None = None, prefix_tokens: int = 0,
-                 threads: int | None = None, providers: Sequence[str] | None = None) -> None:
-        for key, value, known in (('resample', resample, _RESAMPLE), ('layout', layout, LAYOUTS),
-                                  ('channels', channels, ('rgb', 'bgr'))):
+    def __init__(
+        self,
+        model: str,
+        output: str,
+        size: int | Sequence[int] | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        max_value: float = 1.0,
+        resample: str = 'bilinear',
+        channels: str = 'rgb',
+        keep_ratio: bool = False,
+        multiple: int = 32,
+        layout: str = 'nchw',
+        patch_size: int | None = None,
+        prefix_tokens: int = 0,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        for key, value, known in (
+            ('resample', resample, _RESAMPLE),
+            ('layout', layout, LAYOUTS),
+            ('channels', channels, ('rgb', 'bgr')),
+        ):
             if value not in known:
                 raise ConfigError(f'distill.expert.{key}={value!r}: use one of {list(known)}')
         if layout == 'tokens' and patch_size is None:
-            raise ConfigError("distill.expert.layout='tokens' needs patch_size, which says how "
-                              'many rows and columns the tokens are')
+            raise ConfigError(
+                "distill.expert.layout='tokens' needs patch_size, which says how "
+                'many rows and columns the tokens are'
+            )
         self._settings = dict(
-            model=model, output=output, size=size, mean=mean, std=std, max_value=max_value,
-            resample=resample, channels=channels, keep_ratio=keep_ratio, multiple=multiple,
-            layout=layout, patch_size=patch_size, prefix_tokens=prefix_tokens)
+            model=model,
+            output=output,
+            size=size,
+            mean=mean,
+            std=std,
+            max_value=max_value,
+            resample=resample,
+            channels=channels,
+            keep_ratio=keep_ratio,
+            multiple=multiple,
+            layout=layout,
+            patch_size=patch_size,
+            prefix_tokens=prefix_tokens,
+        )
         self.file = Path(model)
         self.output = output
         self.layout, self.patch_size, self.prefix_tokens = layout, patch_size, prefix_tokens
@@ -101,39 +145,49 @@ class OnnxExpert(VisionExpert):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads or torch.get_num_threads()
         options.log_severity_level = 3
-        options.add_session_config_entry('session.model_external_initializers_file_folder_path',
-                                         str(self.file.parent.absolute()))
+        options.add_session_config_entry(
+            'session.model_external_initializers_file_folder_path', str(self.file.parent.absolute())
+        )
         providers = self._choose_providers(ort.get_available_providers())
         try:
             self._session = ort.InferenceSession(model, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no common base of their own
-            raise ConfigError(f'distill.expert.model: onnxruntime cannot run {self.file} '
-                              f'({first_line(error)}); get it again, with the files of its '
-                              'weights if it has some') from error
+            raise ConfigError(
+                f'distill.expert.model: onnxruntime cannot run {self.file} '
+                f'({first_line(error)}); get it again, with the files of its '
+                'weights if it has some'
+            ) from error
         self._input = self._only_input()
 
     def _choose_providers(self, available: list[str]) -> list:
         if self.providers is not None:
             unknown = [name for name in self.providers if name not in available]
             if unknown:
-                raise ConfigError(f'distill.expert.providers: {unknown} not in this onnxruntime, '
-                                  f'which has {available}')
+                raise ConfigError(
+                    f'distill.expert.providers: {unknown} not in this onnxruntime, '
+                    f'which has {available}'
+                )
             return list(self.providers)
         if self.device.type == 'cuda':
             if 'CUDAExecutionProvider' in available:
-                return [('CUDAExecutionProvider', dict(device_id=self.device.index or 0)),
-                        'CPUExecutionProvider']
+                return [
+                    ('CUDAExecutionProvider', dict(device_id=self.device.index or 0)),
+                    'CPUExecutionProvider',
+                ]
             MMLogger.get_current_instance().warning(
                 f'{self.file}: this onnxruntime has no CUDA provider, the expert runs on the CPU; '
-                'install onnxruntime-gpu instead, or cache its features')
+                'install onnxruntime-gpu instead, or cache its features'
+            )
         return ['CPUExecutionProvider']
 
     def _only_input(self) -> Any:
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
             found = ', '.join(f'{value.name} {value.type} {value.shape}' for value in inputs)
-            raise ConfigError(f'distill.expert.model: {self.file} takes {found or "no input"}; an '
-                              'expert takes one image (1,3,H,W) or (1,H,W,3)')
+            raise ConfigError(
+                f'distill.expert.model: {self.file} takes {found or "no input"}; an '
+                'expert takes one image (1,3,H,W) or (1,H,W,3)'
+            )
         return inputs[0]
 
     @property
@@ -149,13 +203,15 @@ class OnnxExpert(VisionExpert):
             if None not in own:
                 return tuple(own)
             if own != [None, None]:
-                raise ConfigError(f'distill.expert.size: {self.file} takes {shape}; give '
-                                  '(height, width)')
+                raise ConfigError(
+                    f'distill.expert.size: {self.file} takes {shape}; give (height, width)'
+                )
             return None
         wanted = (size, size) if isinstance(size, int) else tuple(size)
         if any(side not in (None, asked) for side, asked in zip(own, wanted)):
-            raise ConfigError(f'distill.expert.size={size}: {self.file} takes {shape}; remove the '
-                              'key')
+            raise ConfigError(
+                f'distill.expert.size={size}: {self.file} takes {shape}; remove the key'
+            )
         return wanted
 
     def to(self, device: torch.device) -> OnnxExpert:
@@ -184,9 +240,14 @@ class OnnxExpert(VisionExpert):
         if values['keep_ratio']:
             # Caches made with a cut between whole cells lie up to half a cell beside the image.
             feature['cut'] = 'inside cells'
-        return plain(dict(
-            expert=cls.__name__, weights_sha256=weights_sha256(Path(values['model'])),
-            feature=feature, preprocessing={key: values[key] for key in _PREPROCESSING}))
+        return plain(
+            dict(
+                expert=cls.__name__,
+                weights_sha256=weights_sha256(Path(values['model'])),
+                feature=feature,
+                preprocessing={key: values[key] for key in _PREPROCESSING},
+            )
+        )
 
     @torch.no_grad()
     def __call__(self, data_samples: Sequence[PixelDataSample]) -> list[Tensor | None]:
@@ -196,8 +257,10 @@ class OnnxExpert(VisionExpert):
             BadSampleError: The image was not kept in the sample and its file cannot be read.
             ConfigError: The model fails at this size, or the tensor is not a dense map.
         """
-        return [self._map(original_image(sample)) if has_image(sample) else None
-                for sample in data_samples]
+        return [
+            self._map(original_image(sample)) if has_image(sample) else None
+            for sample in data_samples
+        ]
 
     def _map(self, image: Tensor) -> Tensor:
         pixels, filled = self._prepare(image.permute(1, 2, 0).numpy())
@@ -207,9 +270,11 @@ class OnnxExpert(VisionExpert):
         try:
             [array] = self._session.run(None, {self._input.name: batch})
         except Exception as error:  # onnxruntime's errors have no common base of their own
-            raise ConfigError(f'distill.expert: {self.file} fails on an input of {height}x{width} '
-                              f'({first_line(error)}); set size or multiple to what it was made '
-                              'for') from error
+            raise ConfigError(
+                f'distill.expert: {self.file} fails on an input of {height}x{width} '
+                f'({first_line(error)}); set size or multiple to what it was made '
+                'for'
+            ) from error
         dense = torch.from_numpy(self._dense(array, height, width)).float()
         shares = filled[0] / height, filled[1] / width
         return _part_of_the_image(dense, shares).to(self.device)
@@ -217,8 +282,9 @@ class OnnxExpert(VisionExpert):
     def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         """Input ``(H,W,3)`` float32, and the (height, width) of it that the image fills."""
         original = image.shape[:2]
-        height, width = self.size or (-(-side // self.multiple) * self.multiple
-                                      for side in original)
+        height, width = self.size or (
+            -(-side // self.multiple) * self.multiple for side in original
+        )
         filled = (height, width)
         if self.keep_ratio:
             scale = min(height / original[0], width / original[1])
@@ -229,8 +295,9 @@ class OnnxExpert(VisionExpert):
         if self.channels == 'bgr':
             image = image[..., ::-1]
         pixels = np.zeros((height, width, 3), np.float32)
-        pixels[:filled[0], :filled[1]] = (
-            image * np.float32(self.max_value / 255) - self.mean) / self.std
+        pixels[: filled[0], : filled[1]] = (
+            image * np.float32(self.max_value / 255) - self.mean
+        ) / self.std
         return pixels, filled
 
     def _dense(self, array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -240,7 +307,8 @@ class OnnxExpert(VisionExpert):
             raise ConfigError(
                 f'distill.expert.output: {self.output} of {self.file} has the shape {array.shape}, '
                 f'which is not a dense map in layout={self.layout!r}; the layouts are nchw '
-                '(1,C,h,w), nhwc (1,h,w,C) and tokens (1,N,C)')
+                '(1,C,h,w), nhwc (1,h,w,C) and tokens (1,N,C)'
+            )
         if self.layout == 'nchw':
             return array[0]
         if self.layout == 'nhwc':
@@ -250,8 +318,9 @@ class OnnxExpert(VisionExpert):
             raise ConfigError(
                 f'distill.expert.patch_size={self.patch_size}: an input of {height}x{width} makes '
                 f'{rows}x{columns} patches, with prefix_tokens={self.prefix_tokens} in front, but '
-                f'{self.output} has {array.shape[1]} tokens')
-        tokens = array[0, self.prefix_tokens:]
+                f'{self.output} has {array.shape[1]} tokens'
+            )
+        tokens = array[0, self.prefix_tokens :]
         return np.ascontiguousarray(tokens.T.reshape(-1, rows, columns))
 
 

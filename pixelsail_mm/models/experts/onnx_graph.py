@@ -25,8 +25,9 @@ def import_optional(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ConfigError(f'OnnxExpert needs the package {name} ({error}): pip install '
-                          '"pixelsail_mm[experts]"') from error
+        raise ConfigError(
+            f'OnnxExpert needs the package {name} ({error}): pip install "pixelsail_mm[experts]"'
+        ) from error
 
 
 def subgraph(file: Path, output: str) -> bytes:
@@ -52,8 +53,10 @@ def subgraph(file: Path, output: str) -> bytes:
     graph = model.graph
     maker = {name: node for node in graph.node for name in node.output if name}
     if output not in maker:
-        raise ConfigError(f'distill.expert.output: {file} has no tensor {output!r}; '
-                          f'{_suggest(graph, list(maker), output)}')
+        raise ConfigError(
+            f'distill.expert.output: {file} has no tensor {output!r}; '
+            f'{_suggest(graph, list(maker), output)}'
+        )
     kept, used = _ancestors(maker, output)
     _keep(graph.node, lambda node: id(node) in kept)
     _keep(graph.initializer, lambda weight: weight.name in used)
@@ -71,8 +74,12 @@ def weights_sha256(file: Path) -> str | None:
     """
     if not file.is_file():
         return None
-    names = {entry.value for weight in _read(file).graph.initializer
-             for entry in weight.external_data if entry.key == 'location'}
+    names = {
+        entry.value
+        for weight in _read(file).graph.initializer
+        for entry in weight.external_data
+        if entry.key == 'location'
+    }
     files = [file, *(file.parent / name for name in sorted(names))]
     if not all(path.is_file() for path in files):
         return None
@@ -84,13 +91,16 @@ def _read(file: Path) -> Any:
     """Parse a model without its external weights."""
     onnx = import_optional('onnx')
     from google.protobuf.message import DecodeError
+
     if not file.is_file():
         raise FileNotFoundError(f'distill.expert.model: file {file} does not exist')
     try:
         return onnx.load(str(file), load_external_data=False)
     except DecodeError as error:
-        raise ConfigError(f'distill.expert.model: {file} is not an ONNX model, or only a part of '
-                          f'one ({error}); get it again') from error
+        raise ConfigError(
+            f'distill.expert.model: {file} is not an ONNX model, or only a part of '
+            f'one ({error}); get it again'
+        ) from error
 
 
 def _keep(entries: Any, wanted) -> None:
@@ -126,12 +136,15 @@ def _used_by(node: Any) -> Iterator[str]:
 
 def _suggest(graph: Any, names: list[str], wanted: str) -> str:
     close = difflib.get_close_matches(wanted, names, n=_MAX_LISTED, cutoff=0.5)
-    shapes = {value.name: 'x'.join(str(size.dim_value or '?')
-                                   for size in value.type.tensor_type.shape.dim)
-              for value in [*graph.value_info, *graph.output]}
+    shapes = {
+        value.name: 'x'.join(
+            str(size.dim_value or '?') for size in value.type.tensor_type.shape.dim
+        )
+        for value in [*graph.value_info, *graph.output]
+    }
 
     def listed(chosen):
         return ', '.join(f'{name} {shapes.get(name, "")}'.strip() for name in chosen)
 
-    outputs = listed([value.name for value in graph.output][:2 * _MAX_LISTED])
+    outputs = listed([value.name for value in graph.output][: 2 * _MAX_LISTED])
     return (f'near it are {listed(close)}; ' if close else '') + f'its outputs are {outputs}'

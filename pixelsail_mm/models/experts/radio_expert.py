@@ -46,11 +46,14 @@ class RADIOExpert(TransformersExpert):
 
     feature = 'spatial_features'
 
-    def __init__(self, model: str, size: int = 768, dtype: str = 'float32',
-                 trust_remote_code: bool = False) -> None:
+    def __init__(
+        self, model: str, size: int = 768, dtype: str = 'float32', trust_remote_code: bool = False
+    ) -> None:
         if isinstance(model, Mapping):
-            raise ConfigError('distill.expert.model: RADIOExpert has no class for random weights; '
-                              'give a folder or a hub name')
+            raise ConfigError(
+                'distill.expert.model: RADIOExpert has no class for random weights; '
+                'give a folder or a hub name'
+            )
         self.size = size
         self._trusted = trust_remote_code
         super().__init__(model, dtype, self._processor_options({}))
@@ -66,17 +69,23 @@ class RADIOExpert(TransformersExpert):
                 f'distill.expert.model: {model!r} comes with Python code of its own, which is not '
                 'executed unless you say so: read it, then set '
                 'distill.expert.trust_remote_code=True; or export the model to ONNX and use '
-                'OnnxExpert, which executes none') from error
+                'OnnxExpert, which executes none'
+            ) from error
         except ImportError as error:
-            raise ConfigError(f'distill.expert.model: the code that comes with {model!r} needs '
-                              f'further packages ({str(error).strip()})') from error
+            raise ConfigError(
+                f'distill.expert.model: the code that comes with {model!r} needs '
+                f'further packages ({str(error).strip()})'
+            ) from error
 
     def _patch_size(self) -> int:
         step = getattr(self.model, 'min_resolution_step', None) or getattr(
-            self.model.config, 'patch_size', None)
+            self.model.config, 'patch_size', None
+        )
         if not isinstance(step, int):
-            raise ConfigError(f'distill.expert.model: {self.source!r} is no RADIO model: neither '
-                              'it nor its config says the size of a patch')
+            raise ConfigError(
+                f'distill.expert.model: {self.source!r} is no RADIO model: neither '
+                'it nor its config says the size of a patch'
+            )
         return step
 
     def fingerprint(self) -> dict[str, Any]:
@@ -101,8 +110,12 @@ class RADIOExpert(TransformersExpert):
     def _image_options(self, height: int, width: int) -> dict:
         """Whole patches that keep the aspect ratio best."""
         scale = min(self.size / min(height, width), MAX_SIDE / max(height, width))
-        return dict(size={name: max(1, round(side * scale / self.patch_size)) * self.patch_size
-                          for name, side in (('height', height), ('width', width))})
+        return dict(
+            size={
+                name: max(1, round(side * scale / self.patch_size)) * self.patch_size
+                for name, side in (('height', height), ('width', width))
+            }
+        )
 
     def _load_options(self) -> dict:
         return dict(trust_remote_code=self._trusted)
@@ -110,6 +123,7 @@ class RADIOExpert(TransformersExpert):
     @classmethod
     def _model_class(cls) -> type:
         from transformers import AutoModel
+
         return AutoModel
 
     @classmethod
@@ -119,13 +133,17 @@ class RADIOExpert(TransformersExpert):
     def _feature(self, pixel_values: Tensor) -> Tensor:
         features = _spatial(self.model(pixel_values))
         rows, columns = (side // self.patch_size for side in pixel_values.shape[2:])
-        if not torch.is_tensor(features) or features.ndim != 3 or (
-                features.shape[1] != rows * columns):
+        if (
+            not torch.is_tensor(features)
+            or features.ndim != 3
+            or (features.shape[1] != rows * columns)
+        ):
             shape = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
             raise ConfigError(
                 f'distill.expert.model: {self.source!r} gives {shape} for an image of '
                 f'{rows}x{columns} patches; RADIO gives (summary, spatial_features) with '
-                'spatial_features (1,patches,channels)')
+                'spatial_features (1,patches,channels)'
+            )
         return features.transpose(1, 2).unflatten(2, (rows, columns))
 
 

@@ -27,12 +27,31 @@ from pixelsail_mm.structures import PixelDataSample
 
 DTYPES = ('float32', 'float16', 'bfloat16')
 # What transformers raises for files that are cut short or belong to another model.
-_WRONG_WEIGHTS = (SafetensorError, RuntimeError, UnpicklingError, ValueError, TypeError, KeyError,
-                  AttributeError)
+_WRONG_WEIGHTS = (
+    SafetensorError,
+    RuntimeError,
+    UnpicklingError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+)
 # Settings of an image processor that its pixels depend on.
-_PREPROCESSING = ('do_resize', 'size', 'size_divisor', 'resample', 'do_center_crop', 'crop_size',
-                  'do_pad', 'pad_size', 'do_rescale', 'rescale_factor', 'do_normalize',
-                  'image_mean', 'image_std')
+_PREPROCESSING = (
+    'do_resize',
+    'size',
+    'size_divisor',
+    'resample',
+    'do_center_crop',
+    'crop_size',
+    'do_pad',
+    'pad_size',
+    'do_rescale',
+    'rescale_factor',
+    'do_normalize',
+    'image_mean',
+    'image_std',
+)
 
 
 class TransformersExpert(VisionExpert):
@@ -50,12 +69,16 @@ class TransformersExpert(VisionExpert):
     """
 
     #: Starts of the names of the weights that the feature depends on.
-    used_weights: tuple[str, ...] = ('', )
+    used_weights: tuple[str, ...] = ('',)
     #: What fingerprints call the map.
     feature = ''
 
-    def __init__(self, model: str | Mapping[str, Any], dtype: str = 'float32',
-                 processor: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Mapping[str, Any],
+        dtype: str = 'float32',
+        processor: Mapping[str, Any] | None = None,
+    ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f'distill.expert.dtype={dtype!r}: use one of {DTYPES}')
         options = dict(processor or {})
@@ -77,24 +100,31 @@ class TransformersExpert(VisionExpert):
         try:
             # Whatever precision the file has: teachers run in `dtype`, see `to`.
             loaded, report = self._model_class().from_pretrained(
-                model, output_loading_info=True, dtype=torch.float32, **self._load_options())
+                model, output_loading_info=True, dtype=torch.float32, **self._load_options()
+            )
             processor = self._processor_class().from_pretrained(model, **options)
         except OSError as error:
             raise FileNotFoundError(
                 f'distill.expert.model: {model!r} could not be loaded '
                 f'({first_line(error)}). Give a folder with config.json, weights and '
-                'preprocessor_config.json, or a hub name when a network is available') from error
+                'preprocessor_config.json, or a hub name when a network is available'
+            ) from error
         except _WRONG_WEIGHTS as error:
             raise ConfigError(
                 f'distill.expert.model: {model!r} does not hold weights for '
                 f'{type(self).__name__}, or damaged ones ({first_line(error)}); get them again, '
-                'or give those of this architecture') from error
-        absent = sorted(name for name, _ in loaded.named_parameters()
-                        if name in report['missing_keys'] and name.startswith(self.used_weights))
+                'or give those of this architecture'
+            ) from error
+        absent = sorted(
+            name
+            for name, _ in loaded.named_parameters()
+            if name in report['missing_keys'] and name.startswith(self.used_weights)
+        )
         if absent:
             raise ConfigError(
                 f'distill.expert.model: {model!r} lacks {len(absent)} weights of '
-                f'{type(loaded).__name__}, e.g. {absent[0]}; give weights of this architecture')
+                f'{type(loaded).__name__}, e.g. {absent[0]}; give weights of this architecture'
+            )
         return loaded, processor
 
     def to(self, device: torch.device) -> TransformersExpert:
@@ -107,8 +137,12 @@ class TransformersExpert(VisionExpert):
 
     def fingerprint(self) -> dict[str, Any]:
         """See :meth:`VisionExpert.fingerprint`."""
-        return self._fingerprint(self.source, self._weights or weights_sha256(self.source),
-                                 self.processor, str(self.dtype).removeprefix('torch.'))
+        return self._fingerprint(
+            self.source,
+            self._weights or weights_sha256(self.source),
+            self.processor,
+            str(self.dtype).removeprefix('torch.'),
+        )
 
     @classmethod
     def fingerprint_of(cls, **settings: Any) -> dict[str, Any]:
@@ -118,25 +152,34 @@ class TransformersExpert(VisionExpert):
         model = bound.arguments['model']
         options = cls._processor_options(bound.arguments)
         if isinstance(model, Mapping):
-            return cls._fingerprint(model, None, cls._processor_class()(**options),
-                                    bound.arguments['dtype'])
+            return cls._fingerprint(
+                model, None, cls._processor_class()(**options), bound.arguments['dtype']
+            )
         try:
-            processor = cls._processor_class().from_pretrained(model, local_files_only=True,
-                                                               **options)
+            processor = cls._processor_class().from_pretrained(
+                model, local_files_only=True, **options
+            )
         except OSError:
             processor = None
         return cls._fingerprint(model, weights_sha256(model), processor, bound.arguments['dtype'])
 
     @classmethod
-    def _fingerprint(cls, model: str | Mapping[str, Any], weights: str | None, processor: Any,
-                     dtype: str) -> dict[str, Any]:
+    def _fingerprint(
+        cls, model: str | Mapping[str, Any], weights: str | None, processor: Any, dtype: str
+    ) -> dict[str, Any]:
         settings = dict.fromkeys(_PREPROCESSING)
         if processor is not None:
             known = processor.to_dict()
             settings.update({key: known.get(key) for key in _PREPROCESSING})
         feature = dict(map=cls.feature, settings_sha256=settings_sha256(model))
-        return plain(dict(expert=cls.__name__, weights_sha256=weights, feature=feature,
-                          preprocessing=settings | dict(dtype=dtype)))
+        return plain(
+            dict(
+                expert=cls.__name__,
+                weights_sha256=weights,
+                feature=feature,
+                preprocessing=settings | dict(dtype=dtype),
+            )
+        )
 
     @torch.no_grad()
     def __call__(self, data_samples: Sequence[PixelDataSample]) -> list[Tensor | None]:
@@ -151,9 +194,12 @@ class TransformersExpert(VisionExpert):
 
     def _map(self, sample: PixelDataSample) -> Tensor:
         image = original_image(sample)
-        pixels = self.processor(images=image, return_tensors='pt',
-                                input_data_format='channels_first',
-                                **self._image_options(*image.shape[1:]))['pixel_values']
+        pixels = self.processor(
+            images=image,
+            return_tensors='pt',
+            input_data_format='channels_first',
+            **self._image_options(*image.shape[1:]),
+        )['pixel_values']
         pixels = pixels.to(self.device, next(self.model.parameters()).dtype)
         return self._feature(pixels)[0].float()
 
@@ -198,11 +244,12 @@ class Mask2FormerExpert(TransformersExpert):
         dtype: See :class:`TransformersExpert`.
     """
 
-    used_weights = ('model.pixel_level_module.', )
+    used_weights = ('model.pixel_level_module.',)
     feature = 'pixel_decoder_last_hidden_state'
 
-    def __init__(self, model: str | Mapping[str, Any], size: int = 800,
-                 dtype: str = 'float32') -> None:
+    def __init__(
+        self, model: str | Mapping[str, Any], size: int = 800, dtype: str = 'float32'
+    ) -> None:
         super().__init__(model, dtype, self._processor_options(dict(size=size)))
 
     @classmethod
@@ -213,6 +260,7 @@ class Mask2FormerExpert(TransformersExpert):
     @classmethod
     def _model_class(cls) -> type:
         from transformers import Mask2FormerForUniversalSegmentation
+
         return Mask2FormerForUniversalSegmentation
 
     @classmethod
@@ -221,11 +269,13 @@ class Mask2FormerExpert(TransformersExpert):
 
     def _random(self, settings: dict) -> nn.Module:
         from transformers import AutoConfig, Mask2FormerConfig
+
         backbone = settings.pop('backbone_config', None)
         if isinstance(backbone, Mapping):
             backbone = dict(backbone)
-            settings['backbone_config'] = AutoConfig.for_model(backbone.pop('model_type'),
-                                                               **backbone)
+            settings['backbone_config'] = AutoConfig.for_model(
+                backbone.pop('model_type'), **backbone
+            )
         return self._model_class()(Mask2FormerConfig(**settings))
 
     def _feature(self, pixel_values: Tensor) -> Tensor:
@@ -238,8 +288,11 @@ class Mask2FormerExpert(TransformersExpert):
         if max(height, width) <= longest * min(height, width):
             return {}
         # Both are rounded up to `size_divisor`.
-        return dict(size=dict(height=longest if height > width else 1,
-                              width=longest if width > height else 1))
+        return dict(
+            size=dict(
+                height=longest if height > width else 1, width=longest if width > height else 1
+            )
+        )
 
 
 @MODELS.register_module()
@@ -261,8 +314,9 @@ class SAM2Expert(TransformersExpert):
     used_weights = ('vision_encoder.', 'no_memory_embedding')
     feature = 'image_embed'
 
-    def __init__(self, model: str | Mapping[str, Any], size: int = 1024,
-                 dtype: str = 'float32') -> None:
+    def __init__(
+        self, model: str | Mapping[str, Any], size: int = 1024, dtype: str = 'float32'
+    ) -> None:
         super().__init__(model, dtype, self._processor_options(dict(size=size)))
         vision = self.model.config.vision_config
         fitting = vision.backbone_feature_sizes[0][0] * vision.backbone_config.patch_stride[0]
@@ -276,6 +330,7 @@ class SAM2Expert(TransformersExpert):
     @classmethod
     def _model_class(cls) -> type:
         from transformers import Sam2Model
+
         return Sam2Model
 
     @classmethod
@@ -284,6 +339,7 @@ class SAM2Expert(TransformersExpert):
 
     def _random(self, settings: dict) -> nn.Module:
         from transformers import Sam2Config
+
         return self._model_class()(Sam2Config(**settings))
 
     def _feature(self, pixel_values: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class SegTokenHead(BaseModule):
     #: that lack one of them, or hold another number of entries, are not given to :meth:`loss`.
     targets: tuple[str, ...] = ()
     #: Names of the losses of :meth:`loss`, each of which begins with ``loss``.
-    losses: tuple[str, ...] = ('loss', )
+    losses: tuple[str, ...] = ('loss',)
 
     def project_images(self, maps: list[Tensor]) -> list[Tensor]:
         """Prepare the neck's maps; done once per batch. Here they stay as they are.
@@ -59,8 +59,9 @@ class SegTokenHead(BaseModule):
         """
 
     @abstractmethod
-    def loss(self, states: list[Tensor], maps: list[Tensor],
-             samples: Sequence[PixelDataSample]) -> dict[str, Tensor]:
+    def loss(
+        self, states: list[Tensor], maps: list[Tensor], samples: Sequence[PixelDataSample]
+    ) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Args:

@@ -31,8 +31,7 @@ def resize_targets(masks: Tensor, size: tuple[int, int], mode: str = 'area') -> 
         return F.interpolate(masks[None], size=size, mode=mode)[0]
     # Autocast would round the shares to half precision.
     with torch.autocast(masks.device.type, enabled=False):
-        rows, columns = (_shares(*sizes).to(masks.device)
-                         for sizes in zip(masks.shape[1:], size))
+        rows, columns = (_shares(*sizes).to(masks.device) for sizes in zip(masks.shape[1:], size))
         return rows @ masks @ columns.T
 
 

@@ -22,15 +22,20 @@ def head_configs(mask_head: dict | None, heads: Mapping[str, dict] | None) -> di
     """
     named = {name: cfg for name, cfg in (heads or {}).items() if cfg is not None}
     if mask_head is not None and MASK in named:
-        raise ConfigError('model.mask_head is short for model.heads.mask, and both are given; '
-                          'remove one of them (mask_head=None if it is inherited)')
+        raise ConfigError(
+            'model.mask_head is short for model.heads.mask, and both are given; '
+            'remove one of them (mask_head=None if it is inherited)'
+        )
     if mask_head is not None:
         named = {MASK: mask_head, **named}
     wrong = [name for name in named if not name.isidentifier()]
     if wrong or not named:
-        raise ConfigError(f'model.heads: {wrong[0]!r} is no name' if wrong else
-                          'model.heads: give at least one head, e.g. '
-                          "heads=dict(mask=dict(type='SegTokenMaskHead'))")
+        raise ConfigError(
+            f'model.heads: {wrong[0]!r} is no name'
+            if wrong
+            else 'model.heads: give at least one head, e.g. '
+            "heads=dict(mask=dict(type='SegTokenMaskHead'))"
+        )
     return named
 
 

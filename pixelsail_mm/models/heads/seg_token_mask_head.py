@@ -21,8 +21,9 @@ EPS = 1e-4
 
 
 def _projector(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(in_channels, hidden_channels), nn.ReLU(),
-                         nn.Linear(hidden_channels, out_channels))
+    return nn.Sequential(
+        nn.Linear(in_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, out_channels)
+    )
 
 
 @MODELS.register_module()
@@ -56,19 +57,29 @@ class SegTokenMaskHead(SegTokenHead):
         ConfigError: Unknown ``target_resize``.
     """
 
-    targets = ('gt_masks', )
+    targets = ('gt_masks',)
     losses = ('loss_mask', 'loss_dice')
 
-    def __init__(self, in_channels: int, hidden_size: int, embed_channels: int = 512,
-                 num_points: int | None = 12544, oversample_ratio: float = 3.0,
-                 importance_sample_ratio: float = 0.75, loss_mask: dict | None = None,
-                 loss_dice: dict | None = None, threshold: float = 0.5,
-                 target_resize: str = 'area', embed_std: float | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_size: int,
+        embed_channels: int = 512,
+        num_points: int | None = 12544,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+        loss_mask: dict | None = None,
+        loss_dice: dict | None = None,
+        threshold: float = 0.5,
+        target_resize: str = 'area',
+        embed_std: float | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if target_resize not in RESIZE_MODES:
-            raise ConfigError(f'mask_head.target_resize={target_resize!r}: use one of '
-                              f'{list(RESIZE_MODES)}')
+            raise ConfigError(
+                f'mask_head.target_resize={target_resize!r}: use one of {list(RESIZE_MODES)}'
+            )
         self.embed_channels = embed_channels
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
@@ -81,11 +92,22 @@ class SegTokenMaskHead(SegTokenHead):
             for first, _, second in (self.image_projector, self.seg_projector):
                 keep_variance(first, 2**0.5)
                 keep_variance(second, embed_std)
-        self.loss_mask = MODELS.build(loss_mask or dict(
-            type='CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=2.0))
-        self.loss_dice = MODELS.build(loss_dice or dict(
-            type='DiceLoss', use_sigmoid=True, activate=True, reduction='mean', naive_dice=True,
-            eps=1.0, loss_weight=0.5))
+        self.loss_mask = MODELS.build(
+            loss_mask
+            or dict(type='CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=2.0)
+        )
+        self.loss_dice = MODELS.build(
+            loss_dice
+            or dict(
+                type='DiceLoss',
+                use_sigmoid=True,
+                activate=True,
+                reduction='mean',
+                naive_dice=True,
+                eps=1.0,
+                loss_weight=0.5,
+            )
+        )
 
     def project_images(self, maps: list[Tensor]) -> list[Tensor]:
         """Image features ``(H,W,S)`` of neck maps ``(H,W,in_channels)``."""
@@ -97,15 +119,17 @@ class SegTokenMaskHead(SegTokenHead):
 
     def forward(self, states: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
         """Mask logits ``(n,H,W)`` per image, see :class:`SegTokenHead`."""
-        return [self.mask_logits(seg, feature)
-                for seg, feature in zip(self.project_segs(states), maps)]
+        return [
+            self.mask_logits(seg, feature) for seg, feature in zip(self.project_segs(states), maps)
+        ]
 
     def mask_logits(self, segs: Tensor, image: Tensor) -> Tensor:
         """Logits ``(n,H,W)`` from embeddings ``(n,S)`` and one image's features ``(H,W,S)``."""
         return (segs @ image.flatten(0, 1).T).view(-1, *image.shape[:2])
 
-    def loss(self, states: list[Tensor], maps: list[Tensor],
-             samples: Sequence[PixelDataSample]) -> dict[str, Tensor]:
+    def loss(
+        self, states: list[Tensor], maps: list[Tensor], samples: Sequence[PixelDataSample]
+    ) -> dict[str, Tensor]:
         """Mask losses of a batch, see :class:`SegTokenHead`."""
         return self.loss_by_logits(self(states, maps), [sample.gt_masks for sample in samples])
 
@@ -127,8 +151,9 @@ class SegTokenMaskHead(SegTokenHead):
         for prediction, target in pairs:
             cells = prediction.shape[1]
             slack = EPS if self.num_points else 0.0
-            losses_mask.append(self.loss_mask(
-                prediction.flatten(), target.flatten(), avg_factor=cells + slack))
+            losses_mask.append(
+                self.loss_mask(prediction.flatten(), target.flatten(), avg_factor=cells + slack)
+            )
             losses_dice.append(self.loss_dice(prediction, target, avg_factor=1.0 + slack))
         return dict(loss_mask=sum(losses_mask) / total, loss_dice=sum(losses_dice) / total)
 
@@ -137,25 +162,36 @@ class SegTokenMaskHead(SegTokenHead):
         if self.num_points:
             points = [self._sample_points(x.float(), y) for x, y in zip(logits, targets)]
             return [tuple(map(torch.cat, zip(*points)))] if points else []
-        resized = [resize_targets(y.to(x.device), x.shape[-2:], self.target_resize)
-                   for x, y in zip(logits, targets)]
+        resized = [
+            resize_targets(y.to(x.device), x.shape[-2:], self.target_resize)
+            for x, y in zip(logits, targets)
+        ]
         by_size: dict[tuple, list[int]] = {}
         for index, x in enumerate(logits):
             by_size.setdefault(tuple(x.shape[-2:]), []).append(index)
-        return [(torch.cat([logits[i] for i in group]).flatten(1).float(),
-                 torch.cat([resized[i] for i in group]).flatten(1))
-                for group in by_size.values()]
+        return [
+            (
+                torch.cat([logits[i] for i in group]).flatten(1).float(),
+                torch.cat([resized[i] for i in group]).flatten(1),
+            )
+            for group in by_size.values()
+        ]
 
     def _sample_points(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and soft targets ``(n,P)`` at points chosen by uncertainty (PointRend)."""
         from mmcv.ops import point_sample
         from mmdet.models.utils import get_uncertain_point_coords_with_randomness
+
         logits = logits.unsqueeze(1)
         target = target.to(logits.device, torch.float32).unsqueeze(1)
         with torch.no_grad():
             points = get_uncertain_point_coords_with_randomness(
-                logits.detach(), None, self.num_points, self.oversample_ratio,
-                self.importance_sample_ratio)
+                logits.detach(),
+                None,
+                self.num_points,
+                self.oversample_ratio,
+                self.importance_sample_ratio,
+            )
             sampled_target = point_sample(target, points).squeeze(1)
         return point_sample(logits, points).squeeze(1), sampled_target
 
@@ -163,12 +199,14 @@ class SegTokenMaskHead(SegTokenHead):
         """Write ``pred_masks`` and ``pred_scores``, see :class:`SegTokenHead`."""
         logits = states.new_zeros(0, 1, 1)
         if image_map is not None:
-            logits, = self([states], [image_map])
+            (logits,) = self([states], [image_map])
         sample.pred_masks, sample.pred_scores = self.predict_by_logits(
-            logits, sample.get('ori_shape') or (0, 0))
+            logits, sample.get('ori_shape') or (0, 0)
+        )
 
-    def predict_by_logits(self, logits: Tensor, ori_shape: tuple[int, int]
-                          ) -> tuple[Tensor, Tensor]:
+    def predict_by_logits(
+        self, logits: Tensor, ori_shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """Masks at the size of the original image.
 
         Args:
@@ -180,10 +218,13 @@ class SegTokenMaskHead(SegTokenHead):
             probability inside each mask (0 for an empty one).
         """
         if len(logits) == 0:
-            return (logits.new_zeros((0, *ori_shape), dtype=torch.bool),
-                    logits.new_zeros(0, dtype=torch.float32))
-        probabilities = F.interpolate(logits[None].float(), size=tuple(ori_shape), mode='bilinear',
-                                      align_corners=False)[0].sigmoid()
+            return (
+                logits.new_zeros((0, *ori_shape), dtype=torch.bool),
+                logits.new_zeros(0, dtype=torch.float32),
+            )
+        probabilities = F.interpolate(
+            logits[None].float(), size=tuple(ori_shape), mode='bilinear', align_corners=False
+        )[0].sigmoid()
         masks = probabilities > self.threshold
         area = masks.flatten(1).sum(1)
         scores = (probabilities * masks).flatten(1).sum(1) / area.clamp(min=1)

@@ -26,7 +26,8 @@ def _cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
 _DISTANCES = dict(
     mse=F.mse_loss,
     cosine=_cosine_distance,
-    both=lambda ours, theirs: F.mse_loss(ours, theirs) + _cosine_distance(ours, theirs))
+    both=lambda ours, theirs: F.mse_loss(ours, theirs) + _cosine_distance(ours, theirs),
+)
 
 
 @MODELS.register_module()
@@ -57,9 +58,17 @@ class ExpertDistillLoss(nn.Module):
             or with another distance.
     """
 
-    def __init__(self, expert: dict | Callable, in_channels: int, feature: str = 'neck',
-                 expert_channels: int = 256, loss_weight: float = 0.5, name: str | None = None,
-                 distance: str = 'mse', channel_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        expert: dict | Callable,
+        in_channels: int,
+        feature: str = 'neck',
+        expert_channels: int = 256,
+        loss_weight: float = 0.5,
+        name: str | None = None,
+        distance: str = 'mse',
+        channel_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if feature not in ('neck', 'backbone'):
             raise ConfigError(f"distill.feature={feature!r}: use 'neck' or 'backbone'")
@@ -69,7 +78,7 @@ class ExpertDistillLoss(nn.Module):
         if isinstance(expert, nn.Module):
             expert.eval().requires_grad_(False)
         # In a tuple, so that an expert that is a module does not become a child of this one.
-        self._hidden_expert = (expert, )
+        self._hidden_expert = (expert,)
         self.name = name or type(expert).__name__
         self.feature = feature
         self.expert_channels = expert_channels
@@ -90,24 +99,29 @@ class ExpertDistillLoss(nn.Module):
             ConfigError: Another number of weights, one below 0, or another distance than
                 ``'mse'``.
         """
-        if weights is not None and (self.distance != 'mse'
-                                    or len(weights) != self.expert_channels):
-            raise ConfigError(f'distill.channel_weights: {len(weights)} weights for '
-                              f'{self.expert_channels} channels and distance={self.distance!r}; '
-                              "give one for each channel, with distance='mse'")
+        if weights is not None and (self.distance != 'mse' or len(weights) != self.expert_channels):
+            raise ConfigError(
+                f'distill.channel_weights: {len(weights)} weights for '
+                f'{self.expert_channels} channels and distance={self.distance!r}; '
+                "give one for each channel, with distance='mse'"
+            )
         # Their roots would be NaN, and so would the loss.
         if weights is not None and not all(weight >= 0 for weight in weights):
             raise ConfigError(f'distill.channel_weights={list(weights)}: give numbers >= 0')
-        self.channel_scales = None if weights is None else torch.tensor(
-            weights, dtype=torch.float32, device=self.proj.weight.device).sqrt()
+        self.channel_scales = (
+            None
+            if weights is None
+            else torch.tensor(weights, dtype=torch.float32, device=self.proj.weight.device).sqrt()
+        )
 
     @property
     def expert(self) -> Callable:
         """The frozen teacher."""
         return self._hidden_expert[0]
 
-    def forward(self, features: Sequence[Tensor | None],
-                data_samples: Sequence[PixelDataSample]) -> Tensor:
+    def forward(
+        self, features: Sequence[Tensor | None], data_samples: Sequence[PixelDataSample]
+    ) -> Tensor:
         """Loss of a batch.
 
         Args:
@@ -127,36 +141,49 @@ class ExpertDistillLoss(nn.Module):
         device = maps[0].device if maps else weight.device
         targets = self._targets(data_samples, device)
         maps = [feature.to(weight.dtype) for feature in maps] or [
-            weight.new_zeros(1, 1, self.proj.in_features)]
+            weight.new_zeros(1, 1, self.proj.in_features)
+        ]
         with torch.autocast(device.type, enabled=False):
             projected = apply_per_pixel(self.proj, maps)
             present = [theirs for ours, theirs in zip(features, targets) if ours is not None]
-            losses = [self._distance(ours, theirs) for ours, theirs in zip(projected, present)
-                      if theirs is not None]
+            losses = [
+                self._distance(ours, theirs)
+                for ours, theirs in zip(projected, present)
+                if theirs is not None
+            ]
             if not losses:
                 return zero_of(*projected)
             return self.loss_weight * sum(losses) / (len(losses) + EPS)
 
     @torch.no_grad()
-    def _targets(self, data_samples: Sequence[PixelDataSample], device: torch.device
-                 ) -> list[Tensor | None]:
+    def _targets(
+        self, data_samples: Sequence[PixelDataSample], device: torch.device
+    ) -> list[Tensor | None]:
         """Maps of the expert, which follows our features to their device."""
         if hasattr(self.expert, 'to'):
             self.expert.to(device)
         targets = self.expert(data_samples)
         if len(targets) != len(data_samples):
-            raise ConfigError(f'expert {self.name} gives {len(targets)} maps for '
-                              f'{len(data_samples)} samples; it must give one map or None for '
-                              'each')
+            raise ConfigError(
+                f'expert {self.name} gives {len(targets)} maps for '
+                f'{len(data_samples)} samples; it must give one map or None for '
+                'each'
+            )
         return targets
 
     def _distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
         if theirs.ndim != 3 or theirs.shape[0] != self.expert_channels:
-            raise ConfigError(f'expert {self.name} gives maps {tuple(theirs.shape)}; set '
-                              f'expert_channels={theirs.shape[0]} in its distill entry if these '
-                              'are (channels, height, width)')
-        theirs = F.interpolate(theirs[None].to(ours.device, torch.float32), size=ours.shape[:2],
-                               mode='bilinear', align_corners=False)[0]
+            raise ConfigError(
+                f'expert {self.name} gives maps {tuple(theirs.shape)}; set '
+                f'expert_channels={theirs.shape[0]} in its distill entry if these '
+                'are (channels, height, width)'
+            )
+        theirs = F.interpolate(
+            theirs[None].to(ours.device, torch.float32),
+            size=ours.shape[:2],
+            mode='bilinear',
+            align_corners=False,
+        )[0]
         ours, theirs = ours.float(), theirs.permute(1, 2, 0)
         if self.channel_scales is not None:
             ours, theirs = ours * self.channel_scales, theirs * self.channel_scales

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models import initialisation
-from pixelsail_mm.models.necks.feature_maps import (
-    join_pixels,
-    split_pixels,
-    stack_equal,
-    unstack,
-)
+from pixelsail_mm.models.necks.feature_maps import join_pixels, split_pixels, stack_equal, unstack
 from pixelsail_mm.registry import MODELS
 
 
@@ -51,8 +46,10 @@ class _Depthwise3x3(nn.Conv2d):
 
     def forward(self, pixels: Tensor, sizes: list[torch.Size]) -> Tensor:
         # The permuted view is exactly torch's channels_last memory format: no copy.
-        stacks = [super(_Depthwise3x3, self).forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                  for x in split_pixels(pixels, sizes)]
+        stacks = [
+            super(_Depthwise3x3, self).forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            for x in split_pixels(pixels, sizes)
+        ]
         return join_pixels(stacks)[0]
 
 
@@ -108,27 +105,38 @@ class LearnableUpsampler(BaseModule):
         ConfigError: ``patch_size / out_stride`` is not a power of two.
     """
 
-    def __init__(self, in_channels: int, patch_size: int = 16, out_stride: int = 2,
-                 max_channels: int = 1024, keep_variance: bool = False,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        patch_size: int = 16,
+        out_stride: int = 2,
+        max_channels: int = 1024,
+        keep_variance: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         steps = math.log2(patch_size / out_stride)
         if steps < 0 or steps != int(steps):
-            raise ConfigError(f'neck.out_stride={out_stride}: patch_size {patch_size} divided by '
-                              'it must be 1, 2, 4, 8, ...')
+            raise ConfigError(
+                f'neck.out_stride={out_stride}: patch_size {patch_size} divided by '
+                'it must be 1, 2, 4, 8, ...'
+            )
         self.out_channels = min(in_channels, max_channels)
         self.out_stride = out_stride
         self.scale = patch_size // out_stride
         self.pre_projector = None
         if in_channels > max_channels:
             self.pre_projector = nn.Sequential(
-                nn.Linear(in_channels, in_channels), nn.ReLU(),
-                nn.Linear(in_channels, self.out_channels))
+                nn.Linear(in_channels, in_channels),
+                nn.ReLU(),
+                nn.Linear(in_channels, self.out_channels),
+            )
         self.blocks = nn.ModuleList(_UpsampleBlock(self.out_channels) for _ in range(int(steps)))
         if keep_variance:
             for module in self.modules():
                 before_rectifier = isinstance(module, nn.ConvTranspose2d) or (
-                    self.pre_projector is not None and module is self.pre_projector[0])
+                    self.pre_projector is not None and module is self.pre_projector[0]
+                )
                 initialisation.keep_variance(module, 2**0.5 if before_rectifier else 1.0)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -153,8 +161,13 @@ class BilinearUpsampler(BaseModule):
         init_cfg: MMEngine initialisation config.
     """
 
-    def __init__(self, in_channels: int, patch_size: int = 16, out_stride: int | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        patch_size: int = 16,
+        out_stride: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.out_channels = in_channels
         self.out_stride = out_stride or patch_size
@@ -165,6 +178,10 @@ class BilinearUpsampler(BaseModule):
         if self.scale == 1:
             return list(maps)
         stacks, groups = stack_equal(maps)
-        resized = [F.interpolate(x.permute(0, 3, 1, 2), scale_factor=self.scale, mode='bilinear',
-                                 align_corners=False).permute(0, 2, 3, 1) for x in stacks]
+        resized = [
+            F.interpolate(
+                x.permute(0, 3, 1, 2), scale_factor=self.scale, mode='bilinear', align_corners=False
+            ).permute(0, 2, 3, 1)
+            for x in stacks
+        ]
         return unstack(resized, groups)

@@ -1,8 +1,8 @@
 """Visual-prompt injectors."""
 
 from pixelsail_mm.models.prompt_injectors.visual_prompt_injector import (
-                                                                         PooledPromptInjector,
-                                                                         VisualPromptInjector,
+    PooledPromptInjector,
+    VisualPromptInjector,
 )
 
 __all__ = ['PooledPromptInjector', 'VisualPromptInjector']

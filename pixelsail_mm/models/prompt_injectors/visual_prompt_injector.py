@@ -27,8 +27,13 @@ class VisualPromptInjector(BaseModule):
         init_cfg: MMEngine initialisation config.
     """
 
-    def __init__(self, hidden_size: int, init_gain: float = 1.0, project: bool = True,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        init_gain: float = 1.0,
+        project: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.proj = None
         if not project:
@@ -37,8 +42,9 @@ class VisualPromptInjector(BaseModule):
         with torch.no_grad():
             self.proj.weight.mul_(init_gain)
 
-    def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor,
-                inputs: ModelInputs) -> Tensor:
+    def forward(
+        self, embeds: Tensor, patches: Tensor, prompts: Tensor, inputs: ModelInputs
+    ) -> Tensor:
         """Inject.
 
         Args:
@@ -75,12 +81,14 @@ class PooledPromptInjector(BaseModule):
         init_cfg: MMEngine initialisation config.
     """
 
-    def __init__(self, hidden_size: int | None = None, init_gain: float = 1.0,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self, hidden_size: int | None = None, init_gain: float = 1.0, init_cfg: dict | None = None
+    ) -> None:
         super().__init__(init_cfg)
 
-    def forward(self, embeds: Tensor, patches: Tensor, prompts: Tensor,
-                inputs: ModelInputs) -> Tensor:
+    def forward(
+        self, embeds: Tensor, patches: Tensor, prompts: Tensor, inputs: ModelInputs
+    ) -> Tensor:
         """Replace prompt tokens; arguments as in :meth:`VisualPromptInjector.forward`."""
         batch, _, channels = embeds.shape
         count = prompts.shape[0]
@@ -88,7 +96,8 @@ class PooledPromptInjector(BaseModule):
         row, column = torch.nonzero(prompt_of >= 0, as_tuple=True)
         slots = row * count + prompt_of[row, column]
         sums = patches.new_zeros(batch * count, channels).index_add(
-            0, slots, patches[patch_of[row, column]])
+            0, slots, patches[patch_of[row, column]]
+        )
         sizes = torch.bincount(slots, minlength=batch * count)
         matches = inputs['input_ids'][..., None] == inputs['prompt_token_ids']
         row, column, prompt = torch.nonzero(matches, as_tuple=True)

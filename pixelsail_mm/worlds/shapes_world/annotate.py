@@ -26,8 +26,7 @@ _SCENE_TRIES = 200
 _CHOICES = 2
 
 
-def annotate_image(preset: Preset, seed: int, split: str,
-                   index: int) -> tuple[np.ndarray, dict]:
+def annotate_image(preset: Preset, seed: int, split: str, index: int) -> tuple[np.ndarray, dict]:
     """Draw one image and say everything about it.
 
     Args:
@@ -47,8 +46,10 @@ def annotate_image(preset: Preset, seed: int, split: str,
     if split == 'train':
         scene = draw_scene(preset, rng)
         language = SceneLanguage(scene, preset)
-        refs = [[(i, e) for e in language.training_expressions(i, rng)]
-                for i in range(len(scene.objects))]
+        refs = [
+            [(i, e) for e in language.training_expressions(i, rng)]
+            for i in range(len(scene.objects))
+        ]
     else:
         scene, language, pairs = _evaluation_scene(preset, index, rng)
         refs = [[pair] for pair in pairs]
@@ -64,16 +65,23 @@ def annotate_image(preset: Preset, seed: int, split: str,
         mcqs=_choices(scene, preset, split, rng),
         captions=_captions(scene, preset) if split != 'train' else [],
         questions=scene_questions(scene, language.group_expressions(), sentences, preset, rng),
-        sha256=hashlib.sha256(scene.image.tobytes()).hexdigest())
+        sha256=hashlib.sha256(scene.image.tobytes()).hexdigest(),
+    )
     return scene.image, record
 
 
 def encode_image(image: np.ndarray, image_format: str) -> bytes:
     """Encode an RGB uint8 (H, W, 3) image as ``'png'`` or as high-quality ``'jpg'``."""
-    options = [] if image_format == 'png' else [
-        cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-    ]
+    options = (
+        []
+        if image_format == 'png'
+        else [
+            cv2.IMWRITE_JPEG_QUALITY,
+            95,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+        ]
+    )
     return cv2.imencode(f'.{image_format}', image[..., ::-1], options)[1].tobytes()
 
 
@@ -84,8 +92,10 @@ def _evaluation_scene(preset: Preset, index: int, rng: np.random.Generator):
         pairs = language.evaluation_expressions(index * preset.eval_refs_per_image, rng)
         if pairs is not None:
             return scene, language, pairs
-    raise RuntimeError(f'preset {preset.name!r}: no scene in {_SCENE_TRIES} offers the expressions '
-                       f'that eval_cycle prescribes; change num_objects or eval_cycle')
+    raise RuntimeError(
+        f'preset {preset.name!r}: no scene in {_SCENE_TRIES} offers the expressions '
+        f'that eval_cycle prescribes; change num_objects or eval_cycle'
+    )
 
 
 def _sentence(expression: Expression) -> dict:
@@ -99,7 +109,8 @@ def _object(item, polygons: bool) -> dict:
         segmentation=segmentation or mask_to_rle(item.mask),
         rle=mask_to_rle(item.mask),
         bbox=mask_bbox(item.mask),
-        area=item.area)
+        area=item.area,
+    )
 
 
 def _merge_groups(scene: Scene, groups: list[tuple[frozenset[int], Expression]]) -> list[dict]:
@@ -110,8 +121,15 @@ def _merge_groups(scene: Scene, groups: list[tuple[frozenset[int], Expression]])
     entries = []
     for members, sentences in merged.items():
         mask = np.logical_or.reduce([scene.objects[i].mask for i in sorted(members)])
-        entries.append(dict(sentences=sentences, segmentation=mask_to_rle(mask),
-                            bbox=mask_bbox(mask), area=int(mask.sum()), members=sorted(members)))
+        entries.append(
+            dict(
+                sentences=sentences,
+                segmentation=mask_to_rle(mask),
+                bbox=mask_bbox(mask),
+                area=int(mask.sum()),
+                members=sorted(members),
+            )
+        )
     return entries
 
 
@@ -148,5 +166,7 @@ def _choices(scene: Scene, preset: Preset, split: str, rng: np.random.Generator)
 
 
 def _captions(scene: Scene, preset: Preset) -> list[tuple[str, str]]:
-    return [(DESCRIBE_QUESTIONS[-1].format(r=f'<region{i + 1}>'), region_description(item, preset))
-            for i, item in enumerate(scene.objects)]
+    return [
+        (DESCRIBE_QUESTIONS[-1].format(r=f'<region{i + 1}>'), region_description(item, preset))
+        for i, item in enumerate(scene.objects)
+    ]

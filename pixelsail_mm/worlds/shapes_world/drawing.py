@@ -12,8 +12,9 @@ _DARK = 0.42
 _OUTLINE = 0.30
 
 
-def _arc(start: float, stop: float, radius: float = 1.0, centre: tuple = (0.0, 0.0),
-         points: int = 32) -> np.ndarray:
+def _arc(
+    start: float, stop: float, radius: float = 1.0, centre: tuple = (0.0, 0.0), points: int = 32
+) -> np.ndarray:
     angles = np.linspace(start, stop, points)
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radius + np.asarray(centre)
 
@@ -26,7 +27,7 @@ def _star() -> np.ndarray:
 
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    x = 16 * np.sin(t)**3
+    x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
     return np.stack([x, y - 2.5], 1) / 16.0
 
@@ -42,31 +43,64 @@ def _crescent() -> np.ndarray:
 
 
 def _cross(arm: float = 0.34) -> np.ndarray:
-    return np.array([[-arm, -1], [arm, -1], [arm, -arm], [1, -arm], [1, arm], [arm, arm], [arm, 1],
-                     [-arm, 1], [-arm, arm], [-1, arm], [-1, -arm], [-arm, -arm]])
+    return np.array(
+        [
+            [-arm, -1],
+            [arm, -1],
+            [arm, -arm],
+            [1, -arm],
+            [1, arm],
+            [arm, arm],
+            [arm, 1],
+            [-arm, 1],
+            [-arm, arm],
+            [-1, arm],
+            [-1, -arm],
+            [-arm, -arm],
+        ]
+    )
 
 
 # Unit outlines, y down. Several parts of one shape fill by the even-odd rule (the ring's hole).
 OUTLINES: dict[str, tuple[np.ndarray, ...]] = {
-    'circle': (_arc(0, 2 * np.pi), ),
-    'square': (np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.86, ),
-    'triangle': (np.array([[0, -1.08], [1.06, 0.84], [-1.06, 0.84]]), ),
-    'star': (_star(), ),
-    'cross': (_cross(), ),
-    'heart': (_heart(), ),
+    'circle': (_arc(0, 2 * np.pi),),
+    'square': (np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.86,),
+    'triangle': (np.array([[0, -1.08], [1.06, 0.84], [-1.06, 0.84]]),),
+    'star': (_star(),),
+    'cross': (_cross(),),
+    'heart': (_heart(),),
     'ring': (_arc(0, 2 * np.pi), _arc(0, 2 * np.pi, 0.52)),
-    'diamond': (np.array([[0, -1.12], [0.7, 0], [0, 1.12], [-0.7, 0]]), ),
-    'crescent': (_crescent(), ),
-    'arrow': (np.array([[-1.05, -0.32], [0.1, -0.32], [0.1, -0.85], [1.05, 0], [0.1, 0.85],
-                        [0.1, 0.32], [-1.05, 0.32]]), ),
+    'diamond': (np.array([[0, -1.12], [0.7, 0], [0, 1.12], [-0.7, 0]]),),
+    'crescent': (_crescent(),),
+    'arrow': (
+        np.array(
+            [
+                [-1.05, -0.32],
+                [0.1, -0.32],
+                [0.1, -0.85],
+                [1.05, 0],
+                [0.1, 0.85],
+                [0.1, 0.32],
+                [-1.05, 0.32],
+            ]
+        ),
+    ),
 }
 # Shapes whose orientation is part of their look keep nearly upright, others turn freely.
-_MAX_TURN = {'square': 15, 'diamond': 12, 'cross': 15, 'triangle': 20, 'heart': 25, 'crescent': 40,
-             'arrow': 180}
+_MAX_TURN = {
+    'square': 15,
+    'diamond': 12,
+    'cross': 15,
+    'triangle': 20,
+    'heart': 25,
+    'crescent': 40,
+    'arrow': 180,
+}
 
 
-def shape_coverage(kind: str, centre: tuple[float, float], radius: float, angle: float,
-                   size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+def shape_coverage(
+    kind: str, centre: tuple[float, float], radius: float, angle: float, size: int
+) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
     """Antialiased coverage of one shape inside its bounding window.
 
     Args:
@@ -106,8 +140,9 @@ def random_angle(kind: str, rng: np.random.Generator) -> float:
     return float(rng.uniform(-limit, limit))
 
 
-def texture_pattern(texture: str, window: tuple[slice, slice], radius: float,
-                    rng: np.random.Generator) -> np.ndarray:
+def texture_pattern(
+    texture: str, window: tuple[slice, slice], radius: float, rng: np.random.Generator
+) -> np.ndarray:
     """Share of the dark tone in each pixel of the window, float32 (h, w) in [0, 1]."""
     rows = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None]
     cols = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :]
@@ -128,8 +163,15 @@ def texture_pattern(texture: str, window: tuple[slice, slice], radius: float,
     raise ValueError(f'unknown texture {texture!r}')
 
 
-def paint_shape(image: np.ndarray, window: tuple[slice, slice], fill: np.ndarray, edge: np.ndarray,
-                pattern: np.ndarray, colour: str, rng: np.random.Generator) -> None:
+def paint_shape(
+    image: np.ndarray,
+    window: tuple[slice, slice],
+    fill: np.ndarray,
+    edge: np.ndarray,
+    pattern: np.ndarray,
+    colour: str,
+    rng: np.random.Generator,
+) -> None:
     """Blend one shape into ``image`` (float32 (H, W, 3)) in place."""
     base = np.clip(np.asarray(COLOURS[colour], np.float32) + rng.uniform(-12, 12, 3), 0, 255)
     tone = 1 - pattern * (1 - _DARK)
@@ -150,7 +192,7 @@ def draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
     if style == 'gradient':
         shade = (axis - axis.mean()) * rng.uniform(30, 60)
     elif style == 'noise':
-        coarse = rng.normal(0, 1, (max(size // 8, 2), ) * 2).astype(np.float32)
+        coarse = rng.normal(0, 1, (max(size // 8, 2),) * 2).astype(np.float32)
         shade = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) * 11
     elif style == 'stripes':
         shade = np.sin(axis * 2 * np.pi * rng.uniform(3, 7)) * rng.uniform(6, 13)

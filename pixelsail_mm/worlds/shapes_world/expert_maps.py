@@ -22,9 +22,12 @@ CHANNELS = (*KINDS, *COLOURS, *TEXTURES, *SIZES, 'object', *COORDINATES)
 STRIDE = 4
 # Value of a covered cell. What needs several patches to be seen speaks louder than a colour,
 # which one pixel shows: with equal values the squared error of the kinds is lost in the rest.
-AMPLITUDES = {**dict.fromkeys(KINDS, 12.0), **dict.fromkeys(COORDINATES, 4.0),
-              **dict.fromkeys((*TEXTURES, *SIZES), 6.0),
-              **dict.fromkeys((*COLOURS, 'object'), 3.0)}
+AMPLITUDES = {
+    **dict.fromkeys(KINDS, 12.0),
+    **dict.fromkeys(COORDINATES, 4.0),
+    **dict.fromkeys((*TEXTURES, *SIZES), 6.0),
+    **dict.fromkeys((*COLOURS, 'object'), 3.0),
+}
 #: What one step of the stored integers is worth.
 SCALE = 0.12
 
@@ -43,7 +46,7 @@ def expert_map(objects: Sequence[Mapping], image_size: int) -> np.ndarray:
     feature = np.zeros((len(CHANNELS), cells, cells), np.float32)
     for item in objects:
         mask = coco_mask.decode(item['rle']).astype(np.float32)
-        mask = mask[:cells * STRIDE, :cells * STRIDE]
+        mask = mask[: cells * STRIDE, : cells * STRIDE]
         cover = mask.reshape(cells, STRIDE, cells, STRIDE).mean((1, 3))
         for name in (*item['attributes'].values(), 'object'):
             feature[CHANNELS.index(name)] += cover
@@ -57,5 +60,4 @@ def expert_map(objects: Sequence[Mapping], image_size: int) -> np.ndarray:
 def write_expert_map(path: Path, objects: Sequence[Mapping], image_size: int) -> None:
     """Write a map as ``CachedExpert`` reads it: arrays ``feature`` (int8) and ``scale``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, feature=expert_map(objects, image_size),
-                        scale=np.float32(SCALE))
+    np.savez_compressed(path, feature=expert_map(objects, image_size), scale=np.float32(SCALE))

@@ -17,9 +17,16 @@ from pixelsail_mm.worlds.shapes_world.scene import ATTRIBUTES, SceneObject
 # Superlative word -> (axis of the centroid or None for the area, sign); the winner has the largest
 # signed value.
 SUPERLATIVES = {
-    'leftmost': (0, -1), 'rightmost': (0, 1), 'topmost': (1, -1), 'bottommost': (1, 1),
-    'left': (0, -1), 'right': (0, 1), 'top': (1, -1), 'bottom': (1, 1),
-    'largest': (None, 1), 'smallest': (None, -1),
+    'leftmost': (0, -1),
+    'rightmost': (0, 1),
+    'topmost': (1, -1),
+    'bottommost': (1, 1),
+    'left': (0, -1),
+    'right': (0, 1),
+    'top': (1, -1),
+    'bottom': (1, 1),
+    'largest': (None, 1),
+    'smallest': (None, -1),
 }
 # Relation -> (axis, sign); it holds if sign * (target - anchor) exceeds the margin.
 RELATIONS = {'left of': (0, -1), 'right of': (0, 1), 'above': (1, -1), 'below': (1, 1)}
@@ -42,8 +49,12 @@ class Filter:
 
     def matches(self, item: SceneObject) -> bool:
         """Tell whether ``item`` has every named attribute."""
-        return (self.kind in (None, item.kind) and self.colour in (None, item.colour)
-                and self.texture in (None, item.texture) and self.size in (None, item.size))
+        return (
+            self.kind in (None, item.kind)
+            and self.colour in (None, item.colour)
+            and self.texture in (None, item.texture)
+            and self.size in (None, item.size)
+        )
 
     @cached_property
     def named(self) -> tuple[str, ...]:
@@ -116,8 +127,9 @@ def parse(text: str) -> Expression:
     if superlative not in SUPERLATIVES:
         superlative, rest = None, head
     anchor = _parse_filter(tail.split(), text) if relation else None
-    return Expression(_parse_filter(rest.split(), text), superlative, relation, anchor,
-                      plural=article == 'every')
+    return Expression(
+        _parse_filter(rest.split(), text), superlative, relation, anchor, plural=article == 'every'
+    )
 
 
 def _parse_filter(words: Sequence[str], text: str) -> Filter:
@@ -133,8 +145,12 @@ def _parse_filter(words: Sequence[str], text: str) -> Filter:
     return Filter(**values)
 
 
-def evaluate(expression: Expression, objects: Sequence[SceneObject], image_size: int,
-             matches: Callable[[Filter], Collection[int]] | None = None) -> frozenset[int]:
+def evaluate(
+    expression: Expression,
+    objects: Sequence[SceneObject],
+    image_size: int,
+    matches: Callable[[Filter], Collection[int]] | None = None,
+) -> frozenset[int]:
     """Indices of the objects an expression denotes.
 
     Args:
@@ -148,8 +164,10 @@ def evaluate(expression: Expression, objects: Sequence[SceneObject], image_size:
         The denotation; empty if nothing matches *or* if a comparison is within its margin.
     """
     if matches is None:
+
         def matches(target: Filter) -> list[int]:
             return [i for i, item in enumerate(objects) if target.matches(item)]
+
     found = matches(expression.target)
     if expression.superlative:
         return _winner(expression.superlative, found, objects, image_size)
@@ -161,28 +179,35 @@ def evaluate(expression: Expression, objects: Sequence[SceneObject], image_size:
     return frozenset(found)
 
 
-def _winner(word: str, matches: Collection[int], objects: Sequence[SceneObject],
-            image_size: int) -> frozenset[int]:
+def _winner(
+    word: str, matches: Collection[int], objects: Sequence[SceneObject], image_size: int
+) -> frozenset[int]:
     axis, sign = SUPERLATIVES[word]
     for i in matches:
-        if all(_exceeds(objects[i], objects[j], axis, sign, image_size)
-               for j in matches if j != i):
+        if all(_exceeds(objects[i], objects[j], axis, sign, image_size) for j in matches if j != i):
             return frozenset([i])
     return frozenset()
 
 
-def _exceeds(item: SceneObject, other: SceneObject, axis: int | None, sign: int,
-             image_size: int) -> bool:
+def _exceeds(
+    item: SceneObject, other: SceneObject, axis: int | None, sign: int, image_size: int
+) -> bool:
     if axis is None:
         large, little = (item, other) if sign > 0 else (other, item)
-        return (large.area >= AREA_RATIO * little.area
-                and large.extent >= EXTENT_RATIO * little.extent)
+        return (
+            large.area >= AREA_RATIO * little.area and large.extent >= EXTENT_RATIO * little.extent
+        )
     difference = sign * (item.centroid[axis] - other.centroid[axis])
     return difference >= POSITION_MARGIN * image_size
 
 
-def _related(relation: str, matches: Collection[int], anchor: int, objects: Sequence[SceneObject],
-             image_size: int) -> frozenset[int]:
+def _related(
+    relation: str,
+    matches: Collection[int],
+    anchor: int,
+    objects: Sequence[SceneObject],
+    image_size: int,
+) -> frozenset[int]:
     axis, sign = RELATIONS[relation]
     origin, margin = objects[anchor].centroid[axis], POSITION_MARGIN * image_size
     chosen = []

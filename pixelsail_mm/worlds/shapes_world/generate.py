@@ -25,9 +25,15 @@ _TEXT_ONLY_STREAM = len(SPLITS)
 _CHUNK = 32
 
 
-def make_shapes_world(out: str | os.PathLike, preset: str | Preset = 'mini', seed: int = 0,
-                      counts: dict[str, int] | None = None, image_size: int | None = None,
-                      workers: int = 1, overwrite: bool = False) -> dict:
+def make_shapes_world(
+    out: str | os.PathLike,
+    preset: str | Preset = 'mini',
+    seed: int = 0,
+    counts: dict[str, int] | None = None,
+    image_size: int | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> dict:
     """Draw a ShapesWorld data set with all annotation files and its tokenizer.
 
     Everything is written to a neighbouring temporary folder first and renamed at the end, so an
@@ -75,11 +81,15 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     info = target / 'info.json'
     if not info.is_file() or json.loads(info.read_text()).get('generator') != GENERATOR:
-        raise FileExistsError(f'{target} exists and is not a ShapesWorld data set; it is left '
-                              'untouched, choose another folder')
+        raise FileExistsError(
+            f'{target} exists and is not a ShapesWorld data set; it is left '
+            'untouched, choose another folder'
+        )
     if not overwrite:
-        raise FileExistsError(f'{target} already holds a ShapesWorld data set; choose another '
-                              'folder, or replace it with --overwrite')
+        raise FileExistsError(
+            f'{target} already holds a ShapesWorld data set; choose another '
+            'folder, or replace it with --overwrite'
+        )
 
 
 def _generate(folder: Path, preset: Preset, seed: int, workers: int) -> dict:
@@ -90,21 +100,30 @@ def _generate(folder: Path, preset: Preset, seed: int, workers: int) -> dict:
         for file_name, record in _draw_split(folder, preset, seed, split, workers):
             twin = seen.setdefault(record['sha256'], file_name)
             if twin != file_name:
-                raise RuntimeError(f'{twin} and {file_name} are the same image; choose another '
-                                   'seed')
+                raise RuntimeError(
+                    f'{twin} and {file_name} are the same image; choose another seed'
+                )
             writer.add(split, file_name, record)
     counts = writer.write(folder, np.random.default_rng([seed, _TEXT_ONLY_STREAM]))
     tokenizer = train_tokenizer(folder / 'tokenizer')
     info = dict(
-        generator=GENERATOR, version=GENERATOR_VERSION, templates_version=templates_version(),
-        preset=preset.name, seed=seed, image_size=preset.image_size, images=preset.counts,
-        vocab_size=len(tokenizer), **counts)
+        generator=GENERATOR,
+        version=GENERATOR_VERSION,
+        templates_version=templates_version(),
+        preset=preset.name,
+        seed=seed,
+        image_size=preset.image_size,
+        images=preset.counts,
+        vocab_size=len(tokenizer),
+        **counts,
+    )
     dump_json(info, folder / 'info.json')
     return info
 
 
-def _draw_split(folder: Path, preset: Preset, seed: int, split: str,
-                workers: int) -> Iterator[tuple[str, dict]]:
+def _draw_split(
+    folder: Path, preset: Preset, seed: int, split: str, workers: int
+) -> Iterator[tuple[str, dict]]:
     draw = partial(_draw_image, folder, preset, seed, split)
     numbers = range(preset.counts[split])
     if workers <= 1:
@@ -114,12 +133,16 @@ def _draw_split(folder: Path, preset: Preset, seed: int, split: str,
         yield from pool.map(draw, numbers, chunksize=_CHUNK)
 
 
-def _draw_image(folder: Path, preset: Preset, seed: int, split: str,
-                number: int) -> tuple[str, dict]:
+def _draw_image(
+    folder: Path, preset: Preset, seed: int, split: str, number: int
+) -> tuple[str, dict]:
     image, record = annotate_image(preset, seed, split, number)
     file_name = f'{split}/{number:06d}.{preset.image_format}'
     (folder / 'images' / file_name).write_bytes(encode_image(image, preset.image_format))
     if split == 'train':
-        write_expert_map((folder / 'expert' / file_name).with_suffix('.npz'), record['objects'],
-                         preset.image_size)
+        write_expert_map(
+            (folder / 'expert' / file_name).with_suffix('.npz'),
+            record['objects'],
+            preset.image_size,
+        )
     return file_name, record

@@ -26,16 +26,18 @@ UNSEEN = replace(
     num_objects=(2, 3),
     spoken=('colour', 'kind'),
     train_shares=(0.8, 0.1, 0.1),
-    eval_cycle=('attribute', ),
+    eval_cycle=('attribute',),
     sentences_per_object=2,
     eval_refs_per_image=2,
     image_format='png',
-    counts={'train': 300, 'val': 60, 'test': 0})
+    counts={'train': 300, 'val': 60, 'test': 0},
+)
 COLUMNS = ('image', 'mask', 'phrase', 'split')
 
 
-def draw_mask_table(folder: str | os.PathLike, seed: int = 0,
-                    counts: dict[str, int] | None = None) -> dict[str, int]:
+def draw_mask_table(
+    folder: str | os.PathLike, seed: int = 0, counts: dict[str, int] | None = None
+) -> dict[str, int]:
     """Draw images, masks and ``masks.csv``, which lists (image, mask, phrase, split).
 
     The shapes are crescents and arrows, which no preset of ShapesWorld has.
@@ -53,18 +55,24 @@ def draw_mask_table(folder: str | os.PathLike, seed: int = 0,
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f'{folder} exists and is not empty; it is left untouched, choose '
-                              'another folder')
+        raise FileExistsError(
+            f'{folder} exists and is not empty; it is left untouched, choose another folder'
+        )
     for name in ('images', 'masks'):
         (folder / name).mkdir(parents=True)
     preset = UNSEEN.with_options(counts=counts)
-    rows = [row for split in ('train', 'val') for number in range(preset.counts[split])
-            for row in _draw(folder, preset, seed, split, number)]
+    rows = [
+        row
+        for split in ('train', 'val')
+        for number in range(preset.counts[split])
+        for row in _draw(folder, preset, seed, split, number)
+    ]
     with open(folder / 'masks.csv', 'w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerows([COLUMNS, *rows])
-    return dict(images=len({row[0] for row in rows}), masks=len({row[1] for row in rows}),
-                rows=len(rows))
+    return dict(
+        images=len({row[0] for row in rows}), masks=len({row[1] for row in rows}), rows=len(rows)
+    )
 
 
 def _draw(folder: Path, preset, seed: int, split: str, number: int) -> Iterator[tuple[str, ...]]:

@@ -19,8 +19,18 @@ COLOURS = {
     'orange': (246, 136, 24),
     'pink': (250, 130, 190),
 }
-KINDS = ('circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'diamond', 'crescent',
-         'arrow')
+KINDS = (
+    'circle',
+    'square',
+    'triangle',
+    'star',
+    'cross',
+    'heart',
+    'ring',
+    'diamond',
+    'crescent',
+    'arrow',
+)
 TEXTURES = ('plain', 'striped', 'dotted', 'checkered')
 SIZES = ('small', 'medium', 'large')
 
@@ -74,22 +84,24 @@ class Preset:
     counts: dict[str, int]
     segmentation: str
 
-    def with_options(self, image_size: int | None = None,
-                     counts: dict[str, int] | None = None) -> Preset:
+    def with_options(
+        self, image_size: int | None = None, counts: dict[str, int] | None = None
+    ) -> Preset:
         """Copy with another image size or other image counts (None keeps the preset's).
 
         Raises:
             ValueError: The size is too small to tell the shapes apart, or a count is negative.
         """
         if image_size is not None and image_size < MIN_IMAGE_SIZE:
-            raise ValueError(f'image size {image_size} is below {MIN_IMAGE_SIZE} pixels, where '
-                             'shapes cannot be told apart')
+            raise ValueError(
+                f'image size {image_size} is below {MIN_IMAGE_SIZE} pixels, where '
+                'shapes cannot be told apart'
+            )
         if any(split not in SPLITS or count < 0 for split, count in (counts or {}).items()):
             raise ValueError(f'counts must give numbers >= 0 for {SPLITS}, got {counts}')
         return replace(
-            self,
-            image_size=image_size or self.image_size,
-            counts={**self.counts, **(counts or {})})
+            self, image_size=image_size or self.image_size, counts={**self.counts, **(counts or {})}
+        )
 
 
 MINI = Preset(
@@ -112,7 +124,8 @@ MINI = Preset(
     eval_mcqs_per_image=1,
     image_format='png',
     counts={'train': 3000, 'val': 150, 'test': 300},
-    segmentation='polygon')
+    segmentation='polygon',
+)
 
 FULL = Preset(
     name='full',
@@ -134,6 +147,7 @@ FULL = Preset(
     eval_mcqs_per_image=2,
     image_format='jpg',
     counts={'train': 12000, 'val': 300, 'test': 600},
-    segmentation='rle')
+    segmentation='rle',
+)
 
 PRESETS = {preset.name: preset for preset in (MINI, FULL)}

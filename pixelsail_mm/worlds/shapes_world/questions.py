@@ -13,13 +13,18 @@ from pixelsail_mm.worlds.shapes_world.scene import Scene, SceneObject
 
 LETTERS = 'ABCD'
 MCQ_SUFFIX = 'Answer with one option.'
-DESCRIBE_QUESTIONS = ('Describe {r}.', 'What is {r}?', 'Please describe {r}.',
-                      'Please give me a short description of {r}.')
+DESCRIBE_QUESTIONS = (
+    'Describe {r}.',
+    'What is {r}?',
+    'Please describe {r}.',
+    'Please give me a short description of {r}.',
+)
 ATTRIBUTE_WORDS = {'size': 'size', 'texture': 'texture', 'colour': 'colour', 'kind': 'shape'}
 MCQ_STEMS = {name: f'What is the {word} of {{r}}?' for name, word in ATTRIBUTE_WORDS.items()}
 DESCRIPTION_STEM = 'Which description fits {r}?'
-NEIGHBOUR_STEMS = {name: f'Which object is {name} {{r}}?'
-                   for name in ('left of', 'right of', 'above', 'below')}
+NEIGHBOUR_STEMS = {
+    name: f'Which object is {name} {{r}}?' for name in ('left of', 'right of', 'above', 'below')
+}
 NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six')
 COUNT_QUESTION = 'How many {x} are there?'
 EXIST_QUESTION = 'Is there {x} in this image?'
@@ -37,8 +42,11 @@ TEXT_ONLY = (
     ('Is a star a colour?', 'no'),
     ('Name two colours.', 'red and blue'),
     ('Name two shapes.', 'circle and square'),
-    *((f'What is {NUMBERS[a]} plus {NUMBERS[b]}?', NUMBERS[a + b])
-      for a in range(1, 4) for b in range(1, 4)),
+    *(
+        (f'What is {NUMBERS[a]} plus {NUMBERS[b]}?', NUMBERS[a + b])
+        for a in range(1, 4)
+        for b in range(1, 4)
+    ),
 )
 
 
@@ -49,8 +57,9 @@ def article(phrase: str) -> str:
 
 def described(item: SceneObject, preset: Preset) -> Filter:
     """All attributes that vary in a preset."""
-    varying = dict(size=len(preset.radii) > 1, texture=len(preset.textures) > 1, colour=True,
-                   kind=True)
+    varying = dict(
+        size=len(preset.radii) > 1, texture=len(preset.textures) > 1, colour=True, kind=True
+    )
     return Filter(**{name: getattr(item, name) for name, used in varying.items() if used})
 
 
@@ -59,8 +68,9 @@ def region_description(item: SceneObject, preset: Preset) -> str:
     return article(described(item, preset).words())
 
 
-def attribute_question(item: SceneObject, region: str, preset: Preset,
-                       rng: np.random.Generator) -> tuple[str, str]:
+def attribute_question(
+    item: SceneObject, region: str, preset: Preset, rng: np.random.Generator
+) -> tuple[str, str]:
     """Question and answer about one attribute that varies in a preset."""
     name = str(rng.choice(described(item, preset).named))
     return MCQ_STEMS[name].format(r=region), it_is(getattr(item, name))
@@ -80,8 +90,9 @@ def format_choices(stem: str, choices: Sequence[str]) -> str:
     return f'{stem} {options} {MCQ_SUFFIX}'
 
 
-def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
-                    rng: np.random.Generator) -> dict | None:
+def multiple_choice(
+    scene: Scene, index: int, region: str, preset: Preset, rng: np.random.Generator
+) -> dict | None:
     """One four-option question about an object; the right letter is uniform.
 
     Args:
@@ -97,8 +108,11 @@ def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
         letter it needs hours) and ``about``; None if the kind of question drawn cannot be asked of
         this object.
     """
-    about = str(rng.choice(['colour', 'kind', 'texture', 'description', 'neighbour'],
-                           p=[0.3, 0.3, 0.15, 0.2, 0.05]))
+    about = str(
+        rng.choice(
+            ['colour', 'kind', 'texture', 'description', 'neighbour'], p=[0.3, 0.3, 0.15, 0.2, 0.05]
+        )
+    )
     if about == 'neighbour':
         found = _neighbour_options(scene, index, preset, rng)
     elif about == 'description':
@@ -111,8 +125,13 @@ def multiple_choice(scene: Scene, index: int, region: str, preset: Preset,
     position = int(rng.integers(4))
     choices = [wrong[int(i)] for i in rng.permutation(3)]
     choices.insert(position, right)
-    return dict(question=format_choices(stem.format(r=region), choices), choices=choices,
-                answer=LETTERS[position], reply=it_is(right), about=about)
+    return dict(
+        question=format_choices(stem.format(r=region), choices),
+        choices=choices,
+        answer=LETTERS[position],
+        reply=it_is(right),
+        about=about,
+    )
 
 
 def _attribute_options(item: SceneObject, about: str, preset: Preset, rng: np.random.Generator):
@@ -126,38 +145,50 @@ def _attribute_options(item: SceneObject, about: str, preset: Preset, rng: np.ra
 
 def _description_options(item: SceneObject, preset: Preset, rng: np.random.Generator):
     right = described(item, preset)
-    values = dict(size=tuple(preset.radii), texture=preset.textures, colour=preset.colours,
-                  kind=preset.kinds)
+    values = dict(
+        size=tuple(preset.radii), texture=preset.textures, colour=preset.colours, kind=preset.kinds
+    )
     variants = {
         replace(right, **{name: value})
-        for name in right.named for value in values[name] if value != getattr(right, name)
+        for name in right.named
+        for value in values[name]
+        if value != getattr(right, name)
     }
     ordered = sorted(variants, key=Filter.words)
     names = rng.permutation(len(right.named))
     wrong: list[Filter] = []
     for i in [*names, *names, *names]:
         name = right.named[i]
-        options = [v for v in ordered
-                   if getattr(v, name) != getattr(right, name) and v not in wrong]
+        options = [
+            v for v in ordered if getattr(v, name) != getattr(right, name) and v not in wrong
+        ]
         if options and len(wrong) < 3:
             wrong.append(options[int(rng.integers(len(options)))])
     return (DESCRIPTION_STEM, article(right.words()), [article(w.words()) for w in wrong])
 
 
 def _neighbour_options(scene: Scene, index: int, preset: Preset, rng: np.random.Generator):
-    anchor = Filter(**{name: getattr(scene.objects[index], name)
-                       for name in ('size', 'texture', 'colour', 'kind')})
+    anchor = Filter(
+        **{
+            name: getattr(scene.objects[index], name)
+            for name in ('size', 'texture', 'colour', 'kind')
+        }
+    )
     if len(evaluate(Expression(anchor), scene.objects, scene.size)) != 1:
         return None
     for i in rng.permutation(len(NEIGHBOUR_STEMS)):
         name = tuple(NEIGHBOUR_STEMS)[i]
-        holding = evaluate(Expression(Filter(), relation=name, anchor=anchor), scene.objects,
-                           scene.size)
+        holding = evaluate(
+            Expression(Filter(), relation=name, anchor=anchor), scene.objects, scene.size
+        )
         if len(holding) != 1:
             continue
         right = described(scene.objects[next(iter(holding))], preset)
-        wrong = {described(item, preset) for j, item in enumerate(scene.objects)
-                 if j not in holding and j != index} - {right}
+        wrong = {
+            described(item, preset)
+            for j, item in enumerate(scene.objects)
+            if j not in holding and j != index
+        } - {right}
         if len(wrong) >= 3:
             options = sorted(article(w.words()) for w in wrong)
             picked = [str(v) for v in rng.choice(options, 3, replace=False)]
@@ -165,9 +196,13 @@ def _neighbour_options(scene: Scene, index: int, preset: Preset, rng: np.random.
     return None
 
 
-def scene_questions(scene: Scene, groups: Sequence[tuple[frozenset[int], Expression]],
-                    expressions: Sequence[str], preset: Preset,
-                    rng: np.random.Generator) -> list[tuple[str, str]]:
+def scene_questions(
+    scene: Scene,
+    groups: Sequence[tuple[frozenset[int], Expression]],
+    expressions: Sequence[str],
+    preset: Preset,
+    rng: np.random.Generator,
+) -> list[tuple[str, str]]:
     """Questions about the whole image: counting, existence, an attribute, a description.
 
     Args:
@@ -201,15 +236,17 @@ def _existence(scene: Scene, preset: Preset, rng: np.random.Generator) -> tuple[
     return question, 'yes' if (colour, kind) in pairs else 'no'
 
 
-def _attribute_question(scene: Scene, expressions: Sequence[str], preset: Preset,
-                        rng: np.random.Generator) -> tuple[str, str] | None:
+def _attribute_question(
+    scene: Scene, expressions: Sequence[str], preset: Preset, rng: np.random.Generator
+) -> tuple[str, str] | None:
     for i in rng.permutation(len(expressions)):
         expression = parse(expressions[i])
-        hidden = [name for name in ('colour', 'kind')
-                  if getattr(expression.target, name) is None]
+        hidden = [name for name in ('colour', 'kind') if getattr(expression.target, name) is None]
         if hidden:
             index = next(iter(evaluate(expression, scene.objects, scene.size)))
             name = hidden[int(rng.integers(len(hidden)))]
-            return (ASK_QUESTION.format(a=ATTRIBUTE_WORDS[name], x=expressions[i]),
-                    getattr(scene.objects[index], name))
+            return (
+                ASK_QUESTION.format(a=ATTRIBUTE_WORDS[name], x=expressions[i]),
+                getattr(scene.objects[index], name),
+            )
     return None

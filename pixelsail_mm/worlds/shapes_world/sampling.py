@@ -22,7 +22,9 @@ def _conjunctions(look: tuple[str, ...], spoken: tuple[str, ...]) -> tuple[Filte
     values = dict(zip(ATTRIBUTES, look))
     return tuple(
         Filter(**{name: values[name] for name in names})
-        for count in range(len(spoken) + 1) for names in combinations(spoken, count))
+        for count in range(len(spoken) + 1)
+        for names in combinations(spoken, count)
+    )
 
 
 class SceneLanguage:
@@ -64,12 +66,14 @@ class SceneLanguage:
         unique = self._minimal.setdefault(index, [])
         for candidate in self.filters(index):
             if len(self.matches(candidate)) == 1 and not any(
-                    set(candidate.named).issuperset(other.named) for other in unique):
+                set(candidate.named).issuperset(other.named) for other in unique
+            ):
                 unique.append(candidate)
         return unique
 
-    def unique_expressions(self, index: int,
-                           rng: np.random.Generator) -> dict[str, list[Expression]]:
+    def unique_expressions(
+        self, index: int, rng: np.random.Generator
+    ) -> dict[str, list[Expression]]:
         """Expressions that denote exactly object ``index``, by category.
 
         Attribute expressions are complete, minimal ones as well as over-specified ones.
@@ -85,16 +89,20 @@ class SceneLanguage:
         """
         filters = self.filters(index)
         shared = [f for f in filters if len(self.matches(f)) > 1]
-        superlatives = (Expression(target, superlative=word)
-                        for target in shared for word in self.preset.superlatives)
+        superlatives = (
+            Expression(target, superlative=word)
+            for target in shared
+            for word in self.preset.superlatives
+        )
         return dict(
-            attribute=[Expression(f) for f in filters
-                       if f.named and len(self.matches(f)) == 1],
+            attribute=[Expression(f) for f in filters if f.named and len(self.matches(f)) == 1],
             superlative=[e for e in superlatives if self.evaluate(e) == {index}],
-            relation=self._relations(index, shared, rng))
+            relation=self._relations(index, shared, rng),
+        )
 
-    def _relations(self, index: int, shared: list[Filter],
-                   rng: np.random.Generator) -> list[Expression]:
+    def _relations(
+        self, index: int, shared: list[Filter], rng: np.random.Generator
+    ) -> list[Expression]:
         others = [i for i in range(len(self.scene.objects)) if i != index]
         anchors = {i: self.minimal_filters(i) for i in others}
         found: list[Expression] = []
@@ -124,8 +132,9 @@ class SceneLanguage:
             chosen.append(found[name].pop(int(rng.integers(len(found[name])))))
         return chosen
 
-    def evaluation_expressions(self, cycle_start: int, rng: np.random.Generator
-                               ) -> list[tuple[int, Expression]] | None:
+    def evaluation_expressions(
+        self, cycle_start: int, rng: np.random.Generator
+    ) -> list[tuple[int, Expression]] | None:
         """Expressions of one evaluation image, with the categories of the preset's cycle.
 
         Args:
@@ -179,8 +188,11 @@ class SceneLanguage:
         Args:
             rng: Chooses the anchors and relations, up to a limit.
         """
-        named = [filters[0] for filters in map(self.minimal_filters, range(len(self.scene.objects)))
-                 if filters]
+        named = [
+            filters[0]
+            for filters in map(self.minimal_filters, range(len(self.scene.objects)))
+            if filters
+        ]
         pairs = [(anchor, name) for anchor in named for name in RELATIONS]
         found = []
         for i in rng.permutation(len(pairs)):

@@ -49,8 +49,13 @@ class SceneObject:
         """Measure a visible mask, bool (H, W) with at least one pixel."""
         rows, cols = np.nonzero(mask)
         extent = int(max(np.ptp(rows), np.ptp(cols)) + 1)
-        return cls(**attributes, centroid=(float(cols.mean()), float(rows.mean())),
-                   area=int(rows.size), extent=extent, mask=mask)
+        return cls(
+            **attributes,
+            centroid=(float(cols.mean()), float(rows.mean())),
+            area=int(rows.size),
+            extent=extent,
+            mask=mask,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,16 @@ def draw_scene(preset: Preset, rng: np.random.Generator) -> Scene:
         layout = _place(looks, preset, rng)
         if layout is not None:
             return _render(layout, preset, rng)
-    raise RuntimeError(f'preset {preset.name!r}: no layout in {_LAYOUT_TRIES} fits; lower '
-                       'num_objects, radii, min_visible or min_visible_area')
+    raise RuntimeError(
+        f'preset {preset.name!r}: no layout in {_LAYOUT_TRIES} fits; lower '
+        'num_objects, radii, min_visible or min_visible_area'
+    )
 
 
 def _draw_attributes(preset: Preset, rng: np.random.Generator) -> list[dict[str, str]]:
-    choices = dict(size=tuple(preset.radii), texture=preset.textures, colour=preset.colours,
-                   kind=preset.kinds)
+    choices = dict(
+        size=tuple(preset.radii), texture=preset.textures, colour=preset.colours, kind=preset.kinds
+    )
     count = int(rng.integers(preset.num_objects[0], preset.num_objects[1] + 1))
     looks: list[dict[str, str]] = []
     while len(looks) < count:
@@ -118,8 +126,9 @@ class _Placed:
     visible: np.ndarray
 
 
-def _place(looks: list[dict[str, str]], preset: Preset,
-           rng: np.random.Generator) -> list[_Placed] | None:
+def _place(
+    looks: list[dict[str, str]], preset: Preset, rng: np.random.Generator
+) -> list[_Placed] | None:
     size = preset.image_size
     floor = preset.min_visible_area * size * size
     placed: list[_Placed] = []
@@ -127,13 +136,16 @@ def _place(looks: list[dict[str, str]], preset: Preset,
         for _ in range(_PLACEMENT_TRIES):
             radius = float(rng.uniform(*preset.radii[look['size']])) * size
             centre = tuple(rng.uniform(radius * 1.02, size - radius * 1.02, 2))
-            window, fill, edge = shape_coverage(look['kind'], centre, radius,
-                                                random_angle(look['kind'], rng), size)
+            window, fill, edge = shape_coverage(
+                look['kind'], centre, radius, random_angle(look['kind'], rng), size
+            )
             mask = np.zeros((size, size), bool)
             mask[window] = fill > 0.5
             remaining = [other.visible & ~mask for other in placed]
-            if all(rest.sum() >= max(floor, preset.min_visible * other.full_area)
-                   for rest, other in zip(remaining, placed)):
+            if all(
+                rest.sum() >= max(floor, preset.min_visible * other.full_area)
+                for rest, other in zip(remaining, placed)
+            ):
                 break
         else:
             return None

@@ -51,5 +51,5 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
 def _join(outer: np.ndarray, hole: np.ndarray) -> np.ndarray:
     distances = np.abs(outer[:, None] - hole[None]).sum(-1)
     i, j = np.unravel_index(distances.argmin(), distances.shape)
-    loop = np.concatenate([hole[j:], hole[:j + 1]])
-    return np.concatenate([outer[:i + 1], loop, outer[i:]])
+    loop = np.concatenate([hole[j:], hole[: j + 1]])
+    return np.concatenate([outer[: i + 1], loop, outer[i:]])

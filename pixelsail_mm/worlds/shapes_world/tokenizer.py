@@ -45,8 +45,10 @@ def training_texts() -> Iterator[str]:
 
     All presets share one vocabulary, so a model trained on one reads the other.
     """
-    phrases = [render(Expression(Filter(size=s, texture=t, colour=c, kind=k)))
-               for s, t, c, k in product(SIZES, TEXTURES, COLOURS, KINDS)]
+    phrases = [
+        render(Expression(Filter(size=s, texture=t, colour=c, kind=k)))
+        for s, t, c, k in product(SIZES, TEXTURES, COLOURS, KINDS)
+    ]
     filters = [Filter(colour=c, kind=k) for c, k in product(COLOURS, (*KINDS, None))]
     filters += [Filter(texture=t) for t in TEXTURES]
     plurals = [target.words(plural=True) for target in filters]
@@ -62,14 +64,19 @@ def training_texts() -> Iterator[str]:
             yield question.replace('{x}', phrase)
     yield from (COUNT_QUESTION.replace('{x}', phrase) for phrase in plurals)
     for word in ('user', 'assistant', *load_templates('segmentation_answers')):
-        yield from (word, ) * _FREQUENT
+        yield from (word,) * _FREQUENT
     yield from _question_texts()
 
 
 def _question_texts() -> Iterator[str]:
     region = [q.replace('<region>', '{r}') for q in load_templates('region_short_questions')]
-    stems = (*DESCRIBE_QUESTIONS, *region, *MCQ_STEMS.values(), DESCRIPTION_STEM,
-             *NEIGHBOUR_STEMS.values())
+    stems = (
+        *DESCRIBE_QUESTIONS,
+        *region,
+        *MCQ_STEMS.values(),
+        DESCRIPTION_STEM,
+        *NEIGHBOUR_STEMS.values(),
+    )
     for _ in range(_FREQUENT):
         for stem in stems:
             options = ' '.join(f'{letter}. {value}' for letter, value in zip(LETTERS, COLOURS))
@@ -104,6 +111,7 @@ def train_tokenizer(folder: str | Path, vocab_size: int = VOCAB_SIZE):
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -112,14 +120,16 @@ def train_tokenizer(folder: str | Path, vocab_size: int = VOCAB_SIZE):
         min_frequency=2,
         special_tokens=list(_CHAT_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False)
+        show_progress=False,
+    )
     core.train_from_iterator(training_texts(), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,
-        model_max_length=8192)
+        model_max_length=8192,
+    )
     tokenizer = build_tokenizer(tokenizer)
     tokenizer.save_pretrained(str(folder))
     return tokenizer

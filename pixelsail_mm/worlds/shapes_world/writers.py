@@ -19,8 +19,10 @@ def _conversation(turns: Iterable[tuple[str, str]], image: bool = True) -> list[
     conversation = []
     for question, answer in turns:
         marker = '<image>\n' if image and not conversation else ''
-        conversation += [{'from': 'human', 'value': marker + question},
-                         {'from': 'gpt', 'value': answer}]
+        conversation += [
+            {'from': 'human', 'value': marker + question},
+            {'from': 'gpt', 'value': answer},
+        ]
     return conversation
 
 
@@ -34,7 +36,7 @@ class AnnotationWriter:
     def __init__(self, preset: Preset) -> None:
         self._preset = preset
         self._refcoco = RefCOCOWriter(preset.kinds, preset.image_size)
-        self._groups = RefCOCOWriter(('group', ), preset.image_size)
+        self._groups = RefCOCOWriter(('group',), preset.image_size)
         self._osprey: dict[str, list] = {}
         self._llava: dict[str, list] = {split: [] for split in SPLITS}
         self._exact_polygons = 0
@@ -45,9 +47,16 @@ class AnnotationWriter:
         image_id = self._refcoco.add_image(file_name)
         ann_ids = []
         for item in record['objects']:
-            ann_ids.append(self._refcoco.add_annotation(
-                image_id, item['attributes']['kind'], item['segmentation'], item['bbox'],
-                item['area'], attributes=item['attributes']))
+            ann_ids.append(
+                self._refcoco.add_annotation(
+                    image_id,
+                    item['attributes']['kind'],
+                    item['segmentation'],
+                    item['bbox'],
+                    item['area'],
+                    attributes=item['attributes'],
+                )
+            )
             self._exact_polygons += isinstance(item['segmentation'], list)
         self.num_objects[split] += len(ann_ids)
         for index, sentences in record['refs']:
@@ -55,33 +64,57 @@ class AnnotationWriter:
         if record['groups']:
             self._add_groups(split, file_name, record['groups'])
         self._add_osprey(split, file_name, record)
-        self._llava[split].append(dict(
-            id=Path(file_name).stem, image=file_name, height=self._preset.image_size,
-            width=self._preset.image_size, conversations=_conversation(record['questions'])))
+        self._llava[split].append(
+            dict(
+                id=Path(file_name).stem,
+                image=file_name,
+                height=self._preset.image_size,
+                width=self._preset.image_size,
+                conversations=_conversation(record['questions']),
+            )
+        )
 
     def _add_groups(self, split: str, file_name: str, groups: list[dict]) -> None:
         image_id = self._groups.add_image(file_name)
         for group in groups:
             ann_id = self._groups.add_annotation(
-                image_id, 'group', group['segmentation'], group['bbox'], group['area'],
-                members=group['members'])
+                image_id,
+                'group',
+                group['segmentation'],
+                group['bbox'],
+                group['area'],
+                members=group['members'],
+            )
             self._groups.add_ref(ann_id, split, group['sentences'])
 
     def _add_osprey(self, split: str, file_name: str, record: dict) -> None:
-        head = dict(file_name=file_name, height=self._preset.image_size,
-                    width=self._preset.image_size,
-                    annotation=[dict(segmentation=item['rle'], bbox=item['bbox'],
-                                     area=item['area']) for item in record['objects']])
+        head = dict(
+            file_name=file_name,
+            height=self._preset.image_size,
+            width=self._preset.image_size,
+            annotation=[
+                dict(segmentation=item['rle'], bbox=item['bbox'], area=item['area'])
+                for item in record['objects']
+            ],
+        )
         if record['regions']:
             self._osprey.setdefault(f'osprey_{split}', []).append(
-                dict(head, conversations=_conversation(record['regions'])))
+                dict(head, conversations=_conversation(record['regions']))
+            )
         for choice in record['mcqs']:
-            self._osprey.setdefault(f'osprey_{split}', []).append(dict(
-                head, conversations=_conversation([(choice['question'], choice['reply'])]),
-                choices=choice['choices'], answer=choice['answer'], about=choice['about']))
+            self._osprey.setdefault(f'osprey_{split}', []).append(
+                dict(
+                    head,
+                    conversations=_conversation([(choice['question'], choice['reply'])]),
+                    choices=choice['choices'],
+                    answer=choice['answer'],
+                    about=choice['about'],
+                )
+            )
         for turn in record['captions']:
             self._osprey.setdefault(f'osprey_caption_{split}', []).append(
-                dict(head, conversations=_conversation([turn])))
+                dict(head, conversations=_conversation([turn]))
+            )
 
     def write(self, folder: Path, rng: np.random.Generator) -> dict:
         """Write all annotation files and give their counts.
@@ -100,16 +133,17 @@ class AnnotationWriter:
         return dict(
             objects=dict(self.num_objects),
             exact_polygons=self._exact_polygons,
-            sentences={split: dict(sorted(self._refcoco.kinds[split].items()))
-                       for split in SPLITS},
+            sentences={split: dict(sorted(self._refcoco.kinds[split].items())) for split in SPLITS},
             group_sentences=sum(self._groups.kinds['train'].values()),
             osprey={name: len(records) for name, records in sorted(self._osprey.items())},
-            llava={split: len(records) for split, records in self._llava.items()})
+            llava={split: len(records) for split, records in self._llava.items()},
+        )
 
     def _add_text_only(self, rng: np.random.Generator) -> None:
         records = self._llava['train']
         for number in range(int(round(len(records) * _TEXT_ONLY_SHARE))):
             turns = [TEXT_ONLY[i] for i in rng.choice(len(TEXT_ONLY), 3, replace=False)]
-            records.insert(int(rng.integers(len(records) + 1)),
-                           dict(id=f'text{number:06d}',
-                                conversations=_conversation(turns, image=False)))
+            records.insert(
+                int(rng.integers(len(records) + 1)),
+                dict(id=f'text{number:06d}', conversations=_conversation(turns, image=False)),
+            )

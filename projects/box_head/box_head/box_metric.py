@@ -34,8 +34,9 @@ class BoxMetric(PixelMetric):
 
     def score(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """IoU of the first box with the true one; None without a target."""
-        truth, found = (torch.as_tensor(sample[key]).float().cpu()
-                        for key in ('gt_boxes', 'pred_boxes'))
+        truth, found = (
+            torch.as_tensor(sample[key]).float().cpu() for key in ('gt_boxes', 'pred_boxes')
+        )
         if not len(truth) or not (truth[0, 2:] > truth[0, :2]).all():
             return dict(iou=None, given=bool(len(found)))
         iou = box_iou(found[:1], truth[:1]).item() if len(found) else 0.0
@@ -46,7 +47,8 @@ class BoxMetric(PixelMetric):
         records = [record for record in records if record['iou'] is not None]
         total = max(len(records), 1)
         return {
-            f'Acc@{self.threshold:g}':
-            sum(record['iou'] > self.threshold for record in records) / total,
+            f'Acc@{self.threshold:g}': sum(record['iou'] > self.threshold for record in records)
+            / total,
             'mIoU': sum(record['iou'] for record in records) / total,
-            'missing': sum(not record['given'] for record in records) / total}
+            'missing': sum(not record['given'] for record in records) / total,
+        }

@@ -16,8 +16,7 @@ from pixelsail_mm.visualization.colours import colour_of
 class BoxVisualizer(PixelVisualizer):
     """``PixelVisualizer`` with a further panel: predicted boxes in colour, true ones in white."""
 
-    def panels(self, image: np.ndarray, sample: Any, draw_gt: bool, draw_pred: bool
-               ) -> list[Panel]:
+    def panels(self, image: np.ndarray, sample: Any, draw_gt: bool, draw_pred: bool) -> list[Panel]:
         """See ``PixelVisualizer``."""
         panels = super().panels(image, sample, draw_gt, draw_pred)
         found = sample.get('pred_boxes') if draw_pred else None

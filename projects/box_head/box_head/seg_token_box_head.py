@@ -35,18 +35,26 @@ class SegTokenBoxHead(SegTokenHead):
         init_cfg: MMEngine initialisation config.
     """
 
-    targets = ('gt_boxes', )
+    targets = ('gt_boxes',)
     losses = ('loss_l1', 'loss_giou')
 
-    def __init__(self, in_channels: int, hidden_size: int, embed_channels: int = 128,
-                 loss_l1: dict | None = None, loss_giou: dict | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_size: int,
+        embed_channels: int = 128,
+        loss_l1: dict | None = None,
+        loss_giou: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.image_proj = nn.Linear(in_channels, embed_channels)
         self.seg_proj = nn.Linear(hidden_size, embed_channels)
         self.correct = nn.Sequential(
-            nn.Linear(2 * embed_channels + 4, embed_channels), nn.ReLU(),
-            nn.Linear(embed_channels, 4))
+            nn.Linear(2 * embed_channels + 4, embed_channels),
+            nn.ReLU(),
+            nn.Linear(embed_channels, 4),
+        )
         self.loss_l1 = MODELS.build(loss_l1 or dict(type='L1Loss', loss_weight=5.0))
         self.loss_giou = MODELS.build(loss_giou or dict(type='GIoULoss', loss_weight=2.0))
 
@@ -61,29 +69,40 @@ class SegTokenBoxHead(SegTokenHead):
         found = [torch.cat([query, *look], dim=1) for query, look in zip(queries, looks)]
         changes = apply_per_pixel(self.correct, found)
         # A uniform box of width w has a spread of w / sqrt(12).
-        return [torch.cat([look[1][:, :2], look[1][:, 2:] * 12**0.5], dim=1).clamp(1e-3, 1 - 1e-3)
-                .logit().add(change).sigmoid() for look, change in zip(looks, changes)]
+        return [
+            torch.cat([look[1][:, :2], look[1][:, 2:] * 12**0.5], dim=1)
+            .clamp(1e-3, 1 - 1e-3)
+            .logit()
+            .add(change)
+            .sigmoid()
+            for look, change in zip(looks, changes)
+        ]
 
-    def loss(self, states: list[Tensor], maps: list[Tensor],
-             samples: Sequence[PixelDataSample]) -> dict[str, Tensor]:
+    def loss(
+        self, states: list[Tensor], maps: list[Tensor], samples: Sequence[PixelDataSample]
+    ) -> dict[str, Tensor]:
         """Losses of a batch, see ``SegTokenHead``; boxes of no size (no target) are left out."""
         boxes = torch.cat(self(states, maps)).float()
-        truth = torch.cat([sample.gt_boxes / sample.gt_boxes.new_tensor(_scale(sample))
-                           for sample in samples]).to(boxes)
+        truth = torch.cat(
+            [sample.gt_boxes / sample.gt_boxes.new_tensor(_scale(sample)) for sample in samples]
+        ).to(boxes)
         there = (truth[:, 2:] > truth[:, :2]).all(1)
         weight, total = there.float(), there.sum().clamp(min=1)
         return dict(
-            loss_l1=self.loss_l1(boxes, box_convert(truth, 'xyxy', 'cxcywh'), weight[:, None],
-                                 avg_factor=4 * total),
-            loss_giou=self.loss_giou(box_convert(boxes, 'cxcywh', 'xyxy'), truth, weight,
-                                     avg_factor=total))
+            loss_l1=self.loss_l1(
+                boxes, box_convert(truth, 'xyxy', 'cxcywh'), weight[:, None], avg_factor=4 * total
+            ),
+            loss_giou=self.loss_giou(
+                box_convert(boxes, 'cxcywh', 'xyxy'), truth, weight, avg_factor=total
+            ),
+        )
 
     def predict(self, states: Tensor, image_map: Tensor | None, sample: PixelDataSample) -> None:
         """Write ``pred_boxes``, see ``SegTokenHead``."""
         if image_map is None:
             sample.pred_boxes = states.new_zeros(0, 4, dtype=torch.float32)
             return
-        boxes, = self([states], [image_map])
+        (boxes,) = self([states], [image_map])
         boxes = box_convert(boxes.float(), 'cxcywh', 'xyxy').clamp(0, 1)
         sample.pred_boxes = boxes * boxes.new_tensor(_scale(sample))
 
@@ -95,7 +114,9 @@ def _look(queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     attention = (queries @ cells.T / channels**0.5).float().softmax(1)
     y, x = torch.meshgrid(
         (torch.arange(height, device=image.device) + 0.5) / height,
-        (torch.arange(width, device=image.device) + 0.5) / width, indexing='ij')
+        (torch.arange(width, device=image.device) + 0.5) / width,
+        indexing='ij',
+    )
     places = torch.stack([x, y], dim=-1).flatten(0, 1)
     mean = attention @ places
     spread = (attention @ places**2 - mean**2).clamp(min=1e-6).sqrt()

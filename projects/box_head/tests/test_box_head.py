@@ -51,7 +51,7 @@ def test_head_learns_boxes_of_images_of_several_sizes():
 
 def test_boxes_without_size_teach_nothing_and_no_seg_gives_no_box():
     head = SegTokenBoxHead(in_channels=6, hidden_size=8, embed_channels=16)
-    image_map, = head.project_images([torch.randn(4, 4, 6)])
+    (image_map,) = head.project_images([torch.randn(4, 4, 6)])
     losses = head.loss([torch.randn(1, 8)], [image_map], [sample([[0, 0, 0, 0]])])
     assert [value.item() for value in losses.values()] == [0, 0]
     element = sample([])
@@ -63,11 +63,24 @@ def test_boxes_without_size_teach_nothing_and_no_seg_gives_no_box():
 
 def test_metric():
     metric = BoxMetric()
-    cases = [([0, 0, 10, 10], [[0, 0, 10, 10]]), ([0, 0, 10, 10], [[0, 0, 10, 5]]),
-             ([0, 0, 10, 10], []), ([0, 0, 0, 0], [[1, 1, 2, 2]])]
+    cases = [
+        ([0, 0, 10, 10], [[0, 0, 10, 10]]),
+        ([0, 0, 10, 10], [[0, 0, 10, 5]]),
+        ([0, 0, 10, 10], []),
+        ([0, 0, 0, 0], [[1, 1, 2, 2]]),
+    ]
     for i, (truth, found) in enumerate(cases):
-        metric.process(None, [dict(sample_id=str(i), dataset='d', gt_boxes=torch.tensor([truth]),
-                                   pred_boxes=torch.tensor(found).reshape(-1, 4))])
+        metric.process(
+            None,
+            [
+                dict(
+                    sample_id=str(i),
+                    dataset='d',
+                    gt_boxes=torch.tensor([truth]),
+                    pred_boxes=torch.tensor(found).reshape(-1, 4),
+                )
+            ],
+        )
     values = metric.evaluate(4)
     assert values['box/Acc@0.5'] == pytest.approx(1 / 3)  # an IoU of exactly 0.5 is not above it
     assert values['box/mIoU'] == pytest.approx(0.5)
@@ -103,7 +116,8 @@ def test_model_of_the_config_trains_and_answers_with_both_heads(model):
 
 
 def test_calls_of_modules_do_not_depend_on_the_batch(model):
-    calls = {kind: calls_of(model, collate(with_boxes(make_batch(model.tokens, kind))))
-             for kind in KINDS}
+    calls = {
+        kind: calls_of(model, collate(with_boxes(make_batch(model.tokens, kind)))) for kind in KINDS
+    }
     for kind, found in calls.items():
         assert found == calls[KINDS[0]], kind

@@ -26,22 +26,29 @@ class AreaHead(SegTokenHead):
         init_cfg: MMEngine initialisation config.
     """
 
-    targets = ('gt_masks', )
-    losses = ('loss_area', )
+    targets = ('gt_masks',)
+    losses = ('loss_area',)
 
-    def __init__(self, in_channels: int, hidden_size: int, loss_area: dict | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_size: int,
+        loss_area: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.layers = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 1))
+            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 1)
+        )
         self.loss_area = MODELS.build(loss_area or dict(type='L1Loss', loss_weight=2.0))
 
     def forward(self, states: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
         """Areas ``(n,)`` per image, see ``SegTokenHead``."""
         return [area.squeeze(1).sigmoid() for area in apply_per_pixel(self.layers, states)]
 
-    def loss(self, states: list[Tensor], maps: list[Tensor],
-             samples: Sequence[PixelDataSample]) -> dict[str, Tensor]:
+    def loss(
+        self, states: list[Tensor], maps: list[Tensor], samples: Sequence[PixelDataSample]
+    ) -> dict[str, Tensor]:
         """Losses of a batch, see ``SegTokenHead``."""
         areas = torch.cat(self(states, maps)).float()
         truth = torch.cat([sample.gt_masks.float().mean((1, 2)) for sample in samples])
@@ -49,5 +56,5 @@ class AreaHead(SegTokenHead):
 
     def predict(self, states: Tensor, image_map: Tensor | None, sample: PixelDataSample) -> None:
         """Write ``pred_areas``, see ``SegTokenHead``."""
-        areas, = self([states], [image_map])
+        (areas,) = self([states], [image_map])
         sample.pred_areas = areas.float()

@@ -55,8 +55,12 @@ def test_model_of_the_config_trains_and_answers_with_both_heads(model):
     assert {'loss_mask', 'loss_dice', 'area.loss_area'} <= losses.keys()
     losses['area.loss_area'].backward()
     assert model.area_head.layers[0].weight.grad.abs().sum() > 0
-    sample, text_only = model(**model.data_preprocessor(collate([
-        make_sample(model.tokens, (2, 3), 2), make_sample(model.tokens, None)])), mode='predict')
+    sample, text_only = model(
+        **model.data_preprocessor(
+            collate([make_sample(model.tokens, (2, 3), 2), make_sample(model.tokens, None)])
+        ),
+        mode='predict',
+    )
     assert sample.pred_areas.shape == (2,) and len(sample.pred_masks) == 2
     assert text_only.pred_areas.shape == (0,)
 

@@ -17,8 +17,10 @@ class FocalMaskHead(SegTokenMaskHead):
         **kwargs: See ``SegTokenMaskHead``.
     """
 
-    def __init__(self, *args, gamma: float = 2.0, alpha: float = 0.25,
-                 focal_weight: float = 20.0, **kwargs) -> None:
-        kwargs['loss_mask'] = dict(type='FocalLoss', use_sigmoid=True, gamma=gamma, alpha=alpha,
-                                   loss_weight=focal_weight)
+    def __init__(
+        self, *args, gamma: float = 2.0, alpha: float = 0.25, focal_weight: float = 20.0, **kwargs
+    ) -> None:
+        kwargs['loss_mask'] = dict(
+            type='FocalLoss', use_sigmoid=True, gamma=gamma, alpha=alpha, loss_weight=focal_weight
+        )
         super().__init__(*args, **kwargs)

@@ -38,28 +38,33 @@ def tokenizer():
 
 def eve_state(vectors=('start_embedding', 'split_embedding')):
     """Random weights under EVEv2's names; a vocabulary without our tokens."""
-    shapes = {'model.embed_tokens.weight': (ROWS, WIDTH), 'lm_head.weight': (ROWS, WIDTH),
-              'model.norm.weight': (WIDTH, ),
-              TOWER + 'patch_embedding.0.weight': (12, 3, PATCH // 2, PATCH // 2),
-              TOWER + 'patch_embedding.0.bias': (12, ),
-              TOWER + 'patch_embedding.2.weight': (WIDTH, 12, 2, 2),
-              TOWER + 'patch_embedding.2.bias': (WIDTH, )}
-    shapes.update({TOWER + name: (WIDTH, ) for name in vectors})
+    shapes = {
+        'model.embed_tokens.weight': (ROWS, WIDTH),
+        'lm_head.weight': (ROWS, WIDTH),
+        'model.norm.weight': (WIDTH,),
+        TOWER + 'patch_embedding.0.weight': (12, 3, PATCH // 2, PATCH // 2),
+        TOWER + 'patch_embedding.0.bias': (12,),
+        TOWER + 'patch_embedding.2.weight': (WIDTH, 12, 2, 2),
+        TOWER + 'patch_embedding.2.bias': (WIDTH,),
+    }
+    shapes.update({TOWER + name: (WIDTH,) for name in vectors})
     for layer in range(LAYERS):
         for moe in ('', 'moe_'):
             at = f'model.layers.{layer}.'
             for part, rows in (('q', WIDTH), ('k', KV_HEADS * HEAD), ('v', KV_HEADS * HEAD)):
                 shapes[f'{at}self_attn.{moe}{part}_proj.weight'] = (rows, WIDTH)
-                shapes[f'{at}self_attn.{moe}{part}_proj.bias'] = (rows, )
+                shapes[f'{at}self_attn.{moe}{part}_proj.bias'] = (rows,)
             shapes[f'{at}self_attn.{moe}o_proj.weight'] = (WIDTH, WIDTH)
             for part in ('gate', 'up'):
                 shapes[f'{at}{moe}mlp.{part}_proj.weight'] = (64, WIDTH)
             shapes[f'{at}{moe}mlp.down_proj.weight'] = (WIDTH, 64)
             for part in ('input', 'post_attention'):
-                shapes[f'{at}{moe}{part}_layernorm.weight'] = (WIDTH, )
+                shapes[f'{at}{moe}{part}_layernorm.weight'] = (WIDTH,)
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) * 0.3 + ('norm' in name)
-            for name, shape in shapes.items()}
+    return {
+        name: torch.randn(shape, generator=generator) * 0.3 + ('norm' in name)
+        for name, shape in shapes.items()
+    }
 
 
 def rms(x, weight):
@@ -69,14 +74,20 @@ def rms(x, weight):
 def rotate(x, theta=10000.0):
     """Ordinary rotary embedding of ``(heads,L,HEAD)``."""
     half = HEAD // 2
-    angles = torch.arange(x.shape[1])[:, None] * theta**(-torch.arange(half) / half)
+    angles = torch.arange(x.shape[1])[:, None] * theta ** (-torch.arange(half) / half)
     first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * angles.cos() - second * angles.sin(),
-                      second * angles.cos() + first * angles.sin()], -1)
+    return torch.cat(
+        [
+            first * angles.cos() - second * angles.sin(),
+            second * angles.cos() + first * angles.sin(),
+        ],
+        -1,
+    )
 
 
 def eve_logits(state, embeds, visual):
     """Logits ``(L,ROWS)`` of embeddings ``(L,WIDTH)``; ``visual`` ``(L,1)`` is 1 on the image."""
+
     def both(function, x, layer, path):
         at, _, name = f'model.layers.{layer}.{path}'.rpartition('.')
         return function(x, f'{at}.{name}') * (1 - visual) + function(x, f'{at}.moe_{name}') * visual
@@ -93,16 +104,21 @@ def eve_logits(state, embeds, visual):
 
     for layer in range(LAYERS):
         x = both(norm, embeds, layer, 'input_layernorm')
-        q, k, v = (both(linear, x, layer, f'self_attn.{part}_proj').unflatten(1, (-1, HEAD))
-                   .transpose(0, 1) for part in 'qkv')
+        q, k, v = (
+            both(linear, x, layer, f'self_attn.{part}_proj')
+            .unflatten(1, (-1, HEAD))
+            .transpose(0, 1)
+            for part in 'qkv'
+        )
         k, v = (heads.repeat_interleave(HEADS // KV_HEADS, 0) for heads in (rotate(k), v))
         weights = rotate(q) @ k.transpose(1, 2) / HEAD**0.5
         future = torch.ones(len(embeds), len(embeds), dtype=torch.bool).triu(1)
         weights = weights.masked_fill(future, -torch.inf).softmax(-1)
         attended = (weights @ v).transpose(0, 1).flatten(1)
         embeds = embeds + both(linear, attended, layer, 'self_attn.o_proj')
-        embeds = embeds + both(mlp, both(norm, embeds, layer, 'post_attention_layernorm'), layer,
-                               'mlp')
+        embeds = embeds + both(
+            mlp, both(norm, embeds, layer, 'post_attention_layernorm'), layer, 'mlp'
+        )
     return linear(rms(embeds, state['model.norm.weight']), 'lm_head')
 
 
@@ -110,8 +126,9 @@ def eve_image(state, pixels):
     """Class embedding, then rows of patches that end in the split embedding."""
     tower = {key.removeprefix(TOWER): value for key, value in state.items()}
     first, second = 'patch_embedding.0', 'patch_embedding.2'
-    x = F.gelu(F.conv2d(pixels, tower[f'{first}.weight'], tower[f'{first}.bias'],
-                        stride=PATCH // 2))
+    x = F.gelu(
+        F.conv2d(pixels, tower[f'{first}.weight'], tower[f'{first}.bias'], stride=PATCH // 2)
+    )
     x = F.conv2d(x, tower[f'{second}.weight'], tower[f'{second}.bias'], stride=2)
     split = tower['split_embedding'][:, None, None].expand(-1, x.shape[1], 1)
     return torch.cat([tower['start_embedding'][None], torch.cat([x, split], 2).flatten(1).T])
@@ -119,8 +136,9 @@ def eve_image(state, pixels):
 
 def build(tokenizer):
     llm = dict(TINY_LLM, tie_word_embeddings=False, rope_theta=10000.0)
-    return MODELS.build(tiny_model_config(tokenizer, **dict(
-        TINY_EVE, backbone=dict(TINY_EVE['backbone'], llm=llm)))).eval()
+    return MODELS.build(
+        tiny_model_config(tokenizer, **dict(TINY_EVE, backbone=dict(TINY_EVE['backbone'], llm=llm)))
+    ).eval()
 
 
 def test_logits_are_those_of_both_branches_on_all_tokens(tokenizer):
@@ -186,9 +204,18 @@ def test_command(repo_root, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / 'tokenizer')
     save_file(eve_state(), tmp_path / 'eve.safetensors')
     done = subprocess.run(
-        [sys.executable, 'tools/model_converters/eve_to_mm.py', tmp_path / 'eve.safetensors',
-         tmp_path / 'ours.safetensors', '--tokenizer', tmp_path / 'tokenizer'],
-        cwd=repo_root, capture_output=True, text=True)
+        [
+            sys.executable,
+            'tools/model_converters/eve_to_mm.py',
+            tmp_path / 'eve.safetensors',
+            tmp_path / 'ours.safetensors',
+            '--tokenizer',
+            tmp_path / 'tokenizer',
+        ],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     loaded = load_state(tmp_path / 'ours.safetensors')
     expected = eve_to_mm(eve_state(), tokenizer)

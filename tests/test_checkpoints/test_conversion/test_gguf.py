@@ -27,11 +27,21 @@ def vocabulary():
 
 def tiny_llama(**settings):
     from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(vocabulary()[0]), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        rms_norm_eps=1e-5, **dict(tie_word_embeddings=True) | settings)).eval()
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary()[0]),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            rms_norm_eps=1e-5,
+            **dict(tie_word_embeddings=True) | settings,
+        )
+    ).eval()
 
 
 def paired(weight, heads):
@@ -54,8 +64,9 @@ def write(path, model, family='llama', kind='gpt2', pre='smollm', without=(), eo
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.to_dict().get('rope_theta')
-                              or config.rope_parameters['rope_theta'])
+    writer.add_rope_freq_base(
+        config.to_dict().get('rope_theta') or config.rope_parameters['rope_theta']
+    )
     writer.add_tokenizer_model(kind)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
@@ -66,10 +77,17 @@ def write(path, model, family='llama', kind='gpt2', pre='smollm', without=(), eo
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(eos)
     heads = dict(q_proj=config.num_attention_heads, k_proj=config.num_key_value_heads)
-    names = {'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k',
-             'self_attn.v_proj': 'attn_v', 'self_attn.o_proj': 'attn_output',
-             'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down',
-             'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm'}
+    names = {
+        'self_attn.q_proj': 'attn_q',
+        'self_attn.k_proj': 'attn_k',
+        'self_attn.v_proj': 'attn_v',
+        'self_attn.o_proj': 'attn_output',
+        'mlp.gate_proj': 'ffn_gate',
+        'mlp.up_proj': 'ffn_up',
+        'mlp.down_proj': 'ffn_down',
+        'input_layernorm': 'attn_norm',
+        'post_attention_layernorm': 'ffn_norm',
+    }
     for key, value in model.model.state_dict().items():
         part = key.removesuffix('.weight')
         if part.startswith('layers.'):
@@ -101,6 +119,7 @@ def converted(tmp_path_factory):
 
 def test_logits_are_those_of_the_file(converted):
     from transformers import AutoModelForCausalLM
+
     model, folder, facts = converted
     ids = torch.arange(20)[None]
     read = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -112,6 +131,7 @@ def test_logits_are_those_of_the_file(converted):
 
 def test_tokenizer_is_that_of_the_file(converted):
     from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(converted[1])
     tokens = tokenizer.convert_ids_to_tokens(tokenizer('<|im_start|>ab12 é<|im_end|>').input_ids)
     # Nothing is put in front, digits stand alone although a merge of them is listed.
@@ -122,6 +142,7 @@ def test_tokenizer_is_that_of_the_file(converted):
 
 def test_a_head_of_its_own_stays_one(tmp_path):
     from transformers import AutoModelForCausalLM
+
     model = tiny_llama(tie_word_embeddings=False)
     gguf_to_hf(write(tmp_path / 'untied.gguf', model), tmp_path / 'base')
     read = AutoModelForCausalLM.from_pretrained(tmp_path / 'base')
@@ -133,6 +154,7 @@ def test_tokens_that_users_defined_are_whole_and_shown(tmp_path):
     """Such as Qwen's ``<tool_call>``: unlike control tokens they are part of what a reader sees."""
     gguf_to_hf(write(tmp_path / 'x.gguf', tiny_llama(), types={'12': 4}), tmp_path / 'base')
     from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / 'base')
     ids = tokenizer('<|im_start|>a12').input_ids
     assert tokenizer.convert_ids_to_tokens(ids) == ['<|im_start|>', 'a', '12']
@@ -147,13 +169,16 @@ def test_is_a_base_of_ours(converted):
     rows = ours.backbone.llm.get_input_embeddings().weight
     old = model.get_input_embeddings().weight
     assert len(rows) == len(tokenizer) > len(old)
-    assert torch.equal(rows[:len(old)], old)
+    assert torch.equal(rows[: len(old)], old)
 
 
-@pytest.mark.parametrize('damage, message', [
-    (lambda data: b'PK' + data[2:], 'not a GGUF file'),
-    (lambda data: data[:len(data) // 8], 'get it again'),
-])
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (lambda data: b'PK' + data[2:], 'not a GGUF file'),
+        (lambda data: data[: len(data) // 8], 'get it again'),
+    ],
+)
 def test_damaged_files_are_refused(converted, tmp_path, damage, message):
     source = converted[1].parents[1] / 'tiny.gguf'
     broken = tmp_path / 'broken.gguf'
@@ -163,13 +188,21 @@ def test_damaged_files_are_refused(converted, tmp_path, damage, message):
     assert not (tmp_path / 'base').exists()
 
 
-@pytest.mark.parametrize(('wrong', 'message'), [
-    (dict(kind='llama'), 'of the kind .llama.'), (dict(pre='martian'), 'in the way .martian.'),
-    (dict(without=['merges']), 'its tokenizer has no merges'),
-    (dict(eos=9999), 'its eos token has the id 9999'),
-    # transformers draws missing weights at random and goes on.
-    (dict(without=['blk.1.ffn_up', 'output_norm']), r'lacks 2 weights of llama \(model.layers.1'),
-], ids=['kind', 'splitting', 'merges', 'end', 'a part of the model'])
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (dict(kind='llama'), 'of the kind .llama.'),
+        (dict(pre='martian'), 'in the way .martian.'),
+        (dict(without=['merges']), 'its tokenizer has no merges'),
+        (dict(eos=9999), 'its eos token has the id 9999'),
+        # transformers draws missing weights at random and goes on.
+        (
+            dict(without=['blk.1.ffn_up', 'output_norm']),
+            r'lacks 2 weights of llama \(model.layers.1',
+        ),
+    ],
+    ids=['kind', 'splitting', 'merges', 'end', 'a part of the model'],
+)
 def test_what_cannot_be_read_whole_is_refused(tmp_path, wrong, message):
     path = write(tmp_path / 'other.gguf', tiny_llama(), **wrong)
     with pytest.raises(CheckpointError, match=message):
@@ -177,9 +210,14 @@ def test_what_cannot_be_read_whole_is_refused(tmp_path, wrong, message):
     assert not (tmp_path / 'base').exists()
 
 
-@pytest.mark.parametrize(('family', 'message'), [
-    ('bert', 'architecture bert is not supported'), ('gemma2', 'weights cannot be read'),
-    ('mamba', 'lacks 18 weights of mamba')])
+@pytest.mark.parametrize(
+    ('family', 'message'),
+    [
+        ('bert', 'architecture bert is not supported'),
+        ('gemma2', 'weights cannot be read'),
+        ('mamba', 'lacks 18 weights of mamba'),
+    ],
+)
 def test_another_architecture_than_the_weights_have_is_refused(tmp_path, family, message):
     path = write(tmp_path / 'other.gguf', tiny_llama(), family)
     with pytest.raises(CheckpointError, match=message):
@@ -201,10 +239,14 @@ def test_user_errors_are_messages(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get(REAL), reason=f'{REAL} does not name the GGUF file of '
-                    'SmolLM2-135M (python tools/misc/download.py smollm2_135m)')
+@pytest.mark.skipif(
+    not os.environ.get(REAL),
+    reason=f'{REAL} does not name the GGUF file of '
+    'SmolLM2-135M (python tools/misc/download.py smollm2_135m)',
+)
 def test_the_real_model_knows_its_capitals(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
     facts = gguf_to_hf(Path(os.environ[REAL]), tmp_path / 'base')
     assert facts['parameters'] == 134_515_008 and facts['vocabulary'] == 49_152
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / 'base')

@@ -30,9 +30,14 @@ def test_weights_of_training_stay_and_tied_ones_are_converted_once(tmp_path):
     assert used['backbone.llm.lm_head.weight'] is embedding and embedding.dtype == torch.float16
 
 
-@pytest.mark.parametrize('change, dtype, message', [
-    (dict(model=None), None, 'no `model`'), (dict(test_pipeline=None), None, 'no `test_pipeline`'),
-    (dict(), 'int3', "'int3': use one of .*float16")])
+@pytest.mark.parametrize(
+    'change, dtype, message',
+    [
+        (dict(model=None), None, 'no `model`'),
+        (dict(test_pipeline=None), None, 'no `test_pipeline`'),
+        (dict(), 'int3', "'int3': use one of .*float16"),
+    ],
+)
 def test_unsuitable_settings_are_named(cfg, change, dtype, message):
     check_exportable(cfg, 'float16')
     cfg.merge_from_dict(change)
@@ -43,6 +48,7 @@ def test_unsuitable_settings_are_named(cfg, change, dtype, message):
 def test_what_a_base_generates_with_is_kept(cfg, tmp_path):
     """Its repetition penalty counts in our answers too; its sampling settings do not."""
     from transformers import AutoConfig, AutoModelForCausalLM
+
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY_LLM | dict(vocab_size=99)))
     base.generation_config.update(repetition_penalty=1.3, do_sample=True, top_k=5, max_length=7)
     base.save_pretrained(tmp_path / 'base')
@@ -65,4 +71,5 @@ def test_what_json_has_no_place_for(cfg):
     assert beyond_json(cfg, dict(test_pipeline=[], inference_pipeline=stages)) == dict(
         custom_imports=dict(imports='mine'),
         visualizer=dict(type='PixelVisualizer', panel_size=[9, 9]),
-        inference_pipeline=[dict(type='BuildConversation', tokenizer='.')])
+        inference_pipeline=[dict(type='BuildConversation', tokenizer='.')],
+    )

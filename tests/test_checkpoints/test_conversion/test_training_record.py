@@ -37,8 +37,13 @@ def training(world, repo_root, monkeypatch, tmp_path):
     model = tiny_model_config(str(world / 'tokenizer'), TINY_LLM)
     torch.manual_seed(0)
     save_weights(MODELS.build(model).state_dict(), tmp_path / 'model.safetensors')
-    cfg = Config(dict(model=model, train_dataloader=data.train_dataloader.to_dict(),
-                      test_pipeline=[stage.to_dict() for stage in data.test_pipeline]))
+    cfg = Config(
+        dict(
+            model=model,
+            train_dataloader=data.train_dataloader.to_dict(),
+            test_pipeline=[stage.to_dict() for stage in data.test_pipeline],
+        )
+    )
     return cfg, tmp_path / 'model.safetensors'
 
 
@@ -83,7 +88,8 @@ def test_an_exported_model_knows_what_it_was_trained_on(training, tmp_path):
     result = ask(photo, QUESTION, answer_prefix='[SEG].')
     assert result['masks'].shape[1:] == (300, 451)
     assert [text.split(':')[0] for text in result['warnings'] if 'scaled' in text] == [
-        'the picture of 451x300 pixels is scaled to 64x48']
+        'the picture of 451x300 pixels is scaled to 64x48'
+    ]
     assert not any('not among the words' in text for text in result['warnings'])
     asked = ask(photo, 'Please segment the cat.')['warnings']
     assert any("training samples that were read: 'cat' " in text for text in asked)
@@ -135,8 +141,9 @@ def test_the_record_is_in_both_pipelines(training, tmp_path):
     ask = PixelSAILInferencer(folder, device='cpu')
     assert keys(ask.model.cfg.inference_pipeline) == keys(ask.model.cfg.test_pipeline)
     assert ask.pipeline.stages[3].max_size == 64
-    assert ask.pipeline.stages[4].unseen_words(dict(
-        conversation=[dict(human='Please segment the cat.')])) == ['cat']
+    assert ask.pipeline.stages[4].unseen_words(
+        dict(conversation=[dict(human='Please segment the cat.')])
+    ) == ['cat']
 
 
 def test_types_may_be_classes(training):
@@ -183,13 +190,13 @@ def test_missing_data_is_said(training, logged, tmp_path):
     for part in cfg.train_dataloader.dataset.datasets:
         part.data_root = str(tmp_path / 'gone')
     assert keys(recorded_pipeline(cfg)) == (1024, None)
-    assert any('not written down' in line and 'export where the data is' in line
-               for line in logged)
+    assert any('not written down' in line and 'export where the data is' in line for line in logged)
     assert export_hf(cfg, checkpoint, tmp_path / 'model').is_dir()
 
 
-@pytest.mark.parametrize('ids, text', [((), ''), ((5,), '5'),
-                                       ((3, 1, 2, 2, 7, 9, 10), '1-3,7,9-10')])
+@pytest.mark.parametrize(
+    'ids, text', [((), ''), ((5,), '5'), ((3, 1, 2, 2, 7, 9, 10), '1-3,7,9-10')]
+)
 def test_ranges(ids, text):
     assert write_id_ranges(ids) == text and read_id_ranges(text) == frozenset(ids)
 

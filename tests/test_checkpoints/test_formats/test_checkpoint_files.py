@@ -15,7 +15,7 @@ from pixelsail_mm.errors import CheckpointError, ConfigError
 
 
 def save(path, value=1):
-    torch.save(dict(state_dict=dict(a=torch.full((100, ), value))), path)
+    torch.save(dict(state_dict=dict(a=torch.full((100,), value))), path)
     return path
 
 

@@ -10,9 +10,15 @@ from safetensors.torch import load_file, save_file
 from pixelsail_mm.checkpoints.formats.safetensors_files import read_safetensors, write_safetensors
 from pixelsail_mm.errors import CheckpointError
 
-STATE = dict(flag=torch.tensor([True, False, True]), half=torch.randn(3, 5).bfloat16(),
-             number=torch.tensor(3), empty=torch.zeros(0, 4), wide=torch.randn(7).double(),
-             turned=torch.randn(4, 6).t(), bytes=torch.arange(5, dtype=torch.uint8))
+STATE = dict(
+    flag=torch.tensor([True, False, True]),
+    half=torch.randn(3, 5).bfloat16(),
+    number=torch.tensor(3),
+    empty=torch.zeros(0, 4),
+    wide=torch.randn(7).double(),
+    turned=torch.randn(4, 6).t(),
+    bytes=torch.arange(5, dtype=torch.uint8),
+)
 
 
 def test_library_reads_the_same(tmp_path):
@@ -49,16 +55,26 @@ def test_damaged_list_of_aliases_is_named(tmp_path, aliases):
 
 def header_of(**tensors):
     """A file of 64 bytes of values that claims to hold these."""
-    header = json.dumps({key: dict(dtype='F32', shape=[size], data_offsets=offsets)
-                         for key, (size, offsets) in tensors.items()}).encode()
+    header = json.dumps(
+        {
+            key: dict(dtype='F32', shape=[size], data_offsets=offsets)
+            for key, (size, offsets) in tensors.items()
+        }
+    ).encode()
     return len(header).to_bytes(8, 'little') + header + bytes(64)
 
 
-@pytest.mark.parametrize('content', [
-    (1 << 40).to_bytes(8, 'little') + b'{}', header_of(a=(8, [0, 32]), b=(8, [16, 48])),
-    header_of(a=(8, [0, 32]), b=(80, [32, 352])), header_of(a=(-8, [0, 32])),
-    header_of(a=(1 << 62, [0, 64]))],
-    ids=['huge header', 'overlap', 'behind the end', 'negative', 'huge'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        (1 << 40).to_bytes(8, 'little') + b'{}',
+        header_of(a=(8, [0, 32]), b=(8, [16, 48])),
+        header_of(a=(8, [0, 32]), b=(80, [32, 352])),
+        header_of(a=(-8, [0, 32])),
+        header_of(a=(1 << 62, [0, 64])),
+    ],
+    ids=['huge header', 'overlap', 'behind the end', 'negative', 'huge'],
+)
 def test_impossible_headers_are_refused(tmp_path, content):
     (tmp_path / 'a.safetensors').write_bytes(content)
     with pytest.raises(CheckpointError, match='a.safetensors: not a readable safetensors file'):

@@ -21,10 +21,18 @@ from pixelsail_mm.checkpoints.formats.zero_checkpoint import Piece, ZeroTensor
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.testing.checkpoint_cases import assert_same_logits, logits_of, tiny_pixel_sail
 
-CASES = {1: ['2-tied-float32', '3-untied-float32'],
-         2: ['1-tied-float32', '1-untied-float32', '2-tied-float32', '2-untied-float32',
-             '3-tied-float32', '3-untied-float32'],
-         3: ['1-tied-bfloat16', '2-untied-bfloat16', '3-tied-bfloat16']}
+CASES = {
+    1: ['2-tied-float32', '3-untied-float32'],
+    2: [
+        '1-tied-float32',
+        '1-untied-float32',
+        '2-tied-float32',
+        '2-untied-float32',
+        '3-tied-float32',
+        '3-untied-float32',
+    ],
+    3: ['1-tied-bfloat16', '2-untied-bfloat16', '3-tied-bfloat16'],
+}
 EMBEDDING, HEAD = 'backbone.llm.model.embed_tokens.weight', 'backbone.llm.lm_head.weight'
 
 
@@ -37,11 +45,23 @@ def saved(repo_root, tmp_path_factory):
         if processes not in folders:
             folders[processes] = tmp_path_factory.mktemp(f'zero_{processes}')
             done = subprocess.run(
-                [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-                 f'--nproc_per_node={processes}', 'tests/test_checkpoints/test_formats/zero_run.py',
-                 str(folders[processes]), *CASES[processes]], cwd=repo_root, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=540,
-                env=dict(os.environ, PYTHONPATH=str(repo_root), OMP_NUM_THREADS='1'))
+                [
+                    sys.executable,
+                    '-m',
+                    'torch.distributed.run',
+                    '--standalone',
+                    f'--nproc_per_node={processes}',
+                    'tests/test_checkpoints/test_formats/zero_run.py',
+                    str(folders[processes]),
+                    *CASES[processes],
+                ],
+                cwd=repo_root,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=540,
+                env=dict(os.environ, PYTHONPATH=str(repo_root), OMP_NUM_THREADS='1'),
+            )
             assert done.returncode == 0, done.stdout[-4000:]
         return folders[processes] / case
 
@@ -50,6 +70,7 @@ def saved(repo_root, tmp_path_factory):
 
 def deepspeeds_own(folder):
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
     with weights_only_loading(deepspeed=True):
         return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
 
@@ -65,8 +86,9 @@ def test_every_weight_is_the_one_deepspeed_reads(saved, processes, case):
     trained = load_file(f'{folder}.safetensors')
     # Stage 1 keeps frozen weights where DeepSpeed's reader does not look.
     assert theirs.keys() <= ours.keys()
-    assert all(key.startswith(('neck.', 'backbone.patch_embed.'))
-               for key in ours.keys() - theirs.keys())
+    assert all(
+        key.startswith(('neck.', 'backbone.patch_embed.')) for key in ours.keys() - theirs.keys()
+    )
     for key, value in ours.items():
         if key in theirs:
             assert torch.equal(value.float(), theirs[key].float()), key
@@ -111,12 +133,15 @@ def test_precision_can_be_chosen(saved, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('stage', [1, 2, 3])
 def test_incomplete_folders_are_refused(saved, tmp_path, stage):
-    for number, (name, damage, message) in enumerate((
+    for number, (name, damage, message) in enumerate(
+        (
             ('*rank_1_*optim_states.pt', 'remove', '2 .*_optim_states.pt files were written but 1'),
             ('*rank_1_*optim_states.pt', 'cut', r'rank_1_\S+optim_states.pt: not a readable'),
             ('*model_states.pt', 'cut', r'model_states.pt: not a readable'),
             ('*optim_states.pt', 'remove all', 'optim_states.pt files, which hold .* not there'),
-            ('*model_states.pt', 'remove all', 'no .*_model_states.pt'))):
+            ('*model_states.pt', 'remove all', 'no .*_model_states.pt'),
+        )
+    ):
         folder = tmp_path / str(number)
         shutil.copytree(saved(2, f'{stage}-tied-float32'), folder)
         files = sorted(folder.glob(name))
@@ -144,6 +169,7 @@ def test_parts_of_another_run_are_refused(saved, tmp_path, stage):
 @pytest.mark.slow
 def test_code_in_a_part_does_not_run(saved, tmp_path):
     from tests.test_checkpoints.test_checkpoint import Payload
+
     folder = tmp_path / 'evil'
     shutil.copytree(saved(2, '3-tied-float32'), folder)
     part = next(folder.glob('*rank_1_*optim_states.pt'))
@@ -164,7 +190,7 @@ def pieces(tmp_path, values, *cuts):
 
 
 def test_weight_in_pieces(tmp_path):
-    values = torch.arange(24.).view(6, 4)
+    values = torch.arange(24.0).view(6, 4)
     weight = pieces(tmp_path, values, 5, 5, 17)
     assert torch.equal(weight.read(), values)
     assert torch.equal(torch.cat(list(weight.chunks())), values.flatten())
@@ -176,15 +202,17 @@ def test_weight_in_pieces(tmp_path):
 
 
 def test_piece_that_ends_early_is_named(tmp_path):
-    weight = pieces(tmp_path, torch.arange(24.), 10)
+    weight = pieces(tmp_path, torch.arange(24.0), 10)
     (tmp_path / '1').write_bytes(b'xyz')
     with pytest.raises(CheckpointError, match='1: ends before its last weight'):
         weight.read()
 
 
 def test_without_zero_the_module_is_read(tmp_path):
-    torch.save(dict(module=dict(a=torch.ones(2), b=torch.arange(3)), param_shapes=None),
-               tmp_path / 'mp_rank_00_model_states.pt')
+    torch.save(
+        dict(module=dict(a=torch.ones(2), b=torch.arange(3)), param_shapes=None),
+        tmp_path / 'mp_rank_00_model_states.pt',
+    )
     state = open_state(tmp_path)['state_dict']
     assert torch.equal(state['b'].read(), torch.arange(3))
 
@@ -194,18 +222,27 @@ def write_stage1(folder, *shapes, **optimizer):
     sizes = {f'w{number}': torch.Size(shape) for number, shape in enumerate(shapes)}
     total = sum(size.numel() for size in sizes.values())
     values = torch.arange(total + -total % 4, dtype=torch.float32)
-    torch.save(dict(module=dict(buffer=torch.ones(2)), param_shapes=[sizes],
-                    shared_params=dict(tied='w0')), folder / 'mp_rank_00_model_states.pt')
+    torch.save(
+        dict(
+            module=dict(buffer=torch.ones(2)), param_shapes=[sizes], shared_params=dict(tied='w0')
+        ),
+        folder / 'mp_rank_00_model_states.pt',
+    )
     for rank, part in enumerate(values.chunk(2)):
-        torch.save(dict(optimizer_state_dict=dict(
-            partition_count=[2], single_partition_of_fp32_groups=[part.clone()], **optimizer)),
-            folder / f'bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt')
+        torch.save(
+            dict(
+                optimizer_state_dict=dict(
+                    partition_count=[2], single_partition_of_fp32_groups=[part.clone()], **optimizer
+                )
+            ),
+            folder / f'bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt',
+        )
 
 
 @pytest.mark.parametrize('optimizer', [dict(zero_stage=1), {}], ids=['named', 'bfloat16'])
 def test_stage_1_by_hand(tmp_path, optimizer):
     """DeepSpeed's own optimizer for bfloat16 with float32 gradients does not name its stage."""
-    write_stage1(tmp_path, (2, 3), (1, ), **optimizer)
+    write_stage1(tmp_path, (2, 3), (1,), **optimizer)
     state = load_state(tmp_path)['state_dict']
     assert state['w0'].tolist() == [[0, 1, 2], [3, 4, 5]] and state['w1'].tolist() == [6]
     assert state['tied'] is state['w0'] and state['buffer'].tolist() == [1, 1]
@@ -214,6 +251,7 @@ def test_stage_1_by_hand(tmp_path, optimizer):
 def test_compressed_part_is_refused(tmp_path):
     """What lies in it are not values."""
     from tests.test_checkpoints.test_checkpoint import repack
+
     write_stage1(tmp_path, (2, 3), zero_stage=1)
     part = next(tmp_path.glob('*rank_1_*'))
     part.rename(tmp_path / 'plain')
@@ -232,19 +270,25 @@ def test_folder_around_it_names_it(tmp_path):
         load_state(tmp_path)
 
 
-@pytest.mark.parametrize('content', [dict(a=1), dict(module=None), dict(module=3),
-                                     dict(module={}, param_shapes=[dict(a=(2, ))])], ids=str)
+@pytest.mark.parametrize(
+    'content',
+    [dict(a=1), dict(module=None), dict(module=3), dict(module={}, param_shapes=[dict(a=(2,))])],
+    ids=str,
+)
 def test_other_layouts_are_refused(tmp_path, content):
-    write_stage1(tmp_path, (2, ), zero_stage=1)
+    write_stage1(tmp_path, (2,), zero_stage=1)
     torch.save(content, tmp_path / 'mp_rank_00_model_states.pt')
     with pytest.raises(CheckpointError, match='not laid out as DeepSpeed 0.14'):
         load_state(tmp_path)
 
 
-@pytest.mark.parametrize('optimizer', [
-    None, {}, dict(zero_stage='x', partition_count=1), dict(partition_count=[[1]])], ids=str)
+@pytest.mark.parametrize(
+    'optimizer',
+    [None, {}, dict(zero_stage='x', partition_count=1), dict(partition_count=[[1]])],
+    ids=str,
+)
 def test_other_optimizers_are_refused(tmp_path, optimizer):
-    write_stage1(tmp_path, (2, ), zero_stage=1)
+    write_stage1(tmp_path, (2,), zero_stage=1)
     for part in tmp_path.glob('*optim_states.pt'):
         torch.save(dict(optimizer_state_dict=optimizer), part)
     with pytest.raises(CheckpointError, match='not the state of a ZeRO optimizer'):

@@ -22,8 +22,10 @@ def build(tied):
     model.neck.requires_grad_(False)
     model.backbone.patch_embed.requires_grad_(False)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [dict(params=[weight for weight in trained if weight.dim() > 1], weight_decay=0.05),
-              dict(params=[weight for weight in trained if weight.dim() == 1], weight_decay=0.0)]
+    groups = [
+        dict(params=[weight for weight in trained if weight.dim() > 1], weight_decay=0.05),
+        dict(params=[weight for weight in trained if weight.dim() == 1], weight_decay=0.0),
+    ]
     return model, groups
 
 
@@ -31,11 +33,15 @@ def run(folder, case):
     """Train and save ``folder/case`` (a checkpoint) and ``folder/case.safetensors``."""
     stage, tied, precision = case.split('-')
     model, groups = build(tied == 'tied')
-    config = dict(train_micro_batch_size_per_gpu=1, bf16=dict(enabled=precision == 'bfloat16'),
-                  zero_optimization=dict(stage=int(stage), overlap_comm=False))
+    config = dict(
+        train_micro_batch_size_per_gpu=1,
+        bf16=dict(enabled=precision == 'bfloat16'),
+        zero_optimization=dict(stage=int(stage), overlap_comm=False),
+    )
     with unhooked_bare_modules(model):
         engine = deepspeed.initialize(
-            model=model, optimizer=torch.optim.AdamW(groups, lr=1e-2), config=config)[0]
+            model=model, optimizer=torch.optim.AdamW(groups, lr=1e-2), config=config
+        )[0]
     model.data_preprocessor.float()
     batch = model.data_preprocessor(collate([make_sample(model.tokens, (2, 3), num_segs=1)]))
     losses = engine(batch['inputs'], batch['data_samples'], mode='loss')
@@ -44,8 +50,11 @@ def run(folder, case):
         engine.step()
     with contextlib.redirect_stdout(sys.stderr):
         engine.save_checkpoint(folder, tag=case)
-    weights = (engine._zero3_consolidated_16bit_state_dict() if stage == '3'
-               else engine.module_state_dict())
+    weights = (
+        engine._zero3_consolidated_16bit_state_dict()
+        if stage == '3'
+        else engine.module_state_dict()
+    )
     if torch.distributed.get_rank() == 0:
         save_weights(weights, f'{folder}/{case}.safetensors')
 

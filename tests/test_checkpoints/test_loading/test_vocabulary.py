@@ -33,8 +33,12 @@ def vocabulary(*added, ordinary=3):
 def user_tokens_first():
     """A tokenizer in which a user's tokens stand before Pixel-SAIL's: the same names, other ids."""
     from transformers import PreTrainedTokenizerFast
-    plain = PreTrainedTokenizerFast(tokenizer_object=type(byte_tokenizer().backend_tokenizer)(
-        byte_tokenizer().backend_tokenizer.model))
+
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=type(byte_tokenizer().backend_tokenizer)(
+            byte_tokenizer().backend_tokenizer.model
+        )
+    )
     plain.add_tokens(list(NEW_TOKENS), special_tokens=True)
     return build_tokenizer(plain)
 
@@ -59,13 +63,13 @@ def test_rows_behind_the_tokenizer_are_padding():
     assert plan.target == [0, 1, 2, 3] and plan.summary == '4 rows copied, 1 new (b)'
 
 
-@given(st.permutations('abcdef'), st.integers(0, 6), st.permutations('abcdefgh'),
-       st.integers(0, 8))
+@given(st.permutations('abcdef'), st.integers(0, 6), st.permutations('abcdefgh'), st.integers(0, 8))
 def test_every_planned_row_has_the_same_token_on_both_sides(theirs, few, ours, many):
     stored, own = vocabulary(*theirs[:few]), vocabulary(*ours[:many])
     plan = plan_rows(stored, stored.size, own, own.size)
-    names = [{**{i: i for i in range(3)}, **{i: t for t, i in v.added.items()}}
-             for v in (stored, own)]
+    names = [
+        {**{i: i for i in range(3)}, **{i: t for t, i in v.added.items()}} for v in (stored, own)
+    ]
     if plan is None:
         assert stored.added == own.added
         return
@@ -73,10 +77,14 @@ def test_every_planned_row_has_the_same_token_on_both_sides(theirs, few, ours, m
     assert len(plan.target) == 3 + len(set(stored.added) & set(own.added))
 
 
-@pytest.mark.parametrize('stored, own, size, copied', [
-    (151_936, 151_690, 151_690, 151_690),  # a padded table, cut
-    (151_690, 151_936, 151_690, 151_690),  # the model's table is padded
-    (151_936, 152_064, 151_690, 151_690)])
+@pytest.mark.parametrize(
+    'stored, own, size, copied',
+    [
+        (151_936, 151_690, 151_690, 151_690),  # a padded table, cut
+        (151_690, 151_936, 151_690, 151_690),  # the model's table is padded
+        (151_936, 152_064, 151_690, 151_690),
+    ],
+)
 def test_unknown_tokens_and_padded_tables(stored, own, size, copied):
     plan = plan_rows(None, stored, Vocabulary(size, {}, 'x'), own)
     assert plan.target == plan.source == list(range(copied))
@@ -103,9 +111,16 @@ def test_header_and_tokenizer_file_say_the_same(tmp_path):
     assert stored_vocabulary(tmp_path.parent / 'elsewhere' / 'a.pth', {}) is None
 
 
-@pytest.mark.parametrize('entry', ['{', '[1]', '{"size": 3}',
-                                   '{"size": "x", "added": {}, "ordinary": "x"}',
-                                   '{"size": 3, "added": ["<p>"], "ordinary": "x"}'])
+@pytest.mark.parametrize(
+    'entry',
+    [
+        '{',
+        '[1]',
+        '{"size": 3}',
+        '{"size": "x", "added": {}, "ordinary": "x"}',
+        '{"size": 3, "added": ["<p>"], "ordinary": "x"}',
+    ],
+)
 def test_damaged_list_of_tokens_is_named(tmp_path, entry):
     with pytest.raises(CheckpointError, match="a.safetensors: .*entry 'vocabulary'.* is damaged"):
         stored_vocabulary(tmp_path / 'a.safetensors', dict(vocabulary=entry))
@@ -130,8 +145,11 @@ def test_growth_shrinkage_and_other_order(tmp_path, tied, kind):
         path = tmp_path / 'iter_1.pth'
         torch.save(dict(state_dict=source.state_dict()), path)
         source.tokenizer.save_pretrained(tmp_path / 'tokenizer')
-    for tokenizer in (tokenizer_with(('<ship>', )), user_tokens_first(),
-                      tokenizer_with(('<buoy>', '<ship>', '<harbour>', '<crane>', '<dock>'))):
+    for tokenizer in (
+        tokenizer_with(('<ship>',)),
+        user_tokens_first(),
+        tokenizer_with(('<buoy>', '<ship>', '<harbour>', '<crane>', '<dock>')),
+    ):
         target = tiny_pixel_sail(tied, tokenizer=tokenizer, seed=1)
         before = {key: by_token(target, key) for key in (EMBEDDING, HEAD)}
         report = load_weights(target, path, required_prefixes=[''])
@@ -140,8 +158,9 @@ def test_growth_shrinkage_and_other_order(tmp_path, tied, kind):
             trained = by_token(source, key)
             for token, row in by_token(target, key).items():
                 assert torch.equal(row, trained.get(token, before[key][token])), token
-        assert (target.state_dict()[HEAD].data_ptr()
-                == target.state_dict()[EMBEDDING].data_ptr()) == tied
+        assert (
+            target.state_dict()[HEAD].data_ptr() == target.state_dict()[EMBEDDING].data_ptr()
+        ) == tied
     assert 'resized: ' in report.table() and '2 new (<buoy>, <dock>)' in report.table()
 
 
@@ -173,7 +192,7 @@ def test_padded_table_of_a_base(tmp_path):
     source = tiny_pixel_sail(False)
     state = dict(source.state_dict())
     for key in (EMBEDDING, HEAD):
-        state[key] = torch.cat([state[key], torch.full((34, 32), 7.)])
+        state[key] = torch.cat([state[key], torch.full((34, 32), 7.0)])
     save_weights(state, tmp_path / 'padded.safetensors')
     target = tiny_pixel_sail(False, seed=1)
     report = load_weights(target, tmp_path / 'padded.safetensors')
@@ -185,9 +204,15 @@ def test_a_run_records_its_tokens(tmp_path):
     """Beside its checkpoints when it starts, in the exported file when it ends."""
     model = tiny_pixel_sail(True)
     runner = SimpleNamespace(
-        model=model, work_dir=str(tmp_path), iter=3, experiment_name='x',
-        logger=logging.getLogger(), strategy=SimpleNamespace(
-            gathered_state_dict=model.state_dict, require_finite_weights=lambda path: None))
+        model=model,
+        work_dir=str(tmp_path),
+        iter=3,
+        experiment_name='x',
+        logger=logging.getLogger(),
+        strategy=SimpleNamespace(
+            gathered_state_dict=model.state_dict, require_finite_weights=lambda path: None
+        ),
+    )
     hook = ExportWeightsHook()
     hook.before_train(runner)
     wanted = Vocabulary.of_tokenizer(model.tokenizer)

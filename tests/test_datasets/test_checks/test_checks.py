@@ -22,20 +22,31 @@ def root(mini_world, tmp_path):
 def config(root):
     """Training on sentences and regions, evaluation on sentences and choices."""
     common = dict(data_root=str(root), data_prefix=dict(img_path='images'))
-    refs = dict(common, type='RefCOCODataset', ann_file='refcoco/instances.json',
-                split_file='refcoco/refs(unc).p')
+    refs = dict(
+        common,
+        type='RefCOCODataset',
+        ann_file='refcoco/instances.json',
+        split_file='refcoco/refs(unc).p',
+    )
     regions = dict(common, type='OspreyDataset', ann_file='osprey/osprey_train.json')
-    tokens = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-              dict(type='ResizeToGrid', patch_size=8),
-              dict(type='BuildConversation', tokenizer=str(root / 'tokenizer')),
-              dict(type='PackPixelInputs')]
+    tokens = [
+        dict(type='LoadImage'),
+        dict(type='LoadMasks'),
+        dict(type='LoadVisualPrompts'),
+        dict(type='ResizeToGrid', patch_size=8),
+        dict(type='BuildConversation', tokenizer=str(root / 'tokenizer')),
+        dict(type='PackPixelInputs'),
+    ]
     return dict(
-        train_dataloader=dict(dataset=dict(type='MixtureDataset', datasets=[refs, regions],
-                                           pipeline=tokens)),
+        train_dataloader=dict(
+            dataset=dict(type='MixtureDataset', datasets=[refs, regions], pipeline=tokens)
+        ),
         val_dataloader=[dict(dataset=dict(refs, split='val', test_mode=True))],
-        test_dataloader=[dict(dataset=dict(refs, split='test', test_mode=True)),
-                         dict(dataset=dict(regions, ann_file='osprey/osprey_test.json',
-                                           test_mode=True))])
+        test_dataloader=[
+            dict(dataset=dict(refs, split='test', test_mode=True)),
+            dict(dataset=dict(regions, ann_file='osprey/osprey_test.json', test_mode=True)),
+        ],
+    )
 
 
 REFS = 'train_dataloader.dataset.datasets[0]'
@@ -56,7 +67,8 @@ def test_sound_data_has_no_fault(config, root):
     report = check_config(config)
     assert report.faults == [] and report.overlap == set()
     assert len(report.items) == 5 and report.sampled == {
-        key: min(200, items) for key, items in report.items.items()}
+        key: min(200, items) for key, items in report.items.items()
+    }
     text = report.text()
     assert text.endswith('0 errors, 0 warnings') and 'not checked' not in text
     assert f'{REFS} (RefCOCODataset, refcoco/instances.json): 24 items of 24 images' in text
@@ -65,9 +77,11 @@ def test_sound_data_has_no_fault(config, root):
 
 def test_only_the_data_loaders_that_are_asked_for(config, root):
     (root / 'osprey' / 'osprey_train.json').unlink()
-    report = check_config(config, loaders=('test_dataloader', ))
+    report = check_config(config, loaders=('test_dataloader',))
     assert report.faults == [] and list(report.items) == [
-        'test_dataloader[0].dataset', 'test_dataloader[1].dataset']
+        'test_dataloader[0].dataset',
+        'test_dataloader[1].dataset',
+    ]
 
 
 def test_without_the_tokenizer_all_else_is_checked(config, root):
@@ -75,7 +89,7 @@ def test_without_the_tokenizer_all_else_is_checked(config, root):
     (root / 'images' / 'train' / '000003.png').unlink()
     report = check_config(config)
     assert {fault.kind for fault in report.faults} == {'unusable sample'}
-    what, = report.unchecked
+    (what,) = report.unchecked
     assert what.startswith('lengths in tokens') and f'{root}/tokenizer' in what
     assert f'not checked: {what}' in report.text()
 
@@ -84,12 +98,28 @@ def test_of_a_folder_of_annotations_the_folder_is_named(root):
     folder = root / 'reason'
     shutil.copytree(root / 'images' / 'val', folder)
     for image in sorted(folder.iterdir()):
-        image.rename(image.with_suffix('.jpg')).with_suffix('.json').write_text(json.dumps(dict(
-            text=['the cat'], is_sentence=False,
-            shapes=[dict(label='target', points=[[1, 1], [9, 1], [9, 9]])])))
-    report = check_config(dict(test_dataloader=dict(dataset=dict(
-        type='ReasonSegDataset', data_root=str(root), data_prefix=dict(img_path='reason'),
-        test_mode=True, pipeline=[]))))
+        image.rename(image.with_suffix('.jpg')).with_suffix('.json').write_text(
+            json.dumps(
+                dict(
+                    text=['the cat'],
+                    is_sentence=False,
+                    shapes=[dict(label='target', points=[[1, 1], [9, 1], [9, 9]])],
+                )
+            )
+        )
+    report = check_config(
+        dict(
+            test_dataloader=dict(
+                dataset=dict(
+                    type='ReasonSegDataset',
+                    data_root=str(root),
+                    data_prefix=dict(img_path='reason'),
+                    test_mode=True,
+                    pipeline=[],
+                )
+            )
+        )
+    )
     assert report.faults == [] and report.paths == {'test_dataloader.dataset': [str(folder)]}
 
 
@@ -145,8 +175,10 @@ def test_an_image_of_another_size_than_annotated(config, root):
 
 
 def test_a_broken_mask(config, root):
-    edit(root / 'osprey' / 'osprey_train.json',
-         lambda c: c[0]['annotation'][0]['segmentation'].update(size=[1, 1]))
+    edit(
+        root / 'osprey' / 'osprey_train.json',
+        lambda c: c[0]['annotation'][0]['segmentation'].update(size=[1, 1]),
+    )
     assert 'RLE needs counts and size' in faults(config)[REGIONS, 'unusable sample'].message
 
 
@@ -162,12 +194,21 @@ def test_a_list_of_run_lengths_is_sound(config, root):
 
 
 def test_what_is_read_otherwise_than_it_stands_there_is_named(config, root):
-    content = [dict(file_name='train/000001.png', caption='A red cat.', groundings={
-        'dog': dict(token_positives=[2, 5], rle_masks=[dict(size=[64, 64], counts=[9, 99, 3988])])
-    })]
+    content = [
+        dict(
+            file_name='train/000001.png',
+            caption='A red cat.',
+            groundings={
+                'dog': dict(
+                    token_positives=[2, 5], rle_masks=[dict(size=[64, 64], counts=[9, 99, 3988])]
+                )
+            },
+        )
+    ]
     (root / 'gcg.json').write_text(json.dumps(content))
     config['train_dataloader']['dataset']['datasets'][1].update(
-        type='GranDfDataset', ann_file='gcg.json')
+        type='GranDfDataset', ann_file='gcg.json'
+    )
     fault = faults(config)[REGIONS, 'read otherwise']
     assert fault.level == 'warning' and 'token_positives' in fault.message
 

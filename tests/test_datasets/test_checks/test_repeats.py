@@ -17,8 +17,13 @@ SQUARE = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0]]
 
 
 def reference(ref_id, ann_id, *sentences, image_id=1):
-    return dict(ref_id=ref_id, ann_id=ann_id, image_id=image_id, split='val',
-                sentences=[dict(raw=text, sent_id=number) for number, text in sentences])
+    return dict(
+        ref_id=ref_id,
+        ann_id=ann_id,
+        image_id=image_id,
+        split='val',
+        sentences=[dict(raw=text, sent_id=number) for number, text in sentences],
+    )
 
 
 SOUND = [reference(1, [1], (1, 'red cup'), (2, 'the cup')), reference(2, [-1], (1, 'a horse'))]
@@ -30,14 +35,22 @@ def cfg(tmp_path):
 
     def write(refs):
         images = [dict(id=i, file_name=f'{i}.jpg', height=8, width=10) for i in (1, 2)]
-        annotations = [dict(id=i, image_id=1, segmentation=[[float(i)] + SQUARE[0][1:]])
-                       for i in (1, 2)]
+        annotations = [
+            dict(id=i, image_id=1, segmentation=[[float(i)] + SQUARE[0][1:]]) for i in (1, 2)
+        ]
         (tmp_path / 'instances.json').write_text(
-            json.dumps(dict(images=images, annotations=annotations)))
+            json.dumps(dict(images=images, annotations=annotations))
+        )
         (tmp_path / 'grefs(unc).json').write_text(json.dumps(refs))
         (tmp_path / 'images').mkdir(exist_ok=True)  # never opened
-        return dict(type='GRefCOCODataset', data_root=str(tmp_path), split='val', name='grefs',
-                    data_prefix=dict(img_path='images'), test_mode=True)
+        return dict(
+            type='GRefCOCODataset',
+            data_root=str(tmp_path),
+            split='val',
+            name='grefs',
+            data_prefix=dict(img_path='images'),
+            test_mode=True,
+        )
 
     return write
 
@@ -57,20 +70,26 @@ def test_ids_of_their_own_are_silent(cfg, said):
 def test_a_reference_listed_twice_is_said(cfg, said):
     dataset = dataset_of(cfg([*SOUND, deepcopy(SOUND[0])]))
     check_sample_ids(dataset, 'test_dataloader[0].dataset')
-    message, = said
+    (message,) = said
     assert 'test_dataloader[0].dataset' in message and 'grefs(unc).json' in message
     assert '2 samples are listed again; each counts once: grefs/1_1 (items 0 and' in message
 
 
-@pytest.mark.parametrize('other, words', [
-    (reference(1, [1], (1, 'blue cup')), "'Please segment red cup .*'Please segment blue cup"),
-    (reference(1, [2], (1, 'red cup')), 'other targets'),
-    (reference(1, [-1], (1, 'red cup')), 'other targets'),
-    (reference(1, [1], (1, 'red cup'), image_id=2), 'other targets'),
-])
+@pytest.mark.parametrize(
+    'other, words',
+    [
+        (reference(1, [1], (1, 'blue cup')), "'Please segment red cup .*'Please segment blue cup"),
+        (reference(1, [2], (1, 'red cup')), 'other targets'),
+        (reference(1, [-1], (1, 'red cup')), 'other targets'),
+        (reference(1, [1], (1, 'red cup'), image_id=2), 'other targets'),
+    ],
+)
 def test_another_sample_under_a_known_id_is_refused(cfg, other, words):
-    with pytest.raises(ConfigError, match=r'val_dataloader\[1\].*grefs\(unc\).json.*: 1 samples '
-                       f'have the id of another sample: grefs/1_1 .*{words}.*ref_id and sent_id'):
+    with pytest.raises(
+        ConfigError,
+        match=r'val_dataloader\[1\].*grefs\(unc\).json.*: 1 samples '
+        f'have the id of another sample: grefs/1_1 .*{words}.*ref_id and sent_id',
+    ):
         check_sample_ids(dataset_of(cfg([*SOUND, other])), 'val_dataloader[1].dataset')
 
 
@@ -101,6 +120,7 @@ def test_the_evaluation_is_refused_before_a_model_is_built(cfg, tmp_path):
 
     from pixelsail_mm.config import read_config
     from pixelsail_mm.engine.runner_factory import build_test_runner
+
     toy = Path(__file__).parents[2] / 'test_engine' / 'toy_config.py'
     config = read_config(str(toy))
     config.work_dir, config.experiment_name, config.launcher = str(tmp_path), 'repeats', 'none'
@@ -115,7 +135,11 @@ def test_arrays_count_by_their_values(cfg):
     dataset = dataset_of(cfg(SOUND))
     masks = iter([np.ones((300, 300)), np.ones((300, 300)), np.eye(300)])
     dataset.record = lambda index, rng: dict(
-        img_path='a.jpg', prompts=[], masks=[next(masks)], meta=dict(sample_id='x', dataset='d'),
-        conversation=[dict(human='q', gpt='a')])
+        img_path='a.jpg',
+        prompts=[],
+        masks=[next(masks)],
+        meta=dict(sample_id='x', dataset='d'),
+        conversation=[dict(human='q', gpt='a')],
+    )
     found = find_repeats(dataset)
     assert (len(found.equal), len(found.different)) == (1, 1)

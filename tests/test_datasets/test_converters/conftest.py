@@ -15,15 +15,28 @@ from pixelsail_mm.datasets.converters.labelme_mini import MEMBERS
 SIZE = 60, 40
 # Rectangles (left, top, right, bottom) by label and group, in the order of the real archive.
 PHOTOS = {
-    '2011_000003': [('person', None, (2, 2, 12, 30)), ('person', 0, (30, 5, 50, 35)),
-                    ('person', 0, (27, 10, 30, 14)), ('bottle', None, (24, 8, 27, 20)),
-                    ('__ignore__', None, (0, 35, 60, 40))],
-    '2011_000006': [('person', None, (2, 2, 10, 20)), ('person', None, (12, 2, 20, 20)),
-                    ('person', None, (22, 2, 30, 20)), ('chair', None, (30, 22, 58, 38)),
-                    ('person', None, (50, 1, 55, 4)), ('__ignore__', None, (56, 1, 59, 4)),
-                    ('sofa', 0, (0, 20, 8, 26)), ('sofa', 0, (33, 10, 48, 20))],
-    '2011_000025': [('bus', None, (10, 2, 40, 38)), ('bus', None, (0, 10, 9, 30)),
-                    ('car', None, (42, 20, 60, 30))],
+    '2011_000003': [
+        ('person', None, (2, 2, 12, 30)),
+        ('person', 0, (30, 5, 50, 35)),
+        ('person', 0, (27, 10, 30, 14)),
+        ('bottle', None, (24, 8, 27, 20)),
+        ('__ignore__', None, (0, 35, 60, 40)),
+    ],
+    '2011_000006': [
+        ('person', None, (2, 2, 10, 20)),
+        ('person', None, (12, 2, 20, 20)),
+        ('person', None, (22, 2, 30, 20)),
+        ('chair', None, (30, 22, 58, 38)),
+        ('person', None, (50, 1, 55, 4)),
+        ('__ignore__', None, (56, 1, 59, 4)),
+        ('sofa', 0, (0, 20, 8, 26)),
+        ('sofa', 0, (33, 10, 48, 20)),
+    ],
+    '2011_000025': [
+        ('bus', None, (10, 2, 40, 38)),
+        ('bus', None, (0, 10, 9, 30)),
+        ('car', None, (42, 20, 60, 30)),
+    ],
 }
 
 
@@ -36,11 +49,22 @@ def drawn_files() -> dict:
         Image.fromarray(pixels).save(photo, 'JPEG')
         files[f'{MEMBERS}/{stem}.jpg'] = photo.getvalue()
         files[f'{MEMBERS}/{stem}.json'] = dict(
-            version='4.0.0', imagePath=f'{stem}.jpg', imageHeight=SIZE[1], imageWidth=SIZE[0],
-            imageData=None, shapes=[
-                dict(label=label, group_id=group, shape_type='polygon', flags={},
-                     points=[[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-                for label, group, (x1, y1, x2, y2) in shapes])
+            version='4.0.0',
+            imagePath=f'{stem}.jpg',
+            imageHeight=SIZE[1],
+            imageWidth=SIZE[0],
+            imageData=None,
+            shapes=[
+                dict(
+                    label=label,
+                    group_id=group,
+                    shape_type='polygon',
+                    flags={},
+                    points=[[x1, y1], [x2, y1], [x2, y2], [x1, y2]],
+                )
+                for label, group, (x1, y1, x2, y2) in shapes
+            ],
+        )
     files['labelme-6.3.1/setup.py'] = b'raise SystemExit("must not run")'
     return files
 
@@ -58,8 +82,10 @@ def pack(tmp_path):
     def pack(files, *members) -> tuple:
         path = tmp_path / 'labelme-6.3.1.tar.gz'
         # Without the time: two archives of the same files are the same bytes.
-        with gzip.GzipFile(path, 'wb', mtime=0) as packed, (
-                tarfile.open(fileobj=packed, mode='w')) as archive:
+        with (
+            gzip.GzipFile(path, 'wb', mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode='w') as archive,
+        ):
             for name, content in files.items():
                 content = json.dumps(content).encode() if isinstance(content, dict) else content
                 member = tarfile.TarInfo(name)

@@ -30,9 +30,16 @@ def make(tmp_path, pack, files):
 
 
 def read(folder, split, **options):
-    dataset = DATASETS.build(dict(
-        type='RefCOCODataset', data_root=str(folder), data_prefix=dict(img_path='images'),
-        split=split, test_mode=True, **options))
+    dataset = DATASETS.build(
+        dict(
+            type='RefCOCODataset',
+            data_root=str(folder),
+            data_prefix=dict(img_path='images'),
+            split=split,
+            test_mode=True,
+            **options,
+        )
+    )
     pipeline = Compose([TRANSFORMS.build(stage) for stage in PIPELINE])
     return [pipeline(record) for record in dataset]
 
@@ -55,18 +62,24 @@ def test_masks_and_sentences_through_the_reader(make):
     found = {text: mask for texts in masks.values() for text, mask in texts}
     assert len(found) == 31, 'no sentence twice'
     for text, expected in {
-            'the man in the dark knitted hat': rectangle((2, 2, 12, 30)),
-            'the smiling man on the right': rectangle((30, 5, 50, 35), (27, 10, 30, 14)),
-            "the bottle in the man's hand": rectangle((24, 8, 27, 20)),
-            'the couch at the back': rectangle((0, 20, 8, 26), (33, 10, 48, 20)),
-            'the bus cut off by the left edge': rectangle((0, 10, 9, 30))}.items():
+        'the man in the dark knitted hat': rectangle((2, 2, 12, 30)),
+        'the smiling man on the right': rectangle((30, 5, 50, 35), (27, 10, 30, 14)),
+        "the bottle in the man's hand": rectangle((24, 8, 27, 20)),
+        'the couch at the back': rectangle((0, 20, 8, 26), (33, 10, 48, 20)),
+        'the bus cut off by the left edge': rectangle((0, 10, 9, 30)),
+    }.items():
         np.testing.assert_array_equal(found[text], expected, err_msg=text)
 
 
 def test_layout(make):
     info, folder = make()
     assert sorted(path.name for path in folder.iterdir()) == [
-        '.gitignore', 'images', 'info.json', 'instances.json', 'refs(unc).p']
+        '.gitignore',
+        'images',
+        'info.json',
+        'instances.json',
+        'refs(unc).p',
+    ]
     assert (folder / '.gitignore').read_text() == '*\n', 'photos must never be committed'
     assert json.loads((folder / 'info.json').read_text()) == info
     assert info['images'] == dict(train=2, test=1) and info['instances'] == dict(train=6, test=6)
@@ -98,8 +111,9 @@ def test_splits_share_no_image_and_every_instance_is_singled_out(make):
 
 def test_training_samples_have_five_turns(make):
     _, folder = make()
-    dataset = DATASETS.build(dict(type='RefCOCODataset', data_root=str(folder),
-                                  data_prefix=dict(img_path='images')))
+    dataset = DATASETS.build(
+        dict(type='RefCOCODataset', data_root=str(folder), data_prefix=dict(img_path='images'))
+    )
     assert len(dataset) == 2
     assert all(len(record['masks']) == 5 for record in dataset)
 
@@ -125,22 +139,37 @@ def test_links_are_not_followed(make, files):
 def _annotation(change):
     def apply(files):
         change(files[f'{MEMBERS}/2011_000025.json'])
+
     return apply
 
 
-@pytest.mark.parametrize('change, message', [
-    (_annotation(lambda a: a.update(imagePath='../../2011_000025.jpg')), 'imagePath: .*is not the'),
-    (_annotation(lambda a: a.update(imagePath='2011_000003.jpg')), 'imagePath: .*is not the photo'),
-    (_annotation(lambda a: a.update(imageWidth=61)), r'imageHeight, imageWidth: \(40, 61\)'),
-    (_annotation(lambda a: a.pop('shapes')), "photo: lacks .'shapes'"),
-    (_annotation(lambda a: a['shapes'][0].pop('points')), r"shapes\[0\]: lacks .'points'"),
-    (_annotation(lambda a: a['shapes'][0].update(shape_type='circle')),
-     r"shapes\[0\].shape_type: 'circle'"),
-    (_annotation(lambda a: a['shapes'].pop(2)), r"instances are .'bus', 'bus'., but"),
-    (lambda files: files.pop(f'{MEMBERS}/2011_000006.json'), '000006.json.*archive lacks it'),
-    (lambda files: files.update({f'{MEMBERS}/2011_000006.json': b'{'}), '000006.json: json: no va'),
-    (lambda files: files.update({f'{MEMBERS}/2011_000006.jpg': b'no'}), 'cannot be decoded'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            _annotation(lambda a: a.update(imagePath='../../2011_000025.jpg')),
+            'imagePath: .*is not the',
+        ),
+        (
+            _annotation(lambda a: a.update(imagePath='2011_000003.jpg')),
+            'imagePath: .*is not the photo',
+        ),
+        (_annotation(lambda a: a.update(imageWidth=61)), r'imageHeight, imageWidth: \(40, 61\)'),
+        (_annotation(lambda a: a.pop('shapes')), "photo: lacks .'shapes'"),
+        (_annotation(lambda a: a['shapes'][0].pop('points')), r"shapes\[0\]: lacks .'points'"),
+        (
+            _annotation(lambda a: a['shapes'][0].update(shape_type='circle')),
+            r"shapes\[0\].shape_type: 'circle'",
+        ),
+        (_annotation(lambda a: a['shapes'].pop(2)), r"instances are .'bus', 'bus'., but"),
+        (lambda files: files.pop(f'{MEMBERS}/2011_000006.json'), '000006.json.*archive lacks it'),
+        (
+            lambda files: files.update({f'{MEMBERS}/2011_000006.json': b'{'}),
+            '000006.json: json: no va',
+        ),
+        (lambda files: files.update({f'{MEMBERS}/2011_000006.jpg': b'no'}), 'cannot be decoded'),
+    ],
+)
 def test_content_that_does_not_fit_is_named(make, files, tmp_path, change, message):
     change(files)
     with pytest.raises(AnnotationError, match=message):

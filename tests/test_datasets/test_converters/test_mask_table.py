@@ -63,23 +63,34 @@ GOOD = '1.png,a.png,the dot'
 
 
 def test_an_entry_is_an_image_and_a_turn_a_phrase(mine, convert):
-    done = convert('1.png,a.png,the dot', 'sub/2.jpg,deep/c.png,"a corner, right"',
-                   '1.png,b.png,the bar', val_share=0)
+    done = convert(
+        '1.png,a.png,the dot',
+        'sub/2.jpg,deep/c.png,"a corner, right"',
+        '1.png,b.png,the bar',
+        val_share=0,
+    )
     assert (done.images, done.turns, done.skipped) == (dict(train=2), dict(train=3), {})
     first, second = entries(mine)
     assert first == dict(
-        id='1.png', image='1.png', height=H, width=W, turns=[
+        id='1.png',
+        image='1.png',
+        height=H,
+        width=W,
+        turns=[
             dict(question='Please segment the dot.', answer='[SEG].', expression='the dot'),
-            dict(question='Please segment the bar.', answer='[SEG].', expression='the bar')],
-        masks=[dict(png='a.png'), dict(png='b.png')])
+            dict(question='Please segment the bar.', answer='[SEG].', expression='the bar'),
+        ],
+        masks=[dict(png='a.png'), dict(png='b.png')],
+    )
     assert second['turns'][0]['expression'] == 'a corner, right'
     assert validate_pixel_chat(mine / 'train.json', mine / 'images', mine / 'masks') == []
 
 
 def test_masks_of_one_phrase_are_joined(mine, convert):
     convert('1.png,a.png,all', '1.png,b.png,all', '1.png,b.png,the bar', val_share=0)
-    dataset = PixelChatDataset('train.json', data_root=str(mine),
-                               data_prefix=dict(img_path='images', mask_path='masks'))
+    dataset = PixelChatDataset(
+        'train.json', data_root=str(mine), data_prefix=dict(img_path='images', mask_path='masks')
+    )
     masks = LoadMasks()(LoadImage()(dict(dataset[0])))['gt_masks']
     assert np.array_equal(masks[0], mask((0, 0), (1, 1), (1, 2)) > 0)
     assert np.array_equal(masks[1], mask((1, 1), (1, 2)) > 0)
@@ -109,11 +120,15 @@ BAD = dict(
     no_mask=('1.png,z.png,x', 'missing file', r'masks.z\.png does not exist'),
     broken_mask=('1.png,broken.png,x', 'unusable mask', 'broken.png: cannot be'),
     mask_folder=('1.png,deep,x', 'missing file', 'deep'),
-    other_size=('1.png,wide.png,x', 'unusable mask',
-                r'wide.png: mask size \(6, 9\).*differs.*\(6, 8\)'),
+    other_size=(
+        '1.png,wide.png,x',
+        'unusable mask',
+        r'wide.png: mask size \(6, 9\).*differs.*\(6, 8\)',
+    ),
     empty=('1.png,empty.png,x', 'empty mask', r'empty\.png: no pixel'),
     jpeg=('1.png,a.JPG,x', 'mask is a JPEG', 'save it as PNG'),
-    twice=(GOOD, 'repeated row', 'the same as line 2'))
+    twice=(GOOD, 'repeated row', 'the same as line 2'),
+)
 
 
 @pytest.mark.parametrize('name', BAD)
@@ -126,7 +141,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(mine, convert, name):
     save(mine / 'masks/a.JPG', mask((0, 0)))
     done = convert(GOOD, line, 'sub/2.jpg,deep/c.png,the corner', val_share=0)
     assert done.turns == dict(train=2) and set(done.skipped) == {kind}
-    reported, = done.skipped[kind]
+    (reported,) = done.skipped[kind]
     assert reported.startswith('line 3: ') and re.search(message, reported), reported
 
 
@@ -135,17 +150,27 @@ def test_a_bad_row_says_nothing_about_its_image(mine, convert):
     assert done.images == dict(train=1) and len(done.skipped['missing file']) == 1
 
 
-@pytest.mark.parametrize('lines, message', [
-    ([], 'none of 0 can be used'), (['1.png,z.png,x'], 'none of 1 can be used; line 2: .*z.png')])
+@pytest.mark.parametrize(
+    'lines, message',
+    [([], 'none of 0 can be used'), (['1.png,z.png,x'], 'none of 1 can be used; line 2: .*z.png')],
+)
 def test_a_table_without_a_usable_row(convert, mine, lines, message):
     with pytest.raises(AnnotationError, match=r'masks\.csv: rows: ' + message):
         convert(*lines)
     assert not (mine / 'train.json').exists()
 
 
-@pytest.mark.parametrize('head, message', [
-    ('image;mask;phrase', r"lacks the columns \['image', 'mask', 'phrase'\].*separated by commas"),
-    ('image,mask', r"lacks the columns \['phrase'\]"), ('', 'lacks the columns')])
+@pytest.mark.parametrize(
+    'head, message',
+    [
+        (
+            'image;mask;phrase',
+            r"lacks the columns \['image', 'mask', 'phrase'\].*separated by commas",
+        ),
+        ('image,mask', r"lacks the columns \['phrase'\]"),
+        ('', 'lacks the columns'),
+    ],
+)
 def test_a_table_without_the_columns(convert, head, message):
     with pytest.raises(AnnotationError, match=message):
         convert(GOOD, head=head)
@@ -169,7 +194,6 @@ def test_files_are_replaced_only_if_asked(mine, convert):
 
 
 class TestSplits:
-
     @pytest.fixture
     def names(self, mine):
         names = [f'{i}.png' for i in range(40)]
@@ -178,17 +202,29 @@ class TestSplits:
         return names
 
     def splits(self, mine):
-        return {entry['image']: split for split in ('train', 'val', 'test')
-                if (mine / f'{split}.json').exists() for entry in entries(mine, split)}
+        return {
+            entry['image']: split
+            for split in ('train', 'val', 'test')
+            if (mine / f'{split}.json').exists()
+            for entry in entries(mine, split)
+        }
 
     def test_of_the_table(self, mine, convert):
-        done = convert('1.png,a.png,x,test', '1.png,b.png,y,', 'sub/2.jpg,deep/c.png,z,val',
-                       head=HEAD + ',split')
+        done = convert(
+            '1.png,a.png,x,test',
+            '1.png,b.png,y,',
+            'sub/2.jpg,deep/c.png,z,val',
+            head=HEAD + ',split',
+        )
         assert done.images == dict(val=1, test=1) and done.turns == dict(val=1, test=2)
 
-    @pytest.mark.parametrize('second, message', [
-        ('val', 'line 3: 1.png is val here and train in line 2; an image belongs to one split'),
-        ('valid', "line 3: 'valid' is none of train, val, test")])
+    @pytest.mark.parametrize(
+        'second, message',
+        [
+            ('val', 'line 3: 1.png is val here and train in line 2; an image belongs to one split'),
+            ('valid', "line 3: 'valid' is none of train, val, test"),
+        ],
+    )
     def test_contradiction_and_misspelling(self, convert, second, message):
         done = convert('1.png,a.png,x,train', f'1.png,b.png,y,{second}', head=HEAD + ',split')
         assert done.skipped == dict(split=[message]) and done.turns == dict(train=1)
@@ -205,8 +241,9 @@ class TestSplits:
 
     def test_two_images_give_one_of_each(self, mine, convert):
         for share in (1e-9, 0.999999):
-            done = convert('1.png,a.png,x', 'sub/2.jpg,deep/c.png,y', val_share=share,
-                           overwrite=True)
+            done = convert(
+                '1.png,a.png,x', 'sub/2.jpg,deep/c.png,y', val_share=share, overwrite=True
+            )
             assert done.images == dict(train=1, val=1)
 
     def test_a_single_image_is_trained_on(self, convert):
@@ -218,9 +255,16 @@ class TestSplits:
             convert(GOOD, val_share=share)
 
 
-@given(st.lists(st.tuples(st.sampled_from(['1.png', 'sub/2.jpg', 'x.png', '']),
-                          st.sampled_from(['a.png', 'b.png', 'deep/c.png', 'x.png']),
-                          st.text(max_size=6)), max_size=8))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(['1.png', 'sub/2.jpg', 'x.png', '']),
+            st.sampled_from(['a.png', 'b.png', 'deep/c.png', 'x.png']),
+            st.text(max_size=6),
+        ),
+        max_size=8,
+    )
+)
 def test_every_row_is_written_or_counted(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp('any')
     for name in ('1.png', 'sub/2.jpg'):
@@ -234,17 +278,21 @@ def test_every_row_is_written_or_counted(tmp_path_factory, rows):
     except AnnotationError as error:
         assert 'none of' in str(error)
         return
-    turns = [turn for split in done.images for entry in entries(folder, split)
-             for turn in (entry['masks'])]
+    turns = [
+        turn
+        for split in done.images
+        for entry in entries(folder, split)
+        for turn in (entry['masks'])
+    ]
     parts = sum(len(item.get('union', [item])) for item in turns)
     assert parts + sum(map(len, done.skipped.values())) == len(rows)
     for split in done.images:
-        assert validate_pixel_chat(folder / f'{split}.json', folder / 'images',
-                                   folder / 'masks') == []
+        assert (
+            validate_pixel_chat(folder / f'{split}.json', folder / 'images', folder / 'masks') == []
+        )
 
 
 class TestDrawnExample:
-
     @pytest.fixture(scope='class')
     def drawn(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp('drawn') / 'mine'
@@ -266,6 +314,7 @@ class TestDrawnExample:
     def test_masks_lie_on_their_colours(self, drawn):
         """The mean colour under a mask is nearest to the colour that its phrase names."""
         from pixelsail_mm.worlds.shapes_world.presets import COLOURS
+
         colours = {name: COLOURS[name] for name in ('red', 'green', 'blue')}
         seen = 0
         with open(drawn[1] / 'masks.csv', encoding='utf-8', newline='') as file:
@@ -277,8 +326,10 @@ class TestDrawnExample:
                 inside = np.asarray(Image.open(drawn[1] / 'masks' / row['mask'])) > 0
                 mean = pixels[inside].mean(0)
                 mean *= 255 / mean.max()
-                nearest = min(colours, key=lambda c: np.abs(
-                    np.array(colours[c]) * 255 / max(colours[c]) - mean).sum())
+                nearest = min(
+                    colours,
+                    key=lambda c: np.abs(np.array(colours[c]) * 255 / max(colours[c]) - mean).sum(),
+                )
                 assert nearest == named.group(1), row
                 seen += 1
         assert seen >= 5

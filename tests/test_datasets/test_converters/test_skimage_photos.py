@@ -10,9 +10,13 @@ def test_reader_finds_photos_and_captions(tmp_path):
     assert make_skimage_photos(tmp_path / 'photos') == dict(train=16, test=1)
     sizes = {}
     for split in ('train', 'test'):
-        data = ImageCaptionDataset(f'{split}.json', data_root=str(tmp_path / 'photos'),
-                                   data_prefix=dict(img_path='images'), test_mode=True,
-                                   pipeline=[dict(type='LoadImage')])
+        data = ImageCaptionDataset(
+            f'{split}.json',
+            data_root=str(tmp_path / 'photos'),
+            data_prefix=dict(img_path='images'),
+            test_mode=True,
+            pipeline=[dict(type='LoadImage')],
+        )
         for sample in data:
             sizes[sample['meta']['image_id']] = sample['img'].shape
             assert sample['conversation'][0]['gpt'].endswith('.')
@@ -27,7 +31,8 @@ def test_crops_are_of_training_photos_and_the_same_each_time(tmp_path):
     assert len(names) == 32 and not any('chelsea' in name for name in names)
     for name in ('coins_part0.png', 'retina_part1.png'):
         assert (tmp_path / 'a/images' / name).read_bytes() == (
-            tmp_path / 'b/images' / name).read_bytes()
+            tmp_path / 'b/images' / name
+        ).read_bytes()
 
 
 def test_mistakes(tmp_path):

@@ -25,11 +25,15 @@ from pixelsail_mm.datasets.files.restricted_pickle import load_plain_pickle
 from pixelsail_mm.errors import AnnotationError
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
     | st.binary(),
-    lambda inner: (st.lists(inner) | st.dictionaries(st.text(), inner)
-                   | st.tuples(inner, inner)),
-    max_leaves=8)
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=25)
@@ -55,12 +59,11 @@ def test_text_written_by_python_2_is_read_as_utf8(tmp_path):
 
 
 class _Malicious:
-
     def __init__(self, path):
         self.path = str(path)
 
     def __reduce__(self):
-        return os.mkdir, (self.path, )
+        return os.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize('protocol', range(6))
@@ -112,11 +115,11 @@ def test_json(tmp_path):
 
 
 def test_require_keys():
-    require_keys(dict(a=1), ('a', ), 'f', 'x[0]')
+    require_keys(dict(a=1), ('a',), 'f', 'x[0]')
     with pytest.raises(AnnotationError, match=r"f: x\[0\]: lacks \['b'\]"):
         require_keys(dict(a=1), ('a', 'b'), 'f', 'x[0]')
     with pytest.raises(AnnotationError, match='must be a dict'):
-        require_keys([1], ('a', ), 'f', 'x[0]')
+        require_keys([1], ('a',), 'f', 'x[0]')
 
 
 def test_all_missing_paths_are_named_at_once(tmp_path):
@@ -131,16 +134,22 @@ def test_all_missing_paths_are_named_at_once(tmp_path):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner,
-                                                                max_size=4),
-    max_leaves=8)
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=50)
-@given(content=st.lists(json_values, max_size=6), chunk=st.integers(1, 9),
-       indent=st.sampled_from([None, 1]))
-def test_lists_are_read_entry_by_entry_wherever_the_windows_end(content, chunk, indent,
-                                                                tmp_path_factory):
+@given(
+    content=st.lists(json_values, max_size=6),
+    chunk=st.integers(1, 9),
+    indent=st.sampled_from([None, 1]),
+)
+def test_lists_are_read_entry_by_entry_wherever_the_windows_end(
+    content, chunk, indent, tmp_path_factory
+):
     path = tmp_path_factory.getbasetemp() / 'list.json'
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding='utf-8')
     with pytest.MonkeyPatch.context() as patch:
@@ -148,15 +157,18 @@ def test_lists_are_read_entry_by_entry_wherever_the_windows_end(content, chunk, 
         assert list(iter_json_list(str(path), 'ann_file')) == content
 
 
-@pytest.mark.parametrize('text, where', [
-    ('{"a": 1}', 'ann_file: must hold a JSON list'),
-    ('', 'ann_file: must hold a JSON list'),
-    ('[{"a": 1}, {"a":', r'\[1\]: not valid JSON'),
-    ('[{"a": 1}', r'\[1\]: not valid JSON \(expected a comma'),
-    ('[1 2]', r'\[1\]: not valid JSON \(expected a comma'),
-    ('[1, ]', r'\[1\]: not valid JSON'),
-    ('[1] x', r'\[1\]: not valid JSON \(text behind'),
-])
+@pytest.mark.parametrize(
+    'text, where',
+    [
+        ('{"a": 1}', 'ann_file: must hold a JSON list'),
+        ('', 'ann_file: must hold a JSON list'),
+        ('[{"a": 1}, {"a":', r'\[1\]: not valid JSON'),
+        ('[{"a": 1}', r'\[1\]: not valid JSON \(expected a comma'),
+        ('[1 2]', r'\[1\]: not valid JSON \(expected a comma'),
+        ('[1, ]', r'\[1\]: not valid JSON'),
+        ('[1] x', r'\[1\]: not valid JSON \(text behind'),
+    ],
+)
 def test_damaged_lists_are_named(text, where, tmp_path):
     path = tmp_path / 'list.json'
     path.write_text(text)

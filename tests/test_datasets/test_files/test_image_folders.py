@@ -16,8 +16,11 @@ from pixelsail_mm.registry import DATASETS
 SQUARE = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
 YEARS = ('train2014', 'val2014', 'train2017', 'val2017')
 # Of a person who has the images of 2017 only; the files name those of 2014.
-PHOTOS = {9: ('COCO_train2014_{}.jpg', 'train2017'), 25: ('COCO_val2014_{}.jpg', 'val2017'),
-          30: ('{}.jpg', 'train2017')}
+PHOTOS = {
+    9: ('COCO_train2014_{}.jpg', 'train2017'),
+    25: ('COCO_val2014_{}.jpg', 'val2017'),
+    30: ('{}.jpg', 'train2017'),
+}
 
 
 def number(photo):
@@ -34,19 +37,35 @@ def root(tmp_path):
 
 
 def osprey_entry(name):
-    return dict(file_name=name, height=8, width=10, annotation=[dict(segmentation=SQUARE)],
-                description=['<region1>: a dog'],
-                conversations=[{'from': 'human', 'value': 'What is <region1>?'},
-                               {'from': 'gpt', 'value': 'A dog.'}])
+    return dict(
+        file_name=name,
+        height=8,
+        width=10,
+        annotation=[dict(segmentation=SQUARE)],
+        description=['<region1>: a dog'],
+        conversations=[
+            {'from': 'human', 'value': 'What is <region1>?'},
+            {'from': 'gpt', 'value': 'A dog.'},
+        ],
+    )
 
 
 def muse_entry(name):
-    return dict(file_name=name, height=8, width=10, ann_list=[1], questions=['Where?'],
-                answers=[[dict(segmentation=SQUARE, category_name='dog')]])
+    return dict(
+        file_name=name,
+        height=8,
+        width=10,
+        ann_list=[1],
+        questions=['Where?'],
+        answers=[[dict(segmentation=SQUARE, category_name='dog')]],
+    )
 
 
-KINDS = {'OspreyDataset': osprey_entry, 'OspreyDescriptionDataset': osprey_entry,
-         'MUSEDataset': muse_entry}
+KINDS = {
+    'OspreyDataset': osprey_entry,
+    'OspreyDescriptionDataset': osprey_entry,
+    'MUSEDataset': muse_entry,
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -54,8 +73,13 @@ def reader(request, root):
     """Config of a reader of all photos, with the folders of the manifest."""
     names = [name.format(number(photo)) for photo, (name, _) in PHOTOS.items()]
     (root / 'a.json').write_text(json.dumps([KINDS[request.param](name) for name in names]))
-    return dict(type=request.param, data_root=str(root), ann_file='a.json',
-                data_prefix={year: year for year in YEARS}, pipeline=[dict(type='LoadImage')])
+    return dict(
+        type=request.param,
+        data_root=str(root),
+        ann_file='a.json',
+        data_prefix={year: year for year in YEARS},
+        pipeline=[dict(type='LoadImage')],
+    )
 
 
 def test_photos_of_2014_are_found_in_the_folders_of_2017(reader, root, said):
@@ -91,21 +115,25 @@ def test_without_any_folder_all_are_missing(reader, root):
 
 def test_the_report_before_training_names_what_is_needed_only(reader, root):
     cfg = Config(dict(train_dataloader=dict(dataset=reader)))
-    check_files(cfg, ('train_dataloader', ))
+    check_files(cfg, ('train_dataloader',))
     for folder in ('train2017', 'val2017'):
         (root / folder).rename(root / f'elsewhere_{folder}')
     with pytest.raises(MissingFilesError, match='4 files or folders'):
-        check_files(cfg, ('train_dataloader', ))
+        check_files(cfg, ('train_dataloader',))
 
 
 def test_other_readers_need_all_their_folders(root):
-    cfg = dict(type='COCOPanopticDataset', data_root=str(root), ann_file='p.json',
-               data_prefix=dict(img_path='train2017', seg_map_path='gone'))
+    cfg = dict(
+        type='COCOPanopticDataset',
+        data_root=str(root),
+        ann_file='p.json',
+        data_prefix=dict(img_path='train2017', seg_map_path='gone'),
+    )
     (root / 'p.json').write_text('{}')
     with pytest.raises(MissingFilesError, match='data_prefix.seg_map_path'):
         DATASETS.build(cfg)
     with pytest.raises(MissingFilesError, match='1 files or folders'):
-        check_files(Config(dict(train_dataloader=dict(dataset=cfg))), ('train_dataloader', ))
+        check_files(Config(dict(train_dataloader=dict(dataset=cfg))), ('train_dataloader',))
 
 
 def test_check_data_warns_of_a_missing_folder(reader):
@@ -116,11 +144,22 @@ def test_check_data_warns_of_a_missing_folder(reader):
 
 def test_a_reader_of_one_folder_finds_the_other_name(root):
     """Who has train2017 only may name it in place of train2014, and the other way round."""
-    entry = {'9': dict(img_file_name=f'COCO_train2014_{number(9)}.jpg', caption='a dog',
-                       refs=[dict(sentence='dog', segmentation=SQUARE)])}
+    entry = {
+        '9': dict(
+            img_file_name=f'COCO_train2014_{number(9)}.jpg',
+            caption='a dog',
+            refs=[dict(sentence='dog', segmentation=SQUARE)],
+        )
+    }
     (root / 'g.json').write_text(json.dumps([entry]))
-    dataset = DATASETS.build(dict(type='RefCOCOgGCGDataset', data_root=str(root),
-                                  ann_file='g.json', data_prefix=dict(img_path='train2017')))
+    dataset = DATASETS.build(
+        dict(
+            type='RefCOCOgGCGDataset',
+            data_root=str(root),
+            ann_file='g.json',
+            data_prefix=dict(img_path='train2017'),
+        )
+    )
     assert dataset[0]['img_path'] == str(root / 'train2017' / f'{number(9)}.jpg')
 
 
@@ -130,8 +169,11 @@ def test_names(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     folders = [str(tmp_path / 'first'), str(tmp_path / 'second')]
-    for name, found in (('a.jpg', 'second/a.jpg'), ('b.jpg', 'first/b.jpg'),
-                        ('x/000000000009.jpg', 'second/x/COCO_train2014_000000000009.jpg'),
-                        ('COCO_val2014_000000000011.jpg', 'second/000000000011.jpg'),
-                        ('000000000010.jpg', 'first/000000000010.jpg')):
+    for name, found in (
+        ('a.jpg', 'second/a.jpg'),
+        ('b.jpg', 'first/b.jpg'),
+        ('x/000000000009.jpg', 'second/x/COCO_train2014_000000000009.jpg'),
+        ('COCO_val2014_000000000011.jpg', 'second/000000000011.jpg'),
+        ('000000000010.jpg', 'first/000000000010.jpg'),
+    ):
         assert find_photo(name, folders) == os.path.join(tmp_path, found)

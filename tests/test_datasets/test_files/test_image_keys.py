@@ -12,16 +12,24 @@ from pixelsail_mm.datasets.files.image_keys import (
 from pixelsail_mm.registry import DATASETS
 
 
-@pytest.mark.parametrize('path', ['coco/train2014/COCO_train2014_000000000009.jpg',
-                                  '/data/val2017/000000000009.jpg', '000000000009.png'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'coco/train2014/COCO_train2014_000000000009.jpg',
+        '/data/val2017/000000000009.jpg',
+        '000000000009.png',
+    ],
+)
 def test_names_of_coco_are_one_photo(path):
     assert image_key(path) == 'coco:9'
 
 
 def test_names_of_a_photo_in_all_releases():
     assert coco_names('a/COCO_train2014_000000000009.jpg') == [
-        'a/COCO_train2014_000000000009.jpg', 'a/000000000009.jpg',
-        'a/COCO_val2014_000000000009.jpg']
+        'a/COCO_train2014_000000000009.jpg',
+        'a/000000000009.jpg',
+        'a/COCO_val2014_000000000009.jpg',
+    ]
     assert coco_names('12.jpg') == ['12.jpg']
 
 

@@ -24,9 +24,14 @@ from pixelsail_mm.datasets.files.index_cache import (
 
 
 def write_turns(path, questions):
-    path.write_text(json.dumps([
-        dict(conversations=[{'from': 'human', 'value': q}, {'from': 'gpt', 'value': 'yes'}])
-        for q in questions]))
+    path.write_text(
+        json.dumps(
+            [
+                dict(conversations=[{'from': 'human', 'value': q}, {'from': 'gpt', 'value': 'yes'}])
+                for q in questions
+            ]
+        )
+    )
 
 
 @pytest.fixture
@@ -104,8 +109,12 @@ def test_a_change_builds_another_index(build, tmp_path, change):
         options = dict(indices=[2, 0])
     dataset, parsed = build(**options)
     assert parsed == 2
-    assert questions(dataset) == dict(file=['four', 'five'], option=['one', 'two', 'three'],
-                                      indices=['three', 'one'])[change]
+    assert (
+        questions(dataset)
+        == dict(file=['four', 'five'], option=['one', 'two', 'three'], indices=['three', 'one'])[
+            change
+        ]
+    )
 
 
 def test_options_that_are_objects_do_not_change_the_fingerprint():
@@ -122,7 +131,7 @@ def test_options_that_are_objects_do_not_change_the_fingerprint():
 @pytest.mark.parametrize('damage', ['cut', 'meta', 'gone'])
 def test_a_damaged_index_is_built_again(build, tmp_path, damage):
     build()
-    entry, = (tmp_path / 'cache').iterdir()
+    (entry,) = (tmp_path / 'cache').iterdir()
     if damage == 'cut':
         (entry / 'items.bin').write_bytes((entry / 'items.bin').read_bytes()[:-1])
     elif damage == 'meta':
@@ -163,14 +172,16 @@ def test_no_item_is_an_error_and_leaves_no_index(build, tmp_path):
 def test_processes_that_build_at_once_agree(tmp_path):
     (tmp_path / 'images').mkdir()
     write_turns(tmp_path / 'a.json', [f'question {i}' for i in range(500)])
-    script = textwrap.dedent(f'''
+    script = textwrap.dedent(f"""
         from pixelsail_mm.datasets import LLaVADataset
-        d = LLaVADataset('a.json', data_root={str(tmp_path)!r}, index_cache={str(tmp_path / "c")!r},
+        d = LLaVADataset('a.json', data_root={str(tmp_path)!r}, index_cache={str(tmp_path / 'c')!r},
                          data_prefix=dict(img_path='images'))
         print(len(d), d[499]['conversation'][0]['human'])
-    ''')
-    runs = [subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
-            for _ in range(3)]
+    """)
+    runs = [
+        subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     assert {run.communicate()[0] for run in runs} == {'500 question 499\n'}
     assert len(list((tmp_path / 'c').iterdir())) == 1
     shutil.rmtree(tmp_path / 'c')

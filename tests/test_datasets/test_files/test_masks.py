@@ -37,12 +37,33 @@ def _half(side):
     return mask_to_rle(half)
 
 
-@pytest.mark.parametrize('mask', [
-    _compressed(False), _compressed(True), _uncompressed(), [[3, 2, 9, 2, 9, 5, 3, 5]],
-    _mask(), _mask().astype(np.uint8) * 255, [_compressed(True)], [_uncompressed()],
-    [_half(0), _half(1)], [_half(0), [6, 2, 9, 2, 9, 5, 6, 5]],
-], ids=['bytes', 'str', 'uncompressed', 'polygon', 'bool', 'uint8', 'list of one RLE',
-        'list of one uncompressed', 'list of RLEs', 'RLE and polygon'])
+@pytest.mark.parametrize(
+    'mask',
+    [
+        _compressed(False),
+        _compressed(True),
+        _uncompressed(),
+        [[3, 2, 9, 2, 9, 5, 3, 5]],
+        _mask(),
+        _mask().astype(np.uint8) * 255,
+        [_compressed(True)],
+        [_uncompressed()],
+        [_half(0), _half(1)],
+        [_half(0), [6, 2, 9, 2, 9, 5, 6, 5]],
+    ],
+    ids=[
+        'bytes',
+        'str',
+        'uncompressed',
+        'polygon',
+        'bool',
+        'uint8',
+        'list of one RLE',
+        'list of one uncompressed',
+        'list of RLEs',
+        'RLE and polygon',
+    ],
+)
 def test_spellings_agree(mask):
     decoded = decode_mask(mask, H, W, 'a.json', 'masks[0]')
     assert decoded.dtype == bool and np.array_equal(decoded, _mask())
@@ -57,24 +78,27 @@ def test_no_polygon_is_an_empty_mask():
     assert not decode_mask([], H, W, None, 'm').any()
 
 
-@pytest.mark.parametrize('mask, reason', [
-    (np.zeros((W, H), bool), r'mask size \(12, 8\).*\(8, 12\)'),
-    (np.zeros((H, W, 3), bool), 'mask size'),
-    (dict(size=[W, H], counts=[H * W]), r'size \[12, 8\]'),
-    (dict(size=[H, W]), 'needs counts'),
-    (dict(counts=[H * W]), 'needs counts and size'),
-    (dict(size=[H, W], counts=[5]), 'sum to 5, not 96'),
-    (dict(size=[H, W], counts=[-1, 97]), 'broken RLE'),
-    (dict(size=[H, W], counts=None), 'broken RLE'),
-    ([[1, 2, 3, 4]], 'at least 3 points'),
-    ([[1, 2, 3, 4, 5, 6, 7]], 'at least 3 points'),
-    ([[1, 2, 3, 4, 5, float('nan')]], 'finite'),
-    ([['a'] * 6], 'at least 3 points'),
-    ([[[1, 2], [3, 4], [5, 6]]], 'flat list'),
-    ('text', 'unknown mask type str'),
-    ([dict(size=[W, H], counts=[H * W])], r'size \[12, 8\]'),
-    ([_half(0), dict(size=[H, W])], 'needs counts'),
-])
+@pytest.mark.parametrize(
+    'mask, reason',
+    [
+        (np.zeros((W, H), bool), r'mask size \(12, 8\).*\(8, 12\)'),
+        (np.zeros((H, W, 3), bool), 'mask size'),
+        (dict(size=[W, H], counts=[H * W]), r'size \[12, 8\]'),
+        (dict(size=[H, W]), 'needs counts'),
+        (dict(counts=[H * W]), 'needs counts and size'),
+        (dict(size=[H, W], counts=[5]), 'sum to 5, not 96'),
+        (dict(size=[H, W], counts=[-1, 97]), 'broken RLE'),
+        (dict(size=[H, W], counts=None), 'broken RLE'),
+        ([[1, 2, 3, 4]], 'at least 3 points'),
+        ([[1, 2, 3, 4, 5, 6, 7]], 'at least 3 points'),
+        ([[1, 2, 3, 4, 5, float('nan')]], 'finite'),
+        ([['a'] * 6], 'at least 3 points'),
+        ([[[1, 2], [3, 4], [5, 6]]], 'flat list'),
+        ('text', 'unknown mask type str'),
+        ([dict(size=[W, H], counts=[H * W])], r'size \[12, 8\]'),
+        ([_half(0), dict(size=[H, W])], 'needs counts'),
+    ],
+)
 def test_faults_name_file_and_key(mask, reason):
     with pytest.raises(BadSampleError, match=reason) as error:
         decode_mask(mask, H, W, 'a.json', 'masks[3]')
@@ -101,12 +125,14 @@ def test_segments_of_a_panoptic_png(panoptic_png):
 
 def test_png_without_ids_is_a_mask(tmp_path):
     Image.fromarray(_mask().astype(np.uint8) * 255).save(tmp_path / 'mask.png')
-    assert np.array_equal(decode_mask(dict(png=str(tmp_path / 'mask.png')), H, W, None, 'm'),
-                          _mask())
+    assert np.array_equal(
+        decode_mask(dict(png=str(tmp_path / 'mask.png')), H, W, None, 'm'), _mask()
+    )
 
 
 def test_one_png_is_decoded_once_for_all_its_segments(panoptic_png):
     from pixelsail_mm.datasets.files import masks
+
     before = masks._read_segment_ids.cache_info()
     for k in range(5):
         decode_mask(dict(png=panoptic_png, ids=[k]), H, W, None, 'm')
@@ -114,8 +140,9 @@ def test_one_png_is_decoded_once_for_all_its_segments(panoptic_png):
     assert after.misses == before.misses + 1 and after.hits == before.hits + 4
 
 
-@pytest.mark.parametrize('content, reason', [(None, 'no such mask file'),
-                                             (b'no image', 'cannot be decoded')])
+@pytest.mark.parametrize(
+    'content, reason', [(None, 'no such mask file'), (b'no image', 'cannot be decoded')]
+)
 def test_a_bad_png_is_named(tmp_path, content, reason):
     path = tmp_path / 'bad.png'
     if content is not None:
@@ -201,17 +228,22 @@ def test_an_outline_covers_its_border(outline):
     assert mask[np.array(image) > 0].all()
 
 
-@pytest.mark.parametrize('mask, key, reason', [
-    (dict(painted=3), 'm', 'needs a list of shapes'), (dict(painted=[], part='x'), 'm', "'x'"),
-    (dict(painted=[[1]]), r'm.painted\[0\]', "needs 'points'"),
-    (dict(painted=[{}]), r'm.painted\[0\]', "needs 'points'"),
-    (dict(painted=[shape(0, 0, 1, 1), dict(points=[])]), r'm.painted\[1\]', 'at least one'),
-    (dict(painted=[dict(points=[1, 2, 3, 4])]), r'painted\[0\]', 'finite numbers'),
-    (dict(painted=[dict(points=[[1, 2], [3]])]), r'painted\[0\]', 'finite numbers'),
-    (dict(painted=[dict(points=[[1, float('inf')]])]), r'painted\[0\]', 'finite numbers'),
-    (dict(painted=[dict(points=[[1, 10**400]])]), r'painted\[0\]', 'finite numbers'),
-    (dict(painted=[dict(points=[[1, float('nan')]])]), r'painted\[0\]', 'finite numbers'),
-    (dict(painted=[dict(points=[['a', 'b']])]), r'painted\[0\]', 'finite numbers')])
+@pytest.mark.parametrize(
+    'mask, key, reason',
+    [
+        (dict(painted=3), 'm', 'needs a list of shapes'),
+        (dict(painted=[], part='x'), 'm', "'x'"),
+        (dict(painted=[[1]]), r'm.painted\[0\]', "needs 'points'"),
+        (dict(painted=[{}]), r'm.painted\[0\]', "needs 'points'"),
+        (dict(painted=[shape(0, 0, 1, 1), dict(points=[])]), r'm.painted\[1\]', 'at least one'),
+        (dict(painted=[dict(points=[1, 2, 3, 4])]), r'painted\[0\]', 'finite numbers'),
+        (dict(painted=[dict(points=[[1, 2], [3]])]), r'painted\[0\]', 'finite numbers'),
+        (dict(painted=[dict(points=[[1, float('inf')]])]), r'painted\[0\]', 'finite numbers'),
+        (dict(painted=[dict(points=[[1, 10**400]])]), r'painted\[0\]', 'finite numbers'),
+        (dict(painted=[dict(points=[[1, float('nan')]])]), r'painted\[0\]', 'finite numbers'),
+        (dict(painted=[dict(points=[['a', 'b']])]), r'painted\[0\]', 'finite numbers'),
+    ],
+)
 def test_faulty_painted_masks_are_named(mask, key, reason):
     with pytest.raises(BadSampleError, match=rf'a\.json: .*{key}: .*{reason}'):
         decode_mask(mask, H, W, 'a.json', 'm')

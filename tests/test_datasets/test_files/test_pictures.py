@@ -41,11 +41,19 @@ def spread(grey):
     return int(grey.min()), int(grey.max()), len(np.unique(grey))
 
 
-@pytest.mark.parametrize('dtype, highest, suffix, note', [
-    (np.uint16, 65535, 'tif', BY_BITS.format(16)), (np.uint16, 65535, 'png', BY_BITS.format(16)),
-    (np.uint16, 4095, 'tif', BY_BITS.format(12)), (np.uint16, 255, 'png', None),
-    ('>u2', 65535, 'tif', BY_BITS.format(16)), (np.int32, 65535, 'tif', BY_BITS.format(16)),
-    (np.int32, 4095, 'tif', BY_BITS.format(12)), (np.int32, 10**9, 'tif', BY_RANGE)])
+@pytest.mark.parametrize(
+    'dtype, highest, suffix, note',
+    [
+        (np.uint16, 65535, 'tif', BY_BITS.format(16)),
+        (np.uint16, 65535, 'png', BY_BITS.format(16)),
+        (np.uint16, 4095, 'tif', BY_BITS.format(12)),
+        (np.uint16, 255, 'png', None),
+        ('>u2', 65535, 'tif', BY_BITS.format(16)),
+        (np.int32, 65535, 'tif', BY_BITS.format(16)),
+        (np.int32, 4095, 'tif', BY_BITS.format(12)),
+        (np.int32, 10**9, 'tif', BY_RANGE),
+    ],
+)
 def test_deep_greys_are_scaled_and_not_cut(tmp_path, dtype, highest, suffix, note):
     """Pillow's convert('RGB') gives one white area of the first."""
     image = stored(tmp_path, np.round(RAMP * highest).astype(dtype), suffix)
@@ -67,9 +75,17 @@ def test_numbers_below_zero_are_scaled_by_their_range(tmp_path):
     assert spread(grey)[:2] == (0, 255) and notes == [BY_RANGE]
 
 
-@pytest.mark.parametrize('low, high, notes, seen', [
-    (0, 1, [], (0, 255)), (0.2, 0.6, [], (51, 153)), (0, 80, [BY_RANGE], (0, 255)),
-    (-3, 1, [BY_RANGE], (0, 255)), (7, 7, [BY_RANGE], (0, 0)), (0.5, 0.5, [], (128, 128))])
+@pytest.mark.parametrize(
+    'low, high, notes, seen',
+    [
+        (0, 1, [], (0, 255)),
+        (0.2, 0.6, [], (51, 153)),
+        (0, 80, [BY_RANGE], (0, 255)),
+        (-3, 1, [BY_RANGE], (0, 255)),
+        (7, 7, [BY_RANGE], (0, 0)),
+        (0.5, 0.5, [], (128, 128)),
+    ],
+)
 def test_floats(tmp_path, low, high, notes, seen):
     image = stored(tmp_path, (low + RAMP * (high - low)).astype(np.float32))
     assert image.mode == 'F'
@@ -102,8 +118,10 @@ def test_hidden_colours_are_not_seen(tmp_path, mode):
     else:
         hidden = {'L': 0, 'RGB': (0, 0, 0)}.get(mode)
         picture = picture.convert(mode)
-        picture.save(tmp_path / 'a.png', transparency=(
-            picture.getpixel((0, 0)) if hidden is None else hidden))
+        picture.save(
+            tmp_path / 'a.png',
+            transparency=(picture.getpixel((0, 0)) if hidden is None else hidden),
+        )
     image = Image.open(tmp_path / 'a.png')
     assert image.mode == mode
     rgb, notes = to_rgb(image)
@@ -156,8 +174,10 @@ def test_a_rotation_is_ignored_and_noted_or_followed(photo):
     kept = LoadImage()(dict(img_path=photo, notes=notes))
     assert kept['ori_shape'] == (8, 12) and notes == [ROTATION_IGNORED]
     assert 'exif_rotated' not in kept
-    for turned in (LoadImage(exif='rotate')(dict(img_path=photo, notes=[])),
-                   LoadImage()(dict(img_path=photo, notes=[], exif='rotate'))):
+    for turned in (
+        LoadImage(exif='rotate')(dict(img_path=photo, notes=[])),
+        LoadImage()(dict(img_path=photo, notes=[], exif='rotate')),
+    ):
         assert turned['ori_shape'] == (12, 8) and turned['exif_rotated'] and not turned['notes']
         assert (turned['img'][:4, :, 1] == 0).all() and (turned['img'][4:, :, 1] == 250).all()
     with pytest.raises(ValueError, match="exif='turn': use 'ignore' or 'rotate'"):
@@ -175,12 +195,28 @@ def test_without_a_dataset_it_is_said_once(photo, said):
 def test_a_dataset_counts_them_in_all_workers(photo, tmp_path, said, workers):
     Image.fromarray(np.full((8, 12), 300, np.uint16)).save(tmp_path / 'deep.png')
     names = ['phone.png', 'deep.png', 'phone.png', 'deep.png']
-    (tmp_path / 'c.json').write_text(json.dumps(
-        [dict(image=name, conversations=[{'from': 'human', 'value': 'What?'},
-                                         {'from': 'gpt', 'value': 'It.'}]) for name in names]))
-    dataset = DATASETS.build(dict(
-        type='LLaVADataset', ann_file='c.json', data_root=str(tmp_path),
-        pipeline=[dict(type='LoadImage')]))
+    (tmp_path / 'c.json').write_text(
+        json.dumps(
+            [
+                dict(
+                    image=name,
+                    conversations=[
+                        {'from': 'human', 'value': 'What?'},
+                        {'from': 'gpt', 'value': 'It.'},
+                    ],
+                )
+                for name in names
+            ]
+        )
+    )
+    dataset = DATASETS.build(
+        dict(
+            type='LLaVADataset',
+            ann_file='c.json',
+            data_root=str(tmp_path),
+            pipeline=[dict(type='LoadImage')],
+        )
+    )
     loader = DataLoader(dataset, num_workers=workers, collate_fn=list)
     assert len([sample for batch in loader for sample in batch]) == 4
     assert dataset.noted == {ROTATION_IGNORED: 2, BY_BITS.format(12): 2}

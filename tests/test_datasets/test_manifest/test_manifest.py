@@ -16,15 +16,34 @@ from pixelsail_mm.registry import DATASETS
 
 DATA = load_manifest()
 # Listings and repeats of the 0.5B co-training mix (reference, section "Config mixes").
-MIX = dict(refcoco=4, refcoco_plus=4, refcocog=4, grefcoco=3, coco_semantic=1, coco_panoptic=1,
-           openpsg_gcg=1, flickr_gcg=1, refcocog_gcg=1, grandf=10, muse=1, pix2cap_seg=2,
-           pix2cap_region=10, osprey_description=10, osprey_conversation=1, osprey_part=1,
-           osprey_lvis=1, osprey_short=1, coco_region_class=1, llava=1)
+MIX = dict(
+    refcoco=4,
+    refcoco_plus=4,
+    refcocog=4,
+    grefcoco=3,
+    coco_semantic=1,
+    coco_panoptic=1,
+    openpsg_gcg=1,
+    flickr_gcg=1,
+    refcocog_gcg=1,
+    grandf=10,
+    muse=1,
+    pix2cap_seg=2,
+    pix2cap_region=10,
+    osprey_description=10,
+    osprey_conversation=1,
+    osprey_part=1,
+    osprey_lvis=1,
+    osprey_short=1,
+    coco_region_class=1,
+    llava=1,
+)
 
 
 def test_the_mix_is_that_of_the_recipe():
-    assert {name: entry['repeats'] for name, entry in DATA['datasets'].items()
-            if 'repeats' in entry} == MIX
+    assert {
+        name: entry['repeats'] for name, entry in DATA['datasets'].items() if 'repeats' in entry
+    } == MIX
 
 
 @pytest.mark.parametrize('name', DATA['datasets'])
@@ -71,16 +90,21 @@ def test_paths_tell_where_their_files_come_from():
     sentence = where_to_get('data/ref_seg/refcoco+/refs(unc).p')
     assert 'RefCOCO+' in sentence and 'refcoco+.zip' in sentence and 'train2014.zip' in sentence
     assert where_to_get('data/coco/train2014') is not None
-    assert 'GranDf' in where_to_get('data/glamm_data/annotations/val_test/'
-                                    'val_gcg_coco_mask_gt.json')
+    assert 'GranDf' in where_to_get(
+        'data/glamm_data/annotations/val_test/val_gcg_coco_mask_gt.json'
+    )
     assert where_to_get('/elsewhere/coco/train2014') == where_to_get('data/coco/train2014')
     assert where_to_get('somewhere/else.json') is None
 
 
 def test_the_page_is_current(repo_root):
-    done = subprocess.run([sys.executable, 'tools/misc/data_docs.py', '--check'], cwd=repo_root,
-                          env={'PYTHONPATH': str(repo_root), 'PATH': ''}, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, 'tools/misc/data_docs.py', '--check'],
+        cwd=repo_root,
+        env={'PYTHONPATH': str(repo_root), 'PATH': ''},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

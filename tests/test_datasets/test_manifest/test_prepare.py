@@ -15,20 +15,28 @@ from pixelsail_mm.registry import DATASETS
 def config(public_layout, tmp_path):
     """A mixture of three readers, grouped by length, and an evaluation without a cache."""
     data = str(public_layout[1])
-    pipeline = [dict(type='LoadImage'), dict(type='LoadMasks'),
-                dict(type='ResizeToGrid', patch_size=8),
-                dict(type='BuildConversation', tokenizer=f'{data}/tokenizer', max_length=1024)]
-    parts = [dataset_cfg(name, root=data, index_cache=str(tmp_path / 'index'))
-             for name in ('refcoco', 'muse', 'llava')]
+    pipeline = [
+        dict(type='LoadImage'),
+        dict(type='LoadMasks'),
+        dict(type='ResizeToGrid', patch_size=8),
+        dict(type='BuildConversation', tokenizer=f'{data}/tokenizer', max_length=1024),
+    ]
+    parts = [
+        dataset_cfg(name, root=data, index_cache=str(tmp_path / 'index'))
+        for name in ('refcoco', 'muse', 'llava')
+    ]
     return dict(
         train_dataloader=dict(
             sampler=dict(type='LengthGroupedSampler'),
-            dataset=dict(type='MixtureDataset', datasets=parts, pipeline=pipeline, seed=3)),
-        val_dataloader=[dict(dataset=dataset_cfg('refcoco', root=data, evaluation='val'))])
+            dataset=dict(type='MixtureDataset', datasets=parts, pipeline=pipeline, seed=3),
+        ),
+        val_dataloader=[dict(dataset=dataset_cfg('refcoco', root=data, evaluation='val'))],
+    )
 
 
 def build_without_annotations(config, monkeypatch):
     """The mixture as a training builds it, which must not parse anything."""
+
     def refuse(*args, **kwargs):
         raise AssertionError('the index was built again')
 
@@ -40,8 +48,9 @@ def build_without_annotations(config, monkeypatch):
 
 def test_a_training_finds_everything(config, monkeypatch):
     done = prepare_config(config, workers=2)
-    assert [part.key for part in done] == [f'train_dataloader.dataset.datasets[{i}]'
-                                           for i in range(3)]
+    assert [part.key for part in done] == [
+        f'train_dataloader.dataset.datasets[{i}]' for i in range(3)
+    ]
     dataset = build_without_annotations(config, monkeypatch)
     assert [part.items for part in done] == [len(part) for part in dataset.datasets]
     lengths = dataset.modality_length
@@ -71,9 +80,13 @@ def test_the_command(config, public_layout, tmp_path, repo_root):
 
     def run(*args):
         return subprocess.run(
-            [sys.executable, 'tools/misc/build_index.py', str(path), *args], cwd=repo_root,
-            env={'PYTHONPATH': str(repo_root), 'PATH': '/usr/bin:/bin'}, capture_output=True,
-            text=True)
+            [sys.executable, 'tools/misc/build_index.py', str(path), *args],
+            cwd=repo_root,
+            env={'PYTHONPATH': str(repo_root), 'PATH': '/usr/bin:/bin'},
+            capture_output=True,
+            text=True,
+        )
+
     done = run('--workers', '2')
     assert done.returncode == 0, done.stderr
     assert 'train_dataloader.dataset.datasets[1]: 16 items' in done.stdout

@@ -16,7 +16,6 @@ worlds = st.integers(1, 4)
 
 
 class Items:
-
     def __init__(self, size):
         self.length = [1 + 7 * index % 11 for index in range(size)]
 
@@ -40,9 +39,9 @@ def interleave(size, batch, world, iters, **kwargs):
 @given(size=sizes, batch=batches, world=worlds)
 def test_every_item_comes_once_per_epoch_over_all_ranks(size, batch, world):
     iters = -(-3 * size // (batch * world))
-    draws = interleave(size, batch, world, iters)[:3 * size]
+    draws = interleave(size, batch, world, iters)[: 3 * size]
     for epoch in range(3):
-        part = draws[epoch * size:(epoch + 1) * size]
+        part = draws[epoch * size : (epoch + 1) * size]
         assert sorted(part) == list(range(epoch * size, (epoch + 1) * size))
 
 
@@ -62,7 +61,7 @@ def test_starting_at_an_offset_equals_slicing(size, batch, world, done):
 @given(size=sizes, batch=batches, world=worlds)
 def test_length_is_whole_iterations_that_cover_an_epoch(size, batch, world):
     lengths = {len(make(size, batch, rank, world)) for rank in range(world)}
-    (length, ) = lengths
+    (length,) = lengths
     assert length % batch == 0
     assert 0 <= length * world - size < batch * world
 

@@ -29,7 +29,7 @@ def test_the_batches_of_one_process_are_dealt_out_to_all(size, batch, world):
     alone = list(make(size, batch))
     assert sum(alone, []) == list(range(size))
     dealt = [part for parts in zip(*ranks(size, batch, world), strict=True) for part in parts]
-    assert dealt[:len(alone)] == alone
+    assert dealt[: len(alone)] == alone
     # What is left of the last round goes to repeats, fewer than there are processes.
     assert len(dealt) - len(alone) < world
     assert all(part in alone for part in dealt)
@@ -48,7 +48,9 @@ def test_numbers_and_lengths(size, batch, world):
 def test_by_hand():
     # Batches 01 23 45 67 8 for two processes: the second one has to repeat one.
     assert [list(sampler) for sampler in ranks(9, 2, 2)] == [
-        [[0, 1], [4, 5], [8]], [[2, 3], [6, 7], [0, 1]]]
+        [[0, 1], [4, 5], [8]],
+        [[2, 3], [6, 7], [0, 1]],
+    ]
     # One batch for three.
     assert [list(sampler) for sampler in ranks(2, 4, 3)] == [[[0, 1]]] * 3
 
@@ -61,10 +63,16 @@ def test_shuffling_is_refused():
 
 @pytest.mark.parametrize('size', [0, 5])
 def test_in_a_data_loader_built_from_a_config(size):
-    loader = FlexibleRunner.build_dataloader(dict(
-        batch_size=2, num_workers=0, dataset=list(range(size)),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        batch_sampler=dict(type='pixelsail_mm.EvaluationBatchSampler'),
-        collate_fn=dict(type='pseudo_collate')), seed=0)
-    assert [list(batch) for batch in loader] == [[0, 1], [2, 3], [4]][:-(-size // 2)]
+    loader = FlexibleRunner.build_dataloader(
+        dict(
+            batch_size=2,
+            num_workers=0,
+            dataset=list(range(size)),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            batch_sampler=dict(type='pixelsail_mm.EvaluationBatchSampler'),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        seed=0,
+    )
+    assert [list(batch) for batch in loader] == [[0, 1], [2, 3], [4]][: -(-size // 2)]
     assert len(loader) == -(-size // 2)

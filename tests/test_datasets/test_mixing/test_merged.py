@@ -28,10 +28,15 @@ class Scripted(PixelDataset):
         return [dict(img_path=f'{i}.png' if i is not None else None) for i in self.images]
 
     def record(self, index, rng, num_turns=None):
-        return dict(img_path=self.get_data_info(index)['img_path'],
-                    conversation=[dict(human=h, gpt=g) for h, g in self.turns][:num_turns],
-                    masks=list(self.masks), meta={}, height=4, width=4,
-                    prompts=[dict(id=k, mask=f'mask {k}') for k in self.ids])
+        return dict(
+            img_path=self.get_data_info(index)['img_path'],
+            conversation=[dict(human=h, gpt=g) for h, g in self.turns][:num_turns],
+            masks=list(self.masks),
+            meta={},
+            height=4,
+            width=4,
+            prompts=[dict(id=k, mask=f'mask {k}') for k in self.ids],
+        )
 
 
 def merge(*datasets, **options):
@@ -78,8 +83,11 @@ def test_boxes_follow_their_masks_or_are_left_out_and_counted():
 
 def test_samples_are_functions_of_seed_and_index():
     first, second = merge(SEG, TEXT, seed=3), merge(SEG, TEXT, seed=3)
-    pick = [[t['human'] for t in dataset[i]['conversation']] for i in range(30)
-            for dataset in (first, second)]
+    pick = [
+        [t['human'] for t in dataset[i]['conversation']]
+        for i in range(30)
+        for dataset in (first, second)
+    ]
     assert pick[::2] == pick[1::2]
 
 
@@ -111,8 +119,10 @@ def test_prompt_ids_are_made_unique_together_with_their_text():
         assert ids[:2] == [0, 1] and len(set(ids)) == 4
         assert [p['mask'] for p in sample['prompts']] == ['mask 0', 'mask 1', 'mask 1', 'mask 0']
         texts = {turn['human']: turn['gpt'] for turn in sample['conversation']}
-        assert texts == {'is <Prompt0> left of <Prompt1>?': 'yes',
-                         f'and <Prompt{ids[2]}>, <Prompt{ids[3]}>?': f'<Prompt{ids[3]}>: no'}
+        assert texts == {
+            'is <Prompt0> left of <Prompt1>?': 'yes',
+            f'and <Prompt{ids[2]}>, <Prompt{ids[3]}>?': f'<Prompt{ids[3]}>: no',
+        }
 
 
 def test_disjoint_prompt_ids_stay():
@@ -122,8 +132,9 @@ def test_disjoint_prompt_ids_stay():
 
 def test_absent_prompts_do_not_name_those_of_another_reader():
     first = Scripted([1], [('<Prompt3>?', '<Prompt3> is not in the image.')], ids=[0])
-    second = Scripted([1], [('<Prompt3>?', 'a dog'), ('<Prompt7>?', '<Prompt7> is not here.')],
-                      ids=[3])
+    second = Scripted(
+        [1], [('<Prompt3>?', 'a dog'), ('<Prompt7>?', '<Prompt7> is not here.')], ids=[3]
+    )
     dataset = merge(first, second)
     for i in range(20):
         sample = dataset[i]
@@ -131,7 +142,7 @@ def test_absent_prompts_do_not_name_those_of_another_reader():
         texts = {turn['gpt']: turn['human'] for turn in sample['conversation']}
         assert texts.pop('<Prompt3> is not in the image.') == '<Prompt3>?'
         assert marked[0] == 0 and texts.pop('a dog') == f'<Prompt{marked[1]}>?'
-        (answer, question), = texts.items()
+        ((answer, question),) = texts.items()
         assert int(re.findall(r'\d+', question)[0]) not in [3, *marked]
         assert answer == question[:-1] + ' is not here.'
 
@@ -159,10 +170,16 @@ def test_readers_in_test_mode_are_refused():
 @pytest.fixture
 def shapes(mini_world, refcoco_cfg):
     """Configs of three readers over the same images."""
-    group = dict(refcoco_cfg, ann_file='refcoco_group/instances.json',
-                 split_file='refcoco_group/refs(unc).p')
-    osprey = dict(type='OspreyDataset', data_root=str(mini_world), shuffle_turns=True,
-                  ann_file='osprey/osprey_train.json', data_prefix=dict(img_path='images'))
+    group = dict(
+        refcoco_cfg, ann_file='refcoco_group/instances.json', split_file='refcoco_group/refs(unc).p'
+    )
+    osprey = dict(
+        type='OspreyDataset',
+        data_root=str(mini_world),
+        shuffle_turns=True,
+        ann_file='osprey/osprey_train.json',
+        data_prefix=dict(img_path='images'),
+    )
     return [dict(refcoco_cfg, replacement=False), dict(group, replacement=False), osprey]
 
 
@@ -186,8 +203,11 @@ def test_real_readers_keep_text_masks_and_prompts_together(shapes, mini_world, w
     assert len(dataset) == world_counts['train']
     for sample in dataset:
         name = sample['img_path'].split('images/')[1]
-        asked = [re.fullmatch(r'Segment (.+)\.', turn['human']) for turn in sample['conversation']
-                 if '[SEG]' in turn['gpt']]
+        asked = [
+            re.fullmatch(r'Segment (.+)\.', turn['human'])
+            for turn in sample['conversation']
+            if '[SEG]' in turn['gpt']
+        ]
         assert sample['masks'] == [masks[name, match.group(1)] for match in asked]
         assert len(sample['conversation']) == len(asked) + 2 and len(asked) >= 4
         text = json.dumps(sample['conversation'])
@@ -199,6 +219,7 @@ def test_real_readers_keep_text_masks_and_prompts_together(shapes, mini_world, w
 def test_described_regions_carry_their_prompt_id(shapes, mini_world):
     """The colour that an answer names is the one under the prompt of the question."""
     from pixelsail_mm.worlds.shapes_world.presets import COLOURS
+
     dataset = merge(*shapes)
     checked = 0
     for sample in dataset:
@@ -220,5 +241,4 @@ def test_missing_files_of_all_readers_are_named(shapes):
     broken = [dict(cfg, ann_file=f'gone{i}.json') for i, cfg in enumerate(shapes)]
     with pytest.raises(MissingFilesError) as caught:
         merge(*broken)
-    assert [key for key, _ in caught.value.missing] == [f'datasets[{i}].ann_file'
-                                                        for i in range(3)]
+    assert [key for key, _ in caught.value.missing] == [f'datasets[{i}].ann_file' for i in range(3)]

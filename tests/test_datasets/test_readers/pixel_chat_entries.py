@@ -26,11 +26,24 @@ def asked(**more):
 
 
 FULL = entry(
-    turn('Where is <Prompt3>?', '<p> This </p> [SEG] and [SEG].', expression='<Prompt3>',
-         no_target=False),
+    turn(
+        'Where is <Prompt3>?',
+        '<p> This </p> [SEG] and [SEG].',
+        expression='<Prompt3>',
+        no_target=False,
+    ),
     turn('Which? A. a B. b', 'B', choices=['a', 'b'], correct='B', references=['b', 'B']),
     turn('<Prompt0>, <Prompt14>, <Prompt1>?', '[SEG], <Prompt2>.'),
-    id='first', height=H, width=W, meta=dict(task='refseg', kind=3),
+    id='first',
+    height=H,
+    width=W,
+    meta=dict(task='refseg', kind=3),
     masks=[dict(union=[POLYGON, RLE, dict(png='m.png')]), dict(png='s.png', ids=[3, 65536]), RLE],
-    prompts=[dict(id=3, mask=POLYGON), dict(id=0, box=[1, 1, 4.5, 4]), dict(id=14, point=[2, 3]),
-             dict(id=1, scribble=[[1, 1], [4, 4]], width=1.5), dict(id=2, absent=True)])
+    prompts=[
+        dict(id=3, mask=POLYGON),
+        dict(id=0, box=[1, 1, 4.5, 4]),
+        dict(id=14, point=[2, 3]),
+        dict(id=1, scribble=[[1, 1], [4, 4]], width=1.5),
+        dict(id=2, absent=True),
+    ],
+)

@@ -34,13 +34,20 @@ def build(tmp_path):
     """Build the reader of hand-written annotations."""
 
     def builder(*annotations, **options):
-        (tmp_path / 'panoptic_train2017.json').write_text(
-            json.dumps(dict(annotations=annotations)))
+        (tmp_path / 'panoptic_train2017.json').write_text(json.dumps(dict(annotations=annotations)))
         for folder in ('images', 'panoptic_train2017'):
             (tmp_path / folder).mkdir(exist_ok=True)
-        return COCORegionClassDataset(**dict(dict(
-            data_root=str(tmp_path), data_prefix=dict(img_path='images'), questions=QUESTIONS,
-            absent_probability=0), **options))
+        return COCORegionClassDataset(
+            **dict(
+                dict(
+                    data_root=str(tmp_path),
+                    data_prefix=dict(img_path='images'),
+                    questions=QUESTIONS,
+                    absent_probability=0,
+                ),
+                **options,
+            )
+        )
 
     return builder
 
@@ -57,22 +64,38 @@ def test_shapes_world(world, tmp_path, split):
     images = {str(world / 'images' / image.file_name): image for image in read_world(world)}
     panoptic.write(list(images.values()), world, tmp_path, np.random.default_rng(0))
     dataset = COCORegionClassDataset(
-        f'{tmp_path}/panoptic_{split}.json', QUESTIONS, [*KINDS, 'background'],
-        data_prefix=dict(img_path=f'{world}/images'), others_probability=0, absent_probability=0,
-        num_turns=15, pipeline=[LoadImage(), LoadVisualPrompts()])
+        f'{tmp_path}/panoptic_{split}.json',
+        QUESTIONS,
+        [*KINDS, 'background'],
+        data_prefix=dict(img_path=f'{world}/images'),
+        others_probability=0,
+        absent_probability=0,
+        num_turns=15,
+        pipeline=[LoadImage(), LoadVisualPrompts()],
+    )
     for sample in dataset:
         image = images[sample['img_path']]
         marked = dict(zip(sample['prompt_ids'], sample['prompt_masks'], strict=True))
         assert len(marked) == len(sample['conversation']) == min(len(image.objects) + 1, 15)
         for turn in sample['conversation']:
             token, name = turn['gpt'].split(': ')
-            mask = marked[int(token[len('<Prompt'):-1])]
-            true = [decode_mask(item.segmentation, *mask.shape, None, 'm')
-                    for item in image.objects if item.attributes['kind'] == name]
+            mask = marked[int(token[len('<Prompt') : -1])]
+            true = [
+                decode_mask(item.segmentation, *mask.shape, None, 'm')
+                for item in image.objects
+                if item.attributes['kind'] == name
+            ]
             if name == 'background':
-                true = [~np.any([decode_mask(item.segmentation, *mask.shape, None, 'm')
-                                 for item in image.objects], axis=0)]
-                true[0][image.height - image.height // 8:] = False
+                true = [
+                    ~np.any(
+                        [
+                            decode_mask(item.segmentation, *mask.shape, None, 'm')
+                            for item in image.objects
+                        ],
+                        axis=0,
+                    )
+                ]
+                true[0][image.height - image.height // 8 :] = False
             assert any((mask == t).all() for t in true)
 
 
@@ -80,7 +103,7 @@ def test_the_true_name_is_among_ten_candidates(build):
     dataset = build(entry(1), others_probability=0)
     places, seen, sizes = Counter(), set(), Counter()
     for i in range(600):
-        (turn, ) = dataset[i]['conversation']
+        (turn,) = dataset[i]['conversation']
         question, candidates = split_question(turn)
         k = dataset[i]['prompts'][0]['id']
         assert question in {q.replace('<region>', f'<Prompt{k}>') for q in QUESTIONS}
@@ -99,8 +122,10 @@ def test_a_list_with_the_true_name_is_not_shuffled_again(build):
     """With all names drawn, the list has the order of the draw: that of the same draw for any."""
     options = dict(names=['person', 'dog', 'cat', 'cow'], others_probability=0)
     for i in range(5):
-        lists = [split_question(build(entry(category), **options)[i]['conversation'][0])[1]
-                 for category in (1, 18)]
+        lists = [
+            split_question(build(entry(category), **options)[i]['conversation'][0])[1]
+            for category in (1, 18)
+        ]
         assert lists[0] == lists[1]
 
 
@@ -110,8 +135,9 @@ def test_others_is_the_answer_when_the_true_name_is_removed(build):
         for turn in dataset[i]['conversation']:
             token, answer = turn['gpt'].split(': ')
             assert answer == 'others.'
-            number, = (p['mask']['ids'][0] for p in dataset[i]['prompts']
-                       if f'<Prompt{p["id"]}>' == token)
+            (number,) = (
+                p['mask']['ids'][0] for p in dataset[i]['prompts'] if f'<Prompt{p["id"]}>' == token
+            )
             rest = {1: {'dog', 'cat'}, 2: {'person', 'cat'}}[number]
             *names, last = split_question(turn)[1]
             assert set(names) == rest and len(names) == 2 and last == 'others'
@@ -146,12 +172,13 @@ def test_the_first_five_of_the_shuffled_segments_are_marked(build):
         assert len(prompts) == len(record['conversation']) == 5 and record['masks'] == []
         for turn in record['conversation']:
             token, name = turn['gpt'].split(': ')
-            number, = prompts[token]['ids']
+            (number,) = prompts[token]['ids']
             assert name == load_coco_panoptic_names()[number]
             seen[number] += 1
     assert set(seen) == set(range(1, 9)) and min(seen.values()) > 90  # 125 expected
-    assert record['meta'] == dict(sample_id='COCORegionClassDataset/7', task='region_class',
-                                  dataset='COCORegionClassDataset')
+    assert record['meta'] == dict(
+        sample_id='COCORegionClassDataset/7', task='region_class', dataset='COCORegionClassDataset'
+    )
     rng = np.random.default_rng(0)
     assert len(dataset.record(0, rng, num_turns=2)['prompts']) == 2
     many = build(entry(*[1] * 40), num_turns=40)
@@ -169,14 +196,21 @@ def test_a_test_item_is_a_segment_with_all_names(build):
     options = dict(test_mode=True, absent_probability=1, others_probability=1)
     first, second = build(entry(1, 199), **options)
     listed = ', '.join(NAMES)
-    assert first['conversation'] == [dict(
-        human=f'What is <Prompt0>?{LISTED}{listed}, others.', gpt='<Prompt0>: person')]
+    assert first['conversation'] == [
+        dict(human=f'What is <Prompt0>?{LISTED}{listed}, others.', gpt='<Prompt0>: person')
+    ]
     assert second['conversation'][0]['gpt'] == '<Prompt0>: wall'
     assert [(p['id'], p['mask']['ids']) for p in second['prompts']] == [(0, [2])]
     assert second['meta'] == dict(
-        sample_id='COCORegionClassDataset/7_2', dataset='COCORegionClassDataset',
-        task='region_class', image_id=7, segment_id=2, category_id=199, class_name='wall',
-        candidates=NAMES)
+        sample_id='COCORegionClassDataset/7_2',
+        dataset='COCORegionClassDataset',
+        task='region_class',
+        image_id=7,
+        segment_id=2,
+        category_id=199,
+        class_name='wall',
+        candidates=NAMES,
+    )
     dataset = build(entry(1), names=['dog', 'cat'], **options)
     assert plain(dataset[0]) == plain(dataset[1]), 'nothing is drawn'
     assert dataset[0]['meta']['candidates'] == ['dog', 'cat', 'person']

@@ -23,8 +23,12 @@ from pixelsail_mm.worlds.shapes_world.formats.gcg import write as write_world
 from pixelsail_mm.worlds.shapes_world.formats.world import read_world
 
 QUESTIONS = ['Caption it.', 'What is there?']
-FILES = {'RefCOCOgGCGDataset': 'RefCOCOg_GCG', 'GranDfDataset': 'GranDf_HA_GCG',
-         'OpenPSGGCGDataset': 'OpenPsgGCG', 'FlickrGCGDataset': 'flickr_mergedGT_GCG'}
+FILES = {
+    'RefCOCOgGCGDataset': 'RefCOCOg_GCG',
+    'GranDfDataset': 'GranDf_HA_GCG',
+    'OpenPSGGCGDataset': 'OpenPsgGCG',
+    'FlickrGCGDataset': 'flickr_mergedGT_GCG',
+}
 CAPTION = 'A dog chases a red cat.'
 DOG, CAT = (0, 5), (13, 22)
 
@@ -35,8 +39,14 @@ def write(tmp_path):
 
     def writer(kind, content, **options):
         (tmp_path / 'gcg.json').write_text(json.dumps(content))
-        return dict(type=kind, ann_file='gcg.json', data_root=str(tmp_path), questions=QUESTIONS,
-                    data_prefix=dict(img_path='images'), **options)
+        return dict(
+            type=kind,
+            ann_file='gcg.json',
+            data_root=str(tmp_path),
+            questions=QUESTIONS,
+            data_prefix=dict(img_path='images'),
+            **options,
+        )
 
     return writer
 
@@ -52,14 +62,26 @@ def refcocog(caption, *refs, image_id='7'):
 
 def grandf(caption=CAPTION, **groundings):
     """Groundings as word=(start, end, masks), or None."""
-    return dict(file_name='folder/sa_12.jpg', caption=caption, groundings={
-        word: value and dict(token_positives=list(value[:2]), rle_masks=value[2])
-        for word, value in groundings.items()})
+    return dict(
+        file_name='folder/sa_12.jpg',
+        caption=caption,
+        groundings={
+            word: value and dict(token_positives=list(value[:2]), rle_masks=value[2])
+            for word, value in groundings.items()
+        },
+    )
 
 
 def flickr(*annotations, **image):
-    annotations = [{**dict(image_id=3, bbox=[1, 1, 5, 5], area=20, tokens_positive=[list(DOG)],
-                           sam_mask='mask'), **annotation} for annotation in annotations]
+    annotations = [
+        {
+            **dict(
+                image_id=3, bbox=[1, 1, 5, 5], area=20, tokens_positive=[list(DOG)], sam_mask='mask'
+            ),
+            **annotation,
+        }
+        for annotation in annotations
+    ]
     image = {**dict(id=3, file_name='b.jpg', height=40, width=50, caption=CAPTION), **image}
     return dict(images=[image], annotations=annotations)
 
@@ -69,6 +91,7 @@ def answer(dataset, index=0):
 
 
 # Tagging.
+
 
 def test_phrases_are_tagged_in_the_order_of_their_start():
     grounded = ground_caption(CAPTION, [(*CAT, ['cat']), (*DOG, ['dog'])])
@@ -111,11 +134,14 @@ def test_spans_without_a_mask_are_dropped():
     assert ground_caption(CAPTION, [(*DOG, [])]).dropped == {NO_MASK: 1}
 
 
-@pytest.mark.parametrize('before, after', [('"', '"'), (' "', '" '), ('', ''), ('" ', ''),
-                                           ('\n', '"')])
+@pytest.mark.parametrize(
+    'before, after', [('"', '"'), (' "', '" '), ('', ''), ('" ', ''), ('\n', '"')]
+)
 def test_stripping_quotes_does_not_shift_the_spans(before, after):
-    moved = [(start + len(before), end + len(before), [name])
-             for start, end, name in ((*DOG, 'dog'), (*CAT, 'cat'))]
+    moved = [
+        (start + len(before), end + len(before), [name])
+        for start, end, name in ((*DOG, 'dog'), (*CAT, 'cat'))
+    ]
     grounded = ground_caption(f'{before}{CAPTION}{after}', moved)
     assert grounded.phrases == ['A dog', 'a red cat'] and grounded.caption == CAPTION
 
@@ -127,18 +153,24 @@ def test_blanks_and_outer_quotes_do_not_belong_to_a_phrase():
     assert same.masks == [dict(union=['x', 'y'])]
 
 
-@given(st.text('ab "\n.', max_size=30),
-       st.lists(st.tuples(st.integers(-3, 32), st.integers(-3, 32)), max_size=8),
-       st.randoms())
+@given(
+    st.text('ab "\n.', max_size=30),
+    st.lists(st.tuples(st.integers(-3, 32), st.integers(-3, 32)), max_size=8),
+    st.randoms(),
+)
 def test_tagging_never_changes_the_text(caption, positions, shuffler):
     spans = [(start, end, [i]) for i, (start, end) in enumerate(positions)]
     grounded = ground_caption(caption, spans)
-    assert re.sub(r'<p> (.*?) </p> \[SEG\]', r'\1', grounded.answer, flags=re.S) == \
-        grounded.caption == caption.strip(' "\n')
+    assert (
+        re.sub(r'<p> (.*?) </p> \[SEG\]', r'\1', grounded.answer, flags=re.S)
+        == grounded.caption
+        == caption.strip(' "\n')
+    )
     found = re.findall(r'<p> (.*?) </p> \[SEG\]', grounded.answer, flags=re.S)
     assert found == grounded.phrases and len(found) == len(grounded.masks)
-    kept = [n for mask in grounded.masks for n in (mask['union'] if isinstance(mask, dict)
-                                                   else [mask])]
+    kept = [
+        n for mask in grounded.masks for n in (mask['union'] if isinstance(mask, dict) else [mask])
+    ]
     assert len(kept) + sum(grounded.dropped.values()) == len(spans) and len(set(kept)) == len(kept)
     for n in kept:
         assert caption[slice(*positions[n])].strip(' "\n') in grounded.caption
@@ -147,6 +179,7 @@ def test_tagging_never_changes_the_text(caption, positions, shuffler):
 
 
 # RefCOCOg.
+
 
 def test_refcocog_sentences_are_lower_cased_and_found(write):
     entry = refcocog('The Man feeds A dog', ('A Dog', 1), ('the man', 2))
@@ -172,9 +205,14 @@ def test_refcocog_duplicate_sentences_share_the_first_place(write):
 
 # GranDf and OpenPSG.
 
+
 def test_grandf_groundings(write):
-    entry = grandf(f'"{CAPTION}"', cat=(CAT[0] + 1, CAT[1] + 1, ['m', 'n']), sky=None,
-                   dog=(DOG[0] + 1, DOG[1] + 1, ['o']))
+    entry = grandf(
+        f'"{CAPTION}"',
+        cat=(CAT[0] + 1, CAT[1] + 1, ['m', 'n']),
+        sky=None,
+        dog=(DOG[0] + 1, DOG[1] + 1, ['o']),
+    )
     for kind in ('GranDfDataset', 'OpenPSGGCGDataset'):
         dataset = DATASETS.build(write(kind, [entry]))
         assert answer(dataset) == '<p> A dog </p> [SEG] chases <p> a red cat </p> [SEG].'
@@ -184,13 +222,30 @@ def test_grandf_groundings(write):
 
 # Captions in quotes: token_positives count in the text with or without them.
 
-@pytest.mark.parametrize('quoted, shift', [
-    (f'"{CAPTION}"', 0), (f'"{CAPTION}"', 1), (f'" {CAPTION}"', 0), (f'" {CAPTION}"', 1),
-    (f'" {CAPTION}"', 2), (f' "{CAPTION}" ', 0), (f' "{CAPTION}" ', 2), (CAPTION, 0)])
+
+@pytest.mark.parametrize(
+    'quoted, shift',
+    [
+        (f'"{CAPTION}"', 0),
+        (f'"{CAPTION}"', 1),
+        (f'" {CAPTION}"', 0),
+        (f'" {CAPTION}"', 1),
+        (f'" {CAPTION}"', 2),
+        (f' "{CAPTION}" ', 0),
+        (f' "{CAPTION}" ', 2),
+        (CAPTION, 0),
+    ],
+)
 @pytest.mark.parametrize('kind', ['GranDfDataset', 'OpenPSGGCGDataset'])
 def test_the_phrases_say_how_their_positions_count(write, kind, quoted, shift):
-    entry = grandf(quoted, **{'"A Dog"': (DOG[0] + shift, DOG[1] + shift, ['o']),
-                              'a red cat': (CAT[0] + shift, CAT[1] + shift, ['m']), 'sky': None})
+    entry = grandf(
+        quoted,
+        **{
+            '"A Dog"': (DOG[0] + shift, DOG[1] + shift, ['o']),
+            'a red cat': (CAT[0] + shift, CAT[1] + shift, ['m']),
+            'sky': None,
+        },
+    )
     dataset = DATASETS.build(write(kind, [entry]))
     assert answer(dataset) == '<p> A dog </p> [SEG] chases <p> a red cat </p> [SEG].'
     assert not dataset.noted and not dataset.skipped
@@ -198,27 +253,33 @@ def test_the_phrases_say_how_their_positions_count(write, kind, quoted, shift):
 
 def test_phrases_elsewhere_than_their_positions_are_counted_and_said_once(write, said):
     """Most phrases of a caption decide; of the other ones the positions are taken."""
-    entry = grandf(f'"{CAPTION}"', **{'A dog': (*DOG, ['o']), 'a red cat': (*CAT, ['m']),
-                                      'the chase': (6, 12, ['n'])})
+    entry = grandf(
+        f'"{CAPTION}"',
+        **{'A dog': (*DOG, ['o']), 'a red cat': (*CAT, ['m']), 'the chase': (6, 12, ['n'])},
+    )
     dataset = DATASETS.build(write('GranDfDataset', [entry, entry]))
-    assert answer(dataset) == ('<p> A dog </p> [SEG] <p> chases </p> [SEG] <p> a red cat </p> '
-                               '[SEG].')
+    assert answer(dataset) == (
+        '<p> A dog </p> [SEG] <p> chases </p> [SEG] <p> a red cat </p> [SEG].'
+    )
     assert dataset.noted == {ELSEWHERE: 2} and not dataset.skipped
     assert said == [f'GranDfDataset: 2 x {ELSEWHERE}']
 
 
 def test_the_counts_of_what_was_read_otherwise_come_with_a_cached_index(write, tmp_path):
-    cfg = write('GranDfDataset', [grandf(fish=(*DOG, ['m']))],
-                index_cache=str(tmp_path / 'cache'))
+    cfg = write('GranDfDataset', [grandf(fish=(*DOG, ['m']))], index_cache=str(tmp_path / 'cache'))
     for _ in range(2):
         assert DATASETS.build(cfg).noted == {ELSEWHERE: 1}
 
 
 # Flickr.
 
+
 def test_flickr_joins_the_boxes_of_a_phrase(write):
-    content = flickr(dict(sam_mask='a'), dict(tokens_positive=[list(CAT), list(DOG)], sam_mask='b'),
-                     dict(sam_mask='c'))
+    content = flickr(
+        dict(sam_mask='a'),
+        dict(tokens_positive=[list(CAT), list(DOG)], sam_mask='b'),
+        dict(sam_mask='c'),
+    )
     sample = DATASETS.build(write('FlickrGCGDataset', content))[0]
     assert sample['masks'] == [dict(union=['a', 'c']), 'b']
     assert (sample['height'], sample['width']) == (40, 50)
@@ -232,18 +293,34 @@ def test_flickr_sizes_may_be_text(write):
         DATASETS.build(write('FlickrGCGDataset', flickr({}, height='tall')))
 
 
-@pytest.mark.parametrize('fault', [
-    dict(ignore=1), dict(area=0), dict(bbox=[60, 1, 5, 5]), dict(bbox=[-9, 1, 5, 5]),
-    dict(bbox=[1, 1, 0.5, 5]), dict(bbox=[1, 1, 5, 0]), dict(sam_mask=None)])
+@pytest.mark.parametrize(
+    'fault',
+    [
+        dict(ignore=1),
+        dict(area=0),
+        dict(bbox=[60, 1, 5, 5]),
+        dict(bbox=[-9, 1, 5, 5]),
+        dict(bbox=[1, 1, 0.5, 5]),
+        dict(bbox=[1, 1, 5, 0]),
+        dict(sam_mask=None),
+    ],
+)
 def test_flickr_leaves_annotations_out(write, fault):
     content = flickr(fault, dict(sam_mask='good', tokens_positive=[list(CAT)]))
     dataset = DATASETS.build(write('FlickrGCGDataset', content))
     assert dataset[0]['masks'] == ['good'] and sum(dataset.skipped.values()) == 1
 
 
-@pytest.mark.parametrize('image, kept', [
-    (dict(caption='two words'), False), (dict(caption='three small words'), True),
-    (dict(height=31), False), (dict(width=31), False), (dict(height=32, width=32), True)])
+@pytest.mark.parametrize(
+    'image, kept',
+    [
+        (dict(caption='two words'), False),
+        (dict(caption='three small words'), True),
+        (dict(height=31), False),
+        (dict(width=31), False),
+        (dict(height=32, width=32), True),
+    ],
+)
 def test_flickr_filters_images(write, image, kept):
     cfg = write('FlickrGCGDataset', flickr({}, **image))
     if kept:
@@ -255,6 +332,7 @@ def test_flickr_filters_images(write, image, kept):
 
 # What all share.
 
+
 def test_questions_are_drawn_and_samples_reproducible(write):
     cfg = write('GranDfDataset', [grandf(dog=(*DOG, ['m']))])
     first, second = (DATASETS.build(dict(cfg, seed=5)) for _ in range(2))
@@ -262,8 +340,9 @@ def test_questions_are_drawn_and_samples_reproducible(write):
     assert [s['conversation'] for s in samples] == [second[i]['conversation'] for i in range(12)]
     assert {sample['conversation'][0]['human'] for sample in samples} == set(QUESTIONS)
     assert all(len(sample['conversation']) == 1 and sample['prompts'] == [] for sample in samples)
-    assert samples[0]['meta'] == dict(sample_id='GranDfDataset/0', dataset='GranDfDataset',
-                                      task='gcg')
+    assert samples[0]['meta'] == dict(
+        sample_id='GranDfDataset/0', dataset='GranDfDataset', task='gcg'
+    )
 
 
 def test_test_mode_asks_one_question_and_keeps_captions_without_phrases(write):
@@ -274,17 +353,26 @@ def test_test_mode_asks_one_question_and_keeps_captions_without_phrases(write):
     assert TEST_QUESTION.startswith('Could you please give me a detailed description of the image?')
     assert 'interleaved segmentation masks' in TEST_QUESTION
     assert dataset[0]['meta'] == dict(
-        sample_id='GranDfDataset/0', dataset='GranDfDataset', task='gcg', image_id='sa_12',
-        caption=CAPTION, phrases=['A dog'])
+        sample_id='GranDfDataset/0',
+        dataset='GranDfDataset',
+        task='gcg',
+        image_id='sa_12',
+        caption=CAPTION,
+        phrases=['A dog'],
+    )
     assert answer(dataset, 1) == 'nothing here' and dataset[1]['masks'] == []
     assert dataset[0]['conversation'] == dataset[2]['conversation']
     own = DATASETS.build(dict(cfg, test_question='five     blanks?'))
     assert own[0]['conversation'][0]['human'] == 'five     blanks?'
 
 
-@pytest.mark.parametrize('kind, content, image_id', [
-    ('RefCOCOgGCGDataset', [refcocog('a dog', ('dog', 1), image_id='42')], '42'),
-    ('FlickrGCGDataset', flickr({}), 3)])
+@pytest.mark.parametrize(
+    'kind, content, image_id',
+    [
+        ('RefCOCOgGCGDataset', [refcocog('a dog', ('dog', 1), image_id='42')], '42'),
+        ('FlickrGCGDataset', flickr({}), 3),
+    ],
+)
 def test_image_ids_of_the_other_formats(write, kind, content, image_id):
     assert DATASETS.build(write(kind, content, test_mode=True))[0]['meta']['image_id'] == image_id
 
@@ -296,21 +384,36 @@ def test_captions_without_phrases_are_counted_in_training(write):
 
 
 BROKEN_GRANDF = [
-    grandf('a [SEG] dog', dog=(0, 1, ['m'])), grandf('a <p> dog', dog=(0, 1, ['m'])),
-    grandf('" "'), dict(grandf(), caption=3), dict(grandf(), groundings=[1]),
-    grandf(dog=('0', 5, ['m'])), grandf(dog=(0, 2.5, ['m'])), grandf(dog=(0, 5, None)),
-    dict(grandf(), groundings=dict(dog=4)), dict(grandf(dog=(*DOG, ['m'])), file_name=None),
-    *(dict(grandf(dog=(*DOG, ['m'])), height=height) for height in ('tall', '4.5', '-3', '', 0))]
+    grandf('a [SEG] dog', dog=(0, 1, ['m'])),
+    grandf('a <p> dog', dog=(0, 1, ['m'])),
+    grandf('" "'),
+    dict(grandf(), caption=3),
+    dict(grandf(), groundings=[1]),
+    grandf(dog=('0', 5, ['m'])),
+    grandf(dog=(0, 2.5, ['m'])),
+    grandf(dog=(0, 5, None)),
+    dict(grandf(), groundings=dict(dog=4)),
+    dict(grandf(dog=(*DOG, ['m'])), file_name=None),
+    *(dict(grandf(dog=(*DOG, ['m'])), height=height) for height in ('tall', '4.5', '-3', '', 0)),
+]
 BROKEN_REFCOCOG = [
     {'1': dict(img_file_name='a.jpg', caption=None, refs=[])},
     {'1': dict(img_file_name='a.jpg', caption='a dog', refs={})},
     {'1': dict(img_file_name='a.jpg', caption='a dog', refs=[dict(sentence=1)])},
-    {'1': dict(img_file_name='a.jpg', caption='a dog', refs=['dog'])}]
+    {'1': dict(img_file_name='a.jpg', caption='a dog', refs=['dog'])},
+]
 
 
-@pytest.mark.parametrize('kind, broken, good', [
-    *(('GranDfDataset', entry, grandf(dog=(*DOG, ['m']))) for entry in BROKEN_GRANDF),
-    *(('RefCOCOgGCGDataset', entry, refcocog('a dog', ('dog', 1))) for entry in BROKEN_REFCOCOG)])
+@pytest.mark.parametrize(
+    'kind, broken, good',
+    [
+        *(('GranDfDataset', entry, grandf(dog=(*DOG, ['m']))) for entry in BROKEN_GRANDF),
+        *(
+            ('RefCOCOgGCGDataset', entry, refcocog('a dog', ('dog', 1)))
+            for entry in BROKEN_REFCOCOG
+        ),
+    ],
+)
 def test_broken_entries_are_counted_in_training_and_fatal_in_tests(write, kind, broken, good):
     dataset = DATASETS.build(write(kind, [broken, good]))
     assert len(dataset) == 1 and sum(dataset.skipped.values()) == 1
@@ -318,27 +421,40 @@ def test_broken_entries_are_counted_in_training_and_fatal_in_tests(write, kind, 
         DATASETS.build(write(kind, [broken, good], test_mode=True))
 
 
-@pytest.mark.parametrize('fault, key', [
-    (dict(bbox=None), r'annotations\[0\].bbox'), (dict(bbox=[1, 2, '3', 4]), 'bbox'),
-    (dict(area='big'), 'area'), (dict(tokens_positive=[]), 'tokens_positive'),
-    (dict(tokens_positive=None), 'tokens_positive'),
-    (dict(tokens_positive=[5]), 'tokens_positive')])
+@pytest.mark.parametrize(
+    'fault, key',
+    [
+        (dict(bbox=None), r'annotations\[0\].bbox'),
+        (dict(bbox=[1, 2, '3', 4]), 'bbox'),
+        (dict(area='big'), 'area'),
+        (dict(tokens_positive=[]), 'tokens_positive'),
+        (dict(tokens_positive=None), 'tokens_positive'),
+        (dict(tokens_positive=[5]), 'tokens_positive'),
+    ],
+)
 def test_broken_annotations_of_flickr_are_named(write, fault, key):
     with pytest.raises(BadSampleError, match=key):
         DATASETS.build(write('FlickrGCGDataset', flickr(fault), test_mode=True))
 
 
-@pytest.mark.parametrize('kind, content, key', [
-    ('GranDfDataset', {}, 'JSON list'), ('GranDfDataset', [dict(caption='a')], r'\[0\].*file_name'),
-    ('GranDfDataset', [], 'no item'), ('GranDfDataset', [7], r'\[0\]: must be a dict'),
-    ('RefCOCOgGCGDataset', [dict(a=1, b=2)], 'only key'),
-    ('RefCOCOgGCGDataset', [{'5': dict(caption='a')}], r'\[0\].5.*refs'),
-    ('RefCOCOgGCGDataset', [], 'no item'),
-    ('FlickrGCGDataset', [], 'JSON dict'), ('FlickrGCGDataset', dict(images=[]), 'annotations'),
-    ('FlickrGCGDataset', dict(images=[], annotations={}), 'must be a list'),
-    ('FlickrGCGDataset', dict(images=[], annotations=[]), 'no item'),
-    ('FlickrGCGDataset', dict(images=[], annotations=[{}]), r'annotations\[0\].*image_id'),
-    ('FlickrGCGDataset', dict(images=[dict(id=1)], annotations=[]), r'images\[0\].*caption')])
+@pytest.mark.parametrize(
+    'kind, content, key',
+    [
+        ('GranDfDataset', {}, 'JSON list'),
+        ('GranDfDataset', [dict(caption='a')], r'\[0\].*file_name'),
+        ('GranDfDataset', [], 'no item'),
+        ('GranDfDataset', [7], r'\[0\]: must be a dict'),
+        ('RefCOCOgGCGDataset', [dict(a=1, b=2)], 'only key'),
+        ('RefCOCOgGCGDataset', [{'5': dict(caption='a')}], r'\[0\].5.*refs'),
+        ('RefCOCOgGCGDataset', [], 'no item'),
+        ('FlickrGCGDataset', [], 'JSON dict'),
+        ('FlickrGCGDataset', dict(images=[]), 'annotations'),
+        ('FlickrGCGDataset', dict(images=[], annotations={}), 'must be a list'),
+        ('FlickrGCGDataset', dict(images=[], annotations=[]), 'no item'),
+        ('FlickrGCGDataset', dict(images=[], annotations=[{}]), r'annotations\[0\].*image_id'),
+        ('FlickrGCGDataset', dict(images=[dict(id=1)], annotations=[]), r'images\[0\].*caption'),
+    ],
+)
 def test_damaged_files_are_named(write, kind, content, key):
     with pytest.raises(AnnotationError, match=rf'gcg.json: .*{key}'):
         DATASETS.build(write(kind, content))
@@ -346,11 +462,14 @@ def test_damaged_files_are_named(write, kind, content, key):
 
 def true_mask(image, phrase):
     """Pixels of what a phrase names: a group's sentence, or an object's own description."""
-    masks = [decode_mask(item.segmentation, image.height, image.width, None, 'm')
-             for item in image.objects]
+    masks = [
+        decode_mask(item.segmentation, image.height, image.width, None, 'm')
+        for item in image.objects
+    ]
     members = {i for group in image.groups if group.sentence == phrase for i in group.members}
-    members |= {i for i, item in enumerate(image.objects)
-                if phrase.lower() == f'a {item.description}'}
+    members |= {
+        i for i, item in enumerate(image.objects) if phrase.lower() == f'a {item.description}'
+    }
     return np.logical_or.reduce([masks[i] for i in members])
 
 
@@ -359,9 +478,13 @@ def test_reads_shapes_world(world, tmp_path, kind):
     images = read_world(world)
     write_world(images, world, tmp_path, np.random.default_rng(0))
     by_file = {str(world / 'images' / image.file_name): image for image in images}
-    cfg = dict(type=kind, ann_file=str(tmp_path / f'annotations/{FILES[kind]}_train.json'),
-               data_prefix=dict(img_path=str(world / 'images')), questions=QUESTIONS,
-               pipeline=[dict(type='LoadImage'), dict(type='LoadMasks')])
+    cfg = dict(
+        type=kind,
+        ann_file=str(tmp_path / f'annotations/{FILES[kind]}_train.json'),
+        data_prefix=dict(img_path=str(world / 'images')),
+        questions=QUESTIONS,
+        pipeline=[dict(type='LoadImage'), dict(type='LoadMasks')],
+    )
     train = DATASETS.build(cfg)
     assert len(train) == 24
     unions = 0
@@ -373,10 +496,13 @@ def test_reads_shapes_world(world, tmp_path, kind):
             assert (mask == true_mask(image, phrase)).all()
         unions += sum('union' in mask for mask in sample['masks'] if isinstance(mask, dict))
     assert unions > 5
-    dropped = {'RefCOCOgGCGDataset': {OUTSIDE: 24}, 'FlickrGCGDataset': {
-        OVERLAPPING: 24, 'annotation marked as ignore': 24}}.get(kind, {})
+    dropped = {
+        'RefCOCOgGCGDataset': {OUTSIDE: 24},
+        'FlickrGCGDataset': {OVERLAPPING: 24, 'annotation marked as ignore': 24},
+    }.get(kind, {})
     assert train.skipped == dropped
-    test = DATASETS.build(dict(cfg, ann_file=cfg['ann_file'].replace('train', 'test'),
-                               test_mode=True))
+    test = DATASETS.build(
+        dict(cfg, ann_file=cfg['ann_file'].replace('train', 'test'), test_mode=True)
+    )
     assert len(test) == 12
     assert all(len(s['meta']['phrases']) == len(s['gt_masks']) for s in test)

@@ -25,9 +25,16 @@ def annotation(ann_id, segmentation=None, **more):
 
 
 def reference(ref_id, ann_id, *sentences, split='train', image_id=1):
-    return dict(ref_id=ref_id, ann_id=ann_id, image_id=image_id, split=split,
-                sentences=[s if isinstance(s, dict) else dict(raw=s, sent_id=10 * ref_id + i)
-                           for i, s in enumerate(sentences)])
+    return dict(
+        ref_id=ref_id,
+        ann_id=ann_id,
+        image_id=image_id,
+        split=split,
+        sentences=[
+            s if isinstance(s, dict) else dict(raw=s, sent_id=10 * ref_id + i)
+            for i, s in enumerate(sentences)
+        ],
+    )
 
 
 @pytest.fixture
@@ -37,12 +44,19 @@ def write(tmp_path):
     def writer(annotations, refs, as_pickle=False, **options):
         images = [dict(id=i, file_name=f'{i}.jpg', height=8, width=10) for i in (1, 2)]
         (tmp_path / 'instances.json').write_text(
-            json.dumps(dict(images=images, annotations=annotations)))
+            json.dumps(dict(images=images, annotations=annotations))
+        )
         name = 'grefs(unc).p' if as_pickle else 'grefs(unc).json'
         content = pickle.dumps(refs, 2) if as_pickle else json.dumps(refs).encode()
         (tmp_path / name).write_bytes(content)
-        return dict(type='GRefCOCODataset', data_root=str(tmp_path), split_file=name,
-                    data_prefix=dict(img_path='images'), questions=['Find {x}'], **options)
+        return dict(
+            type='GRefCOCODataset',
+            data_root=str(tmp_path),
+            split_file=name,
+            data_prefix=dict(img_path='images'),
+            questions=['Find {x}'],
+            **options,
+        )
 
     return writer
 
@@ -59,8 +73,11 @@ def phrases(record):
 def test_one_two_and_no_targets(write, as_pickle):
     refs = [reference(1, [1], 'One.'), reference(2, [1, 2], ' Both '), reference(3, [-1], 'none')]
     dataset = DATASETS.build(write([annotation(1), annotation(2)], refs, as_pickle))
-    masks = dict(one=dict(union=[annotation(1)['segmentation']]),
-                 both=dict(union=[annotation(i)['segmentation'] for i in (1, 2)]), none=[])
+    masks = dict(
+        one=dict(union=[annotation(1)['segmentation']]),
+        both=dict(union=[annotation(i)['segmentation'] for i in (1, 2)]),
+        none=[],
+    )
     seen, answers = set(), set()
     for i in range(30):
         record = dataset[i]
@@ -88,23 +105,40 @@ def test_every_mask_spelling_joins_one_mask(write):
     annotations[3]['segmentation'] = None
     dataset = DATASETS.build(write(annotations, [reference(1, [1, 2, 3, 4], 'all')]))
     mask = decode_mask(dataset[0]['masks'][0], 8, 10, None, 'm')
-    assert np.array_equal(mask, decode_mask(SQUARE, 8, 10, None, 'm')
-                          | decode_mask(rle, 8, 10, None, 'm'))
+    assert np.array_equal(
+        mask, decode_mask(SQUARE, 8, 10, None, 'm') | decode_mask(rle, 8, 10, None, 'm')
+    )
     dataset = DATASETS.build(write([annotation(1, packed)], [reference(1, [1], 'packed')]))
     assert dataset[0]['masks'][0] == dict(union=[packed])
 
 
 def test_a_test_item_is_one_sentence_as_the_file_normalises_it(write):
-    refs = [reference(1, [1, 2], dict(raw='The TWO, left.', sent='the two left', sent_id=7),
-                      dict(raw='Pair.', sent_id=8)), reference(2, [-1], 'none')]
-    dataset = DATASETS.build(dict(write([annotation(1), annotation(2)], refs), test_mode=True,
-                                  name='dev'))
+    refs = [
+        reference(
+            1,
+            [1, 2],
+            dict(raw='The TWO, left.', sent='the two left', sent_id=7),
+            dict(raw='Pair.', sent_id=8),
+        ),
+        reference(2, [-1], 'none'),
+    ]
+    dataset = DATASETS.build(
+        dict(write([annotation(1), annotation(2)], refs), test_mode=True, name='dev')
+    )
     both, pair, none = dataset
-    assert both['conversation'] == [dict(human='Please segment the two left in this image.',
-                                         gpt='It is [SEG].')]
+    assert both['conversation'] == [
+        dict(human='Please segment the two left in this image.', gpt='It is [SEG].')
+    ]
     assert both['meta'] == dict(
-        sample_id='dev/1_7', dataset='dev', task='refseg', expression='the two left', image_id=1,
-        ref_id=1, ann_id=[1, 2], no_target=False)
+        sample_id='dev/1_7',
+        dataset='dev',
+        task='refseg',
+        expression='the two left',
+        image_id=1,
+        ref_id=1,
+        ann_id=[1, 2],
+        no_target=False,
+    )
     assert pair['meta']['expression'] == 'pair'
     assert none['meta']['no_target'] is True and none['masks'] == [[]]
     assert none['conversation'][0]['gpt'] == 'No target [SEG].'
@@ -118,8 +152,12 @@ def test_training_cleans_the_raw_text(write):
 def test_crowds_belong_to_the_target_in_training_only(write):
     annotations = [annotation(1), annotation(2, iscrowd=1)]
     cfg = write(annotations, [reference(1, [1, 2], 'both'), reference(2, [2], 'crowd')])
-    masks = {phrase: mask for i in range(9) for record in [DATASETS.build(cfg)[i]]
-             for phrase, mask in zip(phrases(record), record['masks'])}
+    masks = {
+        phrase: mask
+        for i in range(9)
+        for record in [DATASETS.build(cfg)[i]]
+        for phrase, mask in zip(phrases(record), record['masks'])
+    }
     assert {phrase: len(mask['union']) for phrase, mask in masks.items()} == dict(both=2, crowd=1)
     both, crowd = DATASETS.build(dict(cfg, test_mode=True))
     assert both['masks'] == [dict(union=[annotation(1)['segmentation']])]
@@ -127,8 +165,12 @@ def test_crowds_belong_to_the_target_in_training_only(write):
 
 
 def test_paper_mode_freezes_sentences_and_keeps_all_references(write):
-    refs = [reference(1, [-1], 'a', 'b', 'c'), reference(2, [-1], 'd', 'e'),
-            reference(3, [1], 'f'), reference(4, [1], 'g', image_id=2)]
+    refs = [
+        reference(1, [-1], 'a', 'b', 'c'),
+        reference(2, [-1], 'd', 'e'),
+        reference(3, [1], 'f'),
+        reference(4, [1], 'g', image_id=2),
+    ]
     cfg = dict(write([annotation(1)], refs), paper=True, num_turns=20)
     drawn = []
     for seed in range(24):
@@ -148,14 +190,20 @@ def test_a_faulty_list_of_annotations_is_counted_in_training_and_raised_in_tests
         DATASETS.build(dict(cfg, test_mode=True))
 
 
-@pytest.mark.parametrize('refs, key', [
-    ([reference(1, [1, 9], 'a')], r'refs\[0\].ann_id: annotations \[9\]'),
-    ([reference(1, [1], 'a', image_id=7)], 'image_id'), ([], 'split'),
-    ([reference(1, [1], 'a', split='val')], "split.*'val'"),
-    ([reference(1, [1], '.')], 'ann_file: GRefCOCODataset has no item'),
-    ([dict(reference(1, [1]), sentences='a')], r'refs\[0\].sentences: must be a list'),
-    ([reference(1, [1], dict(raw=3))], r'sentences\[0\].raw: must be a text'),
-    ({}, 'split_file: must hold a JSON list'), ([3], r'refs\[0\]: must be a dict')])
+@pytest.mark.parametrize(
+    'refs, key',
+    [
+        ([reference(1, [1, 9], 'a')], r'refs\[0\].ann_id: annotations \[9\]'),
+        ([reference(1, [1], 'a', image_id=7)], 'image_id'),
+        ([], 'split'),
+        ([reference(1, [1], 'a', split='val')], "split.*'val'"),
+        ([reference(1, [1], '.')], 'ann_file: GRefCOCODataset has no item'),
+        ([dict(reference(1, [1]), sentences='a')], r'refs\[0\].sentences: must be a list'),
+        ([reference(1, [1], dict(raw=3))], r'sentences\[0\].raw: must be a text'),
+        ({}, 'split_file: must hold a JSON list'),
+        ([3], r'refs\[0\]: must be a dict'),
+    ],
+)
 def test_damaged_files_are_named(write, refs, key):
     with pytest.raises(AnnotationError, match=key):
         DATASETS.build(write([annotation(1)], refs))
@@ -181,8 +229,12 @@ def shapes(world, tmp_path):
     """Images of a world, and the config of a reader of it."""
     images = read_world(world)
     grefcoco.write(images, world, tmp_path, np.random.default_rng(0))
-    return images, dict(type='GRefCOCODataset', data_root=str(tmp_path), questions=['Find {x}'],
-                        data_prefix=dict(img_path=str(world / 'images')))
+    return images, dict(
+        type='GRefCOCODataset',
+        data_root=str(tmp_path),
+        questions=['Find {x}'],
+        data_prefix=dict(img_path=str(world / 'images')),
+    )
 
 
 def meant(phrase, image):
@@ -191,12 +243,19 @@ def meant(phrase, image):
     members += [i for group in image.groups if group.sentence == phrase for i in group.members]
     expression = parse(phrase)
     if not expression.superlative and not expression.relation:
-        looks = [all(item.attributes[name] == getattr(expression.target, name)
-                     for name in expression.target.named) for item in image.objects]
+        looks = [
+            all(
+                item.attributes[name] == getattr(expression.target, name)
+                for name in expression.target.named
+            )
+            for item in image.objects
+        ]
         assert not members or set(members) == set(np.flatnonzero(looks))
         members = np.flatnonzero(looks)
-    masks = [decode_mask(image.objects[i].segmentation, image.height, image.width, None, 'm')
-             for i in members]
+    masks = [
+        decode_mask(image.objects[i].segmentation, image.height, image.width, None, 'm')
+        for i in members
+    ]
     return np.logical_or.reduce([np.zeros((image.height, image.width), bool), *masks])
 
 
@@ -207,7 +266,7 @@ def test_reads_shapes_world(shapes, split):
     dataset = DATASETS.build(dict(cfg, split=split, test_mode=split != 'train'))
     sizes = set()
     for record in dataset:
-        texts = ([record['meta']['expression']] if split != 'train' else phrases(record))
+        texts = [record['meta']['expression']] if split != 'train' else phrases(record)
         image = by_name[record['img_path'].split('images/')[1]]
         assert image.split == split.rstrip('AB')
         loaded = LoadVisualPrompts()(LoadMasks()(LoadImage()(record)))
@@ -223,8 +282,9 @@ def test_reads_shapes_world(shapes, split):
 
 def test_json_and_pickle_give_the_same_items(shapes):
     _, cfg = shapes
-    one, other = (DATASETS.build(dict(cfg, split_file=name))
-                  for name in ('grefs(unc).json', 'grefs(unc).p'))
+    one, other = (
+        DATASETS.build(dict(cfg, split_file=name)) for name in ('grefs(unc).json', 'grefs(unc).p')
+    )
     assert draws(one, range(len(one))) == draws(other, range(len(other)))
 
 

@@ -20,34 +20,58 @@ def write(tmp_path):
 
     def writer(records, **options):
         (tmp_path / 'data.json').write_text(json.dumps(records))
-        return dict(type='LLaVADataset', ann_file='data.json', data_root=str(tmp_path),
-                    data_prefix=dict(img_path='images'), **options)
+        return dict(
+            type='LLaVADataset',
+            ann_file='data.json',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='images'),
+            **options,
+        )
 
     return writer
 
 
-@pytest.mark.parametrize('turns, expected', [
-    (['h<image>\nWhat?', 'gThis.'], [('What?', 'This.')]),
-    (['hWhat?\n<image>', 'g This. '], [('What?', 'This.')]),
-    (['gHello', 'hWhat?', 'gThis.'], [('What?', 'This.')]),
-    (['hOne ', 'h two', 'gthree', 'hfour', 'gfive'], [('Onetwo', 'three'), ('four', 'five')]),
-    (['hWhat?', 'gThis.', 'hAnd?'], [('What?', 'This.')])])
+@pytest.mark.parametrize(
+    'turns, expected',
+    [
+        (['h<image>\nWhat?', 'gThis.'], [('What?', 'This.')]),
+        (['hWhat?\n<image>', 'g This. '], [('What?', 'This.')]),
+        (['gHello', 'hWhat?', 'gThis.'], [('What?', 'This.')]),
+        (['hOne ', 'h two', 'gthree', 'hfour', 'gfive'], [('Onetwo', 'three'), ('four', 'five')]),
+        (['hWhat?', 'gThis.', 'hAnd?'], [('What?', 'This.')]),
+    ],
+)
 def test_turns_are_paired_as_in_the_release(turns, expected):
     assert [tuple(t.values()) for t in parse_turns(talk(*turns), 'f', '[0]')] == expected
 
 
-@pytest.mark.parametrize('conversations', [
-    None, [], [{}], [{'from': 'system', 'value': 'x'}], [{'from': 'human', 'value': 3}],
-    talk('gonly an answer'), talk('honly a question'), talk('hq', 'g ')])
+@pytest.mark.parametrize(
+    'conversations',
+    [
+        None,
+        [],
+        [{}],
+        [{'from': 'system', 'value': 'x'}],
+        [{'from': 'human', 'value': 3}],
+        talk('gonly an answer'),
+        talk('honly a question'),
+        talk('hq', 'g '),
+    ],
+)
 def test_malformed_conversations_name_file_and_entry(conversations):
     with pytest.raises(BadSampleError, match=r'some.json: \[4\].conversations'):
         parse_turns(conversations, 'some.json', '[4]')
 
 
 def test_records_with_and_without_image(write, tmp_path):
-    dataset = DATASETS.build(write([
-        dict(id=7, image='a/b.jpg', conversations=talk('h<image>\nWhat?', 'gThis.')),
-        dict(id='t', conversations=talk('hHi', 'gHo', 'hHey', 'gHu'))]))
+    dataset = DATASETS.build(
+        write(
+            [
+                dict(id=7, image='a/b.jpg', conversations=talk('h<image>\nWhat?', 'gThis.')),
+                dict(id='t', conversations=talk('hHi', 'gHo', 'hHey', 'gHu')),
+            ]
+        )
+    )
     picture, text = dataset
     assert picture['img_path'] == str(tmp_path / 'images/a/b.jpg')
     assert picture['conversation'] == [dict(human='What?', gpt='This.')]
@@ -89,9 +113,14 @@ def test_damaged_and_empty_files(write, tmp_path):
 
 
 def test_reads_shapes_world(world, world_counts):
-    dataset = DATASETS.build(dict(type='LLaVADataset', data_root=str(world),
-                                  ann_file='llava/llava_train.json',
-                                  data_prefix=dict(img_path='images')))
+    dataset = DATASETS.build(
+        dict(
+            type='LLaVADataset',
+            data_root=str(world),
+            ann_file='llava/llava_train.json',
+            data_prefix=dict(img_path='images'),
+        )
+    )
     with_image = [record for record in dataset if record['img_path']]
     assert len(with_image) == world_counts['train'] < len(dataset)
     assert all(len(record['conversation']) >= 3 for record in dataset)

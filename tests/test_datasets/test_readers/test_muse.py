@@ -28,9 +28,15 @@ def target(number, name='Dog', rephrased=None):
 
 def entry(*turns, texts=None, **more):
     """Entry of (question, targets) pairs."""
-    content = dict(file_name='a.jpg', height=8, width=10, ann_list=[1],
-                   questions=[question for question, _ in turns],
-                   answers=[targets for _, targets in turns], **more)
+    content = dict(
+        file_name='a.jpg',
+        height=8,
+        width=10,
+        ann_list=[1],
+        questions=[question for question, _ in turns],
+        answers=[targets for _, targets in turns],
+        **more,
+    )
     return content if texts is None else dict(content, text_answers=texts)
 
 
@@ -56,14 +62,18 @@ def numbers(record):
 
 
 def test_all_questions_in_their_order_with_text_answers(write):
-    turns = [('<image>\nWhere? ', [target(1), target(2)]), ('And there?', [target(3)]),
-             ('Nobody?', [])]
+    turns = [
+        ('<image>\nWhere? ', [target(1), target(2)]),
+        ('And there?', [target(3)]),
+        ('Nobody?', []),
+    ]
     texts = [' One {seg}, two {seg}.', '{seg}', 'Nobody.']
     record = DATASETS.build(write(entry(*turns, texts=texts)))[0]
     assert record['conversation'] == [
         dict(human='Where?' + SUFFIX, gpt='One [SEG], two [SEG].'),
         dict(human='And there?' + SUFFIX, gpt='[SEG]'),
-        dict(human='Nobody?' + SUFFIX, gpt='Nobody.')]
+        dict(human='Nobody?' + SUFFIX, gpt='Nobody.'),
+    ]
     assert numbers(record) == [1, 2, 3] and record['prompts'] == []
     assert record['meta'] == dict(sample_id='MUSEDataset/0', dataset='MUSEDataset', task='muse')
     assert (record['height'], record['width']) == (8, 10)
@@ -78,28 +88,46 @@ def test_the_number_of_turns_can_be_limited(write):
     assert len(DATASETS.build(cfg)[0]['masks']) == 4
 
 
-@pytest.mark.parametrize('place, path', [
-    (dict(file_name='x.jpg'), 'train2014/x.jpg'),
-    (dict(file_name='', coco_url='http://images.org/train2017/7.jpg'), 'train2017/7.jpg'),
-    (dict(file_name=None, coco_url='http://images.org/val2017/8.jpg'), 'val2017/8.jpg')])
+@pytest.mark.parametrize(
+    'place, path',
+    [
+        (dict(file_name='x.jpg'), 'train2014/x.jpg'),
+        (dict(file_name='', coco_url='http://images.org/train2017/7.jpg'), 'train2017/7.jpg'),
+        (dict(file_name=None, coco_url='http://images.org/val2017/8.jpg'), 'val2017/8.jpg'),
+    ],
+)
 def test_image_folders(write, tmp_path, place, path):
     record = DATASETS.build(write(dict(entry(('q', [target(1)])), **place)))[0]
     assert record['img_path'] == str(tmp_path / path)
-    moved = write(dict(entry(('q', [target(1)])), **place), data_prefix={
-        os.path.dirname(path): 'train2014'})
+    moved = write(
+        dict(entry(('q', [target(1)])), **place), data_prefix={os.path.dirname(path): 'train2014'}
+    )
     assert DATASETS.build(moved)[0]['img_path'] == str(
-        tmp_path / 'train2014' / os.path.basename(path))
+        tmp_path / 'train2014' / os.path.basename(path)
+    )
 
 
 def test_made_answers_have_two_styles_and_follow_the_targets(write):
     targets = [target(1, 'Dog'), target(2, 'Cat'), target(3, 'Cow')]
     dataset = DATASETS.build(write(entry(('q', targets)), max_turns=1))
     answers = [dataset[i]['conversation'][0]['gpt'] for i in range(400)]
-    grouped = ['Sure, dog, cat, cow are [SEG], [SEG] and [SEG].',
-               '[SEG], [SEG] and [SEG] for dog, cat, cow.']
-    single = {enumerate_words([pattern.replace('{x}', name) for pattern, name in zip(
-        (ANSWERS[i], ANSWERS[j], ANSWERS[k]), ('Dog', 'Cat', 'Cow'))])
-        for i in range(3) for j in range(3) for k in range(3)}
+    grouped = [
+        'Sure, dog, cat, cow are [SEG], [SEG] and [SEG].',
+        '[SEG], [SEG] and [SEG] for dog, cat, cow.',
+    ]
+    single = {
+        enumerate_words(
+            [
+                pattern.replace('{x}', name)
+                for pattern, name in zip(
+                    (ANSWERS[i], ANSWERS[j], ANSWERS[k]), ('Dog', 'Cat', 'Cow')
+                )
+            ]
+        )
+        for i in range(3)
+        for j in range(3)
+        for k in range(3)
+    }
     assert 'Dog is [SEG]., Cat is [SEG]. and Cow is [SEG].' in single
     assert set(answers) == {*single, *grouped}
     share = np.mean([answer in grouped for answer in answers])
@@ -110,13 +138,21 @@ def test_made_answers_have_two_styles_and_follow_the_targets(write):
 def test_one_target_needs_no_and(write):
     dataset = DATASETS.build(write(entry(('q', [target(1, 'a Dog')]))))
     answers = {dataset[i]['conversation'][0]['gpt'] for i in range(60)}
-    assert answers == {'a Dog is [SEG].', 'The segmentation result of a Dog is [SEG].', '[SEG].',
-                       'Sure, a dog are [SEG].', '[SEG] for a dog.'}
+    assert answers == {
+        'a Dog is [SEG].',
+        'The segmentation result of a Dog is [SEG].',
+        '[SEG].',
+        'Sure, a dog are [SEG].',
+        '[SEG] for a dog.',
+    }
 
 
 def test_the_rephrased_name_is_preferred(write):
-    cfg = write(entry(('q', [target(1, 'Dog', 'the spotted one')])), answers=['{x}: [SEG]'],
-                group_answers=['{x}: {segs}'])
+    cfg = write(
+        entry(('q', [target(1, 'Dog', 'the spotted one')])),
+        answers=['{x}: [SEG]'],
+        group_answers=['{x}: {segs}'],
+    )
     dataset = DATASETS.build(cfg)
     answers = [dataset[i]['conversation'][0]['gpt'].lower() for i in range(600)]
     assert set(answers) == {'dog: [seg]', 'the spotted one: [seg]'}
@@ -129,8 +165,14 @@ def test_names_may_hold_our_fields(write):
 
 
 def test_without_text_answer_of_its_own_a_question_gets_a_made_one(write):
-    cfg = write(entry(('q0', [target(1)]), ('q1', [target(2)]), ('q2', [target(3)]),
-                      texts=['Text {seg}', None, '']))
+    cfg = write(
+        entry(
+            ('q0', [target(1)]),
+            ('q1', [target(2)]),
+            ('q2', [target(3)]),
+            texts=['Text {seg}', None, ''],
+        )
+    )
     turns = DATASETS.build(cfg)[0]['conversation']
     assert [turn['gpt'].startswith('Text') for turn in turns] == [True, False, False]
     assert all(turn['gpt'].count('[SEG]') == 1 for turn in turns)
@@ -140,8 +182,9 @@ def test_a_test_item_is_one_question_and_nothing_is_drawn(write):
     turns = [('q0', [target(1, 'Dog', 'spot'), target(2, 'Cat')]), ('q1', [target(3)])]
     dataset = DATASETS.build(write(entry(*turns), test_mode=True, name='val'))
     first, second = dataset
-    assert first['conversation'] == [dict(human='q0' + SUFFIX,
-                                          gpt='spot is [SEG]. and Cat is [SEG].')]
+    assert first['conversation'] == [
+        dict(human='q0' + SUFFIX, gpt='spot is [SEG]. and Cat is [SEG].')
+    ]
     assert numbers(first) == [1, 2] and numbers(second) == [3]
     assert [r['meta']['sample_id'] for r in dataset] == ['val/0_0', 'val/0_1']
     assert draws(dataset, [0, 1]) == draws(dataset, [2, 3])
@@ -150,32 +193,40 @@ def test_a_test_item_is_one_question_and_nothing_is_drawn(write):
 GOOD = ('q', [target(1)])
 
 
-@pytest.mark.parametrize('bad, key', [
-    (dict(entry(GOOD), ann_list=[]), 'ann_list: is empty'),
-    ({k: v for k, v in entry(GOOD).items() if k != 'ann_list'}, 'ann_list: is empty'),
-    (entry(), 'questions: must be a list'), (dict(entry(GOOD), questions='q'), 'questions: must'),
-    (dict(entry(GOOD), answers=[]), 'answers: must be a list'),
-    (dict(entry(GOOD), answers=3), 'answers: must be a list'),
-    (entry(GOOD, texts=[]), 'text_answers: must be a list'),
-    (entry(GOOD, texts='{seg}'), 'text_answers: must be a list'),
-    (entry((' ', [target(1)])), r'questions\[0\]: must be a text'),
-    (entry((None, [target(1)])), r'questions\[0\]: must be a text'),
-    (entry(('q', target(1))), r'answers\[0\]: must be a list of targets'),
-    (entry(GOOD, ('q', [])), r'answers\[1\]: neither'),
-    (entry(('q', [3])), r'answers\[0\]\[0\]: has no segmentation'),
-    (entry(('q', [dict(target(1), segmentation=[])])), r'answers\[0\]\[0\]: has no segmentation'),
-    (entry(('q', [target(1, None)])), 'needs a category_name'),
-    (entry(('q', [target(1, 'a [SEG]')])), 'needs a category_name'),
-    (entry(('q', [target(1, 'dog', 7)])), 'needs a category_name'),
-    (entry(GOOD, texts=['{seg} {seg}']), r'text_answers\[0\]: 2 {seg} for 1 targets'),
-    (entry(GOOD, texts=['[SEG] {seg}']), r'text_answers\[0\]: 2 {seg} for 1 targets'),
-    (entry(GOOD, texts=['none']), r'text_answers\[0\]: 0 {seg} for 1 targets'),
-    (entry(GOOD, texts=[5]), r'text_answers\[0\]: must be a text'),
-    (dict(entry(GOOD), file_name=5), 'file_name: 5 names no image'),
-    (dict(entry(GOOD), file_name=None), 'coco_url: None names no image'),
-    (dict(entry(GOOD), file_name='', coco_url='a.jpg'), 'coco_url:'),
-    (dict(entry(GOOD), file_name='', coco_url='x/train2017/'), 'coco_url:'),
-    (dict(entry(GOOD), file_name='', coco_url='x/test2017/a.jpg'), 'coco_url:.*val2017')])
+@pytest.mark.parametrize(
+    'bad, key',
+    [
+        (dict(entry(GOOD), ann_list=[]), 'ann_list: is empty'),
+        ({k: v for k, v in entry(GOOD).items() if k != 'ann_list'}, 'ann_list: is empty'),
+        (entry(), 'questions: must be a list'),
+        (dict(entry(GOOD), questions='q'), 'questions: must'),
+        (dict(entry(GOOD), answers=[]), 'answers: must be a list'),
+        (dict(entry(GOOD), answers=3), 'answers: must be a list'),
+        (entry(GOOD, texts=[]), 'text_answers: must be a list'),
+        (entry(GOOD, texts='{seg}'), 'text_answers: must be a list'),
+        (entry((' ', [target(1)])), r'questions\[0\]: must be a text'),
+        (entry((None, [target(1)])), r'questions\[0\]: must be a text'),
+        (entry(('q', target(1))), r'answers\[0\]: must be a list of targets'),
+        (entry(GOOD, ('q', [])), r'answers\[1\]: neither'),
+        (entry(('q', [3])), r'answers\[0\]\[0\]: has no segmentation'),
+        (
+            entry(('q', [dict(target(1), segmentation=[])])),
+            r'answers\[0\]\[0\]: has no segmentation',
+        ),
+        (entry(('q', [target(1, None)])), 'needs a category_name'),
+        (entry(('q', [target(1, 'a [SEG]')])), 'needs a category_name'),
+        (entry(('q', [target(1, 'dog', 7)])), 'needs a category_name'),
+        (entry(GOOD, texts=['{seg} {seg}']), r'text_answers\[0\]: 2 {seg} for 1 targets'),
+        (entry(GOOD, texts=['[SEG] {seg}']), r'text_answers\[0\]: 2 {seg} for 1 targets'),
+        (entry(GOOD, texts=['none']), r'text_answers\[0\]: 0 {seg} for 1 targets'),
+        (entry(GOOD, texts=[5]), r'text_answers\[0\]: must be a text'),
+        (dict(entry(GOOD), file_name=5), 'file_name: 5 names no image'),
+        (dict(entry(GOOD), file_name=None), 'coco_url: None names no image'),
+        (dict(entry(GOOD), file_name='', coco_url='a.jpg'), 'coco_url:'),
+        (dict(entry(GOOD), file_name='', coco_url='x/train2017/'), 'coco_url:'),
+        (dict(entry(GOOD), file_name='', coco_url='x/test2017/a.jpg'), 'coco_url:.*val2017'),
+    ],
+)
 def test_faulty_entries_are_counted_in_training_and_raised_in_tests(write, bad, key):
     cfg = write(bad, entry(GOOD))
     dataset = DATASETS.build(cfg)
@@ -198,15 +249,22 @@ def test_the_file_may_be_named_as_its_authors_name_it(write, tmp_path, said):
     cfg = write(entry(GOOD))
     (tmp_path / 'MUSE_train.json').rename(tmp_path / 'muse_train.json')
     assert len(DATASETS.build(cfg)) == 1
-    message, = said
+    (message,) = said
     assert 'no' in message and f'{tmp_path}/MUSE_train.json (ann_file)' in message
     assert f'{tmp_path}/muse_train.json is read' in message
 
 
-@pytest.mark.parametrize('content, match', [
-    ('{}', 'must hold a JSON list'), ('[]', 'has no item'), ('[3]', r'\[0\]: must be a dict'),
-    ('[{}]', 'has no item.*1 x entry without questions'),
-    ('[{"questions": []}]', r'\[0\]: lacks .*answers'), ('[{"questions"', 'not valid JSON')])
+@pytest.mark.parametrize(
+    'content, match',
+    [
+        ('{}', 'must hold a JSON list'),
+        ('[]', 'has no item'),
+        ('[3]', r'\[0\]: must be a dict'),
+        ('[{}]', 'has no item.*1 x entry without questions'),
+        ('[{"questions": []}]', r'\[0\]: lacks .*answers'),
+        ('[{"questions"', 'not valid JSON'),
+    ],
+)
 def test_damaged_and_empty_files_are_named(write, tmp_path, content, match):
     cfg = write()
     (tmp_path / 'MUSE_train.json').write_text(content)
@@ -214,8 +272,10 @@ def test_damaged_and_empty_files_are_named(write, tmp_path, content, match):
         DATASETS.build(cfg)
 
 
-@pytest.mark.parametrize('patterns', [dict(answers=['{x}.']), dict(answers=['[SEG] [SEG]']),
-                                      dict(group_answers=['{x} is [SEG].'])])
+@pytest.mark.parametrize(
+    'patterns',
+    [dict(answers=['{x}.']), dict(answers=['[SEG] [SEG]']), dict(group_answers=['{x} is [SEG].'])],
+)
 def test_patterns_without_their_place_for_masks_are_refused(write, patterns):
     with pytest.raises(ValueError, match='exactly once'):
         DATASETS.build(write(entry(GOOD), **patterns))
@@ -234,9 +294,15 @@ def shapes(world, tmp_path):
     folders = dict(train2014='images', train2017='images/train', val2017='images/val')
 
     def config(split, **more):
-        return dict(type='MUSEDataset', data_root=str(tmp_path), ann_file=f'MUSE_{split}.json',
-                    data_prefix={k: str(world / v) for k, v in folders.items()},
-                    answers=ANSWERS, group_answers=GROUPS, **more)
+        return dict(
+            type='MUSEDataset',
+            data_root=str(tmp_path),
+            ann_file=f'MUSE_{split}.json',
+            data_prefix={k: str(world / v) for k, v in folders.items()},
+            answers=ANSWERS,
+            group_answers=GROUPS,
+            **more,
+        )
 
     return {image.file_name: image for image in images}, config
 
@@ -252,11 +318,12 @@ def test_reads_shapes_world(shapes, split, world_counts):
         loaded = LoadVisualPrompts()(LoadMasks()(LoadImage()(record)))
         masks = iter(loaded['gt_masks'])
         for turn in loaded['conversation']:
-            asked = re.match(r'(?:Can you find|I need to see|Show the way to) (.+)[?.] Please',
-                             turn['human'])[1].split(' and ')
+            asked = re.match(
+                r'(?:Can you find|I need to see|Show the way to) (.+)[?.] Please', turn['human']
+            )[1].split(' and ')
             assert turn['gpt'].count('[SEG]') == len(asked)
             for text in asked:
-                owner, = [item for item in image.objects if text in item.sentences]
+                (owner,) = [item for item in image.objects if text in item.sentences]
                 true = decode_mask(owner.segmentation, image.height, image.width, None, 'm')
                 assert np.array_equal(next(masks), true)
             counts.add(len(asked))

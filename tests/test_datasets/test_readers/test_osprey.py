@@ -16,9 +16,14 @@ BOX = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
 
 def record(question, answer='yes', count=2, **extra):
     annotation = [dict(segmentation=[[float(i)] + BOX[0][1:]]) for i in range(count)]
-    return dict(file_name='a.jpg', height=8, width=10, annotation=annotation,
-                conversations=[{'from': 'human', 'value': question},
-                               {'from': 'gpt', 'value': answer}], **extra)
+    return dict(
+        file_name='a.jpg',
+        height=8,
+        width=10,
+        annotation=annotation,
+        conversations=[{'from': 'human', 'value': question}, {'from': 'gpt', 'value': answer}],
+        **extra,
+    )
 
 
 @pytest.fixture
@@ -28,31 +33,61 @@ def write(tmp_path):
 
     def writer(records, **options):
         (tmp_path / 'data.json').write_text(json.dumps(records))
-        return dict(type='OspreyDataset', ann_file='data.json', data_root=str(tmp_path),
-                    data_prefix=dict(img_path='train'), **options)
+        return dict(
+            type='OspreyDataset',
+            ann_file='data.json',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='train'),
+            **options,
+        )
 
     return writer
 
 
-@pytest.mark.parametrize('name', ['<region2>', 'region2', '<Region2>', 'Region2', '<regon2>',
-                                  'regon2', '<Regon2>', 'Regon2'])
+@pytest.mark.parametrize(
+    'name',
+    ['<region2>', 'region2', '<Region2>', 'Region2', '<regon2>', 'regon2', '<Regon2>', 'Regon2'],
+)
 def test_eight_spellings(write, name):
-    dataset = DATASETS.build(write([record(f'<image>\nWhat is {name}?', f'{name} is red.')],
-                                   test_mode=True))
-    assert dataset[0]['conversation'] == [dict(human='What is <Prompt1>?',
-                                               gpt='<Prompt1> is red.')]
+    dataset = DATASETS.build(
+        write([record(f'<image>\nWhat is {name}?', f'{name} is red.')], test_mode=True)
+    )
+    assert dataset[0]['conversation'] == [dict(human='What is <Prompt1>?', gpt='<Prompt1> is red.')]
 
 
 def test_numbers_are_taken_whole_and_words_left_alone(write):
     question = 'Is <region10> or region12 (not subregion1, region1b or regions1) left of region1?'
     dataset = DATASETS.build(write([record(question, count=12)], test_mode=True))
     assert dataset[0]['conversation'][0]['human'] == (
-        'Is <Prompt9> or <Prompt11> (not subregion1, region1b or regions1) left of <Prompt0>?')
+        'Is <Prompt9> or <Prompt11> (not subregion1, region1b or regions1) left of <Prompt0>?'
+    )
 
 
 @settings(max_examples=200)
-@given(st.lists(st.sampled_from(['<', '>', 'R', 'r', 'e', 'egion', 'egon', 'region', 'Regon', '1',
-                                 '12', '\u0663', 'a', '_', ' ']), max_size=9).map(''.join))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                '<',
+                '>',
+                'R',
+                'r',
+                'e',
+                'egion',
+                'egon',
+                'region',
+                'Regon',
+                '1',
+                '12',
+                '\u0663',
+                'a',
+                '_',
+                ' ',
+            ]
+        ),
+        max_size=9,
+    ).map(''.join)
+)
 def test_the_regions_that_are_checked_are_those_that_are_renamed(text):
     class SameIds:
         def __getitem__(self, index):
@@ -81,10 +116,17 @@ def test_test_mode_numbers_the_prompts_in_order(write):
     assert [prompt['id'] for prompt in dataset[0]['prompts']] == list(range(15))
 
 
-@pytest.mark.parametrize('broken', [
-    record('What?', count=16), record('What?', count=0), record('<region3>?', count=2),
-    record('<region0>?'), record('What?', ''),
-    {**record('What?'), 'annotation': [dict(bbox=[1, 2, 3, 4])]}])
+@pytest.mark.parametrize(
+    'broken',
+    [
+        record('What?', count=16),
+        record('What?', count=0),
+        record('<region3>?', count=2),
+        record('<region0>?'),
+        record('What?', ''),
+        {**record('What?'), 'annotation': [dict(bbox=[1, 2, 3, 4])]},
+    ],
+)
 def test_unusable_entries_are_counted_in_training_and_fatal_in_tests(write, broken):
     dataset = DATASETS.build(write([broken, record('What?')]))
     assert len(dataset) == 1 and sum(dataset.skipped.values()) == 1
@@ -103,20 +145,28 @@ def test_options_and_answer_reach_the_meta_of_tests_only(write):
     assert (meta['choices'], meta['answer'], meta['task']) == (['x', 'y'], 'A', 'quiz')
 
 
-@pytest.mark.parametrize('question, choices', [
-    ("What? A. red B. blue C. a star D. pale-green Answer with the option's letter.",
-     ['red', 'blue', 'a star', 'pale-green']),
-    ('What?\nA. red\nB. dark blue', ['red', 'dark blue']),
-    ('Pick one: (A) yes (B) no', ['yes', 'no']), ('What is it?', []),
-    ('B. first C. second', [])])
+@pytest.mark.parametrize(
+    'question, choices',
+    [
+        (
+            "What? A. red B. blue C. a star D. pale-green Answer with the option's letter.",
+            ['red', 'blue', 'a star', 'pale-green'],
+        ),
+        ('What?\nA. red\nB. dark blue', ['red', 'dark blue']),
+        ('Pick one: (A) yes (B) no', ['yes', 'no']),
+        ('What is it?', []),
+        ('B. first C. second', []),
+    ],
+)
 def test_parse_choices(question, choices):
     assert parse_choices(question) == choices
 
 
 def test_turns_can_be_limited_shuffled_and_suffixed(write):
     entry = record('q0', 'a0')
-    entry['conversations'] = [{'from': s, 'value': f'{s[0]}{i}'} for i in range(5)
-                              for s in ('human', 'gpt')]
+    entry['conversations'] = [
+        {'from': s, 'value': f'{s[0]}{i}'} for i in range(5) for s in ('human', 'gpt')
+    ]
     first = DATASETS.build(write([entry], max_turns=2, question_suffix=' Be short.'))
     assert [t['human'] for t in first[0]['conversation']] == ['h0 Be short.', 'h1 Be short.']
     drawn = DATASETS.build(write([entry], max_turns=1, shuffle_turns=True))
@@ -125,8 +175,11 @@ def test_turns_can_be_limited_shuffled_and_suffixed(write):
 
 def about_each_of(count):
     entry = record('', count=count)
-    entry['conversations'] = [{'from': side, 'value': text} for i in range(1, count + 1)
-                              for side, text in (('human', f'<region{i}>?'), ('gpt', f'is {i}'))]
+    entry['conversations'] = [
+        {'from': side, 'value': text}
+        for i in range(1, count + 1)
+        for side, text in (('human', f'<region{i}>?'), ('gpt', f'is {i}'))
+    ]
     return entry
 
 
@@ -136,8 +189,8 @@ def test_only_mentioned_regions_are_marked(write):
     seen = set()
     for i in range(20):
         sample = dataset[i]
-        (prompt, ) = sample['prompts']
-        (turn, ) = sample['conversation']
+        (prompt,) = sample['prompts']
+        (turn,) = sample['conversation']
         assert turn['human'] == f'<Prompt{prompt["id"]}>?'
         # Region i of the file begins at column i - 1.
         assert turn['gpt'] == f'is {int(prompt["mask"][0][0]) + 1}'
@@ -182,8 +235,11 @@ def test_reads_shapes_world(world):
     train = DATASETS.build(dict(cfg, ann_file='osprey/osprey_train.json'))
     for sample in train:
         ids = {prompt['id'] for prompt in sample['prompts']}
-        named = {int(k) for turn in sample['conversation']
-                 for k in re.findall(r'<Prompt(\d+)>', turn['human'])}
+        named = {
+            int(k)
+            for turn in sample['conversation']
+            for k in re.findall(r'<Prompt(\d+)>', turn['human'])
+        }
         assert named == ids
         assert not any('region' in turn['human'] for turn in sample['conversation'])
     test = DATASETS.build(dict(cfg, ann_file='osprey/osprey_test.json', test_mode=True))

@@ -23,8 +23,16 @@ def polygon(number):
 
 def entry(*descriptions, **extra):
     annotation = [dict(segmentation=polygon(i)) for i in range(len(descriptions))]
-    return {**dict(file_name='a.jpg', height=8, width=10, annotation=annotation,
-                   description=list(descriptions)), **extra}
+    return {
+        **dict(
+            file_name='a.jpg',
+            height=8,
+            width=10,
+            annotation=annotation,
+            description=list(descriptions),
+        ),
+        **extra,
+    }
 
 
 @pytest.fixture
@@ -34,8 +42,13 @@ def write(tmp_path):
 
     def writer(entries, **options):
         (tmp_path / 'data.json').write_text(json.dumps(entries))
-        return dict(type='OspreyDescriptionDataset', ann_file='data.json', data_root=str(tmp_path),
-                    data_prefix=dict(img_path='train'), **options)
+        return dict(
+            type='OspreyDescriptionDataset',
+            ann_file='data.json',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='train'),
+            **options,
+        )
 
     return writer
 
@@ -44,10 +57,18 @@ def numbered(count):
     return entry(*(f'<region{i + 1}>: text {i}' for i in range(count)))
 
 
-@pytest.mark.parametrize('text, cleaned', [
-    ('<region1>: A man: tall.', 'A man: tall.'), ('A man.', 'A man.'),
-    ('Label <region 2>: a dog', 'a dog'), ('a < b: c > d', 'a < b: c > d'),
-    ('first: <region1>: last', 'first: last'), ('<region1>:', ''), ('only <region1>', '')])
+@pytest.mark.parametrize(
+    'text, cleaned',
+    [
+        ('<region1>: A man: tall.', 'A man: tall.'),
+        ('A man.', 'A man.'),
+        ('Label <region 2>: a dog', 'a dog'),
+        ('a < b: c > d', 'a < b: c > d'),
+        ('first: <region1>: last', 'first: last'),
+        ('<region1>:', ''),
+        ('only <region1>', ''),
+    ],
+)
 def test_labels_are_deleted(text, cleaned):
     assert remove_labels(text) == cleaned
 
@@ -79,14 +100,22 @@ def test_number_of_regions_is_uniform(write):
 def test_there_may_be_fewer_regions_than_drawn(write):
     dataset = DATASETS.build(write([numbered(2)], max_regions=15, absent_probability=0))
     assert {len(dataset[i]['prompts']) for i in range(30)} == {1, 2}
-    assert len(DATASETS.build(write([numbered(20)], max_regions=15)).record(
-        0, np.random.default_rng(0), num_turns=40)['prompts']) == 15
+    assert (
+        len(
+            DATASETS.build(write([numbered(20)], max_regions=15)).record(
+                0, np.random.default_rng(0), num_turns=40
+            )['prompts']
+        )
+        == 15
+    )
 
 
 def test_number_of_turns_can_be_given(write):
     dataset = DATASETS.build(write([numbered(4)], absent_probability=0))
-    assert all(len(dataset.record(0, np.random.default_rng(i), num_turns=3)['conversation']) == 3
-               for i in range(10))
+    assert all(
+        len(dataset.record(0, np.random.default_rng(i), num_turns=3)['conversation']) == 3
+        for i in range(10)
+    )
 
 
 @pytest.mark.parametrize('number', [0, 16])
@@ -102,8 +131,10 @@ def test_questions_absent_prompts_and_suffix(write):
         sample = dataset[i]
         unused = min(set(range(15)) - {prompt['id'] for prompt in sample['prompts']})
         assert sample['conversation'][0]['gpt'] == f'<Prompt{unused}> is not in the image.'
-        assert all(re.sub(r'<Prompt\d+>', '<region>', turn['human']) in questions
-                   for turn in sample['conversation'])
+        assert all(
+            re.sub(r'<Prompt\d+>', '<region>', turn['human']) in questions
+            for turn in sample['conversation']
+        )
 
 
 def test_default_probability_of_absent_prompts(write):
@@ -118,11 +149,14 @@ def test_test_mode_has_one_region_per_item(write):
     sample = dataset[1]
     assert sample['prompts'] == [dict(id=0, mask=polygon(1))]
     assert sample['conversation'] == [dict(human=TEST_QUESTION, gpt='<Prompt0>: text 1')]
-    assert sample['meta'] == dict(sample_id='dev/0_1', dataset='dev', task='region',
-                                  references=['text 1'])
+    assert sample['meta'] == dict(
+        sample_id='dev/0_1', dataset='dev', task='region', references=['text 1']
+    )
     assert (sample['height'], sample['width']) == (8, 10)
-    assert TEST_QUESTION == ('Can you provide me with a detailed description of the region in the '
-                             'picture marked by <Prompt0>?')
+    assert TEST_QUESTION == (
+        'Can you provide me with a detailed description of the region in the '
+        'picture marked by <Prompt0>?'
+    )
     own = DATASETS.build(write([numbered(1)], test_mode=True, test_question='<Prompt0>?'))
     assert own[0]['conversation'][0]['human'] == '<Prompt0>?'
 
@@ -134,12 +168,21 @@ def test_the_same_draw_gives_the_same_sample(write):
     assert len(set(texts)) == 8
 
 
-@pytest.mark.parametrize('broken', [
-    entry(), entry('<region1>:'), dict(numbered(2), description=['one']),
-    dict(numbered(1), description='text'), dict(numbered(1), description=[None]),
-    dict(numbered(1), annotation={}), dict(numbered(1), annotation=[dict(bbox=[1, 2, 3, 4])]),
-    dict(numbered(1), annotation=['polygon']), dict(numbered(1), file_name=''),
-    dict(numbered(1), height=True)])
+@pytest.mark.parametrize(
+    'broken',
+    [
+        entry(),
+        entry('<region1>:'),
+        dict(numbered(2), description=['one']),
+        dict(numbered(1), description='text'),
+        dict(numbered(1), description=[None]),
+        dict(numbered(1), annotation={}),
+        dict(numbered(1), annotation=[dict(bbox=[1, 2, 3, 4])]),
+        dict(numbered(1), annotation=['polygon']),
+        dict(numbered(1), file_name=''),
+        dict(numbered(1), height=True),
+    ],
+)
 def test_unusable_entries_are_counted_in_training_and_fatal_in_tests(write, broken):
     dataset = DATASETS.build(write([broken, numbered(1)]))
     assert len(dataset) == 1 and sum(dataset.skipped.values()) == 1
@@ -156,8 +199,10 @@ def test_regions_without_a_description_are_left_out(write):
         DATASETS.build(write(entries, test_mode=True))
 
 
-@pytest.mark.parametrize('content, key', [
-    ({}, 'JSON list'), ([], 'no item'), ([dict(file_name='a.jpg')], r'\[0\].*annotation')])
+@pytest.mark.parametrize(
+    'content, key',
+    [({}, 'JSON list'), ([], 'no item'), ([dict(file_name='a.jpg')], r'\[0\].*annotation')],
+)
 def test_damaged_files_are_named(write, content, key):
     with pytest.raises(AnnotationError, match=f'data.json: .*{key}'):
         DATASETS.build(write(content))
@@ -178,11 +223,15 @@ def test_reads_shapes_world(world, tmp_path):
     for image in images:
         for i, item in enumerate(image.objects):
             mask = decode_mask(item.segmentation, image.height, image.width, None, 'm')
-            truth[str(world / 'images' / image.file_name), describe_object(image, i),
-                  mask.tobytes()] = item
-    cfg = dict(type='OspreyDescriptionDataset', data_root=str(tmp_path),
-               data_prefix=dict(img_path=str(world / 'images')),
-               pipeline=[dict(type='LoadImage'), dict(type='LoadVisualPrompts')])
+            truth[
+                str(world / 'images' / image.file_name), describe_object(image, i), mask.tobytes()
+            ] = item
+    cfg = dict(
+        type='OspreyDescriptionDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path=str(world / 'images')),
+        pipeline=[dict(type='LoadImage'), dict(type='LoadVisualPrompts')],
+    )
     train = DATASETS.build(dict(cfg, ann_file='osprey_detail_description_train.json'))
     described = 0
     for sample in train:
@@ -193,9 +242,8 @@ def test_reads_shapes_world(world, tmp_path):
                 assert (sample['img_path'], text, masks[int(number)].tobytes()) in truth
                 described += 1
     assert len(train) == 24 and described > 40 and not train.skipped
-    test = DATASETS.build(dict(cfg, ann_file='osprey_detail_description_test.json',
-                               test_mode=True))
+    test = DATASETS.build(dict(cfg, ann_file='osprey_detail_description_test.json', test_mode=True))
     assert len(test) == sum(len(image.objects) for image in images if image.split == 'test')
     for sample in test:
-        text, = sample['meta']['references']
+        (text,) = sample['meta']['references']
         assert (sample['img_path'], text, sample['prompt_masks'][0].tobytes()) in truth

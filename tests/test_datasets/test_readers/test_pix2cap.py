@@ -33,8 +33,7 @@ def build(tmp_path):
     """Build a reader of hand-written annotations."""
 
     def builder(reader, *annotations, **options):
-        (tmp_path / 'pix2cap_coco_train.json').write_text(
-            json.dumps(dict(annotations=annotations)))
+        (tmp_path / 'pix2cap_coco_train.json').write_text(json.dumps(dict(annotations=annotations)))
         for folder in ('images', 'maps'):
             (tmp_path / folder).mkdir(exist_ok=True)
         if reader is Pix2CapSegDataset:
@@ -50,12 +49,19 @@ def shapes(request, world, tmp_path):
     """Options for a split of the world, and the (description, true mask) pairs of every image."""
     images = read_world(world)
     pix2cap.write(images, world, tmp_path, np.random.default_rng(0))
-    truth = {str(world / 'images' / image.file_name): [
-        (item.description, decode_mask(item.segmentation, image.height, image.width, None, 'm'))
-        for item in image.objects] for image in images}
+    truth = {
+        str(world / 'images' / image.file_name): [
+            (item.description, decode_mask(item.segmentation, image.height, image.width, None, 'm'))
+            for item in image.objects
+        ]
+        for image in images
+    }
     prefix = dict(img_path=f'{world}/images', seg_map_path=f'{tmp_path}/panoptic_{request.param}')
-    cfg = dict(ann_file=f'{tmp_path}/pix2cap_coco_{request.param}.json', data_prefix=prefix,
-               pipeline=[LoadImage(), LoadMasks(), LoadVisualPrompts()])
+    cfg = dict(
+        ann_file=f'{tmp_path}/pix2cap_coco_{request.param}.json',
+        data_prefix=prefix,
+        pipeline=[LoadImage(), LoadMasks(), LoadVisualPrompts()],
+    )
     return cfg, truth
 
 
@@ -65,8 +71,7 @@ def test_segmentation_of_shapes_world(shapes):
         expected = truth[sample['img_path']]
         assert len(sample['conversation']) == len(expected), 'the background is not described'
         for turn, mask in zip(sample['conversation'], sample['gt_masks'], strict=True):
-            assert any(text in turn['human'] and (mask == true).all()
-                       for text, true in expected)
+            assert any(text in turn['human'] and (mask == true).all() for text, true in expected)
         assert len(sample['prompt_masks']) == 0
 
 
@@ -79,7 +84,7 @@ def test_regions_of_shapes_world(shapes):
         for turn in sample['conversation']:
             token, text = turn['gpt'].split(': ', 1)
             assert token in turn['human']
-            mask = marked[int(token[len('<Prompt'):-1])]
+            mask = marked[int(token[len('<Prompt') : -1])]
             assert any(name in text and (mask == true).all() for name, true in expected)
 
 
@@ -108,16 +113,18 @@ def test_a_turn_asks_for_a_description_and_gets_its_mask(build):
     assert len(seen) > 90, 'shuffled'
     assert questions == {q.replace('{x}', 'thing {x} ') for q in QUESTIONS}
     assert answers == set(load_templates('segmentation_answers'))
-    assert record['meta'] == dict(sample_id='Pix2CapSegDataset/7', dataset='Pix2CapSegDataset',
-                                  task='refseg')
+    assert record['meta'] == dict(
+        sample_id='Pix2CapSegDataset/7', dataset='Pix2CapSegDataset', task='refseg'
+    )
     assert record['masks'][0]['png'] == f'{dataset.data_root}/maps/000000000007.png'
     assert record['img_path'] == f'{dataset.data_root}/images/000000000007.jpg'
     assert len(dataset.record(0, np.random.default_rng(0), num_turns=2)['masks']) == 2
 
 
 def test_regions_are_one_to_five_with_random_ids(build):
-    dataset = build(Pix2CapRegionDataset, entry(*(f'thing {i}' for i in range(1, 8))),
-                    absent_probability=0)
+    dataset = build(
+        Pix2CapRegionDataset, entry(*(f'thing {i}' for i in range(1, 8))), absent_probability=0
+    )
     counts, used = Counter(), set()
     for i in range(400):
         record = dataset[i]
@@ -126,11 +133,13 @@ def test_regions_are_one_to_five_with_random_ids(build):
         used |= set(prompts)
         assert record['masks'] == [] and len(record['conversation']) == len(prompts)
         assert {turn['gpt'] for turn in record['conversation']} == {
-            f'<Prompt{k}>: thing {number}' for k, (number, ) in prompts.items()}
+            f'<Prompt{k}>: thing {number}' for k, (number,) in prompts.items()
+        }
     assert set(counts) == {1, 2, 3, 4, 5} and min(counts.values()) > 48  # 80 expected
     assert used == set(range(15))
-    sizes = {len(dataset.record(0, np.random.default_rng(i), num_turns=6)['prompts'])
-             for i in range(20)}
+    sizes = {
+        len(dataset.record(0, np.random.default_rng(i), num_turns=6)['prompts']) for i in range(20)
+    }
     assert sizes == {6}, 'a number asked for is given'
 
 
@@ -140,15 +149,23 @@ def test_never_more_regions_than_prompts(build):
 
 
 def test_questions_suffix_and_absent_prompts(build):
-    dataset = build(Pix2CapRegionDataset, entry('a red bus'), questions=['What is <region>?'],
-                    question_suffix=' Be brief.', absent_probability=1)
+    dataset = build(
+        Pix2CapRegionDataset,
+        entry('a red bus'),
+        questions=['What is <region>?'],
+        question_suffix=' Be brief.',
+        absent_probability=1,
+    )
     record = dataset[0]
     k = record['prompts'][0]['id']
     absent = 0 if k else 1
     assert record['conversation'] == [
-        dict(human=f'What is <Prompt{absent}>? Be brief.',
-             gpt=f'<Prompt{absent}> is not in the image.'),
-        dict(human=f'What is <Prompt{k}>? Be brief.', gpt=f'<Prompt{k}>: a red bus')]
+        dict(
+            human=f'What is <Prompt{absent}>? Be brief.',
+            gpt=f'<Prompt{absent}> is not in the image.',
+        ),
+        dict(human=f'What is <Prompt{k}>? Be brief.', gpt=f'<Prompt{k}>: a red bus'),
+    ]
     dataset = build(Pix2CapRegionDataset, entry('a red bus'))
     asked = {dataset[i]['conversation'][-1]['human'] for i in range(400)}
     assert len({text.split('<')[0] + text.split('>')[1] for text in asked}) == 30
@@ -159,8 +176,13 @@ def test_a_test_item_is_a_segment(build):
     first, second, third = build(Pix2CapSegDataset, *entries, test_mode=True, num_turns=1)
     assert first['conversation'] == [dict(human='Segment: a red bus', gpt='It is [SEG].')]
     assert first['meta'] == dict(
-        sample_id='Pix2CapSegDataset/7_1', dataset='Pix2CapSegDataset', task='refseg', image_id=7,
-        segment_id=1, expression='a red bus')
+        sample_id='Pix2CapSegDataset/7_1',
+        dataset='Pix2CapSegDataset',
+        task='refseg',
+        image_id=7,
+        segment_id=1,
+        expression='a red bus',
+    )
     assert second['masks'][0]['ids'] == [3] and third['meta']['image_id'] == 8
     regions = build(Pix2CapRegionDataset, *entries, test_mode=True, absent_probability=1)
     question = load_templates('region_questions')[0].replace('<region>', '<Prompt0>')
@@ -192,5 +214,6 @@ def test_damage_is_named(build, reader, tmp_path):
     with pytest.raises(AnnotationError, match=r'annotations\[1\].*segments_info'):
         build(reader, good, dict(file_name='a.png', image_id=1))
     with pytest.raises(MissingFilesError, match=r'data_prefix.seg_map_path'):
-        reader(data_prefix=dict(img_path='images'), questions=['<region> {x}'],
-               data_root=str(tmp_path))
+        reader(
+            data_prefix=dict(img_path='images'), questions=['<region> {x}'], data_root=str(tmp_path)
+        )

@@ -36,8 +36,11 @@ def write(tmp_path):
     Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(tmp_path / 'a.png')
 
     def writer(entries, file='data.json', **options):
-        text = (''.join(json.dumps(e) + '\n\n' for e in entries) if file.endswith('l') else
-                json.dumps(entries))
+        text = (
+            ''.join(json.dumps(e) + '\n\n' for e in entries)
+            if file.endswith('l')
+            else json.dumps(entries)
+        )
         (tmp_path / file).write_text(text)
         return dict(type='PixelChatDataset', ann_file=file, data_root=str(tmp_path), **options)
 
@@ -50,9 +53,16 @@ def build(cfg):
 
 @pytest.mark.parametrize('file', ['data.json', 'data.jsonl'])
 def test_record(write, tmp_path, file):
-    dataset = build(write([FULL, TEXT], file, random_prompt_ids=False,
-                          data_prefix=dict(img_path='images', mask_path='masks'), name='mine',
-                          lazy_init=True))
+    dataset = build(
+        write(
+            [FULL, TEXT],
+            file,
+            random_prompt_ids=False,
+            data_prefix=dict(img_path='images', mask_path='masks'),
+            name='mine',
+            lazy_init=True,
+        )
+    )
     for folder in ('images', 'masks'):
         (tmp_path / folder).mkdir()
     sample, text = dataset
@@ -61,9 +71,13 @@ def test_record(write, tmp_path, file):
     assert sample['conversation'] == [
         dict(human='Where is <Prompt3>?', gpt='<p> This </p> [SEG] and [SEG].'),
         dict(human='Which? A. a B. b', gpt='B'),
-        dict(human='<Prompt0>, <Prompt14>, <Prompt1>?', gpt='[SEG], <Prompt2>.')]
-    assert sample['masks'] == [dict(union=[POLYGON, RLE, dict(png=f'{masks}/m.png')]),
-                               dict(png=f'{masks}/s.png', ids=[3, 65536]), RLE]
+        dict(human='<Prompt0>, <Prompt14>, <Prompt1>?', gpt='[SEG], <Prompt2>.'),
+    ]
+    assert sample['masks'] == [
+        dict(union=[POLYGON, RLE, dict(png=f'{masks}/m.png')]),
+        dict(png=f'{masks}/s.png', ids=[3, 65536]),
+        RLE,
+    ]
     assert sample['prompts'] == FULL['prompts'][:4]
     assert sample['meta'] == dict(sample_id='mine/first', dataset='mine', task='refseg', kind=3)
     assert (sample['height'], sample['width']) == (H, W)
@@ -73,7 +87,7 @@ def test_record(write, tmp_path, file):
 
 
 def test_folders_default_to_the_root(write, tmp_path):
-    sample, = build(write([masked(dict(png='m.png'))]))
+    (sample,) = build(write([masked(dict(png='m.png'))]))
     assert sample['img_path'] == str(tmp_path / 'a.png')
     assert sample['masks'] == [dict(png=str(tmp_path / 'm.png'))]
 
@@ -90,7 +104,8 @@ def test_masks_stay_with_their_turns(write):
         order = [int(t['human'][1]) for t in sample['conversation']]
         assert [int(t['gpt'][1]) for t in sample['conversation']] == order
         assert [mask[0][0] for mask in sample['masks']] == [
-            10 * i + j for i in order for j in range(i)]
+            10 * i + j for i in order for j in range(i)
+        ]
         orders.add(tuple(order))
     assert len(orders) == 12
     first = build(dict(cfg, max_turns=3))[0]
@@ -101,10 +116,11 @@ def test_masks_stay_with_their_turns(write):
 
 
 def test_prompt_ids_are_random_in_training_and_renamed_everywhere(write):
-    candidate = entry(turn('<Prompt1> or <Prompt12>?', '<Prompt12>: no'),
-                      turn('<Prompt2>?', '<Prompt2> is not in the image.'),
-                      prompts=[dict(id=2, absent=True), dict(id=12, point=[1, 1]),
-                               dict(id=1, box=[1, 1, 2, 2])])
+    candidate = entry(
+        turn('<Prompt1> or <Prompt12>?', '<Prompt12>: no'),
+        turn('<Prompt2>?', '<Prompt2> is not in the image.'),
+        prompts=[dict(id=2, absent=True), dict(id=12, point=[1, 1]), dict(id=1, box=[1, 1, 2, 2])],
+    )
     dataset = build(write([candidate]))
     seen = set()
     for i in range(60):
@@ -114,7 +130,8 @@ def test_prompt_ids_are_random_in_training_and_renamed_everywhere(write):
         assert ['point' in prompt for prompt in sample['prompts']] == [True, False]
         assert sample['conversation'] == [
             dict(human=f'<Prompt{ids[1]}> or <Prompt{ids[0]}>?', gpt=f'<Prompt{ids[0]}>: no'),
-            dict(human=f'<Prompt{absent}>?', gpt=f'<Prompt{absent}> is not in the image.')]
+            dict(human=f'<Prompt{absent}>?', gpt=f'<Prompt{absent}> is not in the image.'),
+        ]
         assert len({*ids, absent}) == 3
         seen |= {*ids, absent}
     assert seen == set(range(15))
@@ -128,28 +145,37 @@ def test_test_mode_asks_every_turn_after_those_before_it(write):
     sample = build(write([FULL, entry()], test_mode=True))
     assert [len(s['conversation']) for s in sample] == [1, 2, 3, 1]
     assert [s['meta']['sample_id'] for s in sample] == [
-        f'PixelChatDataset/{name}' for name in ('first/0', 'first/1', 'first/2', '1/0')]
+        f'PixelChatDataset/{name}' for name in ('first/0', 'first/1', 'first/2', '1/0')
+    ]
     assert [len(s['masks']) for s in sample] == [2, 0, 1, 0] and sample[2]['masks'] == [RLE]
     assert [len(s['prompts']) for s in sample] == [4, 4, 4, 0]
     own = {k: v for k, v in sample[1]['meta'].items() if k not in ('sample_id', 'dataset')}
-    assert own == dict(task='refseg', kind=3, choices=['a', 'b'], answer='B',
-                       references=['b', 'B'])
+    assert own == dict(task='refseg', kind=3, choices=['a', 'b'], answer='B', references=['b', 'B'])
     assert sample[0]['meta']['expression'] == '<Prompt3>' and 'expression' not in sample[2]['meta']
     assert sample[0]['meta']['no_target'] is False
     assert build(write([FULL]))[0]['meta'].keys() == {'task', 'kind', 'sample_id', 'dataset'}
 
 
 def test_independent_turns_are_asked_alone(write):
-    cfg = write([entry(turn('a', '[SEG]'), turn('b', '[SEG]'), masks=[POLYGON, []])],
-                test_mode=True, shuffle_turns=True, max_turns=1)
+    cfg = write(
+        [entry(turn('a', '[SEG]'), turn('b', '[SEG]'), masks=[POLYGON, []])],
+        test_mode=True,
+        shuffle_turns=True,
+        max_turns=1,
+    )
     samples = list(build(cfg))
     assert [[t['human'] for t in s['conversation']] for s in samples] == [['a'], ['b']]
     assert [s['masks'] for s in samples] == [[POLYGON], [[]]]
 
 
 def test_kind_of_task(write):
-    entries = [asked(choices=['a', 'b'], correct='A'), masked(POLYGON), prompted(point=[1, 1]),
-               entry(), entry(meta=dict(task='gcg'))]
+    entries = [
+        asked(choices=['a', 'b'], correct='A'),
+        masked(POLYGON),
+        prompted(point=[1, 1]),
+        entry(),
+        entry(meta=dict(task='gcg')),
+    ]
     tasks = ['mcq', 'refseg', 'region', 'vqa', 'gcg']
     for mode in (True, False):
         assert [s['meta']['task'] for s in build(write(entries, test_mode=mode))] == tasks
@@ -172,11 +198,15 @@ def test_ids_are_distinct_where_results_are_told_apart_by_them(write, tmp_path):
     assert len(validate_pixel_chat(tmp_path / 'data.json')) == 2
 
 
-@pytest.mark.parametrize('name, text, message', [
-    ('f.json', '[{"turns": [}]', r'f.json: \[0\]: not valid JSON'),
-    ('f.json', '{"turns": []}', 'must hold a JSON list'), ('f.json', '', 'must hold a JSON list'),
-    ('f.jsonl', '{"turns": []}\n{"turns"', 'line 2: not valid JSON'),
-])
+@pytest.mark.parametrize(
+    'name, text, message',
+    [
+        ('f.json', '[{"turns": [}]', r'f.json: \[0\]: not valid JSON'),
+        ('f.json', '{"turns": []}', 'must hold a JSON list'),
+        ('f.json', '', 'must hold a JSON list'),
+        ('f.jsonl', '{"turns": []}\n{"turns"', 'line 2: not valid JSON'),
+    ],
+)
 def test_damaged_files(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(AnnotationError, match=message):
@@ -193,15 +223,33 @@ def test_empty_files(tmp_path, name, text):
 
 
 def test_validation_with_images(write, tmp_path):
-    write([entry(height=H, width=W), entry(height=W, width=H), masked(dict(png='none.png')),
-           entry() | dict(image='b.png'),
-           entry(prompts=[dict(id=4, absent=True), dict(id=0, point=[1, 1]),
-                          dict(id=2, scribble=[[99, 99]])])])
+    write(
+        [
+            entry(height=H, width=W),
+            entry(height=W, width=H),
+            masked(dict(png='none.png')),
+            entry() | dict(image='b.png'),
+            entry(
+                prompts=[
+                    dict(id=4, absent=True),
+                    dict(id=0, point=[1, 1]),
+                    dict(id=2, scribble=[[99, 99]]),
+                ]
+            ),
+        ]
+    )
     assert validate_pixel_chat(tmp_path / 'data.json') == []
     problems = validate_pixel_chat(tmp_path / 'data.json', tmp_path, tmp_path / 'masks')
-    for problem, start in zip(problems, [
-            r'[1].height, width: the annotation states 8x6', r'[2].masks[0]: no such mask file',
-            r'[3].img_path: no such image', r'[4].prompts[2].scribble: scribble'], strict=True):
+    for problem, start in zip(
+        problems,
+        [
+            r'[1].height, width: the annotation states 8x6',
+            r'[2].masks[0]: no such mask file',
+            r'[3].img_path: no such image',
+            r'[4].prompts[2].scribble: scribble',
+        ],
+        strict=True,
+    ):
         assert problem.startswith(f'{tmp_path}/data.json: {start}'), problem
 
 
@@ -219,8 +267,12 @@ def test_reads_shapes_world(world, tmp_path, world_counts):
     images = read_world(world)
     write_world(images, world, tmp_path, np.random.default_rng(0))
     by_name = {image.file_name: image for image in images}
-    cfg = dict(type='PixelChatDataset', data_root=str(tmp_path), shuffle_turns=True,
-               data_prefix=dict(img_path=str(world / 'images'), mask_path='masks'))
+    cfg = dict(
+        type='PixelChatDataset',
+        data_root=str(tmp_path),
+        shuffle_turns=True,
+        data_prefix=dict(img_path=str(world / 'images'), mask_path='masks'),
+    )
     kinds, told = set(), 0
     for split, mode in (('train', False), ('test', True)):
         dataset = build(dict(cfg, ann_file=f'pixel_chat_{split}.json', test_mode=mode))
@@ -229,14 +281,20 @@ def test_reads_shapes_world(world, tmp_path, world_counts):
             if sample['img'] is None:
                 continue
             image = by_name[sample['img_path'].split('images/')[1]]
-            objects = [decode_mask(o.segmentation, image.height, image.width, None, 'm')
-                       for o in image.objects]
-            sentences = {text: (i, ) for i, o in enumerate(image.objects) for text in o.sentences}
+            objects = [
+                decode_mask(o.segmentation, image.height, image.width, None, 'm')
+                for o in image.objects
+            ]
+            sentences = {text: (i,) for i, o in enumerate(image.objects) for text in o.sentences}
             sentences |= {group.sentence: group.members for group in image.groups}
             # A box may hold more of another object than of its own.
-            under = {k: int(np.argmax([(true & marked).sum() for true in objects]))
-                     for k, marked, kind in zip(*(sample[f'prompt_{name}'] for name in
-                                                  ('ids', 'masks', 'kinds'))) if kind != 'box'}
+            under = {
+                k: int(np.argmax([(true & marked).sum() for true in objects]))
+                for k, marked, kind in zip(
+                    *(sample[f'prompt_{name}'] for name in ('ids', 'masks', 'kinds'))
+                )
+                if kind != 'box'
+            }
             kinds |= set(sample['prompt_kinds'])
             asked = sample['conversation'][-1:] if mode else sample['conversation']
             masks = iter(sample['gt_masks'])
@@ -266,8 +324,10 @@ def test_config_of_the_documentation_builds(repo_root, parity_dir, tmp_path):
     text = (repo_root / 'docs/custom_data.md').read_text(encoding='utf-8')
     code = re.search(r'```python\n(_base_.*?)```', text, re.DOTALL).group(1)
     (tmp_path / 'my_data.py').write_text(
-        code.replace("'./_base_/", f"'{repo_root}/configs/_base_/")
-            .replace("'data/mine'", f"'{tmp_path}'"))
+        code.replace("'./_base_/", f"'{repo_root}/configs/_base_/").replace(
+            "'data/mine'", f"'{tmp_path}'"
+        )
+    )
     for folder in ('images', 'masks'):
         (tmp_path / folder).mkdir()
     Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(tmp_path / 'images/a.png')

@@ -27,66 +27,120 @@ from tests.test_datasets.test_readers.pixel_chat_entries import (
     turn,
 )
 
-SCHEMA = json.loads((Path(pixel_chat.__file__).parents[1] / 'schemas/pixel_chat.schema.json')
-                    .read_text(encoding='utf-8'))
+SCHEMA = json.loads(
+    (Path(pixel_chat.__file__).parents[1] / 'schemas/pixel_chat.schema.json').read_text(
+        encoding='utf-8'
+    )
+)
 VALID = dict(
-    minimal=dict(turns=[turn()]), full=FULL, integer_id=entry(id=7), empty_lists=entry(
-        masks=[], prompts=[], meta={}), several_turns=entry(turn(), turn()),
-    empty_mask=masked([]), two_polygons=masked(POLYGON * 2), rle=masked(RLE),
-    counts=masked(dict(size=[H, W], counts=[0, 48])), png=masked(dict(png='m.png')),
-    segments=masked(dict(png='s.png', ids=[1])), union=masked(dict(union=[POLYGON, RLE])),
-    mask_prompt=prompted(mask=RLE), point=prompted(point=[1.5, 2]), box=prompted(box=[0, 0, 1, 1]),
-    dot=prompted(scribble=[[1, 2]]), pen=prompted(scribble=[[1, 2], [3, 4]], width=1),
-    absent=prompted(absent=True), whole_float=prompted(id=3.0, point=[1, 2]),
-    image_marker=asked(question='<image>\nWhere?'), outside=prompted(point=[-4, 1]),
-    references=asked(references=['x']), no_target=asked(no_target=True))
+    minimal=dict(turns=[turn()]),
+    full=FULL,
+    integer_id=entry(id=7),
+    empty_lists=entry(masks=[], prompts=[], meta={}),
+    several_turns=entry(turn(), turn()),
+    empty_mask=masked([]),
+    two_polygons=masked(POLYGON * 2),
+    rle=masked(RLE),
+    counts=masked(dict(size=[H, W], counts=[0, 48])),
+    png=masked(dict(png='m.png')),
+    segments=masked(dict(png='s.png', ids=[1])),
+    union=masked(dict(union=[POLYGON, RLE])),
+    mask_prompt=prompted(mask=RLE),
+    point=prompted(point=[1.5, 2]),
+    box=prompted(box=[0, 0, 1, 1]),
+    dot=prompted(scribble=[[1, 2]]),
+    pen=prompted(scribble=[[1, 2], [3, 4]], width=1),
+    absent=prompted(absent=True),
+    whole_float=prompted(id=3.0, point=[1, 2]),
+    image_marker=asked(question='<image>\nWhere?'),
+    outside=prompted(point=[-4, 1]),
+    references=asked(references=['x']),
+    no_target=asked(no_target=True),
+)
 
 INVALID = dict(
-    no_object=[FULL], nothing={}, no_turns=dict(turns=[]), turns_object=dict(turns={}),
-    unknown_key=entry(mask=[]), list_id=entry(id=[1]), blank_id=entry(id=' '),
+    no_object=[FULL],
+    nothing={},
+    no_turns=dict(turns=[]),
+    turns_object=dict(turns={}),
+    unknown_key=entry(mask=[]),
+    list_id=entry(id=[1]),
+    blank_id=entry(id=' '),
     true_id=entry(id=True),
-    null_image=dict(turns=[turn()], image=None), blank_image=dict(turns=[turn()], image=''),
-    height_alone=entry(height=H), zero_height=entry(height=0, width=W),
-    text_height=entry(height='6', width=W), half_height=entry(height=5.5, width=W),
+    null_image=dict(turns=[turn()], image=None),
+    blank_image=dict(turns=[turn()], image=''),
+    height_alone=entry(height=H),
+    zero_height=entry(height=0, width=W),
+    text_height=entry(height='6', width=W),
+    half_height=entry(height=5.5, width=W),
     size_without_image=dict(turns=[turn()], height=H, width=W),
     masks_without_image=dict(turns=[turn()], masks=[]),
     prompts_without_image=dict(turns=[turn()], prompts=[]),
-    no_answer=dict(turns=[dict(question='x')]), blank_answer=asked(answer=' \n'),
-    null_question=asked(question=None), other_spelling=dict(turns=[dict(human='x', gpt='y')]),
-    unknown_turn_key=asked(mask=POLYGON), seg_in_question=asked(question='Is it [SEG]?'),
-    prompt_15=asked(question='<Prompt15>?'), prompt_03=asked(question='<Prompt03>?'),
-    prompt_100=asked(answer='<Prompt100>'), image_token=asked(answer='a <vpatch>'),
-    end_token=asked(question='</vision>?'), choices_alone=asked(choices=['a', 'b']),
-    correct_alone=asked(correct='A'), one_choice=asked(choices=['a'], correct='A'),
+    no_answer=dict(turns=[dict(question='x')]),
+    blank_answer=asked(answer=' \n'),
+    null_question=asked(question=None),
+    other_spelling=dict(turns=[dict(human='x', gpt='y')]),
+    unknown_turn_key=asked(mask=POLYGON),
+    seg_in_question=asked(question='Is it [SEG]?'),
+    prompt_15=asked(question='<Prompt15>?'),
+    prompt_03=asked(question='<Prompt03>?'),
+    prompt_100=asked(answer='<Prompt100>'),
+    image_token=asked(answer='a <vpatch>'),
+    end_token=asked(question='</vision>?'),
+    choices_alone=asked(choices=['a', 'b']),
+    correct_alone=asked(correct='A'),
+    one_choice=asked(choices=['a'], correct='A'),
     blank_choice=asked(choices=['a', ''], correct='A'),
     small_letter=asked(choices=['a', 'b'], correct='a'),
     two_letters=asked(choices=['a', 'b'], correct='AB'),
-    newline=asked(choices=['a', 'b'], correct='A\n'), no_references=asked(references=[]),
-    text_references=asked(references='x'), number_expression=asked(expression=1),
-    text_no_target=asked(no_target='no'), masks_object=entry(masks={}), null_mask=masked(None),
-    flat_polygon=masked([1, 1, 5, 1, 5, 5]), two_points=masked([[1, 1, 5, 1]]),
-    text_coordinate=masked([[1, 1, 5, 1, 5, '5']]), true_coordinate=masked([[1, 1, 5, 1, 5, True]]),
-    far_coordinate=masked([[1, 1, 5, 1, 5, 1e7]]), no_size=masked(dict(counts='0`1')),
-    three_sides=masked(dict(size=[1, 2, 3], counts='0')), zero_side=masked(dict(size=[0, 2],
-                                                                                counts='0')),
+    newline=asked(choices=['a', 'b'], correct='A\n'),
+    no_references=asked(references=[]),
+    text_references=asked(references='x'),
+    number_expression=asked(expression=1),
+    text_no_target=asked(no_target='no'),
+    masks_object=entry(masks={}),
+    null_mask=masked(None),
+    flat_polygon=masked([1, 1, 5, 1, 5, 5]),
+    two_points=masked([[1, 1, 5, 1]]),
+    text_coordinate=masked([[1, 1, 5, 1, 5, '5']]),
+    true_coordinate=masked([[1, 1, 5, 1, 5, True]]),
+    far_coordinate=masked([[1, 1, 5, 1, 5, 1e7]]),
+    no_size=masked(dict(counts='0`1')),
+    three_sides=masked(dict(size=[1, 2, 3], counts='0')),
+    zero_side=masked(dict(size=[0, 2], counts='0')),
     negative_counts=masked(dict(size=[1, 2], counts=[3, -1])),
-    blank_counts=masked(dict(size=[1, 2], counts='')), extra_rle=masked(dict(RLE, area=3)),
-    empty_object=masked({}), no_ids=masked(dict(png='m.png', ids=[])),
-    huge_ids=masked(dict(png='m.png', ids=[1 << 24])), ids_alone=masked(dict(ids=[1])),
-    png_and_rle=masked(dict(RLE, png='m.png')), empty_union=masked(dict(union=[])),
+    blank_counts=masked(dict(size=[1, 2], counts='')),
+    extra_rle=masked(dict(RLE, area=3)),
+    empty_object=masked({}),
+    no_ids=masked(dict(png='m.png', ids=[])),
+    huge_ids=masked(dict(png='m.png', ids=[1 << 24])),
+    ids_alone=masked(dict(ids=[1])),
+    png_and_rle=masked(dict(RLE, png='m.png')),
+    empty_union=masked(dict(union=[])),
     nested_union=masked(dict(union=[dict(union=[POLYGON])])),
     union_and_png=masked(dict(union=[POLYGON], png='m.png')),
-    no_prompt_id=entry(prompts=[dict(point=[1, 1])]), id_15=prompted(id=15, point=[1, 1]),
-    text_prompt_id=prompted(id='3', point=[1, 1]), half_prompt_id=prompted(id=2.5, point=[1, 1]),
-    no_kind=prompted(), two_kinds=prompted(point=[1, 1], box=[1, 1, 2, 2]),
-    three_numbers=prompted(point=[1, 1, 1]), text_box=prompted(box='1,1,2,2'),
-    null_box=prompted(box=None), empty_scribble=prompted(scribble=[]),
-    flat_scribble=prompted(scribble=[1, 2]), thin=prompted(scribble=[[1, 2]], width=0.5),
-    wide_box=prompted(box=[1, 1, 2, 2], width=2), absent_false=prompted(absent=False),
-    absent_one=prompted(absent=1), too_many=entry(prompts=[dict(id=0, absent=True)] * 16),
-    meta_list=entry(meta=[1]), meta_taken=entry(meta=dict(answer='x')),
-    meta_method=entry(meta={'keys': 1}), meta_private=entry(meta=dict(_x=1)),
-    meta_blank=entry(meta={'': 1}))
+    no_prompt_id=entry(prompts=[dict(point=[1, 1])]),
+    id_15=prompted(id=15, point=[1, 1]),
+    text_prompt_id=prompted(id='3', point=[1, 1]),
+    half_prompt_id=prompted(id=2.5, point=[1, 1]),
+    no_kind=prompted(),
+    two_kinds=prompted(point=[1, 1], box=[1, 1, 2, 2]),
+    three_numbers=prompted(point=[1, 1, 1]),
+    text_box=prompted(box='1,1,2,2'),
+    null_box=prompted(box=None),
+    empty_scribble=prompted(scribble=[]),
+    flat_scribble=prompted(scribble=[1, 2]),
+    thin=prompted(scribble=[[1, 2]], width=0.5),
+    wide_box=prompted(box=[1, 1, 2, 2], width=2),
+    absent_false=prompted(absent=False),
+    absent_one=prompted(absent=1),
+    too_many=entry(prompts=[dict(id=0, absent=True)] * 16),
+    meta_list=entry(meta=[1]),
+    meta_taken=entry(meta=dict(answer='x')),
+    meta_method=entry(meta={'keys': 1}),
+    meta_private=entry(meta=dict(_x=1)),
+    meta_blank=entry(meta={'': 1}),
+)
 
 # Place and reason of some of them: unknown and missing keys, values, alternatives.
 SAID = dict(
@@ -112,23 +166,31 @@ SAID = dict(
     no_kind=".prompts[0]: got dict {'id': 3}; wanted: One visual prompt: an id and exactly one of "
     "'mask', 'box', 'point', 'scribble' and 'absent'.",
     meta_taken=".meta: cannot hold the key 'answer'; wanted: A name that begins with a letter and "
-    'means nothing else in a sample.')
+    'means nothing else in a sample.',
+)
 
 # A schema cannot say these; the reader does.
 UNLINKED = dict(
-    masks_missing=(entry(turn(answer='[SEG] and [SEG].'), masks=[POLYGON]),
-                   r'masks: 1 masks for 2 \[SEG\]'),
+    masks_missing=(
+        entry(turn(answer='[SEG] and [SEG].'), masks=[POLYGON]),
+        r'masks: 1 masks for 2 \[SEG\]',
+    ),
     masks_too_many=(entry(masks=[POLYGON]), r'masks: 1 masks for 0 \[SEG\]'),
-    same_id=(entry(prompts=[dict(id=1, absent=True), dict(id=1, point=[1, 1])]),
-             r'prompts\[1\]\.id: prompt id 1 is used twice'),
-    undeclared=(entry(turn('<Prompt1>?'), prompts=[dict(id=2, absent=True)]),
-                r'turns\[0\]: names <Prompt1>, .* ids \[2\]; add it, as {"id": 1, "absent": true}'),
+    same_id=(
+        entry(prompts=[dict(id=1, absent=True), dict(id=1, point=[1, 1])]),
+        r'prompts\[1\]\.id: prompt id 1 is used twice',
+    ),
+    undeclared=(
+        entry(turn('<Prompt1>?'), prompts=[dict(id=2, absent=True)]),
+        r'turns\[0\]: names <Prompt1>, .* ids \[2\]; add it, as {"id": 1, "absent": true}',
+    ),
     no_prompts=(asked(answer='<Prompt0>'), r'names <Prompt0>'),
     third_option=(asked(choices=['a', 'b'], correct='C'), r'turns\[0\]\.correct: C is not .* 2'),
     empty_box=(prompted(box=[3, 1, 3, 2]), r'prompts\[0\]\.box: .* is empty'),
     odd_polygon=(masked([[1, 1, 5, 1, 5, 5, 2]]), r'masks\[0\]\[0\]: a polygon of 7 numbers'),
     odd_part=(masked(dict(union=[[[1, 1, 5, 1, 5, 5, 2]]])), r'masks\[0\]\.union\[0\]\[0\]'),
-    odd_prompt=(prompted(mask=[[1, 1, 5, 1, 5, 5, 2]]), r'prompts\[0\]\.mask\[0\]'))
+    odd_prompt=(prompted(mask=[[1, 1, 5, 1, 5, 5, 2]]), r'prompts\[0\]\.mask\[0\]'),
+)
 
 
 def fault_of(candidate):
@@ -142,7 +204,6 @@ def fault_of(candidate):
 
 
 class TestSchema:
-
     @pytest.mark.parametrize('name', VALID)
     def test_valid_entries(self, name, tmp_path):
         assert fault_of(VALID[name]) is None
@@ -153,7 +214,7 @@ class TestSchema:
     def test_invalid_entries(self, name, tmp_path):
         assert fault_of(INVALID[name])
         (tmp_path / 'f.json').write_text(json.dumps([INVALID[name]]))
-        problem, = validate_pixel_chat(tmp_path / 'f.json')
+        (problem,) = validate_pixel_chat(tmp_path / 'f.json')
         assert 'f.json: [0]' in problem
 
     @pytest.mark.parametrize('name', UNLINKED)
@@ -161,7 +222,7 @@ class TestSchema:
         candidate, message = UNLINKED[name]
         assert fault_of(candidate) is None
         (tmp_path / 'f.json').write_text(json.dumps([VALID['full'], candidate]))
-        problem, = validate_pixel_chat(tmp_path / 'f.json')
+        (problem,) = validate_pixel_chat(tmp_path / 'f.json')
         assert re.search(r'f\.json: \[1\].*' + message, problem), problem
 
     @pytest.mark.parametrize(('name', 'message'), SAID.items())
@@ -170,8 +231,10 @@ class TestSchema:
 
     @pytest.mark.parametrize('number', [float('nan'), float('inf')])
     def test_what_python_alone_takes_for_json_is_refused(self, number):
-        assert re.search(rf'masks\[0\]\[0\]\[5\]: got float {number}.*A number of pixels',
-                         fault_of(masked([[1, 1, 5, 1, 5, number]])))
+        assert re.search(
+            rf'masks\[0\]\[0\]\[5\]: got float {number}.*A number of pixels',
+            fault_of(masked([[1, 1, 5, 1, 5, number]])),
+        )
         assert 'surrogates not allowed' in fault_of(asked(answer='half a pair \ud83d'))
 
     @settings(max_examples=250)
@@ -187,9 +250,11 @@ class TestSchema:
 
     def test_reserved_keys_are_those_of_the_reader_the_pipeline_and_the_sample(self):
         names = SCHEMA['$defs']['entry']['properties']['meta']['propertyNames']['not']['enum']
-        given = set('sample_id dataset choices answer references expression no_target img_path '
-                    'ori_shape grid question gt_text dropped_turns gt_masks prompt_masks '
-                    'prompt_ids image pred_text pred_masks pred_scores'.split())
+        given = set(
+            'sample_id dataset choices answer references expression no_target img_path '
+            'ori_shape grid question gt_text dropped_turns gt_masks prompt_masks '
+            'prompt_ids image pred_text pred_masks pred_scores'.split()
+        )
         assert set(names) == given | {name for name in dir(PixelDataSample) if name[0] != '_'}
 
     def test_prompts_are_as_many_as_the_tokenizer_has(self):
@@ -216,8 +281,30 @@ class TestSchema:
             assert set(SCHEMA['$defs'][name]['properties']) <= keys
 
 
-VALUES = st.sampled_from([None, True, 0, -1, 2.5, 3.0, 1e9, '', ' ', 'x', '[SEG]', '<Prompt20>', [],
-                          {}, [1, 2], [[1, 2]], [1] * 4, [[1] * 6], dict(png='x'), dict(id=1)])
+VALUES = st.sampled_from(
+    [
+        None,
+        True,
+        0,
+        -1,
+        2.5,
+        3.0,
+        1e9,
+        '',
+        ' ',
+        'x',
+        '[SEG]',
+        '<Prompt20>',
+        [],
+        {},
+        [1, 2],
+        [[1, 2]],
+        [1] * 4,
+        [[1] * 6],
+        dict(png='x'),
+        dict(id=1),
+    ]
+)
 
 
 def damage(value, data):
@@ -242,11 +329,30 @@ def damage(value, data):
         value = value[key]
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
-                    | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                        st.sampled_from(['turns', 'image', 'masks', 'prompts', 'question', 'answer',
-                                         'id', 'box', 'union', 'counts']), inner, max_size=4))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    'turns',
+                    'image',
+                    'masks',
+                    'prompts',
+                    'question',
+                    'answer',
+                    'id',
+                    'box',
+                    'union',
+                    'counts',
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+)
 
 
 @given(JSON)

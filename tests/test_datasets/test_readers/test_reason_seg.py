@@ -30,8 +30,11 @@ def square(x, y, side, label='target', **more):
 
 
 def entry(*texts, sentence=True, shapes=None):
-    return dict(text=list(texts), is_sentence=sentence,
-                shapes=[square(2, 2, 4)] if shapes is None else shapes)
+    return dict(
+        text=list(texts),
+        is_sentence=sentence,
+        shapes=[square(2, 2, 4)] if shapes is None else shapes,
+    )
 
 
 @pytest.fixture
@@ -44,11 +47,15 @@ def write(tmp_path):
         for stem, content in entries.items():
             Image.new('RGB', (W, H)).save(folder / f'{stem}.jpg')
             if content is not None:
-                text = content if isinstance(content, str) else json.dumps(
-                    content, ensure_ascii=False)
+                text = (
+                    content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+                )
                 (folder / f'{stem}.json').write_bytes(text.encode(encoding))
-        return dict(type='ReasonSegDataset', data_root=str(tmp_path / 'data'),
-                    data_prefix=dict(img_path='train'))
+        return dict(
+            type='ReasonSegDataset',
+            data_root=str(tmp_path / 'data'),
+            data_prefix=dict(img_path='train'),
+        )
 
     return writer
 
@@ -65,11 +72,14 @@ def test_sentences_and_phrases_are_asked_differently(write):
     cfg = write(a=entry(' Which one is {x}? '), b=entry('the left one', sentence=False))
     first, second = DATASETS.build(cfg)
     assert first['conversation'] == [
-        dict(human='Which one is {x}? Please output segmentation mask.', gpt='It is [SEG].')]
+        dict(human='Which one is {x}? Please output segmentation mask.', gpt='It is [SEG].')
+    ]
     assert questions(second) == [
-        'What is the left one in this image? Please output segmentation mask.']
-    assert first['meta'] == dict(sample_id='ReasonSegDataset/a', dataset='ReasonSegDataset',
-                                 task='reasonseg')
+        'What is the left one in this image? Please output segmentation mask.'
+    ]
+    assert first['meta'] == dict(
+        sample_id='ReasonSegDataset/a', dataset='ReasonSegDataset', task='reasonseg'
+    )
     assert first['img_path'] == os.path.join(cfg['data_root'], 'train', 'a.jpg')
     assert first['prompts'] == [] and 'ignore_masks' not in first
 
@@ -88,8 +98,13 @@ def test_up_to_three_texts_without_replacement(write):
 
 
 def test_shapes_become_painted_masks(write):
-    shapes = [square(2, 2, 4, 'Target'), square(0, 0, 9, 'flag'), square(3, 3, 2, 'Ignore it'),
-              square(9, 9, 2, 'IGNORE'), square(0, 0, 3, 'FLAG')]
+    shapes = [
+        square(2, 2, 4, 'Target'),
+        square(0, 0, 9, 'flag'),
+        square(3, 3, 2, 'Ignore it'),
+        square(9, 9, 2, 'IGNORE'),
+        square(0, 0, 3, 'FLAG'),
+    ]
     cfg = write(a=entry('q', shapes=shapes))
     painted = [dict(points=shapes[i]['points'], ignore=i > 0) for i in (0, 2, 3)]
     assert DATASETS.build(cfg)[0]['masks'] == [dict(painted=painted)]
@@ -108,8 +123,13 @@ def test_evaluation_asks_the_first_text_only(write):
     cfg = write(b=entry('the dog', 'second', sentence=False))
     first, second = DATASETS.build(dict(cfg, test_mode=True, name='val'))
     assert questions(first) == ['first Please output segmentation mask.']
-    assert first['meta'] == dict(sample_id='val/a', dataset='val', task='reasonseg',
-                                 expression='first', expression_kind='sentence')
+    assert first['meta'] == dict(
+        sample_id='val/a',
+        dataset='val',
+        task='reasonseg',
+        expression='first',
+        expression_kind='sentence',
+    )
     assert second['meta']['expression_kind'] == 'phrase'
     assert len(second['masks']) == len(second['ignore_masks']) == 1
 
@@ -126,17 +146,25 @@ def test_empty_texts_are_counted(write):
     assert dataset.skipped == {'empty expression': 2}
 
 
-@pytest.mark.parametrize('content, reason', [
-    (None, 'ann_file: no such file'), ('{"text": ["a"', 'not valid JSON'),
-    ('[]', 'must be a dict'), (dict(text=['a'], shapes=[]), 'lacks .*is_sentence'),
-    (entry(), 'text: no text'), (entry(' '), 'text: no text'),
-    (entry(3), 'must be a list of texts'),
-    (dict(entry(), text='a'), 'must be a list of texts'),
-    (entry('a', sentence='yes'), 'is_sentence: must be true or false'),
-    (entry('a', sentence=[]), 'is_sentence: must be true or false'),
-    (entry('a', shapes={}), 'shapes: must be a list'), (entry('a', shapes=[3]), r'shapes\[0\]'),
-    (entry('a', shapes=[dict(label='x')]), 'lacks .*points'),
-    (entry('a', shapes=[dict(label=None, points=[])]), r'shapes\[0\].label: must be a text')])
+@pytest.mark.parametrize(
+    'content, reason',
+    [
+        (None, 'ann_file: no such file'),
+        ('{"text": ["a"', 'not valid JSON'),
+        ('[]', 'must be a dict'),
+        (dict(text=['a'], shapes=[]), 'lacks .*is_sentence'),
+        (entry(), 'text: no text'),
+        (entry(' '), 'text: no text'),
+        (entry(3), 'must be a list of texts'),
+        (dict(entry(), text='a'), 'must be a list of texts'),
+        (entry('a', sentence='yes'), 'is_sentence: must be true or false'),
+        (entry('a', sentence=[]), 'is_sentence: must be true or false'),
+        (entry('a', shapes={}), 'shapes: must be a list'),
+        (entry('a', shapes=[3]), r'shapes\[0\]'),
+        (entry('a', shapes=[dict(label='x')]), 'lacks .*points'),
+        (entry('a', shapes=[dict(label=None, points=[])]), r'shapes\[0\].label: must be a text'),
+    ],
+)
 def test_faulty_entries_are_counted_in_training_and_raised_in_tests(write, content, reason):
     cfg = write(bad=content, good=entry('q'))
     dataset = DATASETS.build(cfg)
@@ -151,7 +179,7 @@ def test_bytes_in_no_encoding_are_named(write):
     Image.new('RGB', (W, H)).save(os.path.join(folder, 'a.jpg'))
     with open(os.path.join(folder, 'a.json'), 'wb') as file:
         file.write(b'{"text": "\x81\xff"}')
-    with pytest.raises(BadSampleError, match=r"a.json: content: in none of .*cp1252"):
+    with pytest.raises(BadSampleError, match=r'a.json: content: in none of .*cp1252'):
         DATASETS.build(dict(cfg, test_mode=True))
 
 
@@ -165,7 +193,7 @@ def test_images_without_target_are_left_out_of_training_and_kept_in_tests(write,
 
 def test_a_bad_outline_is_named_when_it_is_painted(write):
     dataset = DATASETS.build(write(a=entry('q', shapes=[dict(label='x', points=[[1, 2, 3]])])))
-    with pytest.raises(BadSampleError, match=r"a.jpg: masks\[0\].painted\[0\]: a shape needs"):
+    with pytest.raises(BadSampleError, match=r'a.jpg: masks\[0\].painted\[0\]: a shape needs'):
         LoadMasks()(LoadImage()(dataset[0]))
 
 
@@ -191,8 +219,12 @@ def test_folders_and_suffix_can_differ_and_images_may_lie_in_the_root(write, tmp
         (root / f'images/{stem}.jpg').rename(root / f'images/{stem}.png')
     split = dict(cfg, ann_file='json', data_prefix=dict(img_path='images'), img_suffix='.png')
     assert len(DATASETS.build(split)) == 2
-    here = dict(type='ReasonSegDataset', data_root=str(root / 'images'),
-                ann_file=str(root / 'json'), img_suffix='.png')
+    here = dict(
+        type='ReasonSegDataset',
+        data_root=str(root / 'images'),
+        ann_file=str(root / 'json'),
+        img_suffix='.png',
+    )
     assert os.path.isfile(DATASETS.build(here)[0]['img_path'])
 
 
@@ -211,9 +243,14 @@ def shapes(world, tmp_path):
     suffix = os.path.splitext(images[0].file_name)[1]
 
     def config(split, **more):
-        return dict(type='ReasonSegDataset', data_root=str(tmp_path), ann_file=split,
-                    img_suffix=suffix, data_prefix=dict(img_path=str(world / 'images' / split)),
-                    **more)
+        return dict(
+            type='ReasonSegDataset',
+            data_root=str(tmp_path),
+            ann_file=split,
+            img_suffix=suffix,
+            data_prefix=dict(img_path=str(world / 'images' / split)),
+            **more,
+        )
 
     return {image.file_name: image for image in images}, config
 
@@ -228,12 +265,17 @@ def test_reads_shapes_world(shapes, split, world_counts):
     for record in dataset:
         image = by_name[record['img_path'].split('images/')[1]]
         loaded = LoadVisualPrompts()(LoadIgnoreMasks()(LoadMasks()(LoadImage()(record))))
-        objects = [decode_mask(item.segmentation, image.height, image.width, None, 'm')
-                   for item in image.objects]
+        objects = [
+            decode_mask(item.segmentation, image.height, image.width, None, 'm')
+            for item in image.objects
+        ]
         for mask, question in zip(loaded['gt_masks'], questions(record), strict=True):
             match = asked.match(question)
-            owner, = [i for i, item in enumerate(image.objects)
-                      if (match[1] or match[2]) in item.sentences]
+            (owner,) = [
+                i
+                for i, item in enumerate(image.objects)
+                if (match[1] or match[2]) in item.sentences
+            ]
             assert np.array_equal(mask, objects[owner])
             kinds.add(match[1] is None)
         assert ('ignore_masks' in loaded) == (split == 'test')

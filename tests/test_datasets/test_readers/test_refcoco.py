@@ -24,13 +24,19 @@ def image(image_id):
 
 
 def annotation(ann_id, image_id):
-    return dict(id=ann_id, image_id=image_id, segmentation=[[float(ann_id)] + BOX[0][1:]],
-                category_id=1)
+    return dict(
+        id=ann_id, image_id=image_id, segmentation=[[float(ann_id)] + BOX[0][1:]], category_id=1
+    )
 
 
 def reference(ref_id, ann_id, image_id, *sentences, split='train'):
-    return dict(ref_id=ref_id, ann_id=ann_id, image_id=image_id, split=split,
-                sentences=[dict(raw=s, sent_id=10 * ref_id + i) for i, s in enumerate(sentences)])
+    return dict(
+        ref_id=ref_id,
+        ann_id=ann_id,
+        image_id=image_id,
+        split=split,
+        sentences=[dict(raw=s, sent_id=10 * ref_id + i) for i, s in enumerate(sentences)],
+    )
 
 
 def phrases(record):
@@ -41,7 +47,7 @@ def phrases(record):
             before, after = question.split('{x}')
             text = turn['human']
             if text.startswith(before) and text.endswith(after):
-                found.append(text[len(before):len(text) - len(after)])
+                found.append(text[len(before) : len(text) - len(after)])
                 break
         else:
             raise AssertionError(f'{turn} follows no template')
@@ -59,14 +65,18 @@ def test_a_training_item_is_an_image_with_five_turns(refcoco_cfg, mini_world, wo
         assert (record['height'], record['width']) == (64, 64)
         name = record['img_path'].split('images/')[1]
         assert {(name, phrase) for phrase in phrases(record)} <= known
-        assert all(turn['gpt'] in load_templates('segmentation_answers')
-                   for turn in record['conversation'])
+        assert all(
+            turn['gpt'] in load_templates('segmentation_answers') for turn in record['conversation']
+        )
         assert record['meta']['task'] == 'refseg'
 
 
 def test_masks_follow_their_turns(write_refcoco):
-    cfg = write_refcoco([image(1)], [annotation(i, 1) for i in (1, 2, 3)],
-                        [reference(i, i, 1, f'object {i}') for i in (1, 2, 3)])
+    cfg = write_refcoco(
+        [image(1)],
+        [annotation(i, 1) for i in (1, 2, 3)],
+        [reference(i, i, 1, f'object {i}') for i in (1, 2, 3)],
+    )
     dataset = DATASETS.build(cfg)
     for i in range(8):
         record = dataset[i]
@@ -119,9 +129,17 @@ def test_question_and_answer_lists_are_configurable(refcoco_cfg):
         DATASETS.build(dict(refcoco_cfg, questions='nonsense'))
 
 
-@pytest.mark.parametrize('raw, phrase', [
-    ('The Left Boy.', 'the left boy'), ('dog..', 'dog.'), (' St. John ', 'st. john'), ('.', ''),
-    ('  ', ''), ('cat .', 'cat')])
+@pytest.mark.parametrize(
+    'raw, phrase',
+    [
+        ('The Left Boy.', 'the left boy'),
+        ('dog..', 'dog.'),
+        (' St. John ', 'st. john'),
+        ('.', ''),
+        ('  ', ''),
+        ('cat .', 'cat'),
+    ],
+)
 def test_clean_phrase(raw, phrase):
     assert clean_phrase(raw) == phrase
 
@@ -141,8 +159,15 @@ def test_a_test_item_is_one_sentence(write_refcoco):
     first, second = dataset
     assert first['conversation'][0]['human'] == 'Please segment the dog in this image.'
     assert first['masks'] == [annotation(1, 1)['segmentation']]
-    assert first['meta'] == dict(sample_id='dev/1_10', dataset='dev', task='refseg', image_id=1,
-                                 expression='the dog', ref_id=1, ann_id=1)
+    assert first['meta'] == dict(
+        sample_id='dev/1_10',
+        dataset='dev',
+        task='refseg',
+        image_id=1,
+        expression='the dog',
+        ref_id=1,
+        ann_id=1,
+    )
     assert second['meta']['expression'] == 'spot'
     assert dataset[0]['conversation'] == dataset[2]['conversation'], 'questions are fixed'
 
@@ -191,20 +216,37 @@ def test_the_permutation_never_stays_on_an_image(groups, seed):
 
 def test_missing_files_are_listed_together(tmp_path):
     with pytest.raises(MissingFilesError) as caught:
-        DATASETS.build(dict(type='RefCOCODataset', data_root=str(tmp_path),
-                            data_prefix=dict(img_path='train2014')))
-    assert [key for key, _ in caught.value.missing] == ['ann_file', 'data_prefix.img_path',
-                                                        'split_file']
+        DATASETS.build(
+            dict(
+                type='RefCOCODataset',
+                data_root=str(tmp_path),
+                data_prefix=dict(img_path='train2014'),
+            )
+        )
+    assert [key for key, _ in caught.value.missing] == [
+        'ann_file',
+        'data_prefix.img_path',
+        'split_file',
+    ]
 
 
-@pytest.mark.parametrize('refs, key', [
-    ({}, 'split_file'), ([dict(ref_id=1)], r'refs\[0\]'),
-    ([reference(1, 99, 1, 'a')], r'refs\[0\].ann_id'),
-    ([reference(1, 1, 7, 'a')], 'image_id'), ([reference(1, 1, 1, 'a', split='x')], 'split'),
-    ([reference(1, 1, 1, '')], 'ann_file'),
-    ([reference(1, [1], 1, 'a')], r'refs\[0\].ann_id: .*GRefCOCODataset'),
-    ([dict(reference(1, 1, 1), sentences=None)], r'refs\[0\].sentences: must be a list'),
-    ([dict(reference(1, 1, 1), sentences=[dict(raw=3)])], r'sentences\[0\].raw: must be a text')])
+@pytest.mark.parametrize(
+    'refs, key',
+    [
+        ({}, 'split_file'),
+        ([dict(ref_id=1)], r'refs\[0\]'),
+        ([reference(1, 99, 1, 'a')], r'refs\[0\].ann_id'),
+        ([reference(1, 1, 7, 'a')], 'image_id'),
+        ([reference(1, 1, 1, 'a', split='x')], 'split'),
+        ([reference(1, 1, 1, '')], 'ann_file'),
+        ([reference(1, [1], 1, 'a')], r'refs\[0\].ann_id: .*GRefCOCODataset'),
+        ([dict(reference(1, 1, 1), sentences=None)], r'refs\[0\].sentences: must be a list'),
+        (
+            [dict(reference(1, 1, 1), sentences=[dict(raw=3)])],
+            r'sentences\[0\].raw: must be a text',
+        ),
+    ],
+)
 def test_damaged_references_are_named(write_refcoco, refs, key):
     cfg = write_refcoco([image(1)], [annotation(1, 1)], refs)
     with pytest.raises(AnnotationError, match=key):
@@ -215,8 +257,11 @@ def test_masks_come_as_the_file_spells_them(write_refcoco, tmp_path):
     masks = [BOX, dict(size=[8, 10], counts=[3, 4, 73]), dict(size=[8, 10], counts='0T2'), []]
     annotations = [dict(id=i, segmentation=mask) for i, mask in enumerate(masks)]
     refs = [reference(i, i, 1, 'a') for i in (2, 0, 3, 1)]
-    cfg = write_refcoco([dict(image(1), file_name='old.jpg'), image(1)],
-                        [dict(id=1, segmentation=BOX), *annotations], refs)
+    cfg = write_refcoco(
+        [dict(image(1), file_name='old.jpg'), image(1)],
+        [dict(id=1, segmentation=BOX), *annotations],
+        refs,
+    )
     # As in the public files, the tables may stand in any order; the last of equal ids counts.
     content = json.loads((tmp_path / 'instances.json').read_text())
     (tmp_path / 'instances.json').write_text(json.dumps(dict(reversed(content.items()))))
@@ -226,17 +271,21 @@ def test_masks_come_as_the_file_spells_them(write_refcoco, tmp_path):
 
 
 def test_references_to_one_object_share_its_mask(write_refcoco):
-    cfg = write_refcoco([image(1)], [annotation(1, 1), annotation(2, 1)],
-                        [reference(i, k, 1, 'a') for i, k in enumerate((1, 2, 1))])
+    cfg = write_refcoco(
+        [image(1)],
+        [annotation(1, 1), annotation(2, 1)],
+        [reference(i, k, 1, 'a') for i, k in enumerate((1, 2, 1))],
+    )
     first, other, second = DATASETS.build(cfg).get_data_info(0)['refs']
     assert first['mask'] is second['mask'] and other['mask'] is not first['mask']
 
 
 def test_masks_do_not_fill_the_memory(write_refcoco):
-    cfg = write_refcoco([image(i) for i in range(100)],
-                        [dict(id=i, segmentation=[[i + j / 7 for j in range(500)]])
-                         for i in range(1000)],
-                        [reference(i, i, i // 10, 'a') for i in range(1000)])
+    cfg = write_refcoco(
+        [image(i) for i in range(100)],
+        [dict(id=i, segmentation=[[i + j / 7 for j in range(500)]]) for i in range(1000)],
+        [reference(i, i, i // 10, 'a') for i in range(1000)],
+    )
     dataset = DATASETS.build(dict(cfg, lazy_init=True))
     tracemalloc.start()
     for _ in dataset.load_data_list():

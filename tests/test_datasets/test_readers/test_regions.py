@@ -24,27 +24,36 @@ def test_ids_of_test_mode_count():
 
 
 def test_answers_name_the_prompt_and_the_description():
-    turns = RegionTurns(absent_probability=0).make(['a {x} dog.', 'a cat'], [4, 0],
-                                                   np.random.default_rng(0))
+    turns = RegionTurns(absent_probability=0).make(
+        ['a {x} dog.', 'a cat'], [4, 0], np.random.default_rng(0)
+    )
     assert [turn['gpt'] for turn in turns] == ['<Prompt4>: a {x} dog.', '<Prompt0>: a cat']
-    assert all(turn['human'].count(token) == 1
-               for turn, token in zip(turns, ('<Prompt4>', '<Prompt0>')))
+    assert all(
+        turn['human'].count(token) == 1 for turn, token in zip(turns, ('<Prompt4>', '<Prompt0>'))
+    )
 
 
 def test_suffix_and_own_questions():
     turns = RegionTurns(['What is <region>?'], ' In detail.', 0).make(
-        ['a dog'], [2], np.random.default_rng(0))
+        ['a dog'], [2], np.random.default_rng(0)
+    )
     assert turns == [dict(human='What is <Prompt2>? In detail.', gpt='<Prompt2>: a dog')]
-    own = RegionTurns(absent_probability=0).make(['a dog'], [2], np.random.default_rng(0),
-                                                 question='Name {}.'.format)
+    own = RegionTurns(absent_probability=0).make(
+        ['a dog'], [2], np.random.default_rng(0), question='Name {}.'.format
+    )
     assert own[0]['human'] == 'Name <Prompt2>.'
 
 
 def test_one_absent_prompt_at_most_and_before_a_real_turn():
-    turns = RegionTurns(absent_probability=1.0).make(['a', 'b', 'c'], [0, 2, 1],
-                                                     np.random.default_rng(0))
+    turns = RegionTurns(absent_probability=1.0).make(
+        ['a', 'b', 'c'], [0, 2, 1], np.random.default_rng(0)
+    )
     assert [turn['gpt'] for turn in turns] == [
-        '<Prompt3> is not in the image.', '<Prompt0>: a', '<Prompt2>: b', '<Prompt1>: c']
+        '<Prompt3> is not in the image.',
+        '<Prompt0>: a',
+        '<Prompt2>: b',
+        '<Prompt1>: c',
+    ]
     assert '<Prompt3>' in turns[0]['human']
 
 
@@ -55,8 +64,9 @@ def test_absent_prompts_come_with_their_probability():
 
 
 def test_nothing_is_absent_when_all_ids_are_used():
-    turns = RegionTurns(absent_probability=1.0).make(['a'] * 15, range(15),
-                                                     np.random.default_rng(0))
+    turns = RegionTurns(absent_probability=1.0).make(
+        ['a'] * 15, range(15), np.random.default_rng(0)
+    )
     assert len(turns) == 15
 
 
@@ -65,12 +75,15 @@ def test_prompts_pair_masks_with_ids():
 
 
 def test_named_prompts_come_in_order_and_once():
-    turns = [dict(human='<Prompt12> or <Prompt1>?', gpt='<Prompt3>'),
-             dict(human='<Prompt1>?', gpt='<Prompt> <NO_Prompt> Prompt4')]
+    turns = [
+        dict(human='<Prompt12> or <Prompt1>?', gpt='<Prompt3>'),
+        dict(human='<Prompt1>?', gpt='<Prompt> <NO_Prompt> Prompt4'),
+    ]
     assert named_prompts(turns) == [12, 1, 3]
 
 
 def test_prompts_are_renamed_all_at_once():
     turn = dict(human='<Prompt1> <Prompt11> <Prompt2>', gpt='<Prompt2>: <Prompt1>', masks=[])
     assert rename_prompts(turn, {1: 2, 2: 1, 11: 14}) == dict(
-        human='<Prompt2> <Prompt14> <Prompt1>', gpt='<Prompt1>: <Prompt2>')
+        human='<Prompt2> <Prompt14> <Prompt1>', gpt='<Prompt1>: <Prompt2>'
+    )

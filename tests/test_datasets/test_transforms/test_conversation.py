@@ -31,14 +31,20 @@ def default(build):
 
 
 def _record(*turns, n_masks=None, grid=GRID, **more):
-    turns = turns or (('where is the dog?', 'It is [SEG].'), )
+    turns = turns or (('where is the dog?', 'It is [SEG].'),)
     if n_masks is None:
         n_masks = sum(answer.count('[SEG]') for _, answer in turns)
     masks = np.zeros((n_masks, 4, 4), bool)
     for i, mask in enumerate(masks):
         mask.flat[i] = True
-    return dict(conversation=[dict(human=q, gpt=a) for q, a in turns], grid=grid, gt_masks=masks,
-                img_path='a.png', meta=dict(sample_id='s7'), **more)
+    return dict(
+        conversation=[dict(human=q, gpt=a) for q, a in turns],
+        grid=grid,
+        gt_masks=masks,
+        img_path='a.png',
+        meta=dict(sample_id='s7'),
+        **more,
+    )
 
 
 def _text(transform, results, labelled=False):
@@ -50,7 +56,8 @@ def test_training_sequence(default):
     results = default(_record(('where is the dog?', 'It is [SEG].'), ('And the cat?', 'Here.')))
     assert _text(default, results) == (
         IMAGE + '<|im_start|>user\nwhere is the dog?<|im_end|>\nIt is [SEG].<|endoftext|>'
-        '<|im_start|>user\nAnd the cat?<|im_end|>\nHere.<|endoftext|>')
+        '<|im_start|>user\nAnd the cat?<|im_end|>\nHere.<|endoftext|>'
+    )
     assert _text(default, results, True) == 'It is [SEG].<|endoftext|>Here.<|endoftext|>'
     assert results['input_ids'].dtype == results['labels'].dtype == np.int64
     assert results['question'] == 'And the cat?' and results['gt_text'] == 'Here.'
@@ -67,12 +74,15 @@ def test_image_marker_and_blanks_are_removed(default):
     assert _text(default, results).endswith('user\nwhere?<|im_end|>\nthere<|endoftext|>')
 
 
-text = st.text(alphabet=st.characters(codec='utf-8', exclude_characters='<>[]'),
-               min_size=1, max_size=20).filter(str.strip)
+text = st.text(
+    alphabet=st.characters(codec='utf-8', exclude_characters='<>[]'), min_size=1, max_size=20
+).filter(str.strip)
 
 
-@given(st.lists(st.tuples(text, text, st.integers(0, 2)), min_size=1, max_size=4),
-       st.tuples(st.integers(1, 4), st.integers(1, 4)))
+@given(
+    st.lists(st.tuples(text, text, st.integers(0, 2)), min_size=1, max_size=4),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
 def test_labels_are_the_answers_and_their_ends(default, turns, grid):
     turns = [(question, answer + ' [SEG]' * n) for question, answer, n in turns]
     results = default(_record(*turns, grid=grid))
@@ -80,18 +90,24 @@ def test_labels_are_the_answers_and_their_ends(default, turns, grid):
     assert ids.shape == labels.shape
     trained = labels != -100
     assert np.array_equal(ids[trained], labels[trained])
-    assert not trained[:grid[0] * grid[1] + 2].any()
+    assert not trained[: grid[0] * grid[1] + 2].any()
     tokens = default.tokens
     assert (ids == tokens.vpatch).sum() == grid[0] * grid[1]
     assert (labels == tokens.eos).sum() == len(turns)
     assert (labels == tokens.seg).sum() == (ids == tokens.seg).sum() == len(results['gt_masks'])
-    expected = [i for _, answer in turns for i in
-                default.tokenizer.encode(answer.strip(), add_special_tokens=False) + [tokens.eos]]
+    expected = [
+        i
+        for _, answer in turns
+        for i in default.tokenizer.encode(answer.strip(), add_special_tokens=False) + [tokens.eos]
+    ]
     assert labels[trained].tolist() == expected
 
 
-TURNS = [('where is the dog?', 'It is [SEG].'), ('and the two cats?', '[SEG] and [SEG].'),
-         ('and the car?', 'Sure, [SEG].')]
+TURNS = [
+    ('where is the dog?', 'It is [SEG].'),
+    ('and the two cats?', '[SEG] and [SEG].'),
+    ('and the car?', 'Sure, [SEG].'),
+]
 
 
 def test_too_long_samples_lose_last_turns_with_their_masks(default, build):
@@ -120,7 +136,8 @@ def test_generation_stops_after_the_last_question(build):
     results = transform(_record(*TURNS[:2], n_masks=5))
     assert _text(transform, results) == (
         IMAGE + '<|im_start|>user\nwhere is the dog?<|im_end|>\nIt is [SEG].<|endoftext|>'
-        '<|im_start|>user\nand the two cats?<|im_end|>\n')
+        '<|im_start|>user\nand the two cats?<|im_end|>\n'
+    )
     assert (results['labels'] == -100).all()
     assert len(results['gt_masks']) == 5, 'masks are for metrics only'
     assert results['question'] == 'and the two cats?' and results['gt_text'] == '[SEG] and [SEG].'
@@ -155,16 +172,19 @@ def test_independent_turns_are_numbered(build, default):
     results = transform(_record(*TURNS))
     lengths = [len(default(_record(turn, grid=(0, 0)))['input_ids']) for turn in TURNS]
     assert results['turn_ids'].tolist() == [0] * 8 + [
-        n for n, length in enumerate(lengths, 1) for _ in range(length)]
+        n for n, length in enumerate(lengths, 1) for _ in range(length)
+    ]
     assert 'turn_ids' not in default(_record())
 
 
 def test_separator_of_a_template_is_not_trained(build):
-    transform = build(template=dict(INSTRUCTION='Q{round}: {input} A: ', SUFFIX='<|im_end|>',
-                                    SEP='\n'))
+    transform = build(
+        template=dict(INSTRUCTION='Q{round}: {input} A: ', SUFFIX='<|im_end|>', SEP='\n')
+    )
     results = transform(_record(('one', 'two'), ('three', 'four')))
     assert _text(transform, results) == (
-        IMAGE + 'Q1: one A: two<|im_end|>\nQ2: three A: four<|im_end|>')
+        IMAGE + 'Q1: one A: two<|im_end|>\nQ2: three A: four<|im_end|>'
+    )
     assert _text(transform, results, True) == 'two<|im_end|>four<|im_end|>'
 
 
@@ -177,21 +197,24 @@ def test_question_may_hold_braces(default):
     assert 'what is {x}?<|im_end|>' in _text(default, default(_record(('what is {x}?', 'it'))))
 
 
-@pytest.mark.parametrize('record, reason', [
-    (_record(n_masks=2), r'sample s7: 1 \[SEG\] in the answers, 2 masks'),
-    (_record(('q', 'a'), n_masks=1), r'0 \[SEG\] in the answers, 1 masks'),
-    (_record(('q', '[SEG] [SEG]'), n_masks=1), r'2 \[SEG\] in the answers, 1 masks'),
-    (_record(('', 'a')), r'conversation\[0\].human: the text is empty'),
-    (_record(('<image>\n', 'a')), r'conversation\[0\].human: the text is empty'),
-    (_record(('q', 'a'), ('q', ' ')), r'conversation\[1\].gpt: the text is empty'),
-    (dict(_record(), conversation=[]), 'there is no turn'),
-    (dict(_record(), meta=dict(expression=' ')), 'the expression is empty'),
-    (_record(('where is [SEG]?', 'a')), r'must not contain \[SEG\]'),
-    (_record(('what is <vpatch>?', 'a')), 'image token <vpatch>'),
-    (_record(('q', 'ends here </vision>')), 'image token </vision>'),
-    (_record(('what is <Prompt15>?', 'a')), r'prompt id 15 is out of range 0\.\.14'),
-    (_record(('q', '<Prompt99>: a dog')), 'prompt id 99'),
-])
+@pytest.mark.parametrize(
+    'record, reason',
+    [
+        (_record(n_masks=2), r'sample s7: 1 \[SEG\] in the answers, 2 masks'),
+        (_record(('q', 'a'), n_masks=1), r'0 \[SEG\] in the answers, 1 masks'),
+        (_record(('q', '[SEG] [SEG]'), n_masks=1), r'2 \[SEG\] in the answers, 1 masks'),
+        (_record(('', 'a')), r'conversation\[0\].human: the text is empty'),
+        (_record(('<image>\n', 'a')), r'conversation\[0\].human: the text is empty'),
+        (_record(('q', 'a'), ('q', ' ')), r'conversation\[1\].gpt: the text is empty'),
+        (dict(_record(), conversation=[]), 'there is no turn'),
+        (dict(_record(), meta=dict(expression=' ')), 'the expression is empty'),
+        (_record(('where is [SEG]?', 'a')), r'must not contain \[SEG\]'),
+        (_record(('what is <vpatch>?', 'a')), 'image token <vpatch>'),
+        (_record(('q', 'ends here </vision>')), 'image token </vision>'),
+        (_record(('what is <Prompt15>?', 'a')), r'prompt id 15 is out of range 0\.\.14'),
+        (_record(('q', '<Prompt99>: a dog')), 'prompt id 99'),
+    ],
+)
 def test_faults_are_named(default, record, reason):
     with pytest.raises(BadSampleError, match=reason) as error:
         default(dict(record))
@@ -224,6 +247,7 @@ def test_pickling(default):
 
 def test_a_tokenizer_saved_with_truncation_does_not_cut(parity_dir, tmp_path):
     from transformers import PreTrainedTokenizerFast
+
     saved = PreTrainedTokenizerFast.from_pretrained(parity_dir / 'tokenizer')
     saved.backend_tokenizer.enable_truncation(4)
     saved.backend_tokenizer.enable_padding(length=64)
@@ -238,8 +262,9 @@ EVE_IMAGE = '<|vis_cls|>' + ('<vpatch>' * 3 + '<vrow_sep>') * 2
 @pytest.fixture(scope='module')
 def eve(build):
     """Build a transform with the layout and the template of EVEv2."""
-    return lambda **kwargs: build(**dict(
-        template='qwen_chat', image_layout='rows', image_in_question=True) | kwargs)
+    return lambda **kwargs: build(
+        **dict(template='qwen_chat', image_layout='rows', image_in_question=True) | kwargs
+    )
 
 
 def test_rows_of_patches_inside_the_first_question(eve):
@@ -248,7 +273,8 @@ def test_rows_of_patches_inside_the_first_question(eve):
     assert _text(transform, results) == (
         f'<|im_start|>user\n{EVE_IMAGE}\nwhere is the dog?<|im_end|>\n<|im_start|>assistant\n'
         'It is [SEG].<|im_end|>\n<|im_start|>user\nAnd the cat?<|im_end|>\n<|im_start|>assistant\n'
-        'Here.<|im_end|>')
+        'Here.<|im_end|>'
+    )
     assert _text(transform, results, True) == 'It is [SEG].<|im_end|>Here.<|im_end|>'
     text_only = transform(_record(('where?', 'there'), grid=(0, 0)))
     assert _text(transform, text_only).startswith('<|im_start|>user\nwhere?<|im_end|>')
@@ -277,10 +303,16 @@ def test_image_tokens_count(eve, generation, grid):
     transform = eve(generation=generation)
     length = len(transform(_record(*TURNS, grid=grid))['input_ids'])
     assert transform.count_tokens(_record(*TURNS, grid=grid)) == length
-    assert eve(generation=generation, max_length=length)(
-        _record(*TURNS, grid=grid))['dropped_turns'] == 0
-    assert eve(generation=generation, max_length=length - 1)(
-        _record(*TURNS, grid=grid))['dropped_turns'] == 1
+    assert (
+        eve(generation=generation, max_length=length)(_record(*TURNS, grid=grid))['dropped_turns']
+        == 0
+    )
+    assert (
+        eve(generation=generation, max_length=length - 1)(_record(*TURNS, grid=grid))[
+            'dropped_turns'
+        ]
+        == 1
+    )
 
 
 def test_tokens_of_the_layout_are_refused_in_text(eve):
@@ -288,9 +320,13 @@ def test_tokens_of_the_layout_are_refused_in_text(eve):
         eve()(_record(('what is <vrow_sep>?', 'a')))
 
 
-@pytest.mark.parametrize('settings, message', [
-    (dict(image_layout='columns'), 'image_layout'),
-    (dict(independent_turns=True), 'image_in_question')])
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(image_layout='columns'), 'image_layout'),
+        (dict(independent_turns=True), 'image_in_question'),
+    ],
+)
 def test_impossible_layouts(eve, settings, message):
     with pytest.raises(ValueError, match=message):
         eve(**settings)

@@ -12,23 +12,37 @@ H, W = 40, 64
 
 
 def _pipeline(parity_dir, generation=False, keep_image=False):
-    return [TRANSFORMS.build(cfg) for cfg in (
-        dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-        dict(type='PromptTypeAugment'), dict(type='ResizeToGrid', patch_size=16),
-        dict(type='BuildConversation', tokenizer=str(parity_dir / 'tokenizer'),
-             generation=generation),
-        dict(type='PackPixelInputs', keep_image=keep_image))]
+    return [
+        TRANSFORMS.build(cfg)
+        for cfg in (
+            dict(type='LoadImage'),
+            dict(type='LoadMasks'),
+            dict(type='LoadVisualPrompts'),
+            dict(type='PromptTypeAugment'),
+            dict(type='ResizeToGrid', patch_size=16),
+            dict(
+                type='BuildConversation',
+                tokenizer=str(parity_dir / 'tokenizer'),
+                generation=generation,
+            ),
+            dict(type='PackPixelInputs', keep_image=keep_image),
+        )
+    ]
 
 
 def _record(**more):
     mask = np.zeros((H, W), bool)
     mask[5:25, 8:30] = True
     return dict(
-        img=np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8), img_path='a.png',
-        conversation=[dict(human='Where is <Prompt2>?', gpt='It is [SEG].')], masks=[mask],
+        img=np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8),
+        img_path='a.png',
+        conversation=[dict(human='Where is <Prompt2>?', gpt='It is [SEG].')],
+        masks=[mask],
         prompts=[dict(id=2, box=[8, 5, 30, 25]), dict(id=5, mask=np.ones((H, W), bool))],
         meta=dict(sample_id='s7', dataset='shapes', task='refseg', expression='dog'),
-        rng=np.random.default_rng(0), **more)
+        rng=np.random.default_rng(0),
+        **more,
+    )
 
 
 def _run(pipeline, record):
@@ -50,9 +64,17 @@ def test_packed_sample(parity_dir, generation):
     assert set(inputs['prompt_map'].flatten().tolist()) <= {-2, 2, 5}
     assert isinstance(sample, PixelDataSample)
     assert sample.metainfo == dict(
-        img_path='a.png', ori_shape=(H, W), grid=(3, 4), sample_id='s7', dataset='shapes',
-        task='refseg', expression='dog', question='Where is <Prompt2>?', gt_text='It is [SEG].',
-        dropped_turns=0)
+        img_path='a.png',
+        ori_shape=(H, W),
+        grid=(3, 4),
+        sample_id='s7',
+        dataset='shapes',
+        task='refseg',
+        expression='dog',
+        question='Where is <Prompt2>?',
+        gt_text='It is [SEG].',
+        dropped_turns=0,
+    )
     assert sample.gt_masks.sum() == 20 * 22
     assert sample.prompt_ids.tolist() == [5, 2] and sample.prompt_masks.shape == (2, H, W)
     assert 'image' not in sample
@@ -66,12 +88,14 @@ def test_image_is_kept_on_request(parity_dir):
 
 
 def test_text_only_sample(parity_dir):
-    packed = _run(_pipeline(parity_dir, keep_image=True), dict(
-        conversation=[dict(human='Why?', gpt='So.')], meta={}, rng=np.random.default_rng(0)))
+    packed = _run(
+        _pipeline(parity_dir, keep_image=True),
+        dict(conversation=[dict(human='Why?', gpt='So.')], meta={}, rng=np.random.default_rng(0)),
+    )
     assert packed['inputs']['image'] is None and packed['inputs']['prompt_map'] is None
     sample = packed['data_samples']
     assert sample.grid == (0, 0) and sample.ori_shape == (0, 0) and sample.img_path is None
-    assert sample.gt_masks.shape == (0, 0, 0) and sample.prompt_ids.shape == (0, )
+    assert sample.gt_masks.shape == (0, 0, 0) and sample.prompt_ids.shape == (0,)
     assert (sample.sample_id, sample.dataset, sample.task) == ('', '', '')
     assert 'image' not in sample
 
@@ -86,8 +110,19 @@ def test_optional_transforms_can_be_left_out(parity_dir):
 
 def test_samples_collate_as_lists(parity_dir):
     pipeline = _pipeline(parity_dir)
-    batch = pseudo_collate([_run(pipeline, _record()), _run(pipeline, dict(
-        conversation=[dict(human='Why?', gpt='So.')], meta={}, rng=np.random.default_rng(0)))])
+    batch = pseudo_collate(
+        [
+            _run(pipeline, _record()),
+            _run(
+                pipeline,
+                dict(
+                    conversation=[dict(human='Why?', gpt='So.')],
+                    meta={},
+                    rng=np.random.default_rng(0),
+                ),
+            ),
+        ]
+    )
     assert [sample.sample_id for sample in batch['data_samples']] == ['s7', '']
     assert batch['inputs']['image'][0].shape == (3, 48, 64)
     assert batch['inputs']['image'][1] is None

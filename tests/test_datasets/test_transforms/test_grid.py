@@ -5,12 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelsail_mm.datasets.transforms import (
-    ResizeToGrid,
-    area_size,
-    mask_to_patches,
-    target_size,
-)
+from pixelsail_mm.datasets.transforms import ResizeToGrid, area_size, mask_to_patches, target_size
 
 sides = st.integers(1, 5000)
 patches = st.sampled_from([8, 14, 16, 32])
@@ -22,8 +17,7 @@ def test_target_size_properties(width, height, patch, max_size):
     assert new_width % patch == new_height % patch == 0
     assert patch <= min(new_width, new_height) and max(new_width, new_height) <= max_size
     # Aspect ratio within one patch; the long side stays the long side.
-    new_long, new_short = ((new_width, new_height) if width >= height else
-                           (new_height, new_width))
+    new_long, new_short = (new_width, new_height) if width >= height else (new_height, new_width)
     assert new_long >= new_short
     exact_short = new_long * min(width, height) / max(width, height)
     assert exact_short - 1 < new_short < exact_short + patch + 1
@@ -36,11 +30,18 @@ def test_target_size_is_symmetric(width, height, patch):
     assert target_size(width, height, patch) == target_size(height, width, patch)[::-1]
 
 
-@pytest.mark.parametrize('size, expected', [
-    ((1, 1), (16, 16)), ((10000, 2), (1024, 16)), ((2, 10000), (16, 1024)),
-    ((96, 96), (96, 96)), ((97, 96), (112, 112)), ((640, 480), (640, 480)),
-    ((2000, 1000), (1024, 512)),
-])
+@pytest.mark.parametrize(
+    'size, expected',
+    [
+        ((1, 1), (16, 16)),
+        ((10000, 2), (1024, 16)),
+        ((2, 10000), (16, 1024)),
+        ((96, 96), (96, 96)),
+        ((97, 96), (112, 112)),
+        ((640, 480), (640, 480)),
+        ((2000, 1000), (1024, 512)),
+    ],
+)
 def test_target_size_examples(size, expected):
     assert target_size(*size, 16) == expected
 
@@ -68,8 +69,10 @@ def test_a_point_flags_its_patch(width, height, x, y):
     mask[row, col] = True
     new_width, new_height = target_size(width, height, 16)
     flags = mask_to_patches(mask, (new_height // 16, new_width // 16), 16)
-    expected = [int((row + 0.5) / height * flags.shape[0]),
-                int((col + 0.5) / width * flags.shape[1])]
+    expected = [
+        int((row + 0.5) / height * flags.shape[0]),
+        int((col + 0.5) / width * flags.shape[1]),
+    ]
     assert np.argwhere(flags).tolist() == [expected]
 
 
@@ -113,8 +116,9 @@ def _resized(height, width, patch=16, **prompts):
     return image, ResizeToGrid(patch)(dict(img=image, **prompts))
 
 
-@pytest.mark.parametrize('height, width, grid', [(1, 1, (1, 1)), (10000, 2, (64, 1)),
-                                                 (33, 50, (3, 4)), (96, 96, (6, 6))])
+@pytest.mark.parametrize(
+    'height, width, grid', [(1, 1, (1, 1)), (10000, 2, (64, 1)), (33, 50, (3, 4)), (96, 96, (6, 6))]
+)
 def test_resize_shapes(height, width, grid):
     _, results = _resized(height, width)
     assert results['grid'] == grid
@@ -155,18 +159,25 @@ def test_prompt_map_holds_only_given_ids(data):
         assert ids[-1] in results['prompt_map']
 
 
-@pytest.mark.parametrize('size, max_size, expected', [
-    # 25 x 32 = 800: a square keeps its shape whatever its size.
-    ((800, 800), 800, (800, 800)), ((57, 57), 800, (800, 800)), ((4000, 4000), 800, (800, 800)),
-    # sqrt(640 * 480) = 554.26; 640 / 0.6928 / 32 = 28.87 and 480 / 0.6928 / 32 = 21.65, both up.
-    ((640, 480), 800, (29 * 32, 22 * 32)), ((480, 640), 800, (22 * 32, 29 * 32)),
-    # Four to one: 800 * 2 = 1600 = 50 patches exactly, 800 / 2 = 400 = 12.5 patches.
-    ((1600, 400), 800, (1600, 416)), ((16, 4), 800, (1600, 416)),
-    # 1600 * 2 and 1600 / 2.
-    ((1600, 400), 1600, (3200, 800)),
-    # Never nothing: 800 / sqrt(10000) = 8 pixels high, 800 * 100 = 80000 wide.
-    ((10000, 1), 800, (80000, 32)),
-])
+@pytest.mark.parametrize(
+    'size, max_size, expected',
+    [
+        # 25 x 32 = 800: a square keeps its shape whatever its size.
+        ((800, 800), 800, (800, 800)),
+        ((57, 57), 800, (800, 800)),
+        ((4000, 4000), 800, (800, 800)),
+        # sqrt(640 * 480) = 554.26; 640 / 0.6928 / 32 = 28.87, 480 / 0.6928 / 32 = 21.65, both up.
+        ((640, 480), 800, (29 * 32, 22 * 32)),
+        ((480, 640), 800, (22 * 32, 29 * 32)),
+        # Four to one: 800 * 2 = 1600 = 50 patches exactly, 800 / 2 = 400 = 12.5 patches.
+        ((1600, 400), 800, (1600, 416)),
+        ((16, 4), 800, (1600, 416)),
+        # 1600 * 2 and 1600 / 2.
+        ((1600, 400), 1600, (3200, 800)),
+        # Never nothing: 800 / sqrt(10000) = 8 pixels high, 800 * 100 = 80000 wide.
+        ((10000, 1), 800, (80000, 32)),
+    ],
+)
 def test_area_size_examples(size, max_size, expected):
     assert area_size(*size, 32, max_size) == expected
 
@@ -176,8 +187,10 @@ def test_area_size_properties(width, height, patch, max_size):
     new_width, new_height = area_size(width, height, patch, max_size)
     assert new_width % patch == new_height % patch == 0 and min(new_width, new_height) >= patch
     # Each side is rounded up, by less than a patch; nothing else changes area or aspect ratio.
-    for new, exact in ((new_width, max_size * (width / height)**0.5),
-                       (new_height, max_size * (height / width)**0.5)):
+    for new, exact in (
+        (new_width, max_size * (width / height) ** 0.5),
+        (new_height, max_size * (height / width) ** 0.5),
+    ):
         assert exact * (1 - 1e-9) <= new < exact * (1 + 1e-9) + patch
     assert area_size(height, width, patch, max_size) == (new_height, new_width)
 
@@ -192,7 +205,8 @@ def test_resize_by_area():
     mask = np.zeros((1, 48, 64), bool)
     mask[0, :12, :16] = True
     results = ResizeToGrid(32, 128, rule='area', interpolation='bicubic')(
-        dict(img=image, prompt_masks=mask, prompt_ids=[3]))
+        dict(img=image, prompt_masks=mask, prompt_ids=[3])
+    )
     # 128 * sqrt(4 / 3) = 147.8 -> 160 and 128 * sqrt(3 / 4) = 110.9 -> 128.
     assert results['grid'] == (4, 5) and results['image'].shape == (3, 128, 160)
     # A quarter of each side: the first of 4 rows, 1.25 of 5 columns.
@@ -201,9 +215,14 @@ def test_resize_by_area():
     assert not np.array_equal(results['image'], bilinear['image'])
 
 
-@pytest.mark.parametrize('setting, message', [
-    (dict(rule='volume'), 'rule'), (dict(interpolation='nearest'), 'interpolation'),
-    (dict(rule='area', max_size=8), 'area_size')])
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        (dict(rule='volume'), 'rule'),
+        (dict(interpolation='nearest'), 'interpolation'),
+        (dict(rule='area', max_size=8), 'area_size'),
+    ],
+)
 def test_unknown_rules(setting, message):
     with pytest.raises(ValueError, match=message):
         ResizeToGrid(**setting)

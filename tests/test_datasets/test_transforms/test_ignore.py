@@ -13,10 +13,16 @@ SQUARE = [[2, 3, 6, 3, 6, 7, 2, 7]]
 
 
 def record(targets=1, **more):
-    return dict(img=np.zeros((H, W, 3), np.uint8), img_path='a.png', ori_shape=(H, W),
-                conversation=[dict(human=f'q{i}', gpt='It is [SEG].') for i in range(targets)],
-                masks=[[]] * targets, meta=dict(sample_id='s', dataset='d', task='reasonseg'),
-                rng=np.random.default_rng(0), **more)
+    return dict(
+        img=np.zeros((H, W, 3), np.uint8),
+        img_path='a.png',
+        ori_shape=(H, W),
+        conversation=[dict(human=f'q{i}', gpt='It is [SEG].') for i in range(targets)],
+        masks=[[]] * targets,
+        meta=dict(sample_id='s', dataset='d', task='reasonseg'),
+        rng=np.random.default_rng(0),
+        **more,
+    )
 
 
 def test_masks_are_decoded_in_the_order_of_the_targets():
@@ -31,20 +37,31 @@ def test_records_without_ignored_pixels_pass_unchanged():
     assert LoadIgnoreMasks()(record(0, ignore_masks=[]))['ignore_masks'].shape == (0, H, W)
 
 
-@pytest.mark.parametrize('masks, reason', [
-    ([], 'ignore_masks: 0 masks .* 1 target'), ([[], []], 'ignore_masks: 2 masks .* 1 target'),
-    ([[[1, 2]]], r'ignore_masks\[0\]\[0\]: a polygon'), (['x'], r'ignore_masks\[0\]: unknown')])
+@pytest.mark.parametrize(
+    'masks, reason',
+    [
+        ([], 'ignore_masks: 0 masks .* 1 target'),
+        ([[], []], 'ignore_masks: 2 masks .* 1 target'),
+        ([[[1, 2]]], r'ignore_masks\[0\]\[0\]: a polygon'),
+        (['x'], r'ignore_masks\[0\]: unknown'),
+    ],
+)
 def test_faults_are_named(masks, reason):
     with pytest.raises(BadSampleError, match=f'a.png: {reason}'):
         LoadIgnoreMasks()(record(ignore_masks=masks))
 
 
 def pack(parity_dir, results, decode=True, **options):
-    conversation = dict(type='BuildConversation', tokenizer=str(parity_dir / 'tokenizer'),
-                        **options)
-    pipeline = [dict(type='LoadMasks'), dict(type='LoadIgnoreMasks'),
-                dict(type='ResizeToGrid', patch_size=16), conversation,
-                dict(type='PackPixelInputs')]
+    conversation = dict(
+        type='BuildConversation', tokenizer=str(parity_dir / 'tokenizer'), **options
+    )
+    pipeline = [
+        dict(type='LoadMasks'),
+        dict(type='LoadIgnoreMasks'),
+        dict(type='ResizeToGrid', patch_size=16),
+        conversation,
+        dict(type='PackPixelInputs'),
+    ]
     for cfg in pipeline if decode else pipeline[:1] + pipeline[2:]:
         results = TRANSFORMS.build(cfg)(results)
     return results

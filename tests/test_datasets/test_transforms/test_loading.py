@@ -22,7 +22,6 @@ def _loaded(**record):
 
 
 class TestLoadImage:
-
     @pytest.mark.parametrize('height, width', [(H, W), (1, 1), (10000, 2), (2, 10000)])
     def test_png_is_read_exactly(self, tmp_path, height, width):
         pixels = _pixels(height, width)
@@ -35,14 +34,16 @@ class TestLoadImage:
     @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK', '1', 'LA', 'I;16'])
     def test_every_mode_becomes_rgb(self, tmp_path, mode):
         path = tmp_path / 'a.tif'
-        image = (Image.fromarray(np.full((H, W), 300, np.uint16)) if mode == 'I;16' else
-                 Image.fromarray(_pixels()).convert(mode))
+        image = (
+            Image.fromarray(np.full((H, W), 300, np.uint16))
+            if mode == 'I;16'
+            else Image.fromarray(_pixels()).convert(mode)
+        )
         assert image.mode == mode
         image.save(path)
         assert LoadImage()(dict(img_path=str(path)))['img'].shape == (H, W, 3)
 
-    @pytest.mark.parametrize('record', [{}, dict(img_path=None), dict(img_path=''),
-                                        dict(img=None)])
+    @pytest.mark.parametrize('record', [{}, dict(img_path=None), dict(img_path=''), dict(img=None)])
     def test_no_image_is_text_only(self, record):
         results = LoadImage()(record)
         assert results['img'] is None and results['ori_shape'] == (0, 0)
@@ -52,8 +53,10 @@ class TestLoadImage:
         results = LoadImage()(dict(img=pixels, img_path='does/not/exist.png'))
         assert results['img'] is pixels
 
-    @pytest.mark.parametrize('array', [
-        _pixels().astype(np.float32), _pixels()[..., 0], _pixels()[..., :2], _pixels()[:0]])
+    @pytest.mark.parametrize(
+        'array',
+        [_pixels().astype(np.float32), _pixels()[..., 0], _pixels()[..., :2], _pixels()[:0]],
+    )
     def test_unsuitable_array(self, array):
         with pytest.raises(BadSampleError, match='uint8'):
             LoadImage()(dict(img=array, meta=dict(sample_id='s7')))
@@ -118,7 +121,6 @@ class TestLoadImage:
 
 
 class TestLoadMasks:
-
     def test_order_and_shape(self):
         masks = np.eye(2, dtype=bool)[:, :, None].repeat(W, 2).repeat(H // 2, 1)
         results = LoadMasks()(_loaded(masks=[masks[1], masks[0].astype(np.uint8)]))
@@ -153,12 +155,12 @@ def _prompts(*prompts, **kwargs):
 
 
 class TestLoadVisualPrompts:
-
     def test_kinds(self):
         mask = np.zeros((H, W), bool)
         mask[3:9, 2:22] = True
-        results = _prompts(dict(id=4, point=[5.9, 7.2]), dict(id=0, box=[2, 3, 6.5, 9]),
-                           dict(id=14, mask=mask))
+        results = _prompts(
+            dict(id=4, point=[5.9, 7.2]), dict(id=0, box=[2, 3, 6.5, 9]), dict(id=14, mask=mask)
+        )
         assert results['prompt_ids'] == [14, 0, 4]
         assert results['prompt_kinds'] == ['mask', 'box', 'point']
         assert np.array_equal(results['prompt_masks'][0], mask)
@@ -168,8 +170,11 @@ class TestLoadVisualPrompts:
         assert results['prompt_masks'][1].sum() == 6 * 5
 
     def test_order_is_by_area_and_stable(self):
-        prompts = [dict(id=1, box=[0, 0, 2, 2]), dict(id=2, box=[0, 0, 9, 9]),
-                   dict(id=3, box=[5, 5, 7, 7])]
+        prompts = [
+            dict(id=1, box=[0, 0, 2, 2]),
+            dict(id=2, box=[0, 0, 9, 9]),
+            dict(id=3, box=[5, 5, 7, 7]),
+        ]
         assert _prompts(*prompts)['prompt_ids'] == [2, 1, 3]
         unsorted = _prompts(*prompts, sort_by_area=False)
         assert unsorted['prompt_ids'] == [1, 2, 3]
@@ -184,40 +189,43 @@ class TestLoadVisualPrompts:
         assert masks['prompt_masks'].sum((1, 2)).tolist() == [12, 4]
         assert masks['prompt_masks'][0][:4, :3].all() and masks['prompt_masks'][1][18:, 28:].all()
 
-    @pytest.mark.parametrize('prompt, reason', [
-        (dict(id=17, point=[1, 1]), r'prompt id 17 is out of range 0\.\.14'),
-        (dict(id=-1, point=[1, 1]), r'out of range 0\.\.14'),
-        (dict(id=True, point=[1, 1]), r'out of range 0\.\.14'),
-        (dict(id='3', point=[1, 1]), r'out of range 0\.\.14'),
-        (dict(point=[1, 1]), r'out of range 0\.\.14'),
-        (dict(id=1), 'needs exactly one of'),
-        (dict(id=1, point=[1, 1], box=[1, 1, 2, 2]), 'needs exactly one of'),
-        (dict(id=1, point=[W, 0]), 'empty or outside the image of 30x20'),
-        (dict(id=1, point=[0, -0.5]), 'outside the image'),
-        (dict(id=1, point=[1, 2, 3]), 'must hold 2 finite'),
-        (dict(id=1, point=[float('nan'), 2]), 'must hold 2 finite'),
-        (dict(id=1, box=[30, 0, 40, 5]), 'outside the image'),
-        (dict(id=1, box=[-5, 0, 0, 5]), 'outside the image'),
-        (dict(id=1, box=[5, 5, 5, 9]), 'is empty'),
-        (dict(id=1, box=[9, 5, 5, 9]), 'x1 < x2'),
-        (dict(id=1, box=[1, 2, 3]), 'must hold 4 finite'),
-        (dict(id=1, box=[1, 2, 3, float('inf')]), 'must hold 4 finite'),
-        (dict(id=1, box='all'), 'must hold 4 finite'),
-        (dict(id=1, point=[[1], 2]), 'must hold 2 finite'),
-        (dict(id=1, scribble=[[-5, 3], [-2, 9]]), 'scribble .* is empty or outside the image'),
-        (dict(id=1, scribble=[[30.6, 3], [30.6, 9]], width=1), 'outside the image of 30x20'),
-        (dict(id=1, scribble=[]), 'at least one point'),
-        (dict(id=1, scribble=[1, 2]), 'at least one point'),
-        (dict(id=1, scribble=[[1, 2], [3]]), 'at least one point'),
-        (dict(id=1, scribble=[[1, 2, 3]]), 'at least one point'),
-        (dict(id=1, scribble=[[1, float('nan')]]), 'finite numbers'),
-        (dict(id=1, scribble='line'), 'finite numbers'),
-        (dict(id=1, scribble=[[1, 2]], width=0.5), 'width 0.5 .* at least 1'),
-        (dict(id=1, scribble=[[1, 2]], width='fat'), 'width fat'),
-        (dict(id=1, scribble=[[1, 2]], point=[1, 2]), 'needs exactly one of'),
-        (dict(id=1, mask=np.zeros((H, W), bool)), 'mask is empty'),
-        (dict(id=1, mask=np.ones((W, H), bool)), 'mask size'),
-    ])
+    @pytest.mark.parametrize(
+        'prompt, reason',
+        [
+            (dict(id=17, point=[1, 1]), r'prompt id 17 is out of range 0\.\.14'),
+            (dict(id=-1, point=[1, 1]), r'out of range 0\.\.14'),
+            (dict(id=True, point=[1, 1]), r'out of range 0\.\.14'),
+            (dict(id='3', point=[1, 1]), r'out of range 0\.\.14'),
+            (dict(point=[1, 1]), r'out of range 0\.\.14'),
+            (dict(id=1), 'needs exactly one of'),
+            (dict(id=1, point=[1, 1], box=[1, 1, 2, 2]), 'needs exactly one of'),
+            (dict(id=1, point=[W, 0]), 'empty or outside the image of 30x20'),
+            (dict(id=1, point=[0, -0.5]), 'outside the image'),
+            (dict(id=1, point=[1, 2, 3]), 'must hold 2 finite'),
+            (dict(id=1, point=[float('nan'), 2]), 'must hold 2 finite'),
+            (dict(id=1, box=[30, 0, 40, 5]), 'outside the image'),
+            (dict(id=1, box=[-5, 0, 0, 5]), 'outside the image'),
+            (dict(id=1, box=[5, 5, 5, 9]), 'is empty'),
+            (dict(id=1, box=[9, 5, 5, 9]), 'x1 < x2'),
+            (dict(id=1, box=[1, 2, 3]), 'must hold 4 finite'),
+            (dict(id=1, box=[1, 2, 3, float('inf')]), 'must hold 4 finite'),
+            (dict(id=1, box='all'), 'must hold 4 finite'),
+            (dict(id=1, point=[[1], 2]), 'must hold 2 finite'),
+            (dict(id=1, scribble=[[-5, 3], [-2, 9]]), 'scribble .* is empty or outside the image'),
+            (dict(id=1, scribble=[[30.6, 3], [30.6, 9]], width=1), 'outside the image of 30x20'),
+            (dict(id=1, scribble=[]), 'at least one point'),
+            (dict(id=1, scribble=[1, 2]), 'at least one point'),
+            (dict(id=1, scribble=[[1, 2], [3]]), 'at least one point'),
+            (dict(id=1, scribble=[[1, 2, 3]]), 'at least one point'),
+            (dict(id=1, scribble=[[1, float('nan')]]), 'finite numbers'),
+            (dict(id=1, scribble='line'), 'finite numbers'),
+            (dict(id=1, scribble=[[1, 2]], width=0.5), 'width 0.5 .* at least 1'),
+            (dict(id=1, scribble=[[1, 2]], width='fat'), 'width fat'),
+            (dict(id=1, scribble=[[1, 2]], point=[1, 2]), 'needs exactly one of'),
+            (dict(id=1, mask=np.zeros((H, W), bool)), 'mask is empty'),
+            (dict(id=1, mask=np.ones((W, H), bool)), 'mask size'),
+        ],
+    )
     def test_faults_are_named(self, prompt, reason):
         with pytest.raises(BadSampleError, match=reason) as error:
             _prompts(dict(id=0, point=[1, 1]), prompt)
@@ -235,28 +243,31 @@ class TestLoadVisualPrompts:
     def test_a_box_covers_what_it_touches_or_is_rejected(self, x, y, width, height):
         box = [x, y, x + width, y + height]
         rows, cols = np.mgrid[:H, :W]
-        touched = ((cols < box[2]) & (cols + 1 > box[0]) & (rows < box[3]) & (rows + 1 > box[1]))
+        touched = (cols < box[2]) & (cols + 1 > box[0]) & (rows < box[3]) & (rows + 1 > box[1])
         try:
             assert np.array_equal(_prompts(dict(id=0, box=box))['prompt_masks'][0], touched)
         except BadSampleError:
             assert not touched.any()
 
-    @pytest.mark.parametrize('points, width, rows, cols', [
-        # A line through pixel centres: those of its row, ends included, and no others.
-        ([[2.5, 3.5], [6.5, 3.5]], 1, slice(3, 4), slice(2, 7)),
-        # Pen of 3: one more pixel on every side; the corners are 1.41 away from the ends.
-        ([[2.5, 3.5], [6.5, 3.5]], 3, slice(2, 5), slice(1, 8)),
-        ([[6.5, 3.5], [2.5, 3.5]], None, slice(2, 5), slice(1, 8)),
-        # A dot in a pixel and on a corner of pixels.
-        ([[5.5, 5.5]], 3, slice(4, 7), slice(4, 7)),
-        ([[4, 4]], 2, slice(3, 5), slice(3, 5)),
-        # Too thin to reach a centre: the pixel that contains it.
-        ([[5.99, 7.01]], 1, slice(7, 8), slice(5, 6)),
-        # Clipped: one end outside, both outside, centre outside.
-        ([[-10.5, 3.5], [1.5, 3.5]], 1, slice(3, 4), slice(0, 2)),
-        ([[2.5, -9], [2.5, 99]], 1, slice(0, H), slice(2, 3)),
-        ([[-1, 5.5]], 3, slice(5, 6), slice(0, 1)),
-    ])
+    @pytest.mark.parametrize(
+        'points, width, rows, cols',
+        [
+            # A line through pixel centres: those of its row, ends included, and no others.
+            ([[2.5, 3.5], [6.5, 3.5]], 1, slice(3, 4), slice(2, 7)),
+            # Pen of 3: one more pixel on every side; the corners are 1.41 away from the ends.
+            ([[2.5, 3.5], [6.5, 3.5]], 3, slice(2, 5), slice(1, 8)),
+            ([[6.5, 3.5], [2.5, 3.5]], None, slice(2, 5), slice(1, 8)),
+            # A dot in a pixel and on a corner of pixels.
+            ([[5.5, 5.5]], 3, slice(4, 7), slice(4, 7)),
+            ([[4, 4]], 2, slice(3, 5), slice(3, 5)),
+            # Too thin to reach a centre: the pixel that contains it.
+            ([[5.99, 7.01]], 1, slice(7, 8), slice(5, 6)),
+            # Clipped: one end outside, both outside, centre outside.
+            ([[-10.5, 3.5], [1.5, 3.5]], 1, slice(3, 4), slice(0, 2)),
+            ([[2.5, -9], [2.5, 99]], 1, slice(0, H), slice(2, 3)),
+            ([[-1, 5.5]], 3, slice(5, 6), slice(0, 1)),
+        ],
+    )
     def test_scribbles_by_hand(self, points, width, rows, cols):
         expected = np.zeros((H, W), bool)
         expected[rows, cols] = True
@@ -266,18 +277,28 @@ class TestLoadVisualPrompts:
         assert results['prompt_kinds'] == ['scribble']
 
     def test_scribbles_have_corners_and_slopes(self):
-        corner = _prompts(dict(id=0, scribble=np.array([[1.5, 1.5], [4.5, 1.5], [4.5, 4.5]]),
-                               width=1))['prompt_masks'][0]
-        assert np.argwhere(corner).tolist() == [[1, 1], [1, 2], [1, 3], [1, 4], [2, 4], [3, 4],
-                                                [4, 4]]
+        corner = _prompts(
+            dict(id=0, scribble=np.array([[1.5, 1.5], [4.5, 1.5], [4.5, 4.5]]), width=1)
+        )['prompt_masks'][0]
+        assert np.argwhere(corner).tolist() == [
+            [1, 1],
+            [1, 2],
+            [1, 3],
+            [1, 4],
+            [2, 4],
+            [3, 4],
+            [4, 4],
+        ]
         slope = _prompts(dict(id=0, scribble=[[1.5, 1.5], [3.5, 3.5]], width=1))['prompt_masks'][0]
         assert np.argwhere(slope).tolist() == [[1, 1], [2, 2], [3, 3]]
         # The neighbours of the diagonal are 0.71 away.
         fat = _prompts(dict(id=0, scribble=[[1.5, 1.5], [2.5, 2.5]], width=1.5))['prompt_masks'][0]
         assert np.argwhere(fat).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
 
-    @given(st.lists(st.tuples(st.floats(0, W - 0.01), st.floats(0, H - 0.01)), min_size=1,
-                    max_size=4), st.floats(1, 6))
+    @given(
+        st.lists(st.tuples(st.floats(0, W - 0.01), st.floats(0, H - 0.01)), min_size=1, max_size=4),
+        st.floats(1, 6),
+    )
     def test_a_scribble_has_no_gaps_and_covers_its_points(self, points, width):
         mask = _prompts(dict(id=0, scribble=points, width=width))['prompt_masks'][0]
         assert ndimage.label(mask, np.ones((3, 3)))[1] == 1

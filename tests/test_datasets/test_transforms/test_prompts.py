@@ -12,13 +12,14 @@ H, W = 60, 80
 
 def _disc(row=30, col=40, radius=20):
     rows, cols = np.mgrid[:H, :W]
-    return (rows - row)**2 + (cols - col)**2 <= radius**2
+    return (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
 
 
 def _augment(mask, seed=0, kind='mask', **kwargs):
     masks = np.stack([mask, mask])
-    results = PromptTypeAugment(**kwargs)(dict(
-        prompt_masks=masks, prompt_kinds=[kind, kind], rng=np.random.default_rng(seed)))
+    results = PromptTypeAugment(**kwargs)(
+        dict(prompt_masks=masks, prompt_kinds=[kind, kind], rng=np.random.default_rng(seed))
+    )
     assert np.array_equal(masks, np.stack([mask, mask])), 'the input was changed'
     return results
 
@@ -50,7 +51,7 @@ def _points(mask, min_depth, n=60):
 def test_points_lie_deep_inside():
     points = _points(_disc(), min_depth=16)
     assert len(points) > 10
-    assert all((r - 30)**2 + (c - 40)**2 < (21 - 16)**2 for r, c in points)
+    assert all((r - 30) ** 2 + (c - 40) ** 2 < (21 - 16) ** 2 for r, c in points)
 
 
 def test_a_shallow_mask_gives_its_deepest_pixel():
@@ -66,9 +67,15 @@ def test_a_mask_of_the_whole_image_gives_any_pixel():
     assert len(_points(np.ones((H, W), bool), min_depth=16)) > 60
 
 
-@pytest.mark.parametrize('mask', [
-    np.zeros((H, W), bool), _disc(col=15, radius=5) | _disc(col=60, radius=5),
-    np.eye(H, W, dtype=bool)[:, :W]], ids=['empty', 'two parts', 'diagonal (4-connectivity)'])
+@pytest.mark.parametrize(
+    'mask',
+    [
+        np.zeros((H, W), bool),
+        _disc(col=15, radius=5) | _disc(col=60, radius=5),
+        np.eye(H, W, dtype=bool)[:, :W],
+    ],
+    ids=['empty', 'two parts', 'diagonal (4-connectivity)'],
+)
 def test_masks_of_other_than_one_component_are_kept(mask):
     for probs in ((0, 1, 0), (0, 0, 1)):
         results = _augment(mask, probs=probs)
@@ -88,8 +95,11 @@ def test_default_frequencies():
     masks = np.ones((2, 4, 5), bool)
     counts = Counter()
     for _ in range(1000):
-        counts.update(transform(dict(prompt_masks=masks, prompt_kinds=['mask', 'mask'],
-                                     rng=rng))['prompt_kinds'])
+        counts.update(
+            transform(dict(prompt_masks=masks, prompt_kinds=['mask', 'mask'], rng=rng))[
+                'prompt_kinds'
+            ]
+        )
     for kind, share in dict(mask=0.4, box=0.3, point=0.3).items():
         assert abs(counts[kind] / 2000 - share) < 0.04
 
@@ -112,6 +122,7 @@ def test_bad_weights(probs):
 
 
 def test_no_prompts():
-    results = PromptTypeAugment()(dict(prompt_masks=np.zeros((0, H, W), bool), prompt_kinds=[],
-                                       rng=np.random.default_rng(0)))
+    results = PromptTypeAugment()(
+        dict(prompt_masks=np.zeros((0, H, W), bool), prompt_kinds=[], rng=np.random.default_rng(0))
+    )
     assert results['prompt_masks'].shape == (0, H, W)

@@ -30,16 +30,27 @@ def pack(tokenizer, number, retry=None, prefix=None):
     size = [(30, 45), (64, 20), (16, 16)][number]
     image = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
     record = dict(
-        img=image, masks=[], prompts=[dict(id=4, box=[3, 3, 30, 20])] * (number == 0),
+        img=image,
+        masks=[],
+        prompts=[dict(id=4, box=[3, 3, 30, 20])] * (number == 0),
         conversation=[dict(human='question ' * (number + 1), gpt='')],
-        meta=dict(sample_id=str(number), **(dict(retry_prefix=retry) if retry else {})))
+        meta=dict(sample_id=str(number), **(dict(retry_prefix=retry) if retry else {})),
+    )
     if prefix:
         record['answer_prefix'] = prefix
-    return Compose([TRANSFORMS.build(stage) for stage in (
-        dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-        dict(type='ResizeToGrid', patch_size=8, max_size=48),
-        dict(type='BuildConversation', tokenizer=tokenizer, generation=True),
-        dict(type='PackPixelInputs'))])(record)
+    return Compose(
+        [
+            TRANSFORMS.build(stage)
+            for stage in (
+                dict(type='LoadImage'),
+                dict(type='LoadMasks'),
+                dict(type='LoadVisualPrompts'),
+                dict(type='ResizeToGrid', patch_size=8, max_size=48),
+                dict(type='BuildConversation', tokenizer=tokenizer, generation=True),
+                dict(type='PackPixelInputs'),
+            )
+        ]
+    )(record)
 
 
 def predict(model, *samples, **options):
@@ -55,10 +66,11 @@ def predict(model, *samples, **options):
 
 def test_the_second_answer_is_that_to_a_forced_beginning(model, tokenizer):
     again, untouched, also = predict(
-        model, pack(tokenizer, 0, PREFIX), pack(tokenizer, 1), pack(tokenizer, 2, PREFIX))
+        model, pack(tokenizer, 0, PREFIX), pack(tokenizer, 1), pack(tokenizer, 2, PREFIX)
+    )
     assert untouched.get('retried') is None and len(untouched.pred_masks) == 0
     for sample, number in ((again, 0), (also, 2)):
-        expected, = predict(model, pack(tokenizer, number, prefix=PREFIX))
+        (expected,) = predict(model, pack(tokenizer, number, prefix=PREFIX))
         assert sample.retried and expected.get('retried') is None
         assert sample.pred_text == expected.pred_text and sample.pred_text.startswith(PREFIX)
         assert sample.pred_masks.shape == expected.pred_masks.shape == (1, *sample.ori_shape)
@@ -67,12 +79,12 @@ def test_the_second_answer_is_that_to_a_forced_beginning(model, tokenizer):
 
 
 def test_an_answer_with_a_mask_is_kept(model, tokenizer):
-    sample, = predict(model, pack(tokenizer, 1, PREFIX, prefix='[SEG] it is'))
+    (sample,) = predict(model, pack(tokenizer, 1, PREFIX, prefix='[SEG] it is'))
     assert sample.get('retried') is None
     assert sample.pred_text.startswith('[SEG] it is') and len(sample.pred_masks) == 1
 
 
 def test_a_beginning_without_a_mask_ends_the_matter(model, tokenizer):
-    sample, = predict(model, pack(tokenizer, 1, 'Nothing.'))
+    (sample,) = predict(model, pack(tokenizer, 1, 'Nothing.'))
     assert sample.retried and sample.pred_text.startswith('Nothing.')
     assert len(sample.pred_masks) == 0

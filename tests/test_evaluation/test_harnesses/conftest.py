@@ -12,6 +12,7 @@ STUBS = Path(__file__).parent / 'kit_stubs'
 def talker(tmp_path_factory):
     """Folder of a random model that says something else for every input; its config samples."""
     from pixelsail_mm.testing.tiny_models import TINY_LLM, write_tiny_model
+
     llm = dict(TINY_LLM, tie_word_embeddings=False, initializer_range=0.5)
     generation = dict(max_new_tokens=4, do_sample=True, temperature=5.0)
     return write_tiny_model(tmp_path_factory.mktemp('talker'), llm, seed=2, generation=generation)
@@ -21,6 +22,7 @@ def talker(tmp_path_factory):
 def greedy_ask(talker):
     """Inferencer on that model, greedy."""
     from pixelsail_mm.apis import PixelSAILInferencer, init_model
+
     model = init_model(talker, device='cpu')
     model.generation = dict(max_new_tokens=4)
     return PixelSAILInferencer(model)
@@ -28,6 +30,7 @@ def greedy_ask(talker):
 
 def _forget_kits():
     from pixelsail_mm.evaluation.harnesses import lmms_eval, vlmevalkit
+
     for adapter in (vlmevalkit, lmms_eval):
         adapter.adapter_class.cache_clear()
     for name in [name for name in sys.modules if name.split('.')[0] in ('vlmeval', 'lmms_eval')]:

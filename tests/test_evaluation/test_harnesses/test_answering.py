@@ -22,7 +22,8 @@ from pixelsail_mm.evaluation.harnesses.answering import checked_limit, checked_p
 
 def picture(seed=0):
     return Image.fromarray(
-        np.random.default_rng(seed).integers(0, 256, (30, 45, 3), dtype=np.uint8))
+        np.random.default_rng(seed).integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    )
 
 
 @pytest.fixture
@@ -32,10 +33,18 @@ def answerer(talker):
 
 def test_answers_equal_the_greedy_inferencer(answerer, greedy_ask):
     """Also for text-only items, in batches, and though the config samples."""
-    questions = [Question('a', 'What?', [picture()], 8), Question('b', 'What?', [picture(1)], 8),
-                 Question('c', 'What?', (), 8), Question('d', 'Is it a cat?', [picture()], 5)]
-    expected = [greedy_ask(q.images[0] if q.images else None, q.text,
-                           max_new_tokens=q.max_new_tokens)['text'] for q in questions]
+    questions = [
+        Question('a', 'What?', [picture()], 8),
+        Question('b', 'What?', [picture(1)], 8),
+        Question('c', 'What?', (), 8),
+        Question('d', 'Is it a cat?', [picture()], 5),
+    ]
+    expected = [
+        greedy_ask(q.images[0] if q.images else None, q.text, max_new_tokens=q.max_new_tokens)[
+            'text'
+        ]
+        for q in questions
+    ]
     assert len(set(expected)) == 4
     for batch_size in (1, 3):
         assert answerer(questions, batch_size) == expected
@@ -45,8 +54,9 @@ def test_answers_equal_the_greedy_inferencer(answerer, greedy_ask):
 def test_the_bound_is_applied_to_every_question(answerer):
     lengths = []
     generate = answerer.model.backbone.llm.generate
-    answerer.model.backbone.llm.generate = lambda **kw: lengths.append(
-        kw['max_new_tokens']) or generate(**kw)
+    answerer.model.backbone.llm.generate = lambda **kw: (
+        lengths.append(kw['max_new_tokens']) or generate(**kw)
+    )
     answerer([Question('a', 'Q', (), 2), Question('b', 'Q', (), 2), Question('c', 'Q', (), 3)], 2)
     answerer([Question('d', 'Q', (), 2)])
     assert lengths == [2, 3, 2]
@@ -65,18 +75,18 @@ def test_end_tokens_are_removed(answerer, end):
         return logits
 
     hook = answerer.model.backbone.llm.lm_head.register_forward_hook(force_end)
-    answer, = answerer([Question('a', 'What?', (), 6)])
+    (answer,) = answerer([Question('a', 'What?', (), 6)])
     hook.remove()
     assert len(calls) == 3
     assert answer == two_tokens != six_tokens and answer
 
 
 def test_stops(answerer):
-    whole, = answerer([Question('a', 'What?', (), 8)])
+    (whole,) = answerer([Question('a', 'What?', (), 8)])
     stop = whole[3:5]
     assert stop.strip()
-    cut, = answerer([Question('a', 'What?', (), 8, ('never this', stop))])
-    assert cut == whole[:whole.find(stop)].strip() != whole
+    (cut,) = answerer([Question('a', 'What?', (), 8, ('never this', stop))])
+    assert cut == whole[: whole.find(stop)].strip() != whole
 
 
 def test_several_images_are_refused(answerer):
@@ -88,9 +98,15 @@ def test_several_images_are_refused(answerer):
 def test_score_is_the_loss_of_the_answer(answerer):
     question, answer = Question('a', 'What?', [picture()]), 'yes'
     loss, greedy = answerer.score(question, f' {answer} ')
-    record = dict(img_path=None, img=np.asarray(picture()), masks=[], prompts=[],
-                  conversation=[dict(human='What?', gpt='')], answer_prefix=answer,
-                  meta=dict(sample_id='a'))
+    record = dict(
+        img_path=None,
+        img=np.asarray(picture()),
+        masks=[],
+        prompts=[],
+        conversation=[dict(human='What?', gpt='')],
+        answer_prefix=answer,
+        meta=dict(sample_id='a'),
+    )
     batch = next(iter(answerer.ask.preprocess([record])))
     inputs = answerer.model.data_preprocessor(batch, False)['inputs']
     with torch.no_grad():
@@ -129,9 +145,9 @@ def test_both_kits_ask_about_the_stored_pixels(kit_stubs, talker, tmp_path):
     lmms.task_dict['t'] = dict(test=[dict(image=Image.open(path))])
     request = SimpleNamespace(args=('What?', {}, lambda doc: [doc['image']], 0, 't', 'test'))
     by_file = vlm.generate([dict(type='image', value=path), dict(type='text', value='What?')])
-    by_picture, = lmms.generate_until([request])
-    stored, = lmms.answerer([Question('a', 'What?', [picture()], 6)])
-    turned, = lmms.answerer([Question('a', 'What?', [picture().rotate(-90, expand=True)], 6)])
+    (by_picture,) = lmms.generate_until([request])
+    (stored,) = lmms.answerer([Question('a', 'What?', [picture()], 6)])
+    (turned,) = lmms.answerer([Question('a', 'What?', [picture().rotate(-90, expand=True)], 6)])
     assert by_file == by_picture == stored != turned
 
 
@@ -149,7 +165,7 @@ def test_the_greedy_answer_is_known_as_such(answerer):
 
     hook = answerer.model.backbone.llm.lm_head.register_forward_hook(only_letters)
     question = Question('a', 'What?', [picture()], 4)
-    answer, = answerer([question])
+    (answer,) = answerer([question])
     other = ('b' if answer[0] == 'a' else 'a') + answer[1:]
     assert set(answer) <= set('abc') and best
     scores = [answerer.score(question, text) for text in (answer, other)]

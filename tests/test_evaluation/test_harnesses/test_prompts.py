@@ -18,12 +18,19 @@ def put(kind, name, **line):
     return benchmark_prompt(line, find_rule(kind, name))
 
 
-@pytest.mark.parametrize('kind, name, suffix', [
-    ('Y/N', 'MME', ''), ('Y/N', 'POPE', ''),
-    ('Y/N', 'HallusionBench', f' Please answer yes or no. {SHORT}'),
-    ('VQA', 'LLaVABench', '\nAnswer this question in detail.'),
-    ('VQA', 'MathVista_MINI', ''), ('VQA', 'MMVet', ''),
-    ('VQA', 'TextVQA_VAL', f'\n{SHORT}'), ('VQA', 'OCRBench', f'\n{SHORT}')])
+@pytest.mark.parametrize(
+    'kind, name, suffix',
+    [
+        ('Y/N', 'MME', ''),
+        ('Y/N', 'POPE', ''),
+        ('Y/N', 'HallusionBench', f' Please answer yes or no. {SHORT}'),
+        ('VQA', 'LLaVABench', '\nAnswer this question in detail.'),
+        ('VQA', 'MathVista_MINI', ''),
+        ('VQA', 'MMVet', ''),
+        ('VQA', 'TextVQA_VAL', f'\n{SHORT}'),
+        ('VQA', 'OCRBench', f'\n{SHORT}'),
+    ],
+)
 def test_open_questions(kind, name, suffix):
     question = 'Is there a dog? Please answer yes or no.'
     assert put(kind, name, question=question, A='cat', hint='none') == question + suffix
@@ -32,13 +39,15 @@ def test_open_questions(kind, name, suffix):
 @pytest.mark.parametrize('name', ['MMBench_DEV_EN', 'SEEDBench_IMG', 'MMStar'])
 def test_choice(name):
     assert put('MCQ', name, question='Which one?', A='a cat', B='a dog', C=3) == (
-        f'Which one?\nA. a cat\nB. a dog\nC. 3{LETTER}')
+        f'Which one?\nA. a cat\nB. a dog\nC. 3{LETTER}'
+    )
 
 
 @pytest.mark.parametrize('empty', [None, float('nan'), np.float64('nan'), 'nan', ''])
 def test_hint_and_options_may_be_empty_cells(empty):
     assert put('MCQ', 'X', question='Q', hint='Look.', A='a', B='b', C=empty) == (
-        f'Look.\nQ\nA. a\nB. b{LETTER}')
+        f'Look.\nQ\nA. a\nB. b{LETTER}'
+    )
     assert put('MCQ', 'X', question='Q', hint=empty, A='a') == f'Q\nA. a{LETTER}'
     assert not is_given(empty)
 
@@ -57,7 +66,8 @@ def test_chinese_and_missing_options():
 
 def test_a_row_of_a_pandas_table():
     table = pytest.importorskip('pandas').DataFrame(
-        [dict(question='Q', hint=float('nan'), A='a', B=float('nan'))])
+        [dict(question='Q', hint=float('nan'), A='a', B=float('nan'))]
+    )
     assert benchmark_prompt(table.iloc[0], find_rule('MCQ', 'X')) == f'Q\nA. a{LETTER}'
 
 

@@ -26,6 +26,7 @@ def model(kit_stubs, talker):
 
 def test_it_is_a_model_of_the_kit(model):
     from vlmeval.vlm.base import BaseModel
+
     assert isinstance(model, BaseModel) and vlmevalkit.PixelSAIL is type(model)
     assert model.INTERLEAVE is False and type(model).__name__ == 'PixelSAIL'
     with pytest.raises(AttributeError, match='nothing'):
@@ -33,8 +34,11 @@ def test_it_is_a_model_of_the_kit(model):
 
 
 def test_answer_equals_the_inferencer(model, greedy_ask, paths):
-    message = [dict(type='text', value='What?'), dict(type='image', value=paths[0]),
-               dict(type='text', value='One word.')]
+    message = [
+        dict(type='text', value='What?'),
+        dict(type='image', value=paths[0]),
+        dict(type='text', value='One word.'),
+    ]
     answer = model.generate(message, dataset='MME')
     assert answer == greedy_ask(paths[0], 'What?\nOne word.', max_new_tokens=6)['text'] != ''
     assert answer != model.generate([dict(type='text', value='What?\nOne word.')], dataset='MME')
@@ -47,15 +51,29 @@ def test_text_only(model, greedy_ask):
 def test_512_tokens_by_default(kit_stubs, talker, monkeypatch):
     model = vlmevalkit.PixelSAIL(str(talker), device='cpu')
     asked = []
-    monkeypatch.setattr(model.answerer, 'ask', lambda images, texts, max_new_tokens, batch_size: (
-        asked.append(max_new_tokens) or [dict(text='x')]))
+    monkeypatch.setattr(
+        model.answerer,
+        'ask',
+        lambda images, texts, max_new_tokens, batch_size: (
+            asked.append(max_new_tokens) or [dict(text='x')]
+        ),
+    )
     model.generate('Q')
     assert asked == [512]
 
 
-@pytest.mark.parametrize('dataset, own', [
-    ('MME', True), ('MMBench_DEV_EN', True), ('TextVQA_VAL', True), ('MMDU', False),
-    ('COCO_VAL', False), ('MVBench', False), (None, False)])
+@pytest.mark.parametrize(
+    'dataset, own',
+    [
+        ('MME', True),
+        ('MMBench_DEV_EN', True),
+        ('TextVQA_VAL', True),
+        ('MMDU', False),
+        ('COCO_VAL', False),
+        ('MVBench', False),
+        (None, False),
+    ],
+)
 def test_which_benchmarks_get_the_protocol(kit_stubs, model, talker, dataset, own):
     assert model.use_custom_prompt(dataset) is own
     kit = vlmevalkit.PixelSAIL(str(talker), device='cpu', prompts='kit')
@@ -67,15 +85,18 @@ def test_build_prompt_puts_the_image_first(model, paths):
     line = dict(index=1, image='base64', question='Which?', A='cat', B='dog', hint=float('nan'))
     assert model.build_prompt(line, 'MMBench_DEV_EN') == [
         dict(type='image', value=paths[0]),
-        dict(type='text', value=f'Which?\nA. cat\nB. dog\n{LETTER}')]
+        dict(type='text', value=f'Which?\nA. cat\nB. dog\n{LETTER}'),
+    ]
     assert model.build_prompt(dict(line, question='Dog?'), 'MME')[1]['value'] == 'Dog?'
     model.set_dump_image(lambda line: paths[1])
     assert model.build_prompt(dict(question='Q', image_path=paths[1]), 'MME')[0] == dict(
-        type='image', value=paths[1])
+        type='image', value=paths[1]
+    )
 
 
-@pytest.mark.parametrize('cells', [{}, dict(image=float('nan')), dict(image=None, image_path=[]),
-                                   dict(image='')])
+@pytest.mark.parametrize(
+    'cells', [{}, dict(image=float('nan')), dict(image=None, image_path=[]), dict(image='')]
+)
 def test_items_without_an_image(model, cells):
     model.set_dump_image(lambda line: pytest.fail('there is nothing to write'))
     message = model.build_prompt(dict(question='2 + 2?', **cells), 'MME')
@@ -100,6 +121,7 @@ def test_wrong_settings(kit_stubs, talker, settings):
 def test_register_builds_nothing_yet(kit_stubs, talker):
     assert vlmevalkit.register('mine', config='gone', max_new_tokens=6, device='cpu') == 'mine'
     from vlmeval.config import supported_VLM
+
     assert supported_VLM['mine'].keywords['config'] == 'gone'
     assert supported_VLM['mine'](config=str(talker)).max_new_tokens == 6
 

@@ -28,8 +28,9 @@ def tokenizer():
 def build(tokenizer, distinct=True, seed=0, **backbone):
     """A tiny model; ``distinct``: visual weights that are no copies of the textual ones."""
     torch.manual_seed(seed)
-    model = MODELS.build(config(tokenizer, **TINY_EVE | dict(
-        backbone=TINY_EVE['backbone'] | backbone)))
+    model = MODELS.build(
+        config(tokenizer, **TINY_EVE | dict(backbone=TINY_EVE['backbone'] | backbone))
+    )
     for name, parameter in model.named_parameters():
         if distinct and '.visual.' in name:
             torch.nn.init.normal_(parameter, mean=float('norm' in name), std=0.2)
@@ -46,8 +47,12 @@ def sample(model, *args, **kwargs):
 
 
 def mixed(model):
-    return [sample(model, (2, 3), 2, (4, 0), seed=1), sample(model, None, seed=2),
-            sample(model, (3, 2), 0, seed=3), sample(model, (4, 1), 1, (7,), seed=4)]
+    return [
+        sample(model, (2, 3), 2, (4, 0), seed=1),
+        sample(model, None, seed=2),
+        sample(model, (3, 2), 0, seed=3),
+        sample(model, (4, 1), 1, (7,), seed=4),
+    ]
 
 
 def batch_of(model, samples):
@@ -88,7 +93,8 @@ def test_each_token_passes_one_branch(model):
     seen = {}
     for branch in ('text', 'visual'):
         getattr(mlp, branch).register_forward_pre_hook(
-            lambda _, args, branch=branch: seen.__setitem__(branch, len(args[0])))
+            lambda _, args, branch=branch: seen.__setitem__(branch, len(args[0]))
+        )
     model.encode(batch)
     assert seen == dict(visual=9 + 5, text=batch['input_ids'].numel() - 14)
 
@@ -97,8 +103,10 @@ def test_visual_weights_move_what_follows_the_image_only(model):
     """A change of the class token's branch reaches everything behind; text before it stays."""
     inputs, _ = sample(model, (2, 3))
     text = torch.tensor([5, 6, 7])
-    inputs.update(input_ids=torch.cat([text, inputs['input_ids']]),
-                  labels=torch.cat([text * 0 - 100, inputs['labels']]))
+    inputs.update(
+        input_ids=torch.cat([text, inputs['input_ids']]),
+        labels=torch.cat([text * 0 - 100, inputs['labels']]),
+    )
     before = states(model, inputs)
     with torch.no_grad():
         model.backbone.llm.model.layers[0].mlp.visual.down_proj.weight.mul_(2)
@@ -119,11 +127,19 @@ def test_copies_of_the_textual_weights_compute_what_the_decoder_does(tokenizer):
     """Fresh from a text-only base, a sequence of embeddings gets the stock decoder's states."""
     model = build(tokenizer, distinct=False)
     from transformers import Qwen2Config, Qwen2ForCausalLM
-    stock = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **{
-        k: v for k, v in TINY_LLM.items() if k != 'model_type'}))
-    stock.load_state_dict({
-        key.replace('.text.', '.'): value for key, value in model.backbone.llm.state_dict().items()
-        if '.visual.' not in key})
+
+    stock = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer), **{k: v for k, v in TINY_LLM.items() if k != 'model_type'}
+        )
+    )
+    stock.load_state_dict(
+        {
+            key.replace('.text.', '.'): value
+            for key, value in model.backbone.llm.state_dict().items()
+            if '.visual.' not in key
+        }
+    )
     batch = batch_of(model, [sample(model, (2, 3), prompt_ids=(4,))])['inputs']
     with torch.no_grad():
         expected = stock.model(inputs_embeds=model.embed(batch)).last_hidden_state
@@ -136,7 +152,8 @@ def test_patch_embedding_is_two_convolutions(model):
     image = torch.randint(0, 256, (3, 16, 24), dtype=torch.uint8)
     patches = model.data_preprocessor._patchify([image])
     pixels = (image - model.data_preprocessor.mean.view(3, 1, 1)) / (
-        model.data_preprocessor.std.view(3, 1, 1))
+        model.data_preprocessor.std.view(3, 1, 1)
+    )
     whole = embedding.join(torch.nn.functional.gelu(embedding.quarters(pixels[None])))
     torch.testing.assert_close(embedding(patches), whole[0].flatten(1).T, atol=1e-5, rtol=1e-5)
 
@@ -194,8 +211,9 @@ def test_checkpointing_and_two_passes_before_one_backward(tokenizer):
     for checkpointing in (False, True):
         model = build(tokenizer, gradient_checkpointing=checkpointing).train()
         samples = mixed(model)
-        sum(sum(model(**batch_of(model, [one]), mode='loss').values())
-            for one in samples[::3]).backward()
+        sum(
+            sum(model(**batch_of(model, [one]), mode='loss').values()) for one in samples[::3]
+        ).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
@@ -207,7 +225,8 @@ def test_modules_are_called_equally_often_whatever_the_batch(model):
     for name, module in model.named_modules():
         if list(module.parameters(recurse=False)):
             module.register_forward_hook(
-                lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1))
+                lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1)
+            )
     samples = mixed(model)
     recorded = []
     for batch in ([samples[1]], samples, [samples[2]]):
@@ -229,17 +248,28 @@ def test_decoding_with_a_cache_runs_the_textual_branch_only(model):
 
 def test_independent_turns_equal_single_ones(model, tokenizer):
     """Each turn follows the image directly, whatever other turns the sample holds."""
-    transform = TRANSFORMS.build(dict(
-        type='BuildConversation', tokenizer=tokenizer, image_layout='rows',
-        independent_turns=True))
+    transform = TRANSFORMS.build(
+        dict(
+            type='BuildConversation',
+            tokenizer=tokenizer,
+            image_layout='rows',
+            independent_turns=True,
+        )
+    )
     image = sample(model, (2, 3))[0]['image']
 
     def run(*questions):
-        results = transform(dict(
-            conversation=[dict(human=question, gpt='yes') for question in questions],
-            grid=(2, 3), gt_masks=np.zeros((0, 16, 24), bool), img_path='a.png'))
-        inputs = {key: torch.from_numpy(results[key])
-                  for key in ('input_ids', 'labels', 'turn_ids')}
+        results = transform(
+            dict(
+                conversation=[dict(human=question, gpt='yes') for question in questions],
+                grid=(2, 3),
+                gt_masks=np.zeros((0, 16, 24), bool),
+                img_path='a.png',
+            )
+        )
+        inputs = {
+            key: torch.from_numpy(results[key]) for key in ('input_ids', 'labels', 'turn_ids')
+        }
         return states(model, dict(inputs, image=image, prompt_map=None)), inputs['turn_ids']
 
     both, turns = run('one', 'another')
@@ -271,7 +301,8 @@ def test_lora_adapts_both_branches(tokenizer):
     assert all(model.get_parameter(name).grad is not None for name in trained)
     for branch in ('text', 'visual'):
         assert f'backbone.llm.model.layers.0.self_attn.q_proj.{branch}.lora_A.default.weight' in (
-            trained)
+            trained
+        )
     inputs = mixed(model)[0][0]
     with torch.no_grad():
         for name in trained:
@@ -285,8 +316,10 @@ def test_lora_adapts_both_branches(tokenizer):
 def test_a_copy_routes_for_itself(model):
     """``deepcopy`` (used for averaged weights) must not share the state of the original."""
     copy = deepcopy(model)
-    routings = [{id(m._routing) for m in one.modules() if isinstance(m, RoutedModule)}
-                for one in (model, copy)]
+    routings = [
+        {id(m._routing) for m in one.modules() if isinstance(m, RoutedModule)}
+        for one in (model, copy)
+    ]
     assert [len(found) for found in routings] == [1, 1] and routings[0] != routings[1]
     inputs = mixed(model)[0][0]
     torch.testing.assert_close(states(copy, inputs), states(model, inputs))
@@ -295,16 +328,28 @@ def test_a_copy_routes_for_itself(model):
 def test_upsampler_depth_at_stride_32():
     """EVE's counts: four blocks to stride 2, two to stride 8."""
     for out_stride, blocks in ((2, 4), (8, 2)):
-        neck = MODELS.build(dict(type='LearnableUpsampler', in_channels=32, patch_size=32,
-                                 out_stride=out_stride, max_channels=16))
+        neck = MODELS.build(
+            dict(
+                type='LearnableUpsampler',
+                in_channels=32,
+                patch_size=32,
+                out_stride=out_stride,
+                max_channels=16,
+            )
+        )
         assert len(neck.blocks) == blocks and neck.pre_projector is not None
         assert neck([torch.zeros(1, 2, 32)])[0].shape == (32 // out_stride, 64 // out_stride, 16)
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(patch_size=7), 'must be even'), (dict(patch_positions=2.0), 'patch_positions'),
-    (dict(llm=dict(TINY_LLM, model_type='phi3')), 'self_attn.q_proj'),
-    (dict(patch_chanels=8), 'EVETransformer has no patch_chanels')])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(patch_size=7), 'must be even'),
+        (dict(patch_positions=2.0), 'patch_positions'),
+        (dict(llm=dict(TINY_LLM, model_type='phi3')), 'self_attn.q_proj'),
+        (dict(patch_chanels=8), 'EVETransformer has no patch_chanels'),
+    ],
+)
 def test_bad_settings_are_named(tokenizer, options, message):
     with pytest.raises(ConfigError, match=message):
         build(tokenizer, **options)

@@ -13,8 +13,11 @@ from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 from pixelsail_mm.models.backbones.tiny_decoder import tiny_config
 from pixelsail_mm.testing.tiny_models import TINY_EVE, TINY_LLM, byte_tokenizer, tiny_model_config
 
-PHI3 = dict(rope_scaling=dict(type='longrope', short_factor=[1.1] * 4, long_factor=[3.0] * 4),
-            original_max_position_embeddings=20, max_position_embeddings=80)
+PHI3 = dict(
+    rope_scaling=dict(type='longrope', short_factor=[1.1] * 4, long_factor=[3.0] * 4),
+    original_max_position_embeddings=20,
+    max_position_embeddings=80,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +27,9 @@ def forgotten(monkeypatch):
 
 
 def config_of(family, **extra):
-    return AutoConfig.for_model(**TINY_LLM | dict(
-        model_type=family, vocab_size=40, pad_token_id=None) | extra)
+    return AutoConfig.for_model(
+        **TINY_LLM | dict(model_type=family, vocab_size=40, pad_token_id=None) | extra
+    )
 
 
 def decoder(family, **extra):
@@ -40,13 +44,20 @@ def drop(monkeypatch, name, value=None):
         return ours(*args, **kwargs | {name: value})
 
     from transformers import AttentionInterface
-    monkeypatch.setitem(AttentionInterface._global_mapping, attention.registered_attention(),
-                        forgetful)
+
+    monkeypatch.setitem(
+        AttentionInterface._global_mapping, attention.registered_attention(), forgetful
+    )
 
 
-@pytest.mark.parametrize('family, extra', [
-    ('gemma2', dict(final_logit_softcapping=9.0, head_dim=8)), ('granite', dict(logits_scaling=8)),
-    ('cohere', {})])
+@pytest.mark.parametrize(
+    'family, extra',
+    [
+        ('gemma2', dict(final_logit_softcapping=9.0, head_dim=8)),
+        ('granite', dict(logits_scaling=8)),
+        ('cohere', {}),
+    ],
+)
 def test_finds_a_dropped_rule_of_logits(monkeypatch, family, extra):
     config = config_of(family, **extra)
     check_family(config)
@@ -56,10 +67,16 @@ def test_finds_a_dropped_rule_of_logits(monkeypatch, family, extra):
         check_family(config)
 
 
-@pytest.mark.parametrize('family, argument, part', [
-    ('gemma2', 'softcap', 'logits of text'), ('qwen2', 'scaling', None),
-    ('granite', 'scaling', 'logits of text'), ('qwen2', 'layout', 'an image block'),
-    ('mistral', 'sliding_window', 'text beyond its window')])
+@pytest.mark.parametrize(
+    'family, argument, part',
+    [
+        ('gemma2', 'softcap', 'logits of text'),
+        ('qwen2', 'scaling', None),
+        ('granite', 'scaling', 'logits of text'),
+        ('qwen2', 'layout', 'an image block'),
+        ('mistral', 'sliding_window', 'text beyond its window'),
+    ],
+)
 def test_finds_a_dropped_argument_of_attention(monkeypatch, family, argument, part):
     config = config_of(family)
     check_family(config)
@@ -74,14 +91,17 @@ def test_finds_a_dropped_argument_of_attention(monkeypatch, family, argument, pa
 
 def test_finds_wrong_positions_while_decoding(monkeypatch):
     original = patch_decoder._next_positions
-    monkeypatch.setattr(patch_decoder, '_next_positions', lambda positions, step: original(
-        positions, step + 1))
+    monkeypatch.setattr(
+        patch_decoder, '_next_positions', lambda positions, step: original(positions, step + 1)
+    )
     with pytest.raises(ConfigError, match='answers to text differ'):
         check_family(config_of('llama'))
 
 
-@pytest.mark.parametrize('family, extra', [
-    ('llama', dict(rope_scaling=dict(rope_type='dynamic', factor=4.0))), ('phi3', PHI3)])
+@pytest.mark.parametrize(
+    'family, extra',
+    [('llama', dict(rope_scaling=dict(rope_type='dynamic', factor=4.0))), ('phi3', PHI3)],
+)
 def test_finds_frequencies_that_should_have_changed(monkeypatch, family, extra):
     config = config_of(family, **extra)
     check_family(config)
@@ -121,10 +141,17 @@ def test_says_where_the_code_of_a_family_fails(monkeypatch):
         check_family(config_of('llama'))
 
 
-@pytest.mark.parametrize('family, reason', [
-    ('gemma3', r'use its text part .* \(text_config, vision_config\)'),
-    ('gpt2', r'not that of a rotary decoder such as Llama \(no hidden_size, num_hidden_layers, '
-             r'num_attention_heads\)')])
+@pytest.mark.parametrize(
+    'family, reason',
+    [
+        ('gemma3', r'use its text part .* \(text_config, vision_config\)'),
+        (
+            'gpt2',
+            r'not that of a rotary decoder such as Llama \(no hidden_size, num_hidden_layers, '
+            r'num_attention_heads\)',
+        ),
+    ],
+)
 def test_builds_nothing_of_a_model_of_another_form(monkeypatch, family, reason):
     """It would be built at its full size: only known names are made small."""
     monkeypatch.setattr(family_check, 'tiny_model', None)
@@ -135,19 +162,29 @@ def test_builds_nothing_of_a_model_of_another_form(monkeypatch, family, reason):
 def test_refuses_before_weights_are_loaded(tmp_path):
     """The folder has a config only: a family that works gets as far as its missing weights."""
     from pixelsail_mm.registry import MODELS
+
     for family, error, message in (
-            ('granitemoe', ConfigError, 'granitemoe does not work here: .*image block'),
-            ('llama', FileNotFoundError, 'could not be loaded')):
+        ('granitemoe', ConfigError, 'granitemoe does not work here: .*image block'),
+        ('llama', FileNotFoundError, 'could not be loaded'),
+    ):
         config_of(family).save_pretrained(tmp_path)
         with pytest.raises(error, match=message):
             MODELS.build(dict(type='SingleTransformer', llm=str(tmp_path)))
 
 
-@pytest.mark.parametrize('content, message', [
-    ('{"model_type": "qwen99"}', 'backbone.llm: transformers takes no such config: .*qwen99'),
-    ('{"model_type": "phi3", "rope_scaling": {"type": "longrope"}}', 'no such config: .*factor')])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('{"model_type": "qwen99"}', 'backbone.llm: transformers takes no such config: .*qwen99'),
+        (
+            '{"model_type": "phi3", "rope_scaling": {"type": "longrope"}}',
+            'no such config: .*factor',
+        ),
+    ],
+)
 def test_names_a_config_that_transformers_does_not_take(tmp_path, content, message):
     from pixelsail_mm.registry import MODELS
+
     (tmp_path / 'config.json').write_text(content)
     with pytest.raises(ConfigError, match=message):
         MODELS.build(dict(type='SingleTransformer', llm=str(tmp_path)))
@@ -165,12 +202,16 @@ def test_leaves_random_state_and_surroundings_alone():
 def test_is_done_once_for_a_kind_of_config(monkeypatch):
     models = []
     original = family_check.tiny_model
-    monkeypatch.setattr(family_check, 'tiny_model', lambda *args: models.append(
-        original(*args)) or models[-1])
+    monkeypatch.setattr(
+        family_check, 'tiny_model', lambda *args: models.append(original(*args)) or models[-1]
+    )
     check_family(config_of('qwen2'))
     assert len(models) == 2
-    assert all(value.device.type == 'cpu' and value.dtype == torch.float32
-               for model in models for value in model.parameters())
+    assert all(
+        value.device.type == 'cpu' and value.dtype == torch.float32
+        for model in models
+        for value in model.parameters()
+    )
     check_family(config_of('qwen2', hidden_size=64, num_hidden_layers=4))
     assert len(models) == 2, 'another size, the same features'
     check_family(config_of('qwen2', tie_word_embeddings=False))
@@ -180,21 +221,27 @@ def test_is_done_once_for_a_kind_of_config(monkeypatch):
 @pytest.mark.parametrize('surroundings', ['empty weights', 'meta', 'bfloat16', 'no init'])
 def test_works_wherever_a_model_is_built(monkeypatch, surroundings):
     from accelerate import init_empty_weights
+
     try:
         from transformers.initialization import no_init_weights
     except ImportError:  # before Transformers 5
         from transformers.modeling_utils import no_init_weights
     config, broken = config_of('qwen2'), config_of('cohere')
     dtype = torch.get_default_dtype()
-    context = {'empty weights': init_empty_weights, 'meta': lambda: torch.device('meta'),
-               'bfloat16': torch.no_grad, 'no init': no_init_weights}[surroundings]
+    context = {
+        'empty weights': init_empty_weights,
+        'meta': lambda: torch.device('meta'),
+        'bfloat16': torch.no_grad,
+        'no init': no_init_weights,
+    }[surroundings]
     try:
         if surroundings == 'bfloat16':
             torch.set_default_dtype(torch.bfloat16)
         with context():
             check_family(config)
-            monkeypatch.setattr(family_check, 'vocabulary_logits',
-                                lambda llm, states: llm.lm_head(states))
+            monkeypatch.setattr(
+                family_check, 'vocabulary_logits', lambda llm, states: llm.lm_head(states)
+            )
             with pytest.raises(ConfigError, match='logits of text'):
                 check_family(broken)
     finally:
@@ -203,10 +250,19 @@ def test_works_wherever_a_model_is_built(monkeypatch, surroundings):
 
 def test_miniature_keeps_what_is_switched_on():
     config = AutoConfig.for_model(
-        'smollm3', num_hidden_layers=8, num_key_value_heads=1, tie_word_embeddings=True,
+        'smollm3',
+        num_hidden_layers=8,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
         no_rope_layers=[1, 1, 1, 0] * 2,
-        rope_scaling=dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0,
-                          high_freq_factor=4.0, original_max_position_embeddings=8192))
+        rope_scaling=dict(
+            rope_type='llama3',
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=8192,
+        ),
+    )
     tiny = tiny_config(config)
     assert (tiny.num_hidden_layers, tiny.no_rope_layers) == (2, [1, 0])
     assert (tiny.num_key_value_heads, tiny.tie_word_embeddings) == (1, True)
@@ -218,13 +274,16 @@ def test_miniature_shares_keys_between_layers():
     config = AutoConfig.for_model('gemma3n_text', num_hidden_layers=10, num_kv_shared_layers=5)
     tiny = tiny_config(config)
     assert tiny.num_kv_shared_layers * 2 == tiny.num_hidden_layers
-    assert tiny.layer_types[:tiny.num_kv_shared_layers] == tiny.layer_types[
-        tiny.num_kv_shared_layers:]
+    assert (
+        tiny.layer_types[: tiny.num_kv_shared_layers]
+        == tiny.layer_types[tiny.num_kv_shared_layers :]
+    )
 
 
 @pytest.mark.parametrize('family', ['olmo2', 'cohere'])
 def test_eve_refuses_what_it_cannot_route(family):
     from pixelsail_mm.registry import MODELS
+
     cfg = tiny_model_config(byte_tokenizer(), **TINY_EVE)
     cfg['backbone'] = cfg['backbone'] | dict(llm=TINY_LLM | dict(model_type=family))
     with pytest.raises(ConfigError, match='has no (input|post_attention)_layernorm; EVE needs'):
@@ -250,27 +309,41 @@ def test_padded_rows_do_not_outgrow_a_window():
 def test_capped_scores_on_every_path():
     """Prompt, image block, text behind it, independent turns, padding: against a dense softmax."""
     turns = torch.tensor([[0] * 6 + [1, 1, 2, 2]])
-    for spans, ids in (([(0, 2, 6)], None), ([(2, 2, 2)], None), ([(0, 0, 6)], turns),
-                       ([(0, 2, 6), (3, 4, 7)], None)):
+    for spans, ids in (
+        ([(0, 2, 6)], None),
+        ([(2, 2, 2)], None),
+        ([(0, 0, 6)], turns),
+        ([(0, 2, 6), (3, 4, 7)], None),
+    ):
         query, key, value = torch.randn(3, len(spans), 2, 10, 4).unbind(0)
         layout = AttentionLayout(spans, 10, turn_ids=ids)
-        ours, _ = image_block_attention(None, query, key, value, scaling=2.0, softcap=1.5,
-                                        layout=layout)
+        ours, _ = image_block_attention(
+            None, query, key, value, scaling=2.0, softcap=1.5, layout=layout
+        )
         for row, span in enumerate(spans):
             from pixelsail_mm.testing.attention import dense_mask
+
             mask = dense_mask(span, 10)
             if ids is not None:
                 mask &= (ids[0, :, None] == ids[0]) | (ids[0] == 0)
             scores = 1.5 * torch.tanh(2.0 * query[row] @ key[row].transpose(-1, -2) / 1.5)
             weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
             dense = torch.nan_to_num(weights @ value[row]).transpose(0, 1)
-            torch.testing.assert_close(ours[row, span[0]:], dense[span[0]:], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(ours[row, span[0] :], dense[span[0] :], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize('family, extra, limit', [
-    ('phi3', PHI3, 20), ('llama', {}, None),
-    ('llama', dict(rope_scaling=dict(rope_type='dynamic', factor=2.0),
-                   max_position_embeddings=30), 30)])
+@pytest.mark.parametrize(
+    'family, extra, limit',
+    [
+        ('phi3', PHI3, 20),
+        ('llama', {}, None),
+        (
+            'llama',
+            dict(rope_scaling=dict(rope_type='dynamic', factor=2.0), max_position_embeddings=30),
+            30,
+        ),
+    ],
+)
 def test_positions_beyond_the_trained_length_are_named(family, extra, limit):
     rotary = PatchRotaryEmbedding(decoder(family, **extra).model.rotary_emb)
     rotary(torch.zeros(1), torch.arange((limit or 100) - 1, limit or 100)[None])

@@ -16,17 +16,36 @@ from pixelsail_mm.models.backbones.family_table import (
 
 PAGE = (Path(__file__).resolve().parents[3] / 'docs' / 'bases.md').read_text()
 # Of each row of the table one or two.
-SAMPLE = ['qwen2', 'gemma2', 'llama:yarn', 'phi3:longrope', 'granitemoe', 'bamba', 'lfm2',
-          'minimax', 'gpt2', 'gptj', 'olmo3', 'gpt_neox', 'falcon', 'stablelm', 'gemma3', 'gpt_oss',
-          'doge', 'musicgen']
+SAMPLE = [
+    'qwen2',
+    'gemma2',
+    'llama:yarn',
+    'phi3:longrope',
+    'granitemoe',
+    'bamba',
+    'lfm2',
+    'minimax',
+    'gpt2',
+    'gptj',
+    'olmo3',
+    'gpt_neox',
+    'falcon',
+    'stablelm',
+    'gemma3',
+    'gpt_oss',
+    'doge',
+    'musicgen',
+]
 
 
 @pytest.fixture
 def same_version():
     version = read_table(PAGE)[0]
     if version != transformers.__version__:
-        pytest.skip(f'docs/bases.md is for transformers {version}, here is '
-                    f'{transformers.__version__}: run tools/misc/families_page.py to compare')
+        pytest.skip(
+            f'docs/bases.md is for transformers {version}, here is '
+            f'{transformers.__version__}: run tools/misc/families_page.py to compare'
+        )
 
 
 @pytest.mark.parametrize('family', SAMPLE)
@@ -46,7 +65,7 @@ def test_page_has_every_family(same_version):
 def test_update_keeps_the_rest_of_the_page(monkeypatch):
     said = dict(a='works', b='it has 1.5 eyes', c='works')
     monkeypatch.setattr(family_table, 'verdict', said.get)
-    page = update_page('before\n' + '\n'.join(PAGE[PAGE.index('<!-- fam'):].splitlines()), said)
+    page = update_page('before\n' + '\n'.join(PAGE[PAGE.index('<!-- fam') :].splitlines()), said)
     assert page.startswith('before\n<!-- families') and '<!-- end of families -->' in page
     assert read_verdicts(page) == said
     assert read_table(page)[0] == transformers.__version__

@@ -10,8 +10,9 @@ from pixelsail_mm.testing.checkpoint_cases import NF4, logits_of
 from pixelsail_mm.testing.checkpoint_cases import tiny_lora as build
 from pixelsail_mm.testing.tiny_models import collate, make_sample
 
-BOTH_CPUS = pytest.mark.parametrize('avx512bf16', [False, True], indirect=True,
-                                    ids=['any-cpu', 'avx512bf16'])
+BOTH_CPUS = pytest.mark.parametrize(
+    'avx512bf16', [False, True], indirect=True, ids=['any-cpu', 'avx512bf16']
+)
 
 
 def weights(model):
@@ -56,6 +57,7 @@ def test_an_answer_leaves_four_bit_weights_alone(double, avx512bf16, tmp_path):
 def test_four_bit_layers_compute_with_the_saved_weights(avx512bf16):
     """In float32, where they compute in it: packed ones would round to bfloat16."""
     from bitsandbytes.functional import dequantize_4bit
+
     model = build(quantization=NF4).eval()
     layer = model.backbone.llm.model.layers[1].mlp.up_proj.base_layer
     states = torch.randn(3, 64)

@@ -30,6 +30,7 @@ def base_tokenizer(*added):
 
 def _bytes_only():
     from tokenizers import Tokenizer, models, pre_tokenizers
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -40,9 +41,11 @@ def write_base(folder, tied, rows=BYTES, tokenizer=None):
     """A base whose rows have a mean, whose rows behind its vocabulary are nearly zero."""
     settings = TINY_LLM | dict(tie_word_embeddings=tied, vocab_size=rows)
     from transformers import AutoConfig
+
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(settings.pop('model_type'), **settings))
+        AutoConfig.for_model(settings.pop('model_type'), **settings)
+    )
     with torch.no_grad():
         for table in {model.get_input_embeddings().weight, model.lm_head.weight}:
             table.normal_(mean=0.2, std=0.5)
@@ -54,8 +57,10 @@ def write_base(folder, tied, rows=BYTES, tokenizer=None):
 
 
 def tables(backbone):
-    return {'embedding': backbone.llm.get_input_embeddings().weight.detach(),
-            'head': backbone.llm.lm_head.weight.detach()}
+    return {
+        'embedding': backbone.llm.get_input_embeddings().weight.detach(),
+        'head': backbone.llm.lm_head.weight.detach(),
+    }
 
 
 def build(folder, tokenizer=None, **settings):
@@ -70,8 +75,10 @@ def test_rows_start_among_the_others(tmp_path, tied, rows):
     model = build(tmp_path)
     new = sorted(new_tokens(model.tokenizer).values())
     assert model.backbone.untrained_ids == new == list(range(BYTES, len(model.tokenizer)))
-    before = {'embedding': original.get_input_embeddings().weight.detach(),
-              'head': original.lm_head.weight.detach()}
+    before = {
+        'embedding': original.get_input_embeddings().weight.detach(),
+        'head': original.lm_head.weight.detach(),
+    }
     for name, table in tables(model.backbone).items():
         assert len(table) == len(model.tokenizer)
         old, rest = table[:BYTES], table[new]
@@ -80,8 +87,12 @@ def test_rows_start_among_the_others(tmp_path, tied, rows):
         assert 0.4 < lengths.min() and lengths.max() < 1.1
         assert (torch.pdist(rest) > 0.25 * torch.pdist(old).mean()).all()
         torch.testing.assert_close(rest.mean(0), old.mean(0), atol=0.2, rtol=0)
-    assert torch.equal(model.backbone.llm.lm_head.weight,
-                       model.backbone.llm.get_input_embeddings().weight) == tied
+    assert (
+        torch.equal(
+            model.backbone.llm.lm_head.weight, model.backbone.llm.get_input_embeddings().weight
+        )
+        == tied
+    )
 
 
 @TIED
@@ -92,9 +103,12 @@ def test_old_text_is_as_likely_as_before(tmp_path, tied):
     ids = torch.randint(0, BYTES, (4, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         states = original.model(ids).last_hidden_state[:, :-1]
-        losses = [torch.nn.functional.cross_entropy(
-            head(states).flatten(0, 1), ids[:, 1:].flatten()).item()
-            for head in (original.lm_head, grown.lm_head)]
+        losses = [
+            torch.nn.functional.cross_entropy(
+                head(states).flatten(0, 1), ids[:, 1:].flatten()
+            ).item()
+            for head in (original.lm_head, grown.lm_head)
+        ]
     share = torch.log(torch.tensor(grown.lm_head.out_features / BYTES)).item()
     assert 0 < losses[1] - losses[0] < share
 
@@ -127,8 +141,7 @@ def test_base_that_knows_every_token(tmp_path):
     original = write_base(tmp_path, True, len(tokenizer), tokenizer)
     model = build(tmp_path)
     assert model.backbone.untrained_ids == []
-    assert torch.equal(tables(model.backbone)['embedding'],
-                       original.get_input_embeddings().weight)
+    assert torch.equal(tables(model.backbone)['embedding'], original.get_input_embeddings().weight)
 
 
 def test_padded_base_without_tokenizer(tmp_path, monkeypatch):
@@ -136,8 +149,10 @@ def test_padded_base_without_tokenizer(tmp_path, monkeypatch):
     write_base(tmp_path, True, 270)
     tokens = new_tokens(byte_tokenizer())
     said = []
-    monkeypatch.setattr('pixelsail_mm.models.backbones.new_tokens.print_log',
-                        lambda text, **kwargs: said.append(text))
+    monkeypatch.setattr(
+        'pixelsail_mm.models.backbones.new_tokens.print_log',
+        lambda text, **kwargs: said.append(text),
+    )
     ids = untrained_ids(str(tmp_path), tokens, 270, 284)
     assert ids == list(range(270, 284))
     assert 'no tokenizer beside' in said[0] and '<vision>' in said[0] and '<Prompt2>' not in said[0]
@@ -164,8 +179,7 @@ def test_separate_rows_give_the_same_numbers(tied, bias):
     torch.testing.assert_close(llm.get_input_embeddings()(ids), expected[0], atol=0, rtol=0)
     torch.testing.assert_close(llm.lm_head(states), expected[1])
     assert (llm.lm_head.new_rows is llm.get_input_embeddings().new_rows) == tied
-    assert set(llm.state_dict()) - names == {'model.embed_tokens.new_rows',
-                                                         'lm_head.new_rows'}
+    assert set(llm.state_dict()) - names == {'model.embed_tokens.new_rows', 'lm_head.new_rows'}
     with torch.no_grad():
         llm.lm_head.new_rows[0] += 1  # the row of token 3
     changed = llm.get_input_embeddings()(ids), llm.lm_head(states)
@@ -189,12 +203,16 @@ def warnings_of(model):
 LORA = dict(type='LoraConfig', r=2)
 
 
-@pytest.mark.parametrize(('settings', 'tied', 'places'), [
-    (dict(), True, []),
-    (dict(lora=LORA), True, []),
-    (dict(lora=LORA), False, []),
-    (dict(lora=LORA, new_token_rows=False), True, ['embedding', 'output head']),
-], ids=['full', 'lora-tied', 'lora-untied', 'lora-without-rows'])
+@pytest.mark.parametrize(
+    ('settings', 'tied', 'places'),
+    [
+        (dict(), True, []),
+        (dict(lora=LORA), True, []),
+        (dict(lora=LORA), False, []),
+        (dict(lora=LORA, new_token_rows=False), True, ['embedding', 'output head']),
+    ],
+    ids=['full', 'lora-tied', 'lora-untied', 'lora-without-rows'],
+)
 def test_warning_before_training(tmp_path, settings, tied, places):
     write_base(tmp_path, tied, tokenizer=base_tokenizer())
     said = warnings_of(build(tmp_path, **settings))

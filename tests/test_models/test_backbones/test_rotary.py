@@ -7,8 +7,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from pixelsail_mm.models.backbones.rotary import PatchRotaryEmbedding
 
-ORIGINAL = LlamaRotaryEmbedding(LlamaConfig(
-    hidden_size=8, num_attention_heads=1, rope_theta=16.0))  # frequencies 1, 1/2, 1/4, 1/8
+ORIGINAL = LlamaRotaryEmbedding(
+    LlamaConfig(hidden_size=8, num_attention_heads=1, rope_theta=16.0)
+)  # frequencies 1, 1/2, 1/4, 1/8
 X = torch.zeros(1, 1, 8)
 
 
@@ -20,9 +21,13 @@ def angles(layout, row, column):
     return torch.atan2(sin, cos)[0, 0, :4].tolist()
 
 
-@pytest.mark.parametrize('layout, by_rows, by_columns', [
-    ('sections', [1.0, 0.5, 0, 0], [0, 0, 0.25, 0.125]),
-    ('interleaved', [1.0, 0, 0.25, 0], [0, 0.5, 0, 0.125])])
+@pytest.mark.parametrize(
+    'layout, by_rows, by_columns',
+    [
+        ('sections', [1.0, 0.5, 0, 0], [0, 0, 0.25, 0.125]),
+        ('interleaved', [1.0, 0, 0.25, 0], [0, 0.5, 0, 0.125]),
+    ],
+)
 def test_layouts(layout, by_rows, by_columns):
     assert angles(layout, 1, 0) == pytest.approx(by_rows)
     assert angles(layout, 0, 1) == pytest.approx(by_columns)

@@ -42,8 +42,15 @@ def test_channels_must_suit():
 
 def backbone(**options):
     torch.manual_seed(0)
-    llm = dict(model_type='llama', hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-               num_attention_heads=2, num_key_value_heads=2, vocab_size=8)
+    llm = dict(
+        model_type='llama',
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=8,
+    )
     return SingleTransformer(llm, patch_size=2, **options)
 
 

@@ -24,7 +24,8 @@ def _family(name, **extra):
 
 
 spans = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 8)).map(
-    lambda t: (t[0], t[0] + t[1], t[0] + t[1] + t[2]) if t[2] else (t[0], t[0], t[0]))
+    lambda t: (t[0], t[0] + t[1], t[0] + t[1] + t[2]) if t[2] else (t[0], t[0], t[0])
+)
 
 
 @given(st.lists(spans, min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 99))
@@ -33,8 +34,9 @@ def test_block_attention_equals_dense_mask(rows, text, seed):
     """Any mixture of left padding, image blocks and text-only rows."""
     length = max(end for _, _, end in rows) + text
     generator = torch.Generator().manual_seed(seed)
-    query, key, value = (torch.randn(len(rows), heads, length, 4, generator=generator)
-                         for heads in (4, 2, 2))
+    query, key, value = (
+        torch.randn(len(rows), heads, length, 4, generator=generator) for heads in (4, 2, 2)
+    )
     layout = AttentionLayout(rows, length)
     ours, _ = image_block_attention(None, query, key, value, scaling=0.5, layout=layout)
     mask = torch.stack([dense_mask(span, length) for span in rows])[:, None]
@@ -70,6 +72,7 @@ def test_embeddings_tied_or_not(tokenizer, tied):
 def test_columns_matter(tokenizer):
     """Patches of one row differ by their column: the slow half of the frequencies works."""
     from pixelsail_mm.models.data_preprocessor import position_ids
+
     rotary = MODELS.build(config(tokenizer)).backbone.llm.model.rotary_emb
     positions = position_ids(8, 0, (2, 3))[:, None]
     cos, _ = rotary(torch.zeros(1), positions)
@@ -88,6 +91,7 @@ def test_inv_freq_survives_bfloat16(tokenizer):
 
 def test_pretrained_folder_with_another_vocabulary(tokenizer, tmp_path):
     from transformers import Qwen2Config, Qwen2ForCausalLM
+
     settings_ = {k: v for k, v in TINY_LLM.items() if k != 'model_type'}
     original = Qwen2ForCausalLM(Qwen2Config(vocab_size=100, **settings_))
     original.save_pretrained(tmp_path)
@@ -99,13 +103,16 @@ def test_pretrained_folder_with_another_vocabulary(tokenizer, tmp_path):
     assert embedding[100:].std() < 3 * scale, 'new rows start near the old ones'
 
 
-@pytest.mark.parametrize(('change', 'error', 'message'), [
-    (dict(llm='/no/such/folder'), FileNotFoundError, '/no/such/folder'),
-    (dict(llm=dict(hidden_size=32)), ValueError, 'model_type'),
-    (dict(llm=dict(model_type='no_such_family')), ValueError, 'no_such_family'),
-    (dict(attn_implementation='flash_attention_2'), ValueError, 'sdpa'),
-    (dict(llm=dict(TINY_LLM, model_type='gpt2', n_embd=32)), ValueError, 'rotary'),
-])
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        (dict(llm='/no/such/folder'), FileNotFoundError, '/no/such/folder'),
+        (dict(llm=dict(hidden_size=32)), ValueError, 'model_type'),
+        (dict(llm=dict(model_type='no_such_family')), ValueError, 'no_such_family'),
+        (dict(attn_implementation='flash_attention_2'), ValueError, 'sdpa'),
+        (dict(llm=dict(TINY_LLM, model_type='gpt2', n_embd=32)), ValueError, 'rotary'),
+    ],
+)
 def test_bad_settings_are_named(tokenizer, change, error, message):
     settings_ = config(tokenizer)
     settings_['backbone'] |= change
@@ -139,14 +146,19 @@ def test_initialisers_of_small_models(tokenizer):
 
     def build(**options):
         torch.manual_seed(0)
-        cfg = config(tokenizer, prompt_injector=dict(type='VisualPromptInjector',
-                                                     init_gain=options.pop('init_gain', 1.0)))
+        cfg = config(
+            tokenizer,
+            prompt_injector=dict(
+                type='VisualPromptInjector', init_gain=options.pop('init_gain', 1.0)
+            ),
+        )
         cfg['backbone'].update(llm=_family('llama', tie_word_embeddings=False), **options)
         return MODELS.build(cfg)
 
     plain, loud = build(), build(embedding_std=0.3, patch_embed_gain=4.0, init_gain=5.0)
-    loud_std, plain_std = (model.backbone.llm.get_input_embeddings().weight.std().item()
-                           for model in (loud, plain))
+    loud_std, plain_std = (
+        model.backbone.llm.get_input_embeddings().weight.std().item() for model in (loud, plain)
+    )
     assert loud_std == pytest.approx(0.3, rel=0.05) and plain_std < 0.1
     assert loud.backbone.llm.lm_head.weight.abs().max() == 0
     for name, gain in (('backbone.patch_embed', 4), ('prompt_injector.proj', 5)):

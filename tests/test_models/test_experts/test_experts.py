@@ -42,8 +42,9 @@ def test_features_are_dense_and_frozen(name, request):
 
 def test_mask2former_equals_the_whole_model(mask2former):
     one = sample()
-    pixels = mask2former.processor(images=one.image.permute(1, 2, 0).numpy(),
-                                   return_tensors='pt')['pixel_values']
+    pixels = mask2former.processor(images=one.image.permute(1, 2, 0).numpy(), return_tensors='pt')[
+        'pixel_values'
+    ]
     with torch.no_grad():
         whole = mask2former.model(pixels).pixel_decoder_last_hidden_state[0]
     torch.testing.assert_close(mask2former([one])[0], whole)
@@ -55,6 +56,7 @@ def test_sam2_is_the_coarsest_level(sam2):
 
 def test_image_is_read_when_it_was_not_kept(mask2former, tmp_path):
     from PIL import Image
+
     one = sample()
     path = tmp_path / 'image.png'
     Image.fromarray(one.image.permute(1, 2, 0).numpy()).save(path)
@@ -73,6 +75,7 @@ def test_pretrained_folder_gives_the_same_features(mask2former, tmp_path):
 def test_incomplete_weights_are_refused(mask2former, tmp_path):
     """Hugging Face would fill the gap with random numbers and only warn."""
     from safetensors.torch import load_file, save_file
+
     mask2former.model.save_pretrained(tmp_path)
     mask2former.processor.save_pretrained(tmp_path)
     weights = load_file(tmp_path / 'model.safetensors')
@@ -115,18 +118,25 @@ def test_autocast_of_the_student_does_not_reach_the_expert(mask2former):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize('build', [lambda: Mask2FormerExpert(MASK2FORMER, 64, dtype='bfloat16'),
-                                   lambda: SAM2Expert(SAM2, 128, dtype='bfloat16')])
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: Mask2FormerExpert(MASK2FORMER, 64, dtype='bfloat16'),
+        lambda: SAM2Expert(SAM2, 128, dtype='bfloat16'),
+    ],
+)
 def test_expert_follows_the_features_to_the_gpu(build):
     from pixelsail_mm.models.losses import ExpertDistillLoss
+
     loss = ExpertDistillLoss(build(), in_channels=3, expert_channels=32).cuda()
     value = loss([torch.randn(4, 4, 3, device='cuda')], [sample()])
     assert value.device.type == 'cuda' and value.isfinite()
     assert next(loss.expert.model.parameters()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize('size, shape', [((1, 1400), (32, 8, 336)), ((3000, 2), (32, 336, 8)),
-                                         ((1, 1), (32, 16, 16))])
+@pytest.mark.parametrize(
+    'size, shape', [((1, 1400), (32, 8, 336)), ((3000, 2), (32, 336, 8)), ((1, 1), (32, 16, 16))]
+)
 def test_mask2former_of_the_thinnest_images(mask2former, size, shape):
     """Above 1333:1 transformers would ask for a side of zero pixels."""
     assert mask2former([sample(*size)])[0].shape == shape
@@ -161,8 +171,11 @@ def test_missing_weights_are_named(expert, tmp_path):
 def test_cached_features_follow_the_image_path(tmp_path):
     feature = np.arange(2 * 3 * 4).reshape(2, 3, 4)
     (tmp_path / 'expert' / 'train').mkdir(parents=True)
-    np.savez(tmp_path / 'expert' / 'train' / '7.npz', feature=feature.astype(np.int8),
-             scale=np.float32(0.5))
+    np.savez(
+        tmp_path / 'expert' / 'train' / '7.npz',
+        feature=feature.astype(np.int8),
+        scale=np.float32(0.5),
+    )
     expert = CachedExpert(str(tmp_path / 'expert'), str(tmp_path / 'images'))
     image = PixelDataSample(metainfo=dict(img_path=str(tmp_path / 'images/train/7.png')))
     text = PixelDataSample(metainfo=dict(img_path=None))
@@ -174,6 +187,7 @@ def test_cached_features_follow_the_image_path(tmp_path):
 def _write(file, feature, scale=None):
     """Write one feature file in the format that its suffix says."""
     from safetensors.numpy import save_file
+
     arrays = dict(feature=feature) | ({} if scale is None else dict(scale=np.float32([scale])))
     if file.suffix == '.npy':
         np.save(file, feature)
@@ -210,8 +224,14 @@ def test_text_only_sample_needs_no_file(tmp_path):
         expert([memory])
 
 
-@pytest.mark.parametrize('key, name', [('sample_id', '../secret'), ('sample_id', '/etc/secret'),
-                                       ('img_path', 'elsewhere/secret.png')])
+@pytest.mark.parametrize(
+    'key, name',
+    [
+        ('sample_id', '../secret'),
+        ('sample_id', '/etc/secret'),
+        ('img_path', 'elsewhere/secret.png'),
+    ],
+)
 def test_names_do_not_lead_out_of_the_cache(key, name, tmp_path):
     expert = CachedExpert(str(tmp_path), image_root='images', key=key)
     one = PixelDataSample(metainfo={'img_path': 'images/a.png', 'sample_id': 'a', key: name})
@@ -283,7 +303,7 @@ class TestDamagedCache:
     def test_truncated_file(self, expert, image, tmp_path):
         np.savez(tmp_path / 'a.npz', feature=np.zeros((2, 30, 30)))
         content = (tmp_path / 'a.npz').read_bytes()
-        (tmp_path / 'a.npz').write_bytes(content[:len(content) // 2])
+        (tmp_path / 'a.npz').write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match='a.npz'):
             expert([image])
 
@@ -299,7 +319,7 @@ class TestDamagedCache:
         content, refused = file.read_bytes(), 0
         expert = CachedExpert(str(tmp_path), str(tmp_path), suffix=suffix)
         for place, byte in enumerate(content):
-            file.write_bytes(content[:place] + bytes([byte ^ 0xFF]) + content[place + 1:])
+            file.write_bytes(content[:place] + bytes([byte ^ 0xFF]) + content[place + 1 :])
             try:
                 expert([image])
             except ConfigError as error:

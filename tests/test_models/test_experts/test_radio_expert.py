@@ -14,7 +14,7 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import RADIOExpert
 from pixelsail_mm.structures import PixelDataSample
 
-CODE = '''
+CODE = """
 from collections import namedtuple
 from pathlib import Path
 
@@ -47,29 +47,52 @@ class StandInModel(PreTrainedModel):
             features = features[:, 1:]
         output = RadioOutput(features.mean(1), features)
         return dict(backbone=output, siglip=output) if self.config.adaptors else output
-'''
+"""
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Build the stand-in's folder; code that transformers copies goes to ``tmp_path``."""
-    monkeypatch.setattr('transformers.dynamic_module_utils.HF_MODULES_CACHE',
-                        str(tmp_path / 'modules'))
+    monkeypatch.setattr(
+        'transformers.dynamic_module_utils.HF_MODULES_CACHE', str(tmp_path / 'modules')
+    )
 
     def build(code=CODE, **config):
         path = tmp_path / 'radio_stand_in'
         path.mkdir()
         (path / 'radio_stand_in.py').write_text(code)
-        (path / 'config.json').write_text(json.dumps(dict(
-            config, auto_map=dict(AutoConfig='radio_stand_in.StandInConfig',
-                                  AutoModel='radio_stand_in.StandInModel'))))
-        (path / 'preprocessor_config.json').write_text(json.dumps(dict(
-            crop_size=dict(height=64, width=64), do_center_crop=False, do_convert_rgb=True,
-            do_normalize=False, do_rescale=True, do_resize=False, resample=3,
-            image_processor_type='CLIPImageProcessor', size=dict(shortest_edge=64))))
+        (path / 'config.json').write_text(
+            json.dumps(
+                dict(
+                    config,
+                    auto_map=dict(
+                        AutoConfig='radio_stand_in.StandInConfig',
+                        AutoModel='radio_stand_in.StandInModel',
+                    ),
+                )
+            )
+        )
+        (path / 'preprocessor_config.json').write_text(
+            json.dumps(
+                dict(
+                    crop_size=dict(height=64, width=64),
+                    do_center_crop=False,
+                    do_convert_rgb=True,
+                    do_normalize=False,
+                    do_rescale=True,
+                    do_resize=False,
+                    resample=3,
+                    image_processor_type='CLIPImageProcessor',
+                    size=dict(shortest_edge=64),
+                )
+            )
+        )
         torch.manual_seed(0)
-        save_file({'embed.weight': torch.randn(8, 3, 16, 16), 'embed.bias': torch.zeros(8)},
-                  path / 'model.safetensors', metadata=dict(format='pt'))
+        save_file(
+            {'embed.weight': torch.randn(8, 3, 16, 16), 'embed.bias': torch.zeros(8)},
+            path / 'model.safetensors',
+            metadata=dict(format='pt'),
+        )
         return str(path)
 
     return build
@@ -93,8 +116,9 @@ def test_spatial_features_in_rows_and_columns(folder, adaptors):
     assert 0 <= expert.model.seen.min() and expert.model.seen.max() <= 1
 
 
-@pytest.mark.parametrize('size, shape', [((100, 170), (4, 7)), ((30, 20), (6, 4)),
-                                         ((5, 400), (2, 128))])
+@pytest.mark.parametrize(
+    'size, shape', [((100, 170), (4, 7)), ((30, 20), (6, 4)), ((5, 400), (2, 128))]
+)
 def test_whole_patches_at_about_the_aspect_ratio(folder, size, shape):
     """Shorter side at 64; of a very long image, the longer one at 2048."""
     expert = RADIOExpert(folder(), size=64, trust_remote_code=True)

@@ -9,12 +9,7 @@ from pixelsail_mm.models.experts import Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
-from pixelsail_mm.testing.tiny_models import (
-    byte_tokenizer,
-    collate,
-    make_sample,
-    tiny_model_config,
-)
+from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample, tiny_model_config
 from tests.test_models.test_experts.test_onnx_expert import pooling
 
 LOSSES = ['loss_distill_m2f', 'loss_distill_sam2', 'loss_distill_onnx']
@@ -26,13 +21,35 @@ def model(tmp_path_factory):
     torch.manual_seed(0)
     onnx = pooling(tmp_path_factory.mktemp('onnx') / 'a.onnx')
     loss = dict(type='ExpertDistillLoss', expert_channels=32)
-    return MODELS.build(tiny_model_config(byte_tokenizer(), distill=[
-        dict(loss, name='m2f', feature='neck', distance='mse',
-             expert=dict(type='Mask2FormerExpert', model=MASK2FORMER, size=64)),
-        dict(loss, name='sam2', feature='backbone', distance='cosine',
-             expert=dict(type='SAM2Expert', model=SAM2, size=128)),
-        dict(loss, name='onnx', feature='neck', distance='both', expert_channels=3,
-             expert=dict(type='OnnxExpert', model=onnx, output='means'))]))
+    return MODELS.build(
+        tiny_model_config(
+            byte_tokenizer(),
+            distill=[
+                dict(
+                    loss,
+                    name='m2f',
+                    feature='neck',
+                    distance='mse',
+                    expert=dict(type='Mask2FormerExpert', model=MASK2FORMER, size=64),
+                ),
+                dict(
+                    loss,
+                    name='sam2',
+                    feature='backbone',
+                    distance='cosine',
+                    expert=dict(type='SAM2Expert', model=SAM2, size=128),
+                ),
+                dict(
+                    loss,
+                    name='onnx',
+                    feature='neck',
+                    distance='both',
+                    expert_channels=3,
+                    expert=dict(type='OnnxExpert', model=onnx, output='means'),
+                ),
+            ],
+        )
+    )
 
 
 def batch(model):
@@ -76,9 +93,15 @@ def test_losses_are_those_of_each_expert_alone(model):
         model.distill = kept
 
 
-@pytest.mark.parametrize('change', [
-    lambda model: model.train(), lambda model: model.requires_grad_(True),
-    lambda model: model.bfloat16(), lambda model: model.half()])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda model: model.train(),
+        lambda model: model.requires_grad_(True),
+        lambda model: model.bfloat16(),
+        lambda model: model.half(),
+    ],
+)
 def test_what_is_done_to_the_student_is_not_done_to_the_teachers(model, change):
     before = [{key: value.clone() for key, value in state.items()} for state in weights(model)]
     change(model)
@@ -109,8 +132,9 @@ def test_student_in_bfloat16_under_autocast(model):
     assert all(found[name].dtype == torch.float32 and found[name].isfinite() for name in LOSSES)
 
 
-@pytest.mark.parametrize('expert, settings, size', [
-    (Mask2FormerExpert, MASK2FORMER, 64), (SAM2Expert, SAM2, 128)])
+@pytest.mark.parametrize(
+    'expert, settings, size', [(Mask2FormerExpert, MASK2FORMER, 64), (SAM2Expert, SAM2, 128)]
+)
 class TestFolders:
     """Weights in a folder, as users have them."""
 
@@ -134,8 +158,9 @@ class TestFolders:
         assert other['preprocessing'] == found['preprocessing']
         assert other['feature']['map'] == found['feature']['map']
 
-    def test_settings_of_the_architecture_are_in_the_fingerprint(self, expert, settings, size,
-                                                                 folder):
+    def test_settings_of_the_architecture_are_in_the_fingerprint(
+        self, expert, settings, size, folder
+    ):
         """The same weights behind another activation give other features."""
         one = PixelDataSample(metainfo=dict(sample_id='s'))
         one.image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
@@ -151,9 +176,13 @@ class TestFolders:
 
     def test_half_precision_files_are_run_in_float32(self, expert, settings, size, folder):
         from safetensors.torch import load_file, save_file
+
         file = folder / 'model.safetensors'
-        save_file({key: value.half() for key, value in load_file(file).items()}, file,
-                  metadata=dict(format='pt'))
+        save_file(
+            {key: value.half() for key, value in load_file(file).items()},
+            file,
+            metadata=dict(format='pt'),
+        )
         loaded = expert(str(folder), size=size)
         assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
 
@@ -169,15 +198,22 @@ class TestFolders:
             other(str(folder), size=size)
 
 
-@pytest.mark.parametrize('expert, size, image, expected', [
-    # Shorter side to 800 unless the longer one would exceed 1333, then up to multiples of 32.
-    (Mask2FormerExpert, 800, (480, 640), (800, 1088)),
-    (Mask2FormerExpert, 800, (1200, 300), (1344, 352)),
-    (SAM2Expert, 1024, (480, 640), (1024, 1024))])
+@pytest.mark.parametrize(
+    'expert, size, image, expected',
+    [
+        # Shorter side to 800 unless the longer one would exceed 1333, then up to multiples of 32.
+        (Mask2FormerExpert, 800, (480, 640), (800, 1088)),
+        (Mask2FormerExpert, 800, (1200, 300), (1344, 352)),
+        (SAM2Expert, 1024, (480, 640), (1024, 1024)),
+    ],
+)
 def test_sizes_of_the_official_processors(expert, size, image, expected):
     processor = expert._processor_class()(**expert._processor_options(dict(size=size)))
-    pixels = processor(images=torch.zeros(3, *image, dtype=torch.uint8), return_tensors='pt',
-                       input_data_format='channels_first')['pixel_values']
+    pixels = processor(
+        images=torch.zeros(3, *image, dtype=torch.uint8),
+        return_tensors='pt',
+        input_data_format='channels_first',
+    )['pixel_values']
     assert pixels.shape == (1, 3, *expected)
 
 

@@ -12,8 +12,8 @@ from pixelsail_mm.registry import MODELS
 class PointHead(SegTokenHead):
     """Learns from ``gt_points`` ``(n,2)``, writes ``pred_points`` ``(n,2)``."""
 
-    targets = ('gt_points', )
-    losses = ('loss_point', )
+    targets = ('gt_points',)
+    losses = ('loss_point',)
 
     def __init__(self, in_channels, hidden_size, init_cfg=None):
         super().__init__(init_cfg)
@@ -35,4 +35,4 @@ class PointHead(SegTokenHead):
     def predict(self, states, image_map, sample):
         sample.pred_points = states.new_zeros(0, 2)
         if image_map is not None:
-            sample.pred_points, = self([states], [image_map])
+            (sample.pred_points,) = self([states], [image_map])

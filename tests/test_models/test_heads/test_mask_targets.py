@@ -16,7 +16,7 @@ from pixelsail_mm.models.heads.mask_targets import RESIZE_MODES, resize_targets
 def _shapes(size, cell, seed, count=16):
     """Ellipses and rectangles ``(count,H,W)`` of at least two cells' radius, at any place."""
     rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:size[0], :size[1]] + 0.5
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
     masks = []
     for number in range(count):
         radii = [rng.uniform(min(2.0 * step, side / 4), side / 3) for step, side in zip(cell, size)]
@@ -28,9 +28,13 @@ def _shapes(size, cell, seed, count=16):
 
 def _centroids(masks):
     masks = masks.float()
-    return torch.stack([
-        (masks.sum(other) * (torch.arange(masks.shape[axis]) + 0.5)).sum(1) / masks.sum((1, 2))
-        for axis, other in ((1, 2), (2, 1))], dim=1)
+    return torch.stack(
+        [
+            (masks.sum(other) * (torch.arange(masks.shape[axis]) + 0.5)).sum(1) / masks.sum((1, 2))
+            for axis, other in ((1, 2), (2, 1))
+        ],
+        dim=1,
+    )
 
 
 def _learn(head, masks, grid, steps=60):
@@ -79,8 +83,9 @@ def test_the_release_shifts_masks_down_and_right():
     assert (_offset(head, (64, 80), 8, 4, 0) > 0.3).all()
 
 
-@pytest.mark.parametrize('size, grid', [((6, 10), (3, 5)), ((7, 9), (4, 5)), ((5, 3), (10, 4)),
-                                        ((11, 4), (3, 4))])
+@pytest.mark.parametrize(
+    'size, grid', [((6, 10), (3, 5)), ((7, 9), (4, 5)), ((5, 3), (10, 4)), ((11, 4), (3, 4))]
+)
 def test_area_is_the_share_of_each_cell(size, grid):
     """Checked on a grid so fine that pixels and cells are both whole there."""
     masks = torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) > 0.5
@@ -107,9 +112,21 @@ def test_every_mode_keeps_masks_that_already_fit(mode):
 @pytest.mark.parametrize('dice', [0.5, 3.0])
 def test_cells_covered_by_more_than_half_become_part_of_the_mask(dice):
     """Cross entropy and dice, in the recipe's and the small models' weights, take soft targets."""
-    head = SegTokenMaskHead(4, 4, embed_channels=4, num_points=None, loss_dice=dict(
-        type='DiceLoss', use_sigmoid=True, activate=True, reduction='mean', naive_dice=True,
-        eps=1.0, loss_weight=dice))
+    head = SegTokenMaskHead(
+        4,
+        4,
+        embed_channels=4,
+        num_points=None,
+        loss_dice=dict(
+            type='DiceLoss',
+            use_sigmoid=True,
+            activate=True,
+            reduction='mean',
+            naive_dice=True,
+            eps=1.0,
+            loss_weight=dice,
+        ),
+    )
     masks = _shapes((96, 80), (4, 4), seed=3)
     target = resize_targets(masks, (24, 20))
     logits = _learn(head, masks, (24, 20))

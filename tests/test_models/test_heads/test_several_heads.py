@@ -48,8 +48,13 @@ def losses_of(model, samples):
 def test_each_head_has_its_losses_and_masks_learn_as_before():
     model = build()
     alone = MODELS.build(tiny_model_config(byte_tokenizer()))
-    alone.load_state_dict({key: value for key, value in model.state_dict().items()
-                           if not key.startswith('point_head.')})
+    alone.load_state_dict(
+        {
+            key: value
+            for key, value in model.state_dict().items()
+            if not key.startswith('point_head.')
+        }
+    )
     found = losses_of(model, [with_points(model)])
     before = losses_of(alone, [with_points(alone)])
     assert set(found) == {*before, 'point.loss_point'}
@@ -62,8 +67,11 @@ def test_a_sample_may_lack_the_target_of_one_head(said):
     masks_only = make_sample(model.tokens, (2, 3), 1, seed=1)
     points_only = with_points(model, seed=2, masks=False)
     both = losses_of(model, [masks_only, points_only])
-    for name, sample in (('loss_mask', masks_only), ('loss_dice', masks_only),
-                         ('point.loss_point', points_only)):
+    for name, sample in (
+        ('loss_mask', masks_only),
+        ('loss_dice', masks_only),
+        ('point.loss_point', points_only),
+    ):
         torch.testing.assert_close(both[name], losses_of(model, [sample])[name])
     assert losses_of(model, [points_only])['loss_mask'] == 0
     assert '[SEG] tokens' not in ' '.join(said)
@@ -94,8 +102,12 @@ def test_every_weight_has_a_gradient_whatever_the_batch_holds(parts):
 def test_one_head_trains_alone():
     model = build(trainable=['heads.point'])
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    assert trained == {'point_head.image_proj.weight', 'point_head.image_proj.bias',
-                       'point_head.seg_proj.weight', 'point_head.seg_proj.bias'}
+    assert trained == {
+        'point_head.image_proj.weight',
+        'point_head.image_proj.bias',
+        'point_head.seg_proj.weight',
+        'point_head.seg_proj.bias',
+    }
     assert module_name('heads.mask.seg_projector') == 'mask_head.seg_projector'
 
 
@@ -118,16 +130,21 @@ def test_a_model_without_mask_head():
     model = build(mask_head=None)
     found = losses_of(model, [with_points(model, masks=False)])
     assert set(found) == {'point.loss_point', 'loss_lm'}
-    sample, = model(**model.data_preprocessor(collate([make_sample(model.tokens, (2, 3), 1)])),
-                    mode='predict')
+    (sample,) = model(
+        **model.data_preprocessor(collate([make_sample(model.tokens, (2, 3), 1)])), mode='predict'
+    )
     assert 'pred_masks' not in sample and sample.pred_points.shape == (1, 2)
 
 
-@pytest.mark.parametrize(('mask_head', 'heads', 'message'), [
-    (None, None, 'give at least one head'),
-    (MASK_HEAD, dict(mask=MASK_HEAD), 'both are given'),
-    (MASK_HEAD, {'a box': MASK_HEAD}, "'a box' is no name"),
-], ids=['none', 'twice', 'name'])
+@pytest.mark.parametrize(
+    ('mask_head', 'heads', 'message'),
+    [
+        (None, None, 'give at least one head'),
+        (MASK_HEAD, dict(mask=MASK_HEAD), 'both are given'),
+        (MASK_HEAD, {'a box': MASK_HEAD}, "'a box' is no name"),
+    ],
+    ids=['none', 'twice', 'name'],
+)
 def test_wrong_heads(mask_head, heads, message):
     with pytest.raises(ConfigError, match=message):
         head_configs(mask_head, heads)
@@ -139,5 +156,5 @@ def test_spellings():
 
 def test_distillation_of_the_neck_needs_the_mask_head():
     loss = dict(type='ExpertDistillLoss', expert=lambda samples: [], feature='neck')
-    with pytest.raises(ConfigError, match="no `mask`"):
+    with pytest.raises(ConfigError, match='no `mask`'):
         build(mask_head=None, distill=[loss])

@@ -22,7 +22,7 @@ def test_mean_over_images_with_a_feature():
     expected = 0
     for feature, target in zip(ours[:2], theirs[:2]):
         target = F.interpolate(target[None], size=feature.shape[:2], mode='bilinear')[0]
-        expected += ((loss.proj(feature) - target.permute(1, 2, 0))**2).mean()
+        expected += ((loss.proj(feature) - target.permute(1, 2, 0)) ** 2).mean()
     torch.testing.assert_close(loss(ours, [None] * 4), 0.5 * expected / (2 + 1e-4))
 
 
@@ -38,8 +38,9 @@ def test_distances(distance, value):
     """Ours (1, 0) and theirs (0, 1) everywhere: squared error and cosine distance are 1."""
     theirs = torch.zeros(2, 3, 3)
     theirs[1] = 1
-    loss = ExpertDistillLoss(_expert([theirs]), in_channels=2, expert_channels=2, loss_weight=1.0,
-                             distance=distance)
+    loss = ExpertDistillLoss(
+        _expert([theirs]), in_channels=2, expert_channels=2, loss_weight=1.0, distance=distance
+    )
     with torch.no_grad():
         loss.proj.weight.copy_(torch.eye(2))
         loss.proj.bias.zero_()
@@ -58,8 +59,9 @@ def test_unmatched_map_keeps_its_graph():
 
 @pytest.mark.parametrize('features', [[None, None], [(2, 3), None], [(2, 3), (4, 1)]])
 def test_projection_is_called_once_whatever_the_batch(features):
-    loss = ExpertDistillLoss(_expert([None, torch.randn(5, 2, 2)]), in_channels=3,
-                             expert_channels=5)
+    loss = ExpertDistillLoss(
+        _expert([None, torch.randn(5, 2, 2)]), in_channels=3, expert_channels=5
+    )
     calls = []
     loss.proj.register_forward_hook(lambda *args: calls.append(1))
     loss([size and torch.randn(*size, 3) for size in features], [None, None])
@@ -68,6 +70,7 @@ def test_projection_is_called_once_whatever_the_batch(features):
 
 def test_expert_module_stays_outside():
     """An expert that is a module is frozen, and neither saved nor trained nor switched."""
+
     class Expert(torch.nn.Conv2d):
         def forward(self, data_samples):
             return [super(Expert, self).forward(torch.ones(1, 3, 4, 4))[0] for _ in data_samples]
@@ -117,8 +120,11 @@ def test_unknown_feature_is_named():
 
 def test_losses_of_one_name_are_refused(tmp_path):
     """Two cached experts: the second would hide the first in the log and in the sum."""
-    entry = dict(type='ExpertDistillLoss', feature='neck', expert=dict(
-        type='CachedExpert', root=str(tmp_path), key='sample_id'))
+    entry = dict(
+        type='ExpertDistillLoss',
+        feature='neck',
+        expert=dict(type='CachedExpert', root=str(tmp_path), key='sample_id'),
+    )
     with pytest.raises(ValueError, match='CachedExpert.*name'):
         MODELS.build(config(byte_tokenizer(), distill=[entry, entry]))
     model = MODELS.build(config(byte_tokenizer(), distill=[entry, dict(entry, name='b')]))
@@ -129,14 +135,29 @@ def test_losses_of_one_name_are_refused(tmp_path):
 def test_in_the_model(feature, tmp_path):
     """Expert weights stay out of the checkpoint, the heads are in it, and gradients reach us."""
     import numpy as np
+
     (tmp_path / 'expert').mkdir()
     np.savez(tmp_path / 'expert' / 'a.npz', feature=np.ones((5, 3, 3), np.float32))
-    model = MODELS.build(config(byte_tokenizer(), distill=[dict(
-        type='ExpertDistillLoss', name='cache', feature=feature, expert_channels=5,
-        expert=dict(type='CachedExpert', root=str(tmp_path / 'expert'),
-                    image_root=str(tmp_path)))]))
+    model = MODELS.build(
+        config(
+            byte_tokenizer(),
+            distill=[
+                dict(
+                    type='ExpertDistillLoss',
+                    name='cache',
+                    feature=feature,
+                    expert_channels=5,
+                    expert=dict(
+                        type='CachedExpert', root=str(tmp_path / 'expert'), image_root=str(tmp_path)
+                    ),
+                )
+            ],
+        )
+    )
     assert [k for k in model.state_dict() if k.startswith('distill')] == [
-        'distill.0.proj.weight', 'distill.0.proj.bias']
+        'distill.0.proj.weight',
+        'distill.0.proj.bias',
+    ]
     inputs, sample = make_sample(model.tokens, (2, 3))
     sample.set_metainfo(dict(img_path=str(tmp_path / 'a.png')))
     text = make_sample(model.tokens, None, seed=1)
@@ -150,19 +171,29 @@ def test_in_the_model(feature, tmp_path):
 
 def test_channel_weights_scale_the_squared_errors():
     features = [torch.zeros(1, 1, 2)]
-    loss = ExpertDistillLoss(expert=lambda samples: [torch.tensor([[[1.0]], [[2.0]]])],
-                             in_channels=2, expert_channels=2, loss_weight=1.0,
-                             channel_weights=[16.0, 1.0], name='x')
+    loss = ExpertDistillLoss(
+        expert=lambda samples: [torch.tensor([[[1.0]], [[2.0]]])],
+        in_channels=2,
+        expert_channels=2,
+        loss_weight=1.0,
+        channel_weights=[16.0, 1.0],
+        name='x',
+    )
     with torch.no_grad():
         loss.proj.bias.zero_()
     assert loss(features, [None]).item() == pytest.approx((16 * 1 + 4) / 2, rel=1e-3)
     assert set(loss.state_dict()) == {'proj.weight', 'proj.bias'}
 
 
-@pytest.mark.parametrize('options', [dict(channel_weights=[1.0]),
-                                     dict(channel_weights=[1.0, -1.0]),
-                                     dict(channel_weights=[1.0, float('nan')]),
-                                     dict(channel_weights=[1.0, 1.0], distance='cosine')])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(channel_weights=[1.0]),
+        dict(channel_weights=[1.0, -1.0]),
+        dict(channel_weights=[1.0, float('nan')]),
+        dict(channel_weights=[1.0, 1.0], distance='cosine'),
+    ],
+)
 def test_channel_weights_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError, match='channel_weights'):
         ExpertDistillLoss(expert=lambda samples: [], in_channels=2, expert_channels=2, **options)

@@ -15,8 +15,7 @@ def _plain(neck, feature):
         x = neck.pre_projector(feature).permute(2, 0, 1)[None]
     for block in neck.blocks:
         x = F.gelu(F.conv_transpose2d(x, block.upsample.weight, block.upsample.bias, stride=2))
-        x = F.conv2d(x, block.depthwise.weight, block.depthwise.bias, padding=1,
-                     groups=x.shape[1])
+        x = F.conv2d(x, block.depthwise.weight, block.depthwise.bias, padding=1, groups=x.shape[1])
         x = F.conv2d(x, block.pointwise.weight, block.pointwise.bias)
         x = block.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return x[0].permute(1, 2, 0)
@@ -31,8 +30,9 @@ def test_equals_plain_modules(channels, limit):
         torch.testing.assert_close(ours, _plain(neck, feature), atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(('patch', 'stride', 'blocks'), [(16, 2, 3), (32, 2, 4), (8, 2, 2),
-                                                         (16, 4, 2), (16, 16, 0)])
+@pytest.mark.parametrize(
+    ('patch', 'stride', 'blocks'), [(16, 2, 3), (32, 2, 4), (8, 2, 2), (16, 4, 2), (16, 16, 0)]
+)
 def test_number_of_blocks(patch, stride, blocks):
     neck = LearnableUpsampler(4, patch_size=patch, out_stride=stride)
     assert len(neck.blocks) == blocks

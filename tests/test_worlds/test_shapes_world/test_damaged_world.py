@@ -10,8 +10,12 @@ from PIL import Image
 from pixelsail_mm.datasets import BadSampleError
 from pixelsail_mm.registry import DATASETS
 
-STAGES = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts'),
-          dict(type='ResizeToGrid', patch_size=8, max_size=1024)]
+STAGES = [
+    dict(type='LoadImage'),
+    dict(type='LoadMasks'),
+    dict(type='LoadVisualPrompts'),
+    dict(type='ResizeToGrid', patch_size=8, max_size=1024),
+]
 
 
 @pytest.fixture
@@ -21,21 +25,31 @@ def damaged(mini_world, tmp_path):
     shutil.copytree(mini_world, root)
     images = sorted((root / 'images/train').glob('*.png'))
     whole = images[0].read_bytes()
-    images[0].write_bytes(whole[:len(whole) // 2])
+    images[0].write_bytes(whole[: len(whole) // 2])
     images[1].write_text('not an image')
     images[2].unlink()
     Image.new('RGB', (1, 1)).save(images[3])
     Image.new('RGB', (2, 10_000)).save(images[4])
     refs = pickle.loads(  # noqa: S301 - written by the fixture itself
-        (root / 'refcoco/refs(unc).p').read_bytes())
+        (root / 'refcoco/refs(unc).p').read_bytes()
+    )
     sentences = [ref['sentences'] for ref in refs if ref['split'] == 'train']
     sentences[-1][0].update(sent=' ', raw=' ')
     (root / 'refcoco/refs(unc).p').write_bytes(pickle.dumps(refs))
-    pipeline = [*STAGES, dict(type='BuildConversation', tokenizer=str(root / 'tokenizer')),
-                dict(type='PackPixelInputs')]
-    return dict(type='RefCOCODataset', data_root=str(root), ann_file='refcoco/instances.json',
-                split_file='refcoco/refs(unc).p', data_prefix=dict(img_path='images'),
-                split='train', pipeline=pipeline)
+    pipeline = [
+        *STAGES,
+        dict(type='BuildConversation', tokenizer=str(root / 'tokenizer')),
+        dict(type='PackPixelInputs'),
+    ]
+    return dict(
+        type='RefCOCODataset',
+        data_root=str(root),
+        ann_file='refcoco/instances.json',
+        split_file='refcoco/refs(unc).p',
+        data_prefix=dict(img_path='images'),
+        split='train',
+        pipeline=pipeline,
+    )
 
 
 def test_training_skips_and_counts_what_is_damaged(damaged):

@@ -18,7 +18,7 @@ from pixelsail_mm.worlds.shapes_world.expert_maps import (
 
 def item(top, left, side, **attributes):
     mask = np.zeros((32, 32), np.uint8)
-    mask[top:top + side, left:left + side] = 1
+    mask[top : top + side, left : left + side] = 1
     return dict(attributes=attributes, rle=coco_mask.encode(np.asfortranarray(mask)))
 
 
@@ -44,8 +44,11 @@ def test_coordinates_tell_where_the_object_is():
     # The first object covers pixels 0 to 7: its centre is at 4 of 32, a quarter from the left.
     assert column[0, 0] == row[1, 1] == -0.75 * AMPLITUDES['column']
     # The second covers 16 to 21, centre 19 of 32.
-    assert column[4, 4] == row[4, 4] == np.rint(
-        (2 * 19 / 32 - 1) * AMPLITUDES['column'] / SCALE) * SCALE
+    assert (
+        column[4, 4]
+        == row[4, 4]
+        == np.rint((2 * 19 / 32 - 1) * AMPLITUDES['column'] / SCALE) * SCALE
+    )
     assert column[0, 7] == 0
 
 

@@ -24,7 +24,7 @@ MARGIN = POSITION_MARGIN * SIZE
 def make_object(kind='star', colour='red', texture='plain', size='medium', x=50, y=50, side=10):
     """Object with a square visible mask around (x, y)."""
     mask = np.zeros((SIZE, SIZE), bool)
-    mask[y - side // 2:y + side // 2, x - side // 2:x + side // 2] = True
+    mask[y - side // 2 : y + side // 2, x - side // 2 : x + side // 2] = True
     return SceneObject.from_mask(dict(kind=kind, colour=colour, texture=texture, size=size), mask)
 
 
@@ -76,8 +76,11 @@ def test_evaluation_expressions_follow_the_cycle(seed, preset):
 
 
 def test_attributes_conjoin():
-    objects = (make_object('star', 'red'), make_object('star', 'blue'),
-               make_object('circle', 'red', 'striped', 'large'))
+    objects = (
+        make_object('star', 'red'),
+        make_object('star', 'blue'),
+        make_object('circle', 'red', 'striped', 'large'),
+    )
     assert denoted('the star', *objects) == {0, 1}
     assert denoted('the red star', *objects) == {0}
     assert denoted('the red shape', *objects) == {0, 2}
@@ -105,18 +108,29 @@ def test_superlative_of_size_needs_area_and_extent():
     thin = np.zeros((SIZE, SIZE), bool)
     thin[50, 20:60] = True
     look = dict(kind='star', colour='red', texture='plain', size='medium')
-    assert denoted('the largest star', make_object(side=20),
-                   SceneObject.from_mask(look, thin)) == set()
+    assert (
+        denoted('the largest star', make_object(side=20), SceneObject.from_mask(look, thin))
+        == set()
+    )
 
 
-@pytest.mark.parametrize('relation, position, holds', [
-    ('left of', (20, 50), True), ('left of', (80, 50), False), ('right of', (80, 50), True),
-    ('above', (50, 20), True), ('above', (50, 80), False), ('below', (50, 80), True)])
+@pytest.mark.parametrize(
+    'relation, position, holds',
+    [
+        ('left of', (20, 50), True),
+        ('left of', (80, 50), False),
+        ('right of', (80, 50), True),
+        ('above', (50, 20), True),
+        ('above', (50, 80), False),
+        ('below', (50, 80), True),
+    ],
+)
 def test_relations(relation, position, holds):
     anchor = make_object('circle', 'blue')
     star = make_object(x=position[0], y=position[1])
-    assert denoted(f'the star {relation} the blue circle', anchor, star) == ({1} if holds
-                                                                             else set())
+    assert denoted(f'the star {relation} the blue circle', anchor, star) == (
+        {1} if holds else set()
+    )
 
 
 def test_relation_is_void_if_any_candidate_is_too_close_to_call():
@@ -143,9 +157,19 @@ def test_superlatives_and_relations_are_used_only_where_needed():
                 assert len(language.matches(expression.target)) > 1
 
 
-@pytest.mark.parametrize('text', ['', 'a star', 'the', 'the red', 'the red blue star',
-                                  'the star star', 'the glorious star',
-                                  'the star left of the'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        'a star',
+        'the',
+        'the red',
+        'the red blue star',
+        'the star star',
+        'the glorious star',
+        'the star left of the',
+    ],
+)
 def test_parse_rejects_what_is_not_in_the_language(text):
     with pytest.raises(ValueError, match=repr(text)):
         parse(text)

@@ -120,8 +120,10 @@ def test_multiple_choice_has_exactly_one_right_option(world):
             mask = decode_mask(annotation['segmentation'], size, size, None, 'mask')
             assert (mask == item.mask).all()
         assert len(set(record['choices'])) == 4
-        assert all(f'{letter}. {choice}' in question['value']
-                   for letter, choice in zip('ABCD', record['choices']))
+        assert all(
+            f'{letter}. {choice}' in question['value']
+            for letter, choice in zip('ABCD', record['choices'])
+        )
         assert _right_choices(record, objects, index, size) == ['ABCD'.index(record['answer'])]
         assert extract_choice(answer['value'], record['choices']) == record['answer']
         letters[record['answer']] += 1
@@ -141,7 +143,7 @@ def test_region_descriptions_are_true(world):
                 checked['description'] += 1
             elif MCQ_SUFFIX not in question:
                 name = re.search('What is the (.+) of', question).group(1)
-                assert answer == f"It is {getattr(item, dict(shape='kind').get(name, name))}."
+                assert answer == f'It is {getattr(item, dict(shape="kind").get(name, name))}.'
                 checked[name] += 1
     assert checked['description'] > 50 and {'colour', 'shape'} < set(checked)
 
@@ -167,7 +169,7 @@ def test_scene_answers_are_true(world):
                 seen[answer] += 1
             elif re.match('What (colour|shape) is', question):
                 expression = parse(re.search('is (the .+)\\?', question).group(1))
-                (index, ) = evaluate(expression, objects, size)
+                (index,) = evaluate(expression, objects, size)
                 assert answer in (objects[index].colour, objects[index].kind)
                 seen['attribute'] += 1
             else:
@@ -208,8 +210,7 @@ def test_equal_arguments_give_equal_bytes_whatever_the_workers(tmp_path):
     make_shapes_world(tmp_path / 'b', 'mini', seed=5, counts=counts, workers=2)
     names = files_of(tmp_path / 'a')
     assert names == files_of(tmp_path / 'b')
-    same, different, errors = filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'b', names,
-                                               shallow=False)
+    same, different, errors = filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'b', names, shallow=False)
     assert (different, errors) == ([], []) and len(same) > 44
 
 
@@ -218,8 +219,9 @@ def test_another_seed_gives_other_images_and_the_same_tokenizer(mini_world, tmp_
     first = (tmp_path / 'other/images/train/000000.png').read_bytes()
     assert first != (mini_world / 'images/train/000000.png').read_bytes()
     for name in files_of(mini_world / 'tokenizer'):
-        assert ((tmp_path / 'other/tokenizer' / name).read_bytes()
-                == (mini_world / 'tokenizer' / name).read_bytes())
+        assert (tmp_path / 'other/tokenizer' / name).read_bytes() == (
+            mini_world / 'tokenizer' / name
+        ).read_bytes()
 
 
 def test_info_counts_what_is_there(world):
@@ -261,8 +263,12 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_an_impossible_preset_is_explained(tmp_path):
-    lonely = replace(PRESETS['mini'], num_objects=(1, 1), eval_cycle=('relation', ),
-                     counts={'train': 0, 'val': 0, 'test': 1})
+    lonely = replace(
+        PRESETS['mini'],
+        num_objects=(1, 1),
+        eval_cycle=('relation',),
+        counts={'train': 0, 'val': 0, 'test': 1},
+    )
     with pytest.raises(RuntimeError, match='eval_cycle'):
         make_shapes_world(tmp_path / 'set', lonely)
     with pytest.raises(KeyError, match='midi'):
@@ -271,8 +277,23 @@ def test_an_impossible_preset_is_explained(tmp_path):
 
 def test_command_line(repo_root, tmp_path, monkeypatch, capsys):
     script = str(repo_root / 'tools/dataset_converters/make_shapes_world.py')
-    monkeypatch.setattr(sys, 'argv', [script, '--out', str(tmp_path / 'set'), '--train', '2',
-                                      '--val', '1', '--test', '1', '--size', '48'])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            script,
+            '--out',
+            str(tmp_path / 'set'),
+            '--train',
+            '2',
+            '--val',
+            '1',
+            '--test',
+            '1',
+            '--size',
+            '48',
+        ],
+    )
     runpy.run_path(script, run_name='__main__')
     assert json.loads(capsys.readouterr().out) == read_json(tmp_path / 'set/info.json')
     assert image_size(tmp_path / 'set') == 48
@@ -282,7 +303,11 @@ def test_command_line(repo_root, tmp_path, monkeypatch, capsys):
 
 def test_help_needs_no_heavy_import(repo_root):
     script = 'tools/dataset_converters/make_shapes_world.py'
-    done = subprocess.run([sys.executable, '-X', 'importtime', script, '--help'], cwd=repo_root,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-X', 'importtime', script, '--help'],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and '--preset' in done.stdout
     assert 'torch' not in done.stderr

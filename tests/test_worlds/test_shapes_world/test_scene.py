@@ -14,10 +14,7 @@ from pixelsail_mm.datasets.files.masks import mask_to_rle
 from pixelsail_mm.worlds.shapes_world.drawing import OUTLINES, shape_coverage, texture_pattern
 from pixelsail_mm.worlds.shapes_world.presets import COLOURS, FULL, KINDS, MINI, TEXTURES
 from pixelsail_mm.worlds.shapes_world.scene import draw_scene
-from pixelsail_mm.worlds.shapes_world.segmentation import (
-    mask_bbox,
-    mask_to_polygons,
-)
+from pixelsail_mm.worlds.shapes_world.segmentation import mask_bbox, mask_to_polygons
 
 
 @settings(max_examples=20)
@@ -64,8 +61,9 @@ def test_a_preset_that_cannot_be_laid_out_is_explained(monkeypatch):
         draw_scene(crowded, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize('image_size, counts', [(16, None), (None, {'train': -1}),
-                                                (None, {'dev': 4})])
+@pytest.mark.parametrize(
+    'image_size, counts', [(16, None), (None, {'train': -1}), (None, {'dev': 4})]
+)
 def test_senseless_options_are_refused(image_size, counts):
     with pytest.raises(ValueError, match='image size|counts'):
         MINI.with_options(image_size, counts)

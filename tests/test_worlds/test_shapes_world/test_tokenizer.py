@@ -12,12 +12,35 @@ from pixelsail_mm.worlds.shapes_world.questions import NUMBERS
 @pytest.fixture(scope='module')
 def tokenizer(mini_world):
     from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(str(mini_world / 'tokenizer'))
 
 
-@pytest.mark.parametrize('words', [COLOURS, KINDS, TEXTURES, SIZES, SUPERLATIVES, NUMBERS,
-                                   ('shape', 'shapes', 'stars', 'crosses', 'above', 'below',
-                                    'segment', 'image', 'mask', 'option', 'one', 'every')])
+@pytest.mark.parametrize(
+    'words',
+    [
+        COLOURS,
+        KINDS,
+        TEXTURES,
+        SIZES,
+        SUPERLATIVES,
+        NUMBERS,
+        (
+            'shape',
+            'shapes',
+            'stars',
+            'crosses',
+            'above',
+            'below',
+            'segment',
+            'image',
+            'mask',
+            'option',
+            'one',
+            'every',
+        ),
+    ],
+)
 def test_words_of_the_domain_are_one_token(tokenizer, words):
     for word in words:
         assert len(tokenizer(' ' + word)['input_ids']) == 1, word
@@ -39,8 +62,16 @@ def test_special_tokens_are_there_and_nothing_is_added_later(tokenizer):
     assert special.eos == tokenizer.eos_token_id == special.pad
 
 
-@pytest.mark.parametrize('text', [
-    'Please segment the red star in this image.', 'A. red B. blue', 'grün, 東京 and 7 emojis 🦀\n',
-    'It is [SEG].', '<Prompt3>: a large striped red star', '<|im_start|>user\nhi<|im_end|>\n'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'Please segment the red star in this image.',
+        'A. red B. blue',
+        'grün, 東京 and 7 emojis 🦀\n',
+        'It is [SEG].',
+        '<Prompt3>: a large striped red star',
+        '<|im_start|>user\nhi<|im_end|>\n',
+    ],
+)
 def test_any_text_survives(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)['input_ids']) == text

@@ -131,15 +131,23 @@ def choose_expert(cfg: Mapping[str, Any], wanted: str | Config | None) -> dict[s
         if not isinstance(expert, Mapping):
             raise ConfigError(f"{wanted.filename}: must set expert = dict(type='SAM2Expert', ...)")
         return dict(expert)
-    names = [[str(i), entry.get('name'), type_name(entry['expert']['type']),
-              type_name((entry['expert'].get('of') or {}).get('type'))]
-             for i, entry in enumerate(cfg.get('model', {}).get('distill') or [])]
+    names = [
+        [
+            str(i),
+            entry.get('name'),
+            type_name(entry['expert']['type']),
+            type_name((entry['expert'].get('of') or {}).get('type')),
+        ]
+        for i, entry in enumerate(cfg.get('model', {}).get('distill') or [])
+    ]
     fitting = [i for i, known in enumerate(names) if wanted is None or wanted in known]
     if len(fitting) != 1:
         known = '; '.join(', '.join(filter(None, row)) for row in names) or 'none'
-        raise ConfigError(f'--expert {wanted or "is missing"}: {len(fitting)} entries of '
-                          f'model.distill fit (there are: {known}); name one, or give a config '
-                          'file that sets expert = dict(...)')
+        raise ConfigError(
+            f'--expert {wanted or "is missing"}: {len(fitting)} entries of '
+            f'model.distill fit (there are: {known}); name one, or give a config '
+            'file that sets expert = dict(...)'
+        )
     return dict(cfg['model']['distill'][fitting[0]]['expert'])
 
 
@@ -149,14 +157,20 @@ def _choose_device(device: str) -> str:
     known = re.fullmatch(r'cpu|cuda(?::(\d+))?', device)
     gpus = torch.cuda.device_count()
     if not known or (device != 'cpu' and int(known[1] or 0) >= gpus):
-        raise ConfigError(f'--device {device}: use cpu, cuda or cuda:N; PyTorch sees {gpus} GPUs '
-                          'here')
+        raise ConfigError(
+            f'--device {device}: use cpu, cuda or cuda:N; PyTorch sees {gpus} GPUs here'
+        )
     return device
 
 
-def make_job(cfg: Mapping[str, Any], expert: str | Config | None = None, out: str | None = None,
-             image_root: Roots | None = None, dtype: str = 'float16',
-             device: str = 'auto') -> Job:
+def make_job(
+    cfg: Mapping[str, Any],
+    expert: str | Config | None = None,
+    out: str | None = None,
+    image_root: Roots | None = None,
+    dtype: str = 'float16',
+    device: str = 'auto',
+) -> Job:
     """Combine config and command line.
 
     Args:
@@ -175,20 +189,25 @@ def make_job(cfg: Mapping[str, Any], expert: str | Config | None = None, out: st
         out, image_root = out or chosen.get('root'), image_root or chosen.get('image_root')
         chosen = chosen.get('of')
         if chosen is None:
-            raise ConfigError("distill.expert.of is missing: the config says where the features "
-                              "are to be, but not whose; set of=dict(type='SAM2Expert', ...)")
+            raise ConfigError(
+                'distill.expert.of is missing: the config says where the features '
+                "are to be, but not whose; set of=dict(type='SAM2Expert', ...)"
+            )
     for option, value in (('--out', out), ('--image-root', image_root)):
         if not value:
-            raise ConfigError(f'{option} is missing; give it, or let the config have '
-                              "expert=dict(type='CachedExpert', root=..., image_root=..., "
-                              'of=dict(...))')
+            raise ConfigError(
+                f'{option} is missing; give it, or let the config have '
+                "expert=dict(type='CachedExpert', root=..., image_root=..., "
+                'of=dict(...))'
+            )
     configs = [cfg, expert] if isinstance(expert, Config) else [cfg]
     imports = [dict(config['custom_imports']) for config in configs if config.get('custom_imports')]
     return Job(dict(chosen), str(out), image_root, dtype, _choose_device(device), imports)
 
 
-def list_images(cfg: Mapping[str, Any], image_root: Roots, part: tuple[int, int] = (0, 1)
-                ) -> list[Image]:
+def list_images(
+    cfg: Mapping[str, Any], image_root: Roots, part: tuple[int, int] = (0, 1)
+) -> list[Image]:
     """Images of the training data of a config.
 
     Args:
@@ -204,8 +223,12 @@ def list_images(cfg: Mapping[str, Any], image_root: Roots, part: tuple[int, int]
     return [Image(name, path) for name, path in paths.items()][first::step]
 
 
-def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
-                   progress: Progress = lambda parts, total: parts) -> Outcome:
+def cache_features(
+    job: Job,
+    images: Sequence[Image],
+    workers: int = 1,
+    progress: Progress = lambda parts, total: parts,
+) -> Outcome:
     """Compute the features of all images that the cache does not have.
 
     May be interrupted at any moment and run again; several may run at once on different images.
@@ -222,7 +245,7 @@ def cache_features(job: Job, images: Sequence[Image], workers: int = 1,
     """
     todo = _without_features(job, images)
     outcome = Outcome(found=len(images) - len(todo))
-    chunks = [todo[i:i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
+    chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
     workers = min(workers, len(chunks))
     parts = _work(job, chunks) if workers < 2 else _in_processes(job, chunks, workers)
     for part in progress(parts, len(todo)):
@@ -254,9 +277,13 @@ def _check_space(out: str, outcome: Outcome, total: int) -> None:
     needed = outcome.bytes / outcome.written * total - outcome.bytes
     free = shutil.disk_usage(out).free
     if needed > free:
-        print_log(f'{out}: {needed / 1e9:.1f} GB more are needed for {total} images, but '
-                  f'{free / 1e9:.1f} GB are free; make room or use another --out. What is written '
-                  'until the disk is full stays valid', 'current', level=30)
+        print_log(
+            f'{out}: {needed / 1e9:.1f} GB more are needed for {total} images, but '
+            f'{free / 1e9:.1f} GB are free; make room or use another --out. What is written '
+            'until the disk is full stays valid',
+            'current',
+            level=30,
+        )
 
 
 def _work(job: Job, chunks: Sequence[list[Image]], number: int = 0) -> Iterator[Outcome]:
@@ -305,10 +332,12 @@ def _read_ahead(images: Iterable[Image]) -> Iterator[tuple[Image, Future]]:
 
 def _read(image: Image) -> tuple[PixelDataSample, ImageState]:
     from pixelsail_mm.datasets.transforms import LoadImage
+
     state = ImageState.read(image.path)
     pixels = LoadImage().transform(dict(img_path=image.path))['img']
-    sample = PixelDataSample(metainfo=dict(
-        sample_id=image.name, img_path=image.path, ori_shape=pixels.shape[:2]))
+    sample = PixelDataSample(
+        metainfo=dict(sample_id=image.name, img_path=image.path, ori_shape=pixels.shape[:2])
+    )
     sample.image = torch.from_numpy(pixels).permute(2, 0, 1)
     return sample, state
 
@@ -320,8 +349,9 @@ def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iter
     # without a traceback.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        running = spawn(_worker, (job, [chunks[i::workers] for i in range(workers)], found),
-                        workers, join=False)
+        running = spawn(
+            _worker, (job, [chunks[i::workers] for i in range(workers)], found), workers, join=False
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
@@ -334,8 +364,10 @@ def _in_processes(job: Job, chunks: Sequence[list[Image]], workers: int) -> Iter
                     raise part
                 yield part
     except ProcessExitedException as error:
-        raise ConfigError('a worker process was killed, perhaps for lack of memory; all that was '
-                          'written is kept: run again, with fewer --workers') from error
+        raise ConfigError(
+            'a worker process was killed, perhaps for lack of memory; all that was '
+            'written is kept: run again, with fewer --workers'
+        ) from error
     finally:
         for process in running.processes:
             process.terminate()

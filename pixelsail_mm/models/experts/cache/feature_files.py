@@ -21,8 +21,18 @@ from pixelsail_mm.errors import ConfigError
 SUFFIXES = ('.npz', '.npy', '.safetensors')
 # What the libraries raise for damaged files; a wrong byte may claim an encrypted zip or one of a
 # later version (RuntimeError, NotImplementedError) or break the header of an array (TokenError).
-_DAMAGE = (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
-           RuntimeError, TokenError, SafetensorError)
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
+    TokenError,
+    SafetensorError,
+)
 
 
 class FileStore:
@@ -49,8 +59,9 @@ class FileStore:
         """
         inside = osp.normpath(name)
         if osp.isabs(inside) or inside.split(osp.sep)[0] == osp.pardir:
-            raise ConfigError(f'{name}: its features would lie outside of {self.root}; correct the '
-                              'sample ids')
+            raise ConfigError(
+                f'{name}: its features would lie outside of {self.root}; correct the sample ids'
+            )
         return osp.isfile(self.place(name)) or None
 
     def read(self, name: str) -> Tensor:
@@ -67,7 +78,8 @@ class FileStore:
         except _DAMAGE as error:
             raise ConfigError(
                 f'{file}: not a usable feature file ({error}); write it again with the array '
-                '"feature" of shape (C,h,w), without pickled objects') from error
+                '"feature" of shape (C,h,w), without pickled objects'
+            ) from error
 
 
 def _arrays(file: Path) -> Mapping[str, Tensor]:
@@ -77,8 +89,11 @@ def _arrays(file: Path) -> Mapping[str, Tensor]:
     if isinstance(content, np.ndarray):
         return dict(feature=torch.from_numpy(content))
     with content:
-        return {key: torch.from_numpy(content[key]) for key in content.files
-                if key in ('feature', 'scale')}
+        return {
+            key: torch.from_numpy(content[key])
+            for key in content.files
+            if key in ('feature', 'scale')
+        }
 
 
 def _dequantise(feature: Tensor, scale: float | None) -> Tensor:

@@ -69,7 +69,8 @@ class ImageState:
         """Whether the file has this content."""
         state = os.stat(path)
         return state.st_size == self.size and (
-            state.st_mtime_ns == self.mtime or _hash(path) == self.content)
+            state.st_mtime_ns == self.mtime or _hash(path) == self.content
+        )
 
 
 def _hash(path: str | os.PathLike) -> str:
@@ -88,12 +89,16 @@ def read_index(root: Path) -> dict[str, Any] | None:
             raise ValueError('not a dict')
     except FileNotFoundError:
         if _shards(root):
-            raise ConfigError(f'{root / INDEX} is missing, so nobody can tell whose features the '
-                              f'shards beside it are; delete {root} and {_REMEDY}') from None
+            raise ConfigError(
+                f'{root / INDEX} is missing, so nobody can tell whose features the '
+                f'shards beside it are; delete {root} and {_REMEDY}'
+            ) from None
         return None
     except ValueError as error:
-        raise ConfigError(f'{root / INDEX}: not valid JSON ({error}); write the features again '
-                          'into an empty folder') from error
+        raise ConfigError(
+            f'{root / INDEX}: not valid JSON ({error}); write the features again '
+            'into an empty folder'
+        ) from error
     return content
 
 
@@ -111,16 +116,20 @@ def check_kind(root: Path, expected: Mapping[str, Any]) -> bool:
     if header is None:
         return False
     if wrong := list(differences(header, {'format': FORMAT, **expected})):
-        raise ConfigError(f'{root / INDEX}: this cache holds features of another kind, to which '
-                          f'none can be added: {"; ".join(wrong)}; give another --out, or delete '
-                          'this folder')
+        raise ConfigError(
+            f'{root / INDEX}: this cache holds features of another kind, to which '
+            f'none can be added: {"; ".join(wrong)}; give another --out, or delete '
+            'this folder'
+        )
     return True
 
 
 def _shards(root: Path) -> list[Path]:
     """Shards in the order of their numbers."""
-    return sorted((path for path in root.glob('features-*.safetensors') if _number(path).isdigit()),
-                  key=lambda path: int(_number(path)))
+    return sorted(
+        (path for path in root.glob('features-*.safetensors') if _number(path).isdigit()),
+        key=lambda path: int(_number(path)),
+    )
 
 
 def _number(shard: Path) -> str:
@@ -156,8 +165,13 @@ class ShardWriter:
         ConfigError: ``root`` holds features of another kind.
     """
 
-    def __init__(self, root: str | os.PathLike, fingerprint: Mapping[str, Any], dtype: str,
-                 shard_bytes: int = _SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        fingerprint: Mapping[str, Any],
+        dtype: str,
+        shard_bytes: int = _SHARD_BYTES,
+    ) -> None:
         self.root, self.dtype, self.shard_bytes = Path(root), dtype, shard_bytes
         self.written_bytes = 0
         self._maps: dict[str, Tensor] = {}
@@ -165,8 +179,7 @@ class ShardWriter:
         self.root.mkdir(parents=True, exist_ok=True)
         header = plain(dict(format=FORMAT, dtype=dtype, **fingerprint))
         if not check_kind(self.root, header):
-            _publish(self.root, [INDEX],
-                     lambda file: file.write_text(json.dumps(header, indent=2)))
+            _publish(self.root, [INDEX], lambda file: file.write_text(json.dumps(header, indent=2)))
             check_kind(self.root, header)  # another process may have been faster
         first = max((int(_number(shard)) for shard in _shards(self.root)), default=-1) + 1
         self._names = (f'features-{number:06d}.safetensors' for number in count(first))
@@ -189,22 +202,31 @@ class ShardWriter:
 
     def _narrow(self, name: str, feature: Tensor) -> Tensor:
         """Copy in the dtype of the cache."""
-        if not (torch.is_tensor(feature) and feature.ndim == 3 and feature.numel()
-                and feature.is_floating_point()):
+        if not (
+            torch.is_tensor(feature)
+            and feature.ndim == 3
+            and feature.numel()
+            and feature.is_floating_point()
+        ):
             kind = getattr(feature, 'dtype', type(feature).__name__)
             shape = (*getattr(feature, 'shape', ()),)
-            raise ConfigError(f'{name}: the expert gives {kind} {shape}; a feature map is a '
-                              'floating point tensor (C,h,w) that is not empty')
+            raise ConfigError(
+                f'{name}: the expert gives {kind} {shape}; a feature map is a '
+                'floating point tensor (C,h,w) that is not empty'
+            )
         # Converted before it leaves the GPU: half the transfer.
         narrow = feature.detach().to(getattr(torch, self.dtype), copy=True).cpu().contiguous()
         if not narrow.isfinite().all():
             if not feature.isfinite().all():
-                raise ConfigError(f'{name}: the features of this image hold NaN or infinity; check '
-                                  "the expert's weights, or run it with dtype='float32'")
+                raise ConfigError(
+                    f'{name}: the features of this image hold NaN or infinity; check '
+                    "the expert's weights, or run it with dtype='float32'"
+                )
             raise ConfigError(
                 f'{name}: features up to {feature.abs().max().item():.6g} exceed {self.dtype} '
                 f'({torch.finfo(narrow.dtype).max:.6g} at most); use --dtype bfloat16 (same size, '
-                '3 digits less) or float32, with another --out')
+                '3 digits less) or float32, with another --out'
+            )
         return narrow
 
     def save(self) -> None:
@@ -248,8 +270,10 @@ class ShardStore:
         self.root = Path(root)
         header = read_index(self.root) or {}
         if header.get('format') != FORMAT:
-            raise ConfigError(f'{self.root / INDEX}: format {header.get("format")!r} is not one '
-                              f'that this version reads; delete the folder and {_REMEDY}')
+            raise ConfigError(
+                f'{self.root / INDEX}: format {header.get("format")!r} is not one '
+                f'that this version reads; delete the folder and {_REMEDY}'
+            )
         self._shard_of: dict[str, Path] = {}
         damaged = []
         for path in _shards(self.root):
@@ -259,8 +283,10 @@ class ShardStore:
             except SafetensorError:
                 damaged.append(str(path))
         if damaged:
-            raise ConfigError(f'damaged or truncated: {", ".join(damaged)}; delete these files and '
-                              f'{_REMEDY}, which makes their maps anew')
+            raise ConfigError(
+                f'damaged or truncated: {", ".join(damaged)}; delete these files and '
+                f'{_REMEDY}, which makes their maps anew'
+            )
 
     def __len__(self) -> int:
         return len(self._shard_of)
@@ -306,5 +332,7 @@ class ShardStore:
             with safe_open(path, 'pt') as shard:
                 yield shard
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{path}: the features of {name} are damaged ({error}); delete this '
-                              f'file and {_REMEDY}') from error
+            raise ConfigError(
+                f'{path}: the features of {name} are damaged ({error}); delete this '
+                f'file and {_REMEDY}'
+            ) from error

@@ -18,8 +18,12 @@ from pixelsail_mm.registry import MODELS
 # Entries of a config.json that say nothing about what the model computes.
 _REMARKS = {'_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version'}
 # What Hugging Face folders call their weights, in the order in which transformers prefers them.
-_WEIGHTS = ('model.safetensors', 'model-*-of-*.safetensors', 'pytorch_model.bin',
-            'pytorch_model-*-of-*.bin')
+_WEIGHTS = (
+    'model.safetensors',
+    'model-*-of-*.safetensors',
+    'pytorch_model.bin',
+    'pytorch_model-*-of-*.bin',
+)
 
 
 def expert_fingerprint(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,9 +42,11 @@ def expert_fingerprint(cfg: Mapping[str, Any]) -> dict[str, Any]:
     name = settings.pop('type', None)
     kind = MODELS.get(name) if isinstance(name, str) else name
     if not hasattr(kind, 'fingerprint_of'):
-        raise ConfigError(f'distill.expert.of: type={name!r} is not a registered vision expert; '
-                          "give the config of the expert that made the features, e.g. "
-                          "dict(type='SAM2Expert', model=..., size=1024)")
+        raise ConfigError(
+            f'distill.expert.of: type={name!r} is not a registered vision expert; '
+            'give the config of the expert that made the features, e.g. '
+            "dict(type='SAM2Expert', model=..., size=1024)"
+        )
     try:
         return plain(kind.fingerprint_of(**settings))
     except TypeError as error:  # unknown or missing arguments
@@ -130,20 +136,21 @@ def settings_sha256(model: str | os.PathLike | Mapping[str, Any]) -> str | None:
             settings = json.loads((_folder(model) / 'config.json').read_text(encoding='utf-8'))
         except (TypeError, OSError, ValueError):  # no folder; no such file; not JSON
             return None
-    return hashlib.sha256(json.dumps(_without_remarks(settings), sort_keys=True)
-                          .encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(_without_remarks(settings), sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _without_remarks(settings: Any) -> Any:
     if not isinstance(settings, Mapping):
         return settings
-    return {key: _without_remarks(value) for key, value in settings.items()
-            if key not in _REMARKS}
+    return {key: _without_remarks(value) for key, value in settings.items() if key not in _REMARKS}
 
 
 def _folder(model: str | os.PathLike) -> Path | None:
     """A folder, or that of a hub name in the cache of huggingface_hub; asks no network."""
     from huggingface_hub import snapshot_download
+
     if os.path.isdir(model):
         return Path(model)
     try:

@@ -30,11 +30,14 @@ def image_name(path: str | os.PathLike, roots: Roots) -> str:
     """
     labelled = roots if isinstance(roots, Mapping) else {'': roots}
     names = [(label, osp.relpath(path, root)) for label, root in labelled.items()]
-    inside = [(len(name), label, name) for label, name in names
-              if name.split(osp.sep)[0] != osp.pardir]
+    inside = [
+        (len(name), label, name) for label, name in names if name.split(osp.sep)[0] != osp.pardir
+    ]
     if not inside:
-        raise ConfigError(f'{path}: lies outside of image_root '
-                          f'({", ".join(map(str, labelled.values()))}); correct image_root, or '
-                          'give several as {label: folder}')
+        raise ConfigError(
+            f'{path}: lies outside of image_root '
+            f'({", ".join(map(str, labelled.values()))}); correct image_root, or '
+            'give several as {label: folder}'
+        )
     _, label, name = min(inside)
     return PurePath(label, name).as_posix()

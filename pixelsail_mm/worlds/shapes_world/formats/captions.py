@@ -36,11 +36,21 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
         for image in world:
             if image.split == split:
                 texts = [list_objects(image), compose_caption(image, rng).text]
-                entries.append(dict(
-                    id=image.image_id, image=image.file_name, height=image.height,
-                    width=image.width, captions=[text for text in texts if text]))
+                entries.append(
+                    dict(
+                        id=image.image_id,
+                        image=image.file_name,
+                        height=image.height,
+                        width=image.width,
+                        captions=[text for text in texts if text],
+                    )
+                )
         dump_json(entries, out / f'captions_{split}.json')
-        lines = [json.dumps(dict(id=f'{entry["id"]}_{i}', image=entry['image'], caption=caption))
-                 for entry in entries for i, caption in enumerate(entry['captions'])]
-        (out / f'captions_{split}.jsonl').write_text(''.join(f'{line}\n' for line in lines),
-                                                     encoding='utf-8')
+        lines = [
+            json.dumps(dict(id=f'{entry["id"]}_{i}', image=entry['image'], caption=caption))
+            for entry in entries
+            for i, caption in enumerate(entry['captions'])
+        ]
+        (out / f'captions_{split}.jsonl').write_text(
+            ''.join(f'{line}\n' for line in lines), encoding='utf-8'
+        )

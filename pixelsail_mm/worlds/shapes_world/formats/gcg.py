@@ -80,8 +80,9 @@ def compose_caption(image: WorldImage, rng: np.random.Generator) -> ComposedCapt
     return caption
 
 
-def _name_pair(caption: ComposedCaption, objects: Sequence[WorldObject], first: int,
-               second: int) -> None:
+def _name_pair(
+    caption: ComposedCaption, objects: Sequence[WorldObject], first: int, second: int
+) -> None:
     where = relation(objects[first], objects[second])
     caption.name(f'A {objects[first].description}', [first])
     caption.say(f' is {where} ' if where else ' and ')
@@ -105,13 +106,22 @@ def _refcocog(images: Sequence[WorldImage], rng: np.random.Generator) -> list[di
     entries = []
     for image in images:
         caption = compose_caption(image, rng)
-        refs = [dict(sentence=caption.text[start:end].title(),
-                     segmentation=image.objects[i].segmentation)
-                for start, end, members in caption.spans for i in members]
+        refs = [
+            dict(
+                sentence=caption.text[start:end].title(), segmentation=image.objects[i].segmentation
+            )
+            for start, end, members in caption.spans
+            for i in members
+        ]
         refs = [refs[i] for i in rng.permutation(len(refs))]
         refs.append(dict(sentence='a grey elephant', segmentation=image.objects[0].segmentation))
-        entries.append({str(image.image_id): dict(
-            img_file_name=image.file_name, caption=caption.text, refs=refs)})
+        entries.append(
+            {
+                str(image.image_id): dict(
+                    img_file_name=image.file_name, caption=caption.text, refs=refs
+                )
+            }
+        )
     return entries
 
 
@@ -125,9 +135,15 @@ def _grandf(images: Sequence[WorldImage], rng: np.random.Generator) -> list[dict
         for start, end, members in caption.spans:
             groundings[caption.text[start:end]] = dict(
                 token_positives=[start + len(quote), end + len(quote)],
-                rle_masks=[object_rle(image, i) for i in members])
-        entries.append(dict(file_name=image.file_name, caption=f'{quote}{caption.text}{quote}',
-                            groundings=groundings))
+                rle_masks=[object_rle(image, i) for i in members],
+            )
+        entries.append(
+            dict(
+                file_name=image.file_name,
+                caption=f'{quote}{caption.text}{quote}',
+                groundings=groundings,
+            )
+        )
     return entries
 
 
@@ -137,15 +153,31 @@ def _flickr(images: Sequence[WorldImage], rng: np.random.Generator) -> dict:
 
     def add(image: WorldImage, index: int, start: int, end: int, **extra) -> None:
         item = image.objects[index]
-        annotations.append(dict(
-            id=len(annotations) + 1, image_id=image.image_id, category_id=1, iscrowd=0,
-            bbox=item.bbox, area=item.area, tokens_positive=[[start, end]],
-            sam_mask=object_rle(image, index), **extra))
+        annotations.append(
+            dict(
+                id=len(annotations) + 1,
+                image_id=image.image_id,
+                category_id=1,
+                iscrowd=0,
+                bbox=item.bbox,
+                area=item.area,
+                tokens_positive=[[start, end]],
+                sam_mask=object_rle(image, index),
+                **extra,
+            )
+        )
 
     for image in images:
         caption = compose_caption(image, rng)
-        entries.append(dict(id=image.image_id, file_name=image.file_name, height=image.height,
-                            width=image.width, caption=caption.text))
+        entries.append(
+            dict(
+                id=image.image_id,
+                file_name=image.file_name,
+                height=image.height,
+                width=image.width,
+                caption=caption.text,
+            )
+        )
         for start, end, members in caption.spans:
             for index in members:
                 add(image, index, start, end)
@@ -168,21 +200,39 @@ def _evaluation(images: Sequence[WorldImage], rng: np.random.Generator) -> tuple
         caption = compose_caption(image, rng)
         spans = [caption.spans[i] for i in rng.permutation(len(caption.spans))]
         entries.append(dict(id=image_id, height=image.height, width=image.width))
-        captions.append(dict(id=len(entries), image_id=image_id, caption=caption.text,
-                             labels=[caption.text[start:end] for start, end, _ in spans]))
+        captions.append(
+            dict(
+                id=len(entries),
+                image_id=image_id,
+                caption=caption.text,
+                labels=[caption.text[start:end] for start, end, _ in spans],
+            )
+        )
         for _, _, members in spans:
             mask = np.logical_or.reduce([_mask(image, i) for i in members])
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=image_id, category_id=1, iscrowd=0,
-                bbox=mask_bbox(mask), area=int(mask.sum()), segmentation=mask_to_rle(mask)))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=1,
+                    iscrowd=0,
+                    bbox=mask_bbox(mask),
+                    area=int(mask.sum()),
+                    segmentation=mask_to_rle(mask),
+                )
+            )
     categories = [dict(id=1, name='object')]
-    return (dict(images=entries, annotations=annotations, categories=categories),
-            dict(images=entries, annotations=captions))
+    return (
+        dict(images=entries, annotations=annotations, categories=categories),
+        dict(images=entries, annotations=captions),
+    )
 
 
 _LAYOUTS = {
-    'RefCOCOg_GCG': _refcocog, 'GranDf_HA_GCG': _grandf, 'OpenPsgGCG': _grandf,
-    'flickr_mergedGT_GCG': _flickr
+    'RefCOCOg_GCG': _refcocog,
+    'GranDf_HA_GCG': _grandf,
+    'OpenPsgGCG': _grandf,
+    'flickr_mergedGT_GCG': _flickr,
 }
 
 

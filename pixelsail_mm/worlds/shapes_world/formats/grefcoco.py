@@ -42,22 +42,38 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
             kinds = [categories[item.attributes['kind']] for item in chosen] or [-1]
             refs.append(_reference(len(refs) + 1, image, ids, kinds, sentences))
     _number_sentences(refs)
-    images = [dict(id=image.image_id, file_name=image.file_name, height=image.height,
-                   width=image.width) for image in world]
+    images = [
+        dict(id=image.image_id, file_name=image.file_name, height=image.height, width=image.width)
+        for image in world
+    ]
     annotations = [
-        dict(id=item.ann_id, image_id=image.image_id, iscrowd=0, bbox=item.bbox, area=item.area,
-             category_id=categories[item.attributes['kind']], segmentation=item.segmentation)
-        for image in world for item in image.objects]
-    dump_json(dict(images=images, annotations=annotations,
-                   categories=[dict(id=i, name=kind) for kind, i in categories.items()]),
-              out / 'instances.json')
+        dict(
+            id=item.ann_id,
+            image_id=image.image_id,
+            iscrowd=0,
+            bbox=item.bbox,
+            area=item.area,
+            category_id=categories[item.attributes['kind']],
+            segmentation=item.segmentation,
+        )
+        for image in world
+        for item in image.objects
+    ]
+    dump_json(
+        dict(
+            images=images,
+            annotations=annotations,
+            categories=[dict(id=i, name=kind) for kind, i in categories.items()],
+        ),
+        out / 'instances.json',
+    )
     dump_json(refs, out / 'grefs(unc).json')
     # Fresh objects: pickle writes equal strings once only if they are one object.
     dump_refs(json.loads(json.dumps(refs)), out / 'grefs(unc).p')
 
 
 def _singles(image: WorldImage) -> list[tuple]:
-    return [((i, ), item.sentences) for i, item in enumerate(image.objects) if item.sentences]
+    return [((i,), item.sentences) for i, item in enumerate(image.objects) if item.sentences]
 
 
 def _groups(image: WorldImage) -> list[tuple]:
@@ -69,16 +85,18 @@ def _groups(image: WorldImage) -> list[tuple]:
         return list(merged.items())
     for name in _ATTRIBUTES:
         for value in sorted({item.attributes[name] for item in image.objects}):
-            members = tuple(i for i, item in enumerate(image.objects)
-                            if item.attributes[name] == value)
+            members = tuple(
+                i for i, item in enumerate(image.objects) if item.attributes[name] == value
+            )
             if len(members) > 1:
                 sentence = render(Expression(Filter(**{name: value}), plural=True))
                 merged.setdefault(members, []).append(sentence)
     return list(merged.items())
 
 
-def _absent(image: WorldImage, values: Sequence[Sequence[str]],
-            rng: np.random.Generator) -> list[tuple]:
+def _absent(
+    image: WorldImage, values: Sequence[Sequence[str]], rng: np.random.Generator
+) -> list[tuple]:
     """Expressions without target."""
     present = {tuple(item.attributes[name] for name in _ATTRIBUTES) for item in image.objects}
     absent = [look for look in product(*values) if look not in present]
@@ -86,13 +104,23 @@ def _absent(image: WorldImage, values: Sequence[Sequence[str]],
     return [((), [render(Expression(Filter(**dict(zip(_ATTRIBUTES, absent[i])))))]) for i in drawn]
 
 
-def _reference(ref_id: int, image: WorldImage, ann_ids: list[int], category_ids: list[int],
-               sentences: Sequence[str]) -> dict:
+def _reference(
+    ref_id: int,
+    image: WorldImage,
+    ann_ids: list[int],
+    category_ids: list[int],
+    sentences: Sequence[str],
+) -> dict:
     return dict(
-        ref_id=ref_id, ann_id=ann_ids, image_id=image.image_id, category_id=category_ids,
-        split=divide_test(image.split, image.image_id), file_name=image.file_name,
+        ref_id=ref_id,
+        ann_id=ann_ids,
+        image_id=image.image_id,
+        category_id=category_ids,
+        split=divide_test(image.split, image.image_id),
+        file_name=image.file_name,
         no_target=ann_ids == [-1],
-        sentences=[dict(raw=text, sent=text, tokens=text.split()) for text in sentences])
+        sentences=[dict(raw=text, sent=text, tokens=text.split()) for text in sentences],
+    )
 
 
 def _number_sentences(refs: list[dict]) -> None:

@@ -40,10 +40,14 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
             continue
         drawn = [_draw_targets(named, rng) for _ in range(rng.integers(1, _MAX_QUESTIONS + 1))]
         entry = dict(
-            _place(image, len(entries[image.split])), image_id=image.image_id, height=image.height,
-            width=image.width, ann_list=[item.ann_id for item in image.objects],
+            _place(image, len(entries[image.split])),
+            image_id=image.image_id,
+            height=image.height,
+            width=image.width,
+            ann_list=[item.ann_id for item in image.objects],
             questions=[_ask(targets, rng) for targets in drawn],
-            answers=[[_answer(item, text, rng) for item, text in targets] for targets in drawn])
+            answers=[[_answer(item, text, rng) for item, text in targets] for targets in drawn],
+        )
         if rng.random() < _TEXT_SHARE:
             entry['text_answers'] = [_tell(targets) for targets in drawn]
         entries[image.split].append(entry)
@@ -58,8 +62,9 @@ def _place(image: WorldImage, number: int) -> dict:
     return dict(coco_url=_URL.format(folder=f'{image.split}2017', name=name))
 
 
-def _draw_targets(named: list[WorldObject],
-                  rng: np.random.Generator) -> list[tuple[WorldObject, str]]:
+def _draw_targets(
+    named: list[WorldObject], rng: np.random.Generator
+) -> list[tuple[WorldObject, str]]:
     """Different objects, each with one of its sentences."""
     count = rng.integers(1, min(_MAX_TARGETS, len(named)) + 1)
     chosen = [named[i] for i in rng.permutation(len(named))[:count]]

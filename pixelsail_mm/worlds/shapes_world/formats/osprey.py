@@ -18,9 +18,14 @@ Turns = Iterable[tuple[str, str]]
 def objects_of(image: WorldImage) -> dict:
     """Fields about an image and its objects that every file of Osprey-724K has."""
     return dict(
-        file_name=image.file_name, height=image.height, width=image.width,
-        annotation=[dict(segmentation=item.segmentation, bbox=item.bbox, area=item.area)
-                    for item in image.objects])
+        file_name=image.file_name,
+        height=image.height,
+        width=image.width,
+        annotation=[
+            dict(segmentation=item.segmentation, bbox=item.bbox, area=item.area)
+            for item in image.objects
+        ],
+    )
 
 
 def _part_turns(item: WorldObject, mark: str, rng: np.random.Generator) -> Turns:
@@ -35,8 +40,9 @@ def _short_turns(item: WorldObject, mark: str, rng: np.random.Generator) -> Turn
     yield f'What is the {word} of {mark}?', item.attributes[name]
 
 
-def _yes_or_no_turns(item: WorldObject, mark: str, rng: np.random.Generator,
-                     kinds: Sequence[str]) -> Turns:
+def _yes_or_no_turns(
+    item: WorldObject, mark: str, rng: np.random.Generator, kinds: Sequence[str]
+) -> Turns:
     """A question about the right kind and one about another, in any order."""
     true = item.attributes[_KIND]
     others = [kind for kind in kinds if kind != true]
@@ -45,12 +51,17 @@ def _yes_or_no_turns(item: WorldObject, mark: str, rng: np.random.Generator,
         yield f'Is {mark} a {asked[i]}?', 'Yes.' if asked[i] == true else 'No.'
 
 
-def _entry(image: WorldImage, turns_of: Callable[..., Turns], rng: np.random.Generator,
-           **options) -> dict:
-    turns = [turn for i, item in enumerate(image.objects)
-             for turn in turns_of(item, f'<region{i + 1}>', rng, **options)]
-    conversations = [{'from': who, 'value': text}
-                     for turn in turns for who, text in zip(('human', 'gpt'), turn)]
+def _entry(
+    image: WorldImage, turns_of: Callable[..., Turns], rng: np.random.Generator, **options
+) -> dict:
+    turns = [
+        turn
+        for i, item in enumerate(image.objects)
+        for turn in turns_of(item, f'<region{i + 1}>', rng, **options)
+    ]
+    conversations = [
+        {'from': who, 'value': text} for turn in turns for who, text in zip(('human', 'gpt'), turn)
+    ]
     return dict(objects_of(image), conversations=conversations)
 
 
@@ -70,13 +81,20 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
     """
     images = [image for image in world if image.split == 'train']
     conversations = load_json(str(root / 'osprey' / 'osprey_train.json'), 'root', list)
-    dump_json([dict(entry, file_name=image.file_name)
-               for image, entry in zip(images, conversations, strict=True)],
-              out / 'osprey_conversation.json')
+    dump_json(
+        [
+            dict(entry, file_name=image.file_name)
+            for image, entry in zip(images, conversations, strict=True)
+        ],
+        out / 'osprey_conversation.json',
+    )
     kinds = sorted({item.attributes[_KIND] for image in images for item in image.objects})
-    for name, turns_of, options in (('part_level', _part_turns, {}),
-                                    ('short_form', _short_turns, {}),
-                                    ('lvis_positive_negative', _yes_or_no_turns,
-                                     dict(kinds=kinds))):
-        dump_json([_entry(image, turns_of, rng, **options) for image in images if image.objects],
-                  out / f'osprey_{name}.json')
+    for name, turns_of, options in (
+        ('part_level', _part_turns, {}),
+        ('short_form', _short_turns, {}),
+        ('lvis_positive_negative', _yes_or_no_turns, dict(kinds=kinds)),
+    ):
+        dump_json(
+            [_entry(image, turns_of, rng, **options) for image in images if image.objects],
+            out / f'osprey_{name}.json',
+        )

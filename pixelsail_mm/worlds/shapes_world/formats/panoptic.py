@@ -41,12 +41,15 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
 
     Things are the kinds of shapes, the background is one segment of stuff. Nothing is drawn.
     """
-    kinds = sorted({item.attributes['kind'] for image in world for item in image.objects},
-                   key=KINDS.index)
-    categories = [dict(id=kind_category(kind), name=kind, supercategory='shape', isthing=1)
-                  for kind in kinds]
-    categories.append(dict(id=BACKGROUND_CATEGORY, name=BACKGROUND, supercategory=BACKGROUND,
-                           isthing=0))
+    kinds = sorted(
+        {item.attributes['kind'] for image in world for item in image.objects}, key=KINDS.index
+    )
+    categories = [
+        dict(id=kind_category(kind), name=kind, supercategory='shape', isthing=1) for kind in kinds
+    ]
+    categories.append(
+        dict(id=BACKGROUND_CATEGORY, name=BACKGROUND, supercategory=BACKGROUND, isthing=0)
+    )
     for split, content in write_segments(world, out).items():
         dump_json(dict(content, categories=categories), out / f'panoptic_{split}.json')
 
@@ -64,13 +67,17 @@ def write_segments(world: Sequence[WorldImage], out: Path) -> dict[str, dict]:
         path = out / f'panoptic_{image.split}' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         ids, segments = _draw(image)
-        Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1)
-                        .astype(np.uint8)).save(path)
-        contents[image.split]['images'].append(dict(
-            id=image.image_id, file_name=image.file_name, height=image.height,
-            width=image.width))
-        contents[image.split]['annotations'].append(dict(
-            file_name=name, image_id=image.image_id, segments_info=segments))
+        Image.fromarray(
+            np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+        ).save(path)
+        contents[image.split]['images'].append(
+            dict(
+                id=image.image_id, file_name=image.file_name, height=image.height, width=image.width
+            )
+        )
+        contents[image.split]['annotations'].append(
+            dict(file_name=name, image_id=image.image_id, segments_info=segments)
+        )
     return contents
 
 
@@ -80,14 +87,35 @@ def _draw(image: WorldImage) -> tuple[np.ndarray, list[dict]]:
     segments = []
     for item in image.objects:
         segment_id = segment_of(item.ann_id)
-        ids[decode_mask(item.segmentation, image.height, image.width, image.file_name,
-                        f'object {item.ann_id}')] = segment_id
-        segments.append(dict(id=segment_id, category_id=kind_category(item.attributes['kind']),
-                             iscrowd=0, bbox=item.bbox, area=item.area))
+        ids[
+            decode_mask(
+                item.segmentation,
+                image.height,
+                image.width,
+                image.file_name,
+                f'object {item.ann_id}',
+            )
+        ] = segment_id
+        segments.append(
+            dict(
+                id=segment_id,
+                category_id=kind_category(item.attributes['kind']),
+                iscrowd=0,
+                bbox=item.bbox,
+                area=item.area,
+            )
+        )
     background = ids == 0
-    background[image.height - image.height // _UNLABELLED:] = False
+    background[image.height - image.height // _UNLABELLED :] = False
     segment_id = segment_of(_FIRST_BACKGROUND + image.image_id)
     ids[background] = segment_id
-    segments.append(dict(id=segment_id, category_id=BACKGROUND_CATEGORY, iscrowd=0,
-                         bbox=mask_bbox(background), area=int(background.sum())))
+    segments.append(
+        dict(
+            id=segment_id,
+            category_id=BACKGROUND_CATEGORY,
+            iscrowd=0,
+            bbox=mask_bbox(background),
+            area=int(background.sum()),
+        )
+    )
     return ids, segments

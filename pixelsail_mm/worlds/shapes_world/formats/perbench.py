@@ -14,7 +14,8 @@ from pixelsail_mm.worlds.shapes_world.presets import COLOURS
 from pixelsail_mm.worlds.shapes_world.questions import LETTERS, MCQ_STEMS, article
 
 CAPTIONS, CHOICES, SEGMENTATION = (
-    f'STBench_{name}.json' for name in ('Detailed_Caption', 'MCQ', 'VRES'))
+    f'STBench_{name}.json' for name in ('Detailed_Caption', 'MCQ', 'VRES')
+)
 
 
 def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Generator) -> None:
@@ -25,19 +26,41 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
     tags are in the file in another order than in the answer.
     """
     images = [image for image in world if image.split == 'test']
-    dump_json([dict(image_name=image.file_name, object_annotations=[
-        dict(segmentation=_rle(image, item), caption=f'This is {article(item.description)}.')
-        for item in image.objects]) for image in images], out / CAPTIONS)
-    dump_json([dict(image_name=image.file_name, mcqs=[_ask(image, item, rng)
-                                                      for item in image.objects])
-               for image in images], out / CHOICES)
+    dump_json(
+        [
+            dict(
+                image_name=image.file_name,
+                object_annotations=[
+                    dict(
+                        segmentation=_rle(image, item),
+                        caption=f'This is {article(item.description)}.',
+                    )
+                    for item in image.objects
+                ],
+            )
+            for image in images
+        ],
+        out / CAPTIONS,
+    )
+    dump_json(
+        [
+            dict(
+                image_name=image.file_name, mcqs=[_ask(image, item, rng) for item in image.objects]
+            )
+            for image in images
+        ],
+        out / CHOICES,
+    )
     related = (_relate(image, rng) for image in images)
     dump_json([entry for entry in related if entry], out / SEGMENTATION)
 
 
 def _rle(image: WorldImage, item: WorldObject) -> dict:
-    return mask_to_rle(decode_mask(item.segmentation, image.height, image.width, image.file_name,
-                                   f'object {item.ann_id}'))
+    return mask_to_rle(
+        decode_mask(
+            item.segmentation, image.height, image.width, image.file_name, f'object {item.ann_id}'
+        )
+    )
 
 
 def _ask(image: WorldImage, item: WorldObject, rng: np.random.Generator) -> dict:
@@ -47,8 +70,11 @@ def _ask(image: WorldImage, item: WorldObject, rng: np.random.Generator) -> dict
     position = int(rng.integers(len(LETTERS)))
     choices.insert(position, right)
     options = ''.join(f'{letter}. {choice}\n' for letter, choice in zip(LETTERS, choices))
-    return dict(object=_rle(image, item), answer=LETTERS[position],
-                question=f'{MCQ_STEMS["colour"].format(r="the object")}\n{options}')
+    return dict(
+        object=_rle(image, item),
+        answer=LETTERS[position],
+        question=f'{MCQ_STEMS["colour"].format(r="the object")}\n{options}',
+    )
 
 
 def _relate(image: WorldImage, rng: np.random.Generator) -> dict | None:
@@ -56,14 +82,17 @@ def _relate(image: WorldImage, rng: np.random.Generator) -> dict | None:
     for name in ('colour', 'kind', 'texture'):
         for i in rng.permutation(len(image.objects)):
             shared = image.objects[i].attributes[name]
-            others = [j for j, item in enumerate(image.objects)
-                      if item.attributes[name] == shared and j != i]
+            others = [
+                j
+                for j, item in enumerate(image.objects)
+                if item.attributes[name] == shared and j != i
+            ]
             if others:
                 tags = {j: f'object_{j + 1}' for j in [*reversed(others), int(i)]}
                 return dict(
                     image_name=image.file_name,
                     question=f'Please segment what has the {name} of {tags[i]}.',
                     answer='It is ' + ' and '.join(tags[j] for j in others) + '.',
-                    segmentations={tag: _rle(image, image.objects[j])
-                                   for j, tag in tags.items()})
+                    segmentations={tag: _rle(image, image.objects[j]) for j, tag in tags.items()},
+                )
     return None

@@ -11,8 +11,11 @@ from pixelsail_mm.datasets.files.annotation_writer import dump_json
 from pixelsail_mm.worlds.shapes_world.formats.panoptic import write_segments
 from pixelsail_mm.worlds.shapes_world.formats.world import WorldImage, WorldObject
 
-_WORDINGS = ('A {x} in the {place} of the image.', 'In the {place} of the image there is a {x}.',
-             'This is a {x}; it lies in the {place}.')
+_WORDINGS = (
+    'A {x} in the {place} of the image.',
+    'In the {place} of the image there is a {x}.',
+    'This is a {x}; it lies in the {place}.',
+)
 # Of five characters, so readers leave it out, as they do with such descriptions of Pix2Cap.
 TOO_SHORT = 'empty'
 

@@ -50,8 +50,10 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
 
 def _text_only(number: int, rng: np.random.Generator) -> dict:
     pairs = [TEXT_ONLY[i] for i in rng.choice(len(TEXT_ONLY), 2, replace=False)]
-    return dict(id=f'text{number}',
-                turns=[dict(question=question, answer=answer) for question, answer in pairs])
+    return dict(
+        id=f'text{number}',
+        turns=[dict(question=question, answer=answer) for question, answer in pairs],
+    )
 
 
 class _Entry:
@@ -65,31 +67,52 @@ class _Entry:
 
     def __init__(self, image: WorldImage, folder: Path, rng: np.random.Generator) -> None:
         self._image, self._folder, self._rng = image, folder, rng
-        self._decoded = [decode_mask(item.segmentation, image.height, image.width,
-                                     image.file_name, f'object {item.ann_id}')
-                         for item in image.objects]
+        self._decoded = [
+            decode_mask(
+                item.segmentation,
+                image.height,
+                image.width,
+                image.file_name,
+                f'object {item.ann_id}',
+            )
+            for item in image.objects
+        ]
         self._masks: list[Any] = []
         ids = rng.permutation(NUM_PROMPTS).tolist()
-        self._ids, self._absent = ids[:len(image.objects)], ids[-1]
+        self._ids, self._absent = ids[: len(image.objects)], ids[-1]
 
     def make(self) -> dict:
         """Give the entry."""
-        turns = [*self._segment_objects(), *self._segment_groups(), self._segment_nothing(),
-                 *self._describe(), self._ask()]
+        turns = [
+            *self._segment_objects(),
+            *self._segment_groups(),
+            self._segment_nothing(),
+            *self._describe(),
+            self._ask(),
+        ]
         prompts = [self._prompt(i) for i in range(len(self._ids))]
         prompts.append(dict(id=self._absent, absent=True))
         return dict(
-            id=Path(self._image.file_name).stem, image=self._image.file_name,
-            height=self._image.height, width=self._image.width, turns=turns, masks=self._masks,
-            prompts=prompts, meta=dict(num_objects=len(self._image.objects)))
+            id=Path(self._image.file_name).stem,
+            image=self._image.file_name,
+            height=self._image.height,
+            width=self._image.width,
+            turns=turns,
+            masks=self._masks,
+            prompts=prompts,
+            meta=dict(num_objects=len(self._image.objects)),
+        )
 
     def _segment_objects(self) -> Iterator[dict]:
         for i, item in enumerate(self._image.objects):
             if item.sentences:
                 sentence = item.sentences[self._rng.integers(len(item.sentences))]
                 self._masks.append(self._spell(i, item))
-                yield dict(question=SEGMENT_QUESTION.format(x=sentence), answer=f'{SEG_TOKEN}.',
-                           expression=sentence)
+                yield dict(
+                    question=SEGMENT_QUESTION.format(x=sentence),
+                    answer=f'{SEG_TOKEN}.',
+                    expression=sentence,
+                )
 
     def _segment_groups(self) -> Iterator[dict]:
         """Groups in turn as one mask and as one mask per member, which have no order."""
@@ -105,21 +128,33 @@ class _Entry:
 
     def _segment_nothing(self) -> dict:
         shown = {(o.attributes['colour'], o.attributes['kind']) for o in self._image.objects}
-        absent = [f'{colour} {kind}' for colour in COLOURS for kind in KINDS
-                  if (colour, kind) not in shown]
+        absent = [
+            f'{colour} {kind}'
+            for colour in COLOURS
+            for kind in KINDS
+            if (colour, kind) not in shown
+        ]
         phrase = f'the {absent[self._rng.integers(len(absent))]}'
         self._masks.append([])
-        return dict(question=SEGMENT_QUESTION.format(x=phrase), answer=f'No target {SEG_TOKEN}.',
-                    expression=phrase, no_target=True)
+        return dict(
+            question=SEGMENT_QUESTION.format(x=phrase),
+            answer=f'No target {SEG_TOKEN}.',
+            expression=phrase,
+            no_target=True,
+        )
 
     def _describe(self) -> Iterator[dict]:
         for k, item in zip(self._ids, self._image.objects):
             text = article(item.description)
-            yield dict(question=DESCRIBE_QUESTIONS[k % len(DESCRIBE_QUESTIONS)].format(
-                r=f'<Prompt{k}>'), answer=f'<Prompt{k}>: {text}', references=[text])
+            yield dict(
+                question=DESCRIBE_QUESTIONS[k % len(DESCRIBE_QUESTIONS)].format(r=f'<Prompt{k}>'),
+                answer=f'<Prompt{k}>: {text}',
+                references=[text],
+            )
         token = f'<Prompt{self._absent}>'
-        yield dict(question=DESCRIBE_QUESTIONS[0].format(r=token),
-                   answer=f'{token} is not in the image.')
+        yield dict(
+            question=DESCRIBE_QUESTIONS[0].format(r=token), answer=f'{token} is not in the image.'
+        )
 
     def _ask(self) -> dict:
         i = int(self._rng.integers(len(self._ids)))
@@ -130,8 +165,12 @@ class _Entry:
         position = int(self._rng.integers(len(LETTERS)))
         choices.insert(position, right)
         stem = MCQ_STEMS[name].format(r=f'<Prompt{self._ids[i]}>')
-        return dict(question=format_choices(stem, choices), answer=it_is(right), choices=choices,
-                    correct=LETTERS[position])
+        return dict(
+            question=format_choices(stem, choices),
+            answer=it_is(right),
+            choices=choices,
+            correct=LETTERS[position],
+        )
 
     def _spell(self, i: int, item: WorldObject) -> Any:
         """Mask of an object as the world has it, as a PNG, as a segment of one, or as a union."""
@@ -142,8 +181,9 @@ class _Entry:
         if spelling == 2:
             # Ids that need all three bytes.
             segment = item.ann_id * 0x10101 & 0xFFFFFF
-            pixels = np.stack([self._decoded[i] * np.uint8(segment >> bits & 255)
-                               for bits in (0, 8, 16)], -1)
+            pixels = np.stack(
+                [self._decoded[i] * np.uint8(segment >> bits & 255) for bits in (0, 8, 16)], -1
+            )
             return dict(png=self._save(f'{stem}_{i}_segments.png', pixels), ids=[segment])
         if spelling == 3:
             return dict(union=[item.segmentation])

@@ -38,17 +38,29 @@ _SUFFIX = '.jpg'
 _PLACES: tuple[tuple[Callable, dict[str, str]], ...] = (
     (referring.write, {name: f'ref_seg/{name}' for name in ('refcoco', 'refcoco+', 'refcocog')}),
     (grefcoco.write, {'': 'ref_seg/grefs'}),
-    (panoptic.write, {'panoptic_{}.json': 'coco/annotations/panoptic_{}2017.json',
-                      'panoptic_{}': 'coco/annotations/panoptic_{}2017'}),
+    (
+        panoptic.write,
+        {
+            'panoptic_{}.json': 'coco/annotations/panoptic_{}2017.json',
+            'panoptic_{}': 'coco/annotations/panoptic_{}2017',
+        },
+    ),
     (gcg.write, {'annotations': 'glamm_data/annotations'}),
     (muse.write, {'': 'muse'}),
     (pix2cap.write, {'pix2cap_coco_{}.json': 'pixel2cap/pix2cap_coco_{}.json'}),
-    (regions.write, {
-        'osprey_detail_description_train.json': 'osprey-724k/osprey_detail_description.json',
-        'sam_regions_train.json': 'sam_region/sam_region_train.json',
-        **{f'finetune_refcocog_{split}_{part}.json':
-           f'ref_seg/refcocog/finetune_refcocog_{split}_{part}.json'
-           for split in ('val', 'test') for part in ('with_mask', 'captions')}}),
+    (
+        regions.write,
+        {
+            'osprey_detail_description_train.json': 'osprey-724k/osprey_detail_description.json',
+            'sam_regions_train.json': 'sam_region/sam_region_train.json',
+            **{
+                name: f'ref_seg/refcocog/{name}'
+                for split in ('val', 'test')
+                for part in ('with_mask', 'captions')
+                for name in (f'finetune_refcocog_{split}_{part}.json',)
+            },
+        },
+    ),
     (osprey.write, {'': 'osprey-724k'}),
     (reason_seg.write, {'': 'lisa_reasoning'}),
     (perbench.write, {'': 'perbench'}),
@@ -83,8 +95,10 @@ def write_public_layout(root: Path, out: Path, seed: int = 0) -> list[str]:
     world = read_world(root)
     wrong = [image.file_name for image in world if not image.file_name.endswith(_SUFFIX)]
     if wrong:
-        raise ValueError(f'{root}: the images must be {_SUFFIX} files as in the public data sets, '
-                         f'not {wrong[0]}; draw the world with --preset full')
+        raise ValueError(
+            f'{root}: the images must be {_SUFFIX} files as in the public data sets, '
+            f'not {wrong[0]}; draw the world with --preset full'
+        )
     if out.is_dir() and any(out.iterdir()):
         raise FileExistsError(f'{out} is not empty; give another folder or remove it')
     flat = [replace(image, file_name=f'{image.image_id:012d}{_SUFFIX}') for image in world]
@@ -94,8 +108,11 @@ def write_public_layout(root: Path, out: Path, seed: int = 0) -> list[str]:
     _write_llava(flat, root, out)
     shutil.copytree(root / TOKENIZER, out / TOKENIZER)
     skipped = {out / IMAGES, out / EXPERT}
-    return sorted(str(path.relative_to(out)) for path in out.rglob('*')
-                  if not path.is_dir() and not skipped & set(path.parents))
+    return sorted(
+        str(path.relative_to(out))
+        for path in out.rglob('*')
+        if not path.is_dir() and not skipped & set(path.parents)
+    )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -107,8 +124,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _link_images(world: Sequence[WorldImage], flat: Sequence[WorldImage], root: Path,
-                 out: Path) -> None:
+def _link_images(
+    world: Sequence[WorldImage], flat: Sequence[WorldImage], root: Path, out: Path
+) -> None:
     for old, new in zip(world, flat):
         _link(root / IMAGES / old.file_name, out / IMAGES / new.file_name)
         maps = (root / EXPERT / old.file_name).with_suffix('.npz')
@@ -122,16 +140,19 @@ def _link_image_folders(flat: Sequence[WorldImage], out: Path) -> None:
     for entry in load_manifest()['datasets'].values():
         for reader in (entry['reader'], entry.get('evaluation_reader', entry['reader'])):
             if reader['type'] != 'ReasonSegDataset':
-                folders |= {os.path.relpath(path, DATA_FOLDER)
-                            for key, path in paths_of(reader).items()
-                            if key.startswith('data_prefix.') and not key.endswith('seg_map_path')}
+                folders |= {
+                    os.path.relpath(path, DATA_FOLDER)
+                    for key, path in paths_of(reader).items()
+                    if key.startswith('data_prefix.') and not key.endswith('seg_map_path')
+                }
     for folder in sorted(folders):
         path = out / folder
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(os.path.relpath(out / IMAGES, path.parent), target_is_directory=True)
     for image in flat:
-        _link(out / IMAGES / image.file_name,
-              out / 'lisa_reasoning' / image.split / image.file_name)
+        _link(
+            out / IMAGES / image.file_name, out / 'lisa_reasoning' / image.split / image.file_name
+        )
 
 
 def _write_formats(flat: Sequence[WorldImage], root: Path, out: Path, seed: int) -> None:
@@ -139,7 +160,7 @@ def _write_formats(flat: Sequence[WorldImage], root: Path, out: Path, seed: int)
         with tempfile.TemporaryDirectory(dir=out) as staging:
             write(flat, root, Path(staging), np.random.default_rng([seed, number]))
             for source, target in places.items():
-                for split in SPLITS if '{}' in source else ('', ):
+                for split in SPLITS if '{}' in source else ('',):
                     _move(Path(staging) / source.format(split), out / target.format(split))
 
 
@@ -157,10 +178,22 @@ def _write_llava(flat: Sequence[WorldImage], root: Path, out: Path) -> None:
     """Write the instructions of the world, and its captions as conversations to pre-train on."""
     names = iter([image.file_name for image in flat if image.split == 'train'])
     entries = load_json(str(root / 'llava' / 'llava_train.json'), 'root', list)
-    dump_json([dict(entry, image=next(names)) if 'image' in entry else entry for entry in entries],
-              out / 'llava_data/LLaVA-Instruct-150K/llava_v1_5_mix665k.json')
+    dump_json(
+        [dict(entry, image=next(names)) if 'image' in entry else entry for entry in entries],
+        out / 'llava_data/LLaVA-Instruct-150K/llava_v1_5_mix665k.json',
+    )
     described = load_json(str(out / 'captions/captions_train.json'), 'out', list)
-    dump_json([dict(id=str(entry['id']), image=entry['image'], conversations=[
-        {'from': 'human', 'value': 'Describe the picture.\n<image>'},
-        {'from': 'gpt', 'value': entry['captions'][0]}]) for entry in described],
-        out / 'llava_pretrain/blip_laion_cc_sbu_558k.json')
+    dump_json(
+        [
+            dict(
+                id=str(entry['id']),
+                image=entry['image'],
+                conversations=[
+                    {'from': 'human', 'value': 'Describe the picture.\n<image>'},
+                    {'from': 'gpt', 'value': entry['captions'][0]},
+                ],
+            )
+            for entry in described
+        ],
+        out / 'llava_pretrain/blip_laion_cc_sbu_558k.json',
+    )

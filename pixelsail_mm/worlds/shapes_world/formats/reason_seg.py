@@ -45,8 +45,10 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
             shapes += [_shape('ignore', points) for points in painted[ignored][0]]
         if rng.random() < _FLAG_SHARE:
             shapes.append(_shape('flag', [[0, 0]]))
-        dump_json(dict(shapes=shapes, **_texts(image.objects[target], rng)),
-                  out / image.split / f'{Path(image.file_name).stem}.json')
+        dump_json(
+            dict(shapes=shapes, **_texts(image.objects[target], rng)),
+            out / image.split / f'{Path(image.file_name).stem}.json',
+        )
 
 
 def _shape(label: str, points: list) -> dict:
@@ -65,6 +67,10 @@ def _polygons(item: WorldObject, image: WorldImage) -> tuple[list, bool]:
     mask = decode_mask(item.segmentation, *size, image.file_name, f'annotation {item.ann_id}')
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlines = [contour[:, 0].astype(float).tolist() for contour in contours]
-    drawn = decode_mask(dict(painted=[dict(points=points) for points in outlines]), *size,
-                        image.file_name, 'outlines')
+    drawn = decode_mask(
+        dict(painted=[dict(points=points) for points in outlines]),
+        *size,
+        image.file_name,
+        'outlines',
+    )
     return outlines, bool(np.array_equal(drawn, mask))

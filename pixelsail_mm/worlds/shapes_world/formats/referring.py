@@ -28,14 +28,17 @@ def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Gen
     instances = load_json(str(root / 'refcoco' / 'instances.json'), 'root', dict)
     refs = load_plain_pickle(str(root / 'refcoco' / 'refs(unc).p'))
     names = {image.image_id: image.file_name for image in world}
-    instances['images'] = [dict(image, file_name=names[image['id']])
-                           for image in instances['images']]
+    instances['images'] = [
+        dict(image, file_name=names[image['id']]) for image in instances['images']
+    ]
     refs = [dict(ref, file_name=names[ref['image_id']]) for ref in refs]
     divided = [dict(ref, split=divide_test(ref['split'], ref['image_id'])) for ref in refs]
     attributes = [kept for ref in divided if (kept := _only_attributes(ref))['sentences']]
-    for folder, name, content in (('refcoco', 'refs(unc).p', divided),
-                                  ('refcoco+', 'refs(unc).p', attributes),
-                                  ('refcocog', 'refs(umd).p', refs)):
+    for folder, name, content in (
+        ('refcoco', 'refs(unc).p', divided),
+        ('refcoco+', 'refs(unc).p', attributes),
+        ('refcocog', 'refs(umd).p', refs),
+    ):
         dump_json(instances, out / folder / 'instances.json')
         dump_refs(content, out / folder / name)
 

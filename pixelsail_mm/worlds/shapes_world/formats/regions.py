@@ -36,9 +36,15 @@ def describe_object(image: WorldImage, index: int) -> str:
 
 
 def _osprey(images: Sequence[WorldImage]) -> list[dict]:
-    return [dict(
-        objects_of(image), description=[f'<region{i + 1}>: {describe_object(image, i)}'
-                                        for i in range(len(image.objects))]) for image in images]
+    return [
+        dict(
+            objects_of(image),
+            description=[
+                f'<region{i + 1}>: {describe_object(image, i)}' for i in range(len(image.objects))
+            ],
+        )
+        for image in images
+    ]
 
 
 def _sam(images: Sequence[WorldImage], rng: np.random.Generator) -> list[dict]:
@@ -47,8 +53,12 @@ def _sam(images: Sequence[WorldImage], rng: np.random.Generator) -> list[dict]:
         objects = []
         for i, item in enumerate(image.objects):
             marked, _ = MARKED_CAPTIONS[rng.integers(len(MARKED_CAPTIONS))]
-            objects.append(dict(segmentation=object_rle(image, i),
-                                caption=marked.replace('{x}', item.description)))
+            objects.append(
+                dict(
+                    segmentation=object_rle(image, i),
+                    caption=marked.replace('{x}', item.description),
+                )
+            )
         entries.append(dict(image_name=image.file_name, object_annotations=objects))
     return entries
 
@@ -60,17 +70,36 @@ def _refcocog(images: Sequence[WorldImage], rng: np.random.Generator) -> tuple[d
     for number, (image, item) in enumerate(regions):
         image_id = 1000 + number
         phrases = [f'a {item.description}', *item.sentences]
-        entries.append(dict(id=image_id, file_name=image.file_name, height=image.height,
-                            width=image.width, caption=phrases[0]))
-        annotations.append(dict(
-            id=item.ann_id, image_id=image_id, category_id=1, iscrowd=0, bbox=item.bbox,
-            area=item.area, segmentation=item.segmentation))
-        captions += [dict(id=len(captions) + i, image_id=image_id, caption=phrase)
-                     for i, phrase in enumerate(phrases, 1)]
+        entries.append(
+            dict(
+                id=image_id,
+                file_name=image.file_name,
+                height=image.height,
+                width=image.width,
+                caption=phrases[0],
+            )
+        )
+        annotations.append(
+            dict(
+                id=item.ann_id,
+                image_id=image_id,
+                category_id=1,
+                iscrowd=0,
+                bbox=item.bbox,
+                area=item.area,
+                segmentation=item.segmentation,
+            )
+        )
+        captions += [
+            dict(id=len(captions) + i, image_id=image_id, caption=phrase)
+            for i, phrase in enumerate(phrases, 1)
+        ]
     annotations = [annotations[i] for i in rng.permutation(len(annotations))]
     categories = [dict(id=1, name='object')]
-    return (dict(images=entries, annotations=annotations, categories=categories),
-            dict(images=[dict(id=entry['id']) for entry in entries], annotations=captions))
+    return (
+        dict(images=entries, annotations=annotations, categories=categories),
+        dict(images=[dict(id=entry['id']) for entry in entries], annotations=captions),
+    )
 
 
 def write(world: Sequence[WorldImage], root: Path, out: Path, rng: np.random.Generator) -> None:

@@ -75,8 +75,10 @@ def read_world(root: Path) -> list[WorldImage]:
     """
     path = root / 'refcoco' / 'instances.json'
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; draw a ShapesWorld with '
-                                'tools/dataset_converters/make_shapes_world.py first')
+        raise FileNotFoundError(
+            f'{path} does not exist; draw a ShapesWorld with '
+            'tools/dataset_converters/make_shapes_world.py first'
+        )
     instances = load_json(str(path), 'root', dict)
     sentences = defaultdict(list)
     for ref in load_plain_pickle(str(root / 'refcoco' / 'refs(unc).p')):
@@ -84,12 +86,19 @@ def read_world(root: Path) -> list[WorldImage]:
     objects = defaultdict(list)
     for annotation in instances['annotations']:
         objects[annotation['image_id']].append(
-            _object(annotation, tuple(sentences[annotation['id']])))
+            _object(annotation, tuple(sentences[annotation['id']]))
+        )
     groups = _read_groups(root)
     return [
-        WorldImage(image['id'], image['file_name'], image['file_name'].split('/')[0],
-                   image['height'], image['width'], tuple(objects[image['id']]),
-                   tuple(groups[image['file_name']]))
+        WorldImage(
+            image['id'],
+            image['file_name'],
+            image['file_name'].split('/')[0],
+            image['height'],
+            image['width'],
+            tuple(objects[image['id']]),
+            tuple(groups[image['file_name']]),
+        )
         for image in instances['images']
     ]
 
@@ -97,9 +106,14 @@ def read_world(root: Path) -> list[WorldImage]:
 def _object(annotation: dict, sentences: tuple[str, ...]) -> WorldObject:
     attributes = {name: annotation['attributes'][name] for name in ATTRIBUTES}
     return WorldObject(
-        ann_id=annotation['id'], attributes=attributes,
-        description=' '.join(attributes.values()), sentences=sentences,
-        segmentation=annotation['segmentation'], bbox=annotation['bbox'], area=annotation['area'])
+        ann_id=annotation['id'],
+        attributes=attributes,
+        description=' '.join(attributes.values()),
+        sentences=sentences,
+        segmentation=annotation['segmentation'],
+        bbox=annotation['bbox'],
+        area=annotation['area'],
+    )
 
 
 def _read_groups(root: Path) -> dict[str, list[WorldGroup]]:
@@ -111,5 +125,6 @@ def _read_groups(root: Path) -> dict[str, list[WorldGroup]]:
     for ref in load_plain_pickle(str(root / 'refcoco_group' / 'refs(unc).p')):
         for sentence in ref['sentences']:
             groups[files[ref['image_id']]].append(
-                WorldGroup(sentence['raw'], members[ref['ann_id']]))
+                WorldGroup(sentence['raw'], members[ref['ann_id']])
+            )
     return groups

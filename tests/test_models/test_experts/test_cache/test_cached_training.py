@@ -13,12 +13,7 @@ from pixelsail_mm.models.experts.cache.build import Image as FeatureImage
 from pixelsail_mm.models.experts.cache.build import Job, cache_features
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
-from pixelsail_mm.testing.tiny_models import (
-    byte_tokenizer,
-    collate,
-    make_sample,
-    tiny_model_config,
-)
+from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample, tiny_model_config
 
 
 class TestTrainingFromTheCache:
@@ -41,8 +36,10 @@ class TestTrainingFromTheCache:
         for expert in experts:
             expert.model.save_pretrained(folder / type(expert).__name__)
             expert.processor.save_pretrained(folder / type(expert).__name__)
-        return [dict(type='Mask2FormerExpert', model=str(folder / 'Mask2FormerExpert'), size=64),
-                dict(type='SAM2Expert', model=str(folder / 'SAM2Expert'), size=128)]
+        return [
+            dict(type='Mask2FormerExpert', model=str(folder / 'Mask2FormerExpert'), size=64),
+            dict(type='SAM2Expert', model=str(folder / 'SAM2Expert'), size=128),
+        ]
 
     @pytest.fixture(scope='class')
     def caches(self, images, experts, tmp_path_factory):
@@ -51,14 +48,33 @@ class TestTrainingFromTheCache:
         for expert in experts:
             job = Job(expert, str(folder / expert['type']), str(images))
             assert cache_features(job, files).written == 2
-        return [dict(type='CachedExpert', root=str(folder / expert['type']),
-                     image_root=str(images), of=expert) for expert in experts]
+        return [
+            dict(
+                type='CachedExpert',
+                root=str(folder / expert['type']),
+                image_root=str(images),
+                of=expert,
+            )
+            for expert in experts
+        ]
 
     def build(self, experts):
-        return MODELS.build(tiny_model_config(byte_tokenizer(), distill=[
-            dict(type='ExpertDistillLoss', name=name, feature=feature, expert_channels=32,
-                 distance='both', expert=expert)
-            for name, feature, expert in zip('ab', ('neck', 'backbone'), experts)]))
+        return MODELS.build(
+            tiny_model_config(
+                byte_tokenizer(),
+                distill=[
+                    dict(
+                        type='ExpertDistillLoss',
+                        name=name,
+                        feature=feature,
+                        expert_channels=32,
+                        distance='both',
+                        expert=expert,
+                    )
+                    for name, feature, expert in zip('ab', ('neck', 'backbone'), experts)
+                ],
+            )
+        )
 
     def losses(self, model, images):
         samples = [make_sample(model.tokens, (3, 4), num_segs=1, seed=i) for i in range(2)]
@@ -70,8 +86,9 @@ class TestTrainingFromTheCache:
         losses['loss_distill_a'].backward(retain_graph=True)
         return losses, model.backbone.patch_embed.weight.grad
 
-    def test_losses_and_gradients_are_those_of_the_live_experts(self, images, experts, caches,
-                                                                monkeypatch):
+    def test_losses_and_gradients_are_those_of_the_live_experts(
+        self, images, experts, caches, monkeypatch
+    ):
         live = self.build(experts)
         expected, expected_grad = self.losses(live, images)
         for kind in (Mask2FormerExpert, SAM2Expert):  # their weights must not even be read
@@ -82,8 +99,9 @@ class TestTrainingFromTheCache:
         assert expected['loss_distill_a'] > 0.01 and expected['loss_distill_b'] > 0.01
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-3, atol=0, msg=key)
-        torch.testing.assert_close(grad, expected_grad, rtol=1e-3,
-                                   atol=1e-3 * expected_grad.abs().max().item())
+        torch.testing.assert_close(
+            grad, expected_grad, rtol=1e-3, atol=1e-3 * expected_grad.abs().max().item()
+        )
 
     def test_the_cache_of_the_other_expert_is_refused(self, experts, caches):
         with pytest.raises(ConfigError, match="expert is 'Mask2FormerExpert' instead of 'SAM2E"):
@@ -91,6 +109,7 @@ class TestTrainingFromTheCache:
 
     def test_the_cache_of_other_weights_is_refused(self, experts, caches, tmp_path):
         from safetensors.torch import load_file, save_file
+
         shutil.copytree(experts[1]['model'], tmp_path / 'tuned')
         weights = load_file(tmp_path / 'tuned/model.safetensors')
         weights['no_memory_embedding'] += 1e-3

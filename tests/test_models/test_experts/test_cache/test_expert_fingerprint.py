@@ -17,7 +17,6 @@ from pixelsail_mm.models.experts.cache.image_names import image_name
 
 
 class TestImageNames:
-
     def test_one_root(self):
         assert image_name('data/coco/1.jpg', 'data') == 'coco/1.jpg'
         assert image_name('data/coco/../sam/1.jpg', 'data/') == 'sam/1.jpg'
@@ -33,7 +32,6 @@ class TestImageNames:
 
 
 class TestFingerprint:
-
     def test_a_file_has_its_own_sum(self, tmp_path):
         file = tmp_path / 'w.onnx'
         file.write_bytes(b'abc')
@@ -65,13 +63,18 @@ class TestFingerprint:
 
     def test_settings_of_a_folder(self, tmp_path):
         """What the model does counts, what the file says about itself does not."""
+
         def told(**settings):
             (tmp_path / 'config.json').write_text(json.dumps(settings))
             return settings_sha256(tmp_path)
 
         first = told(heads=2, vision=dict(window=[8, 4]), transformers_version='4.56.0')
-        assert first == told(vision=dict(window=[8, 4], torch_dtype='float32'), heads=2,
-                             transformers_version='4.57.6', architectures=['A'])
+        assert first == told(
+            vision=dict(window=[8, 4], torch_dtype='float32'),
+            heads=2,
+            transformers_version='4.57.6',
+            architectures=['A'],
+        )
         assert first != told(heads=2, vision=dict(window=[8, 8]))
         (tmp_path / 'config.json').unlink()
         assert settings_sha256(tmp_path) is None
@@ -92,4 +95,5 @@ class TestFingerprint:
         found = dict(expert='A', preprocessing=dict(size=8, mean=[0]))
         assert list(differences(found, dict(expert=None, preprocessing=dict(size=8)))) == []
         assert list(differences(found, dict(preprocessing=dict(mean=[1])))) == [
-            'preprocessing.mean is [0] instead of [1]']
+            'preprocessing.mean is [0] instead of [1]'
+        ]

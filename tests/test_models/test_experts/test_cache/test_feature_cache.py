@@ -15,11 +15,7 @@ from safetensors.torch import load_file
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import CachedExpert, VisionExpert
-from pixelsail_mm.models.experts.cache.feature_shards import (
-    ImageState,
-    ShardStore,
-    ShardWriter,
-)
+from pixelsail_mm.models.experts.cache.feature_shards import ImageState, ShardStore, ShardWriter
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 
@@ -54,7 +50,6 @@ def read(root, name):
 
 
 class TestShards:
-
     @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
     def test_values_are_those_of_the_dtype(self, dtype, tmp_path):
         write(tmp_path, ['a.jpg', 'b/ü.png'], dtype)
@@ -82,7 +77,9 @@ class TestShards:
     def test_shards_end_at_their_size(self, tmp_path):
         write(tmp_path, 'abcd', shard_bytes=60)  # a map has 48 bytes
         assert sorted(p.name for p in tmp_path.glob('*.safetensors')) == [
-            'features-000000.safetensors', 'features-000001.safetensors']
+            'features-000000.safetensors',
+            'features-000001.safetensors',
+        ]
 
     def test_maps_that_the_expert_overwrites_are_kept(self, tmp_path):
         """Maps wait for their shard; an expert may use one buffer for all of them."""
@@ -93,7 +90,7 @@ class TestShards:
                 writer.write(name, buffer[i % 2], STATE)
         assert [read(tmp_path, name).item() for name in 'abc'] == [1, 2, 3]
 
-    @pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason='needs Linux\' /proc/self/fd')
+    @pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason="needs Linux' /proc/self/fd")
     def test_reading_keeps_no_shard_open(self, tmp_path):
         """A map keeps its file open: thousands of shards would use up a process's files."""
         write(tmp_path, 'abcdefgh', shard_bytes=1)
@@ -120,18 +117,28 @@ class TestShards:
         assert set(modes) == {'index.json', 'features-000000.safetensors'}
         assert modes['index.json'] == modes['features-000000.safetensors']
 
-    @pytest.mark.parametrize('given, says', [
-        (None, 'NoneType'), (torch.zeros(1, 2, 0), 'float32 .1, 2, 0.'),
-        (torch.zeros(2, 2, dtype=torch.int64), 'int64 .2, 2.')])
+    @pytest.mark.parametrize(
+        'given, says',
+        [
+            (None, 'NoneType'),
+            (torch.zeros(1, 2, 0), 'float32 .1, 2, 0.'),
+            (torch.zeros(2, 2, dtype=torch.int64), 'int64 .2, 2.'),
+        ],
+    )
     def test_what_is_no_map_is_refused(self, given, says, tmp_path):
         with ShardWriter(tmp_path, FINGERPRINT, 'float16') as writer:
             with pytest.raises(ConfigError, match=f'a.jpg: the expert gives .*{says}'):
                 writer.write('a.jpg', given, STATE)
         assert len(ShardStore(tmp_path)) == 0
 
-    @pytest.mark.parametrize('value, dtype, says', [
-        (7e4, 'float16', '70000 exceed float16.*bfloat16'), (float('nan'), 'float16', 'NaN'),
-        (float('inf'), 'float32', 'NaN or infinity')])
+    @pytest.mark.parametrize(
+        'value, dtype, says',
+        [
+            (7e4, 'float16', '70000 exceed float16.*bfloat16'),
+            (float('nan'), 'float16', 'NaN'),
+            (float('inf'), 'float32', 'NaN or infinity'),
+        ],
+    )
     def test_what_the_dtype_cannot_hold_is_refused(self, value, dtype, says, tmp_path):
         with ShardWriter(tmp_path, FINGERPRINT, dtype) as writer:
             with pytest.raises(ConfigError, match=f'big.jpg.*{says}'):
@@ -211,8 +218,9 @@ class TestCachedExpert:
     def test_maps_of_a_batch(self, root, images):
         text = PixelDataSample(metainfo=dict(sample_id='t', img_path=None))
         expert = self.open(root, images, of=dict(type='NumbersOfTest'))
-        one, nothing, zero = expert([self.sample(images / '1.png'), text,
-                                     self.sample(images / '0.png')])
+        one, nothing, zero = expert(
+            [self.sample(images / '1.png'), text, self.sample(images / '0.png')]
+        )
         assert nothing is None and torch.equal(one, feature(1).half().float())
         assert torch.equal(zero, feature(0).half().float())
         assert expert.fingerprint() == FINGERPRINT
@@ -227,8 +235,9 @@ class TestCachedExpert:
         (images / '0.png').write_bytes(content)
         assert self.open(root, images)([self.sample(images / '0.png')])[0] is not None
 
-    @pytest.mark.parametrize('change', [lambda content: content + b'\0',
-                                        lambda content: content[:-1] + b'\0'])
+    @pytest.mark.parametrize(
+        'change', [lambda content: content + b'\0', lambda content: content[:-1] + b'\0']
+    )
     def test_a_changed_image_is_refused(self, root, images, change):
         path = images / '0.png'
         path.write_bytes(change(path.read_bytes()))
@@ -252,6 +261,7 @@ class TestCachedExpert:
 
     def test_unknown_weights_are_reported_and_the_rest_compared(self, root, images, caplog):
         from mmengine.logging import MMLogger
+
         logger = MMLogger.get_current_instance()
         logger.addHandler(caplog.handler)
         try:
@@ -307,24 +317,32 @@ class TestCachedExpert:
             content[place] ^= 1
             shard.write_bytes(content)
             try:
-                found = self.open(root, images)([self.sample(images / f'{i}.png')
-                                                 for i in range(2)])
+                found = self.open(root, images)(
+                    [self.sample(images / f'{i}.png') for i in range(2)]
+                )
             except (ConfigError, FileNotFoundError) as error:
                 assert 'cache' in str(error)
             else:  # a space, or a digit of a time, which the image's hash makes up for
-                assert [torch.equal(found[i], feature(i).half().float())
-                        for i in range(2)] == [True, True], place
+                assert [torch.equal(found[i], feature(i).half().float()) for i in range(2)] == [
+                    True,
+                    True,
+                ], place
 
     def test_a_cache_of_an_earlier_version_is_refused(self, images, tmp_path):
-        (tmp_path / 'index.json').write_text(json.dumps(
-            dict(FINGERPRINT, format='pixelsail_mm feature shards, version 1', dtype='float16')))
+        (tmp_path / 'index.json').write_text(
+            json.dumps(
+                dict(FINGERPRINT, format='pixelsail_mm feature shards, version 1', dtype='float16')
+            )
+        )
         with pytest.raises(ConfigError, match="version 1' is not .*delete the folder and run"):
             self.open(tmp_path, images)
         with pytest.raises(ConfigError, match='version 1.* instead of .*version 2.*delete this'):
             ShardWriter(tmp_path, FINGERPRINT, 'float16')
 
-    @pytest.mark.parametrize('content', [
-        '{"format": "pixelsail', '[]', None, '{"format": "pixelsail_mm feature shards, 3"}'])
+    @pytest.mark.parametrize(
+        'content',
+        ['{"format": "pixelsail', '[]', None, '{"format": "pixelsail_mm feature shards, 3"}'],
+    )
     def test_a_damaged_index_is_refused(self, content, root, images):
         (root / 'index.json').unlink()
         if content is not None:
@@ -336,9 +354,13 @@ class TestCachedExpert:
         with pytest.raises(ConfigError, match="use key='img_path'"):
             CachedExpert(str(root), key='sample_id')
 
-    @pytest.mark.parametrize('fingerprint, dtype, says', [
-        (FINGERPRINT | dict(weights_sha256='cd'), 'float16', "'ab' instead of 'cd'"),
-        (FINGERPRINT, 'float32', "dtype is 'float16' instead of 'float32'")])
+    @pytest.mark.parametrize(
+        'fingerprint, dtype, says',
+        [
+            (FINGERPRINT | dict(weights_sha256='cd'), 'float16', "'ab' instead of 'cd'"),
+            (FINGERPRINT, 'float32', "dtype is 'float16' instead of 'float32'"),
+        ],
+    )
     def test_nothing_else_can_be_added(self, fingerprint, dtype, says, root):
         before = {path.name: path.read_bytes() for path in root.iterdir()}
         with pytest.raises(ConfigError, match=says):

@@ -13,11 +13,14 @@ def test_list_and_lines(world, tmp_path, world_counts):
     write(list(images.values()), world, tmp_path, np.random.default_rng(0))
     for split, count in world_counts.items():
         entries = json.loads((tmp_path / f'captions_{split}.json').read_text())
-        lines = [json.loads(line)
-                 for line in (tmp_path / f'captions_{split}.jsonl').read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (tmp_path / f'captions_{split}.jsonl').read_text().splitlines()
+        ]
         assert len(entries) == count
         assert [(line['image'], line['caption']) for line in lines] == [
-            (entry['image'], caption) for entry in entries for caption in entry['captions']]
+            (entry['image'], caption) for entry in entries for caption in entry['captions']
+        ]
         for entry in entries:
             image = images[entry['image']]
             assert entry['captions'][0] == list_objects(image)

@@ -16,8 +16,12 @@ from pixelsail_mm.worlds.shapes_world.formats.gcg import (
 )
 from pixelsail_mm.worlds.shapes_world.formats.world import read_world
 
-HOLDS = {'left of': lambda a, b: a[1] < b[1], 'right of': lambda a, b: a[1] > b[1],
-         'above': lambda a, b: a[0] < b[0], 'below': lambda a, b: a[0] > b[0]}
+HOLDS = {
+    'left of': lambda a, b: a[1] < b[1],
+    'right of': lambda a, b: a[1] > b[1],
+    'above': lambda a, b: a[0] < b[0],
+    'below': lambda a, b: a[0] > b[0],
+}
 
 
 @pytest.fixture
@@ -89,10 +93,11 @@ def test_positions_of_grandf_count_the_quotes(written):
 def test_refcocog_has_capitals_and_a_sentence_that_does_not_occur(written):
     _, read = written
     for entry in read('RefCOCOg_GCG_train'):
-        (content, ) = entry.values()
+        (content,) = entry.values()
         missing = [ref for ref in content['refs'] if ref['sentence'] not in content['caption']]
-        lower = [ref for ref in missing
-                 if ref['sentence'].lower() not in content['caption'].lower()]
+        lower = [
+            ref for ref in missing if ref['sentence'].lower() not in content['caption'].lower()
+        ]
         assert len(missing) > len(lower) == 1
 
 
@@ -103,7 +108,7 @@ def test_flickr_has_equal_overlapping_and_ignored_spans(written):
     by_id = {image.image_id: image for image in images}
     spans = {}
     for annotation in content['annotations']:
-        (span, ) = annotation['tokens_positive']
+        (span,) = annotation['tokens_positive']
         assert 0 <= span[0] < span[1] <= len(captions[annotation['image_id']])
         image = by_id[annotation['image_id']]
         decoded = decode_mask(annotation['sam_mask'], image.height, image.width, None, 'm')
@@ -111,8 +116,9 @@ def test_flickr_has_equal_overlapping_and_ignored_spans(written):
         if not annotation.get('ignore'):
             spans.setdefault(annotation['image_id'], []).append(tuple(span))
     assert any(len(set(found)) < len(found) for found in spans.values())
-    assert all(any(a[0] < b[0] < b[1] == a[1] for a in found for b in found)
-               for found in spans.values())
+    assert all(
+        any(a[0] < b[0] < b[1] == a[1] for a in found for b in found) for found in spans.values()
+    )
     assert sum(bool(a.get('ignore')) for a in content['annotations']) == 24
 
 
@@ -123,15 +129,19 @@ def test_evaluation_files(written, world_counts, split):
     by_id = {str(Path(image.file_name).with_suffix('')): image for image in images}
     assert masks['images'] == captions['images'] and len(masks['images']) == world_counts[split]
     assert all(entry['id'].startswith(f'{split}/') for entry in masks['images'])
-    assert [entry['id'] for entry in masks['annotations']] == \
-        list(range(1, len(masks['annotations']) + 1))
+    assert [entry['id'] for entry in masks['annotations']] == list(
+        range(1, len(masks['annotations']) + 1)
+    )
     in_order = []
     for entry in captions['annotations']:
         image, text = by_id[entry['image_id']], entry['caption']
         found = [a for a in masks['annotations'] if a['image_id'] == entry['image_id']]
         for label, annotation in zip(entry['labels'], found, strict=True):
-            index, = (i for i, item in enumerate(image.objects)
-                      if f'a {item.description}' == label.lower())
+            (index,) = (
+                i
+                for i, item in enumerate(image.objects)
+                if f'a {item.description}' == label.lower()
+            )
             decoded = decode_mask(annotation['segmentation'], image.height, image.width, None, 'm')
             assert (decoded == mask(image, index)).all()
             assert annotation['area'] == image.objects[index].area
@@ -143,15 +153,20 @@ def test_evaluation_files(written, world_counts, split):
 
 def test_training_has_no_evaluation_files(written, tmp_path):
     assert sorted(path.name for path in tmp_path.glob('annotations/val_test/*')) == [
-        'test_gcg_coco_caption_gt.json', 'test_gcg_coco_mask_gt.json',
-        'val_gcg_coco_caption_gt.json', 'val_gcg_coco_mask_gt.json']
+        'test_gcg_coco_caption_gt.json',
+        'test_gcg_coco_mask_gt.json',
+        'val_gcg_coco_caption_gt.json',
+        'val_gcg_coco_mask_gt.json',
+    ]
 
 
 def test_a_phrase_of_several_objects_has_one_mask_in_the_evaluation_files(world, tmp_path):
     images = [replace(image, split='val') for image in read_world(world) if image.groups]
     write(images, world, tmp_path, np.random.default_rng(1))
-    masks, captions = (json.loads((tmp_path / f'annotations/val_test/val_gcg_coco_{part}_gt.json')
-                                  .read_text()) for part in ('mask', 'caption'))
+    masks, captions = (
+        json.loads((tmp_path / f'annotations/val_test/val_gcg_coco_{part}_gt.json').read_text())
+        for part in ('mask', 'caption')
+    )
     rows = iter(masks['annotations'])
     joined = 0
     for image, entry in zip(images, captions['annotations'], strict=True):
@@ -169,6 +184,7 @@ def test_files_depend_on_the_generator_only(world, tmp_path):
     images = read_world(world)
     for folder, seed in (('a', 1), ('b', 1), ('c', 2)):
         write(images, world, tmp_path / folder, np.random.default_rng(seed))
-    texts = [(tmp_path / folder / 'annotations/GranDf_HA_GCG_train.json').read_text()
-             for folder in 'abc']
+    texts = [
+        (tmp_path / folder / 'annotations/GranDf_HA_GCG_train.json').read_text() for folder in 'abc'
+    ]
     assert texts[0] == texts[1] != texts[2]

@@ -19,11 +19,15 @@ def write(world, out, seed=0):
 def test_public_layout(world, tmp_path):
     images, refs = write(world, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        'grefs(unc).json', 'grefs(unc).p', 'instances.json']
+        'grefs(unc).json',
+        'grefs(unc).p',
+        'instances.json',
+    ]
     instances = json.loads((tmp_path / 'instances.json').read_text())
     assert [i['file_name'] for i in instances['images']] == [i.file_name for i in images]
     assert {a['id'] for a in instances['annotations']} == {
-        item.ann_id for image in images for item in image.objects}
+        item.ann_id for image in images for item in image.objects
+    }
     assert load_plain_pickle(tmp_path / 'grefs(unc).p') == refs
     for ref in refs:
         assert len(ref['category_id']) == len(ref['ann_id'])
@@ -37,8 +41,11 @@ def test_public_layout(world, tmp_path):
 def test_every_split_has_single_many_and_no_targets(world, tmp_path):
     _, refs = write(world, tmp_path)
     for split in ('train', 'val', 'testA', 'testB'):
-        kinds = Counter('none' if ref['no_target'] else min(len(ref['ann_id']), 2)
-                        for ref in refs if ref['split'] == split)
+        kinds = Counter(
+            'none' if ref['no_target'] else min(len(ref['ann_id']), 2)
+            for ref in refs
+            if ref['split'] == split
+        )
         assert set(kinds) == {'none', 1, 2}
 
 

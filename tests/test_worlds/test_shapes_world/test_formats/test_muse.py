@@ -11,8 +11,10 @@ from pixelsail_mm.worlds.shapes_world.formats.world import read_world
 def write(world, out, seed=0):
     images = read_world(world)
     muse.write(images, world, out, np.random.default_rng(seed))
-    return images, {split: json.loads((out / f'MUSE_{split}.json').read_text())
-                    for split in ('train', 'val', 'test')}
+    return images, {
+        split: json.loads((out / f'MUSE_{split}.json').read_text())
+        for split in ('train', 'val', 'test')
+    }
 
 
 def test_public_layout(world, tmp_path, world_counts):
@@ -39,13 +41,17 @@ def test_questions_answers_and_texts_agree(world, tmp_path):
         assert entry['ann_list'] and len(entry['questions']) == len(entry['answers'])
         told.add('text_answers' in entry)
         texts = entry.get('text_answers', [None] * len(entry['answers']))
-        for question, answers, text in zip(entry['questions'], entry['answers'], texts,
-                                           strict=True):
+        for question, answers, text in zip(
+            entry['questions'], entry['answers'], texts, strict=True
+        ):
             counts.add(len(answers))
             assert text is None or text.count('{seg}') == len(answers)
             for answer in answers:
-                owner, = [item for item in objects[entry['image_id']]
-                          if item.segmentation == answer['segmentation']]
+                (owner,) = [
+                    item
+                    for item in objects[entry['image_id']]
+                    if item.segmentation == answer['segmentation']
+                ]
                 assert answer['category_name'] == owner.attributes['kind']
                 name = answer.get('rephrased_name')
                 rephrased.add(name is not None)
@@ -54,6 +60,7 @@ def test_questions_answers_and_texts_agree(world, tmp_path):
 
 
 def test_the_seed_decides(mini_world, tmp_path):
-    one, same, other = (write(mini_world, tmp_path / str(i), seed)[1]
-                        for i, seed in enumerate((0, 0, 1)))
+    one, same, other = (
+        write(mini_world, tmp_path / str(i), seed)[1] for i, seed in enumerate((0, 0, 1))
+    )
     assert one == same != other

@@ -36,7 +36,8 @@ def test_every_image_of_every_split_is_there(written, world_counts):
         assert len(content['images']) == len(content['annotations']) == world_counts[split]
         assert set(pixels) == {a['file_name'] for a in content['annotations']}
         assert [image['file_name'] for image in content['images']] == [
-            image.file_name for image in images if image.split == split]
+            image.file_name for image in images if image.split == split
+        ]
 
 
 def test_pixels_segments_and_objects_agree(written):
@@ -50,7 +51,8 @@ def test_pixels_segments_and_objects_agree(written):
             assert {segment['id'] for segment in segments} == set(np.unique(ids)) - {0}
             assert len({segment['id'] for segment in segments}) == len(image.objects) + 1
             assert {s['id']: s['area'] for s in segments} == {
-                k: n for k, n in Counter(ids.ravel().tolist()).items() if k}
+                k: n for k, n in Counter(ids.ravel().tolist()).items() if k
+            }
             for item, segment in zip(image.objects, segments):
                 mask = decode_mask(item.segmentation, image.height, image.width, None, 'm')
                 assert (mask == (ids == segment['id'])).all()
@@ -78,8 +80,9 @@ def test_writing_again_gives_the_same_bytes(mini_world, tmp_path):
         panoptic.write(images, mini_world, tmp_path / folder, np.random.default_rng(i))
     files = [path.relative_to(tmp_path / 'a') for path in (tmp_path / 'a').rglob('*.*')]
     assert len(files) == 6
-    assert all((tmp_path / 'a' / f).read_bytes() == (tmp_path / 'b' / f).read_bytes()
-               for f in files)
+    assert all(
+        (tmp_path / 'a' / f).read_bytes() == (tmp_path / 'b' / f).read_bytes() for f in files
+    )
 
 
 @given(st.sets(st.integers(1, (1 << 24) - 1), min_size=2, max_size=50))

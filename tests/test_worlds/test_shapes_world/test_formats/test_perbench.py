@@ -13,8 +13,9 @@ def test_three_files_about_the_test_split(world, tmp_path, world_counts):
     images = read_world(world)
     perbench.write(images, world, tmp_path, np.random.default_rng(0))
     files = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
-    captions, choices, related = (files.pop(f'STBench_{name}.json')
-                                  for name in ('Detailed_Caption', 'MCQ', 'VRES'))
+    captions, choices, related = (
+        files.pop(f'STBench_{name}.json') for name in ('Detailed_Caption', 'MCQ', 'VRES')
+    )
     assert not files
     names = {image.file_name for image in images if image.split == 'test'}
     assert {entry['image_name'] for entry in captions} == names

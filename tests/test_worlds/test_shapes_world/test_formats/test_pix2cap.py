@@ -37,8 +37,10 @@ def test_the_folder_can_be_shared_with_the_panoptic_format(mini_world, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob('*.*')}
     pix2cap.write(images, mini_world, tmp_path, rng)
     assert all(path.read_bytes() == content for path, content in before.items())
-    ours, theirs = (json.loads((tmp_path / f'{name}_train.json').read_text())['annotations']
-                    for name in ('pix2cap_coco', 'panoptic'))
+    ours, theirs = (
+        json.loads((tmp_path / f'{name}_train.json').read_text())['annotations']
+        for name in ('pix2cap_coco', 'panoptic')
+    )
     for a, b in zip(ours, theirs, strict=True):
         assert [s['id'] for s in a['segments_info']] == [s['id'] for s in b['segments_info']]
 

@@ -15,35 +15,52 @@ def written(world, tmp_path):
     """The world and the entries of every split."""
     images = read_world(world)
     pixel_chat.write(images, world, tmp_path, np.random.default_rng(0))
-    return images, {split: json.loads((tmp_path / f'pixel_chat_{split}.json').read_text())
-                    for split in ('train', 'val', 'test')}
+    return images, {
+        split: json.loads((tmp_path / f'pixel_chat_{split}.json').read_text())
+        for split in ('train', 'val', 'test')
+    }
 
 
 def test_files_are_valid_and_decode(written, world, tmp_path):
     for split in written[1]:
-        assert validate_pixel_chat(tmp_path / f'pixel_chat_{split}.json', world / 'images',
-                                   tmp_path / 'masks') == []
+        assert (
+            validate_pixel_chat(
+                tmp_path / f'pixel_chat_{split}.json', world / 'images', tmp_path / 'masks'
+            )
+            == []
+        )
 
 
 def test_all_that_the_format_knows_is_there(written, world_counts):
     images, splits = written
     for split, entries in splits.items():
         assert [e['image'] for e in entries if 'image' in e] == [
-            image.file_name for image in images if image.split == split]
+            image.file_name for image in images if image.split == split
+        ]
     assert len([e for e in splits['train'] if 'image' not in e]) == world_counts['train'] // 8
     entries = splits['train']
     turns = [turn for entry in entries for turn in entry['turns']]
     counts = {turn['answer'].count('[SEG]') for turn in turns}
     assert {0, 1, 2} <= counts
-    spellings = {tuple(mask) if isinstance(mask, dict) else bool(mask)
-                 for entry in entries for mask in entry.get('masks', ())}
+    spellings = {
+        tuple(mask) if isinstance(mask, dict) else bool(mask)
+        for entry in entries
+        for mask in entry.get('masks', ())
+    }
     # The rest: polygons or run lengths, and the empty list.
-    assert {('png', ), ('png', 'ids'), ('union', ), False} < spellings
+    assert {('png',), ('png', 'ids'), ('union',), False} < spellings
     kinds = {key for entry in entries for prompt in entry.get('prompts', ()) for key in prompt}
     assert kinds == {'id', 'mask', 'box', 'point', 'scribble', 'width', 'absent'}
     keys = {key for turn in turns for key in turn}
-    assert keys == {'question', 'answer', 'choices', 'correct', 'references', 'expression',
-                    'no_target'}
+    assert keys == {
+        'question',
+        'answer',
+        'choices',
+        'correct',
+        'references',
+        'expression',
+        'no_target',
+    }
 
 
 def test_the_same_generator_gives_the_same_files(mini_world, tmp_path):

@@ -13,8 +13,9 @@ from pixelsail_mm.tokenization import SEG_TOKEN
 from pixelsail_mm.worlds.shapes_world.formats.world import read_world
 
 NAMES = list(load_manifest()['datasets'])
-LOADING = [dict(type=name) for name in ('LoadImage', 'LoadMasks', 'LoadIgnoreMasks',
-                                        'LoadVisualPrompts')]
+LOADING = [
+    dict(type=name) for name in ('LoadImage', 'LoadMasks', 'LoadIgnoreMasks', 'LoadVisualPrompts')
+]
 
 
 def build(name, root, **options):
@@ -34,8 +35,9 @@ def test_training_configs_read_their_files(public_layout, name):
     assert not any('Error' in reason or 'missing' in reason for reason in reasons), reasons
 
 
-@pytest.mark.parametrize('name, split', [(name, split) for name in NAMES
-                                         for split in evaluation_splits(name)])
+@pytest.mark.parametrize(
+    'name, split', [(name, split) for name in NAMES for split in evaluation_splits(name)]
+)
 def test_evaluation_configs_read_their_files(public_layout, name, split):
     dataset = build(name, public_layout[1], evaluation=split)
     assert len(dataset) >= 2
@@ -49,12 +51,24 @@ def test_evaluation_configs_read_their_files(public_layout, name, split):
 def test_masks_are_those_of_the_world(public_layout):
     """RefCOCO keeps every mask; all sentences of a mask's reference point at it."""
     world, data = public_layout
-    ours, theirs = (DATASETS.build(dict(
-        type='RefCOCODataset', ann_file=f'{folder}/instances.json',
-        split_file=f'{folder}/refs(unc).p', data_root=str(root), data_prefix=dict(img_path=images),
-        split='val', test_mode=True, pipeline=LOADING))
-        for root, folder, images in ((data, 'ref_seg/refcoco', 'images'),
-                                     (world, 'refcoco', 'images')))
+    ours, theirs = (
+        DATASETS.build(
+            dict(
+                type='RefCOCODataset',
+                ann_file=f'{folder}/instances.json',
+                split_file=f'{folder}/refs(unc).p',
+                data_root=str(root),
+                data_prefix=dict(img_path=images),
+                split='val',
+                test_mode=True,
+                pipeline=LOADING,
+            )
+        )
+        for root, folder, images in (
+            (data, 'ref_seg/refcoco', 'images'),
+            (world, 'refcoco', 'images'),
+        )
+    )
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         assert one['meta']['expression'] == other['meta']['expression']
@@ -63,12 +77,16 @@ def test_masks_are_those_of_the_world(public_layout):
 
 
 def test_words_of_place_are_not_in_refcoco_plus(public_layout):
-    texts = {sample['meta']['expression']
-             for split in evaluation_splits('refcoco_plus')
-             for sample in build('refcoco_plus', public_layout[1], evaluation=split)}
-    everything = {sample['meta']['expression']
-                  for split in evaluation_splits('refcoco')
-                  for sample in build('refcoco', public_layout[1], evaluation=split)}
+    texts = {
+        sample['meta']['expression']
+        for split in evaluation_splits('refcoco_plus')
+        for sample in build('refcoco_plus', public_layout[1], evaluation=split)
+    }
+    everything = {
+        sample['meta']['expression']
+        for split in evaluation_splits('refcoco')
+        for sample in build('refcoco', public_layout[1], evaluation=split)
+    }
     place = {text for text in everything if {'left', 'right', 'above', 'below'} & set(text.split())}
     assert place and texts and texts <= everything - place
 
@@ -86,11 +104,17 @@ def test_the_command_refuses_what_it_cannot_do(public_layout, mini_world, tmp_pa
     def run(*args):
         return subprocess.run(
             [sys.executable, 'tools/dataset_converters/shapes_world_to_public.py', *map(str, args)],
-            cwd=repo_root, env={'PYTHONPATH': str(repo_root), 'PATH': '/usr/bin:/bin'},
-            capture_output=True, text=True)
-    for args, message in (((public_layout[0], public_layout[1]), 'is not empty'),
-                          ((mini_world, tmp_path / 'a'), 'the images must be .jpg files'),
-                          ((tmp_path / 'nothing', tmp_path / 'b'), 'instances.json')):
+            cwd=repo_root,
+            env={'PYTHONPATH': str(repo_root), 'PATH': '/usr/bin:/bin'},
+            capture_output=True,
+            text=True,
+        )
+
+    for args, message in (
+        ((public_layout[0], public_layout[1]), 'is not empty'),
+        ((mini_world, tmp_path / 'a'), 'the images must be .jpg files'),
+        ((tmp_path / 'nothing', tmp_path / 'b'), 'instances.json'),
+    ):
         done = run(*args)
         assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr
     shutil.copytree(public_layout[0], tmp_path / 'world')

@@ -12,8 +12,10 @@ from pixelsail_mm.worlds.shapes_world.formats.world import read_world
 def write(world, out, seed=0):
     images = read_world(world)
     reason_seg.write(images, world, out, np.random.default_rng(seed))
-    return [(image, json.loads((out / image.file_name).with_suffix('.json').read_text()))
-            for image in images]
+    return [
+        (image, json.loads((out / image.file_name).with_suffix('.json').read_text()))
+        for image in images
+    ]
 
 
 def test_one_file_per_image(world, tmp_path):
@@ -29,8 +31,10 @@ def test_one_file_per_image(world, tmp_path):
 
 def test_shapes_paint_objects_exactly(world, tmp_path):
     for image, entry in write(world, tmp_path):
-        true = [decode_mask(item.segmentation, image.height, image.width, None, 'm')
-                for item in image.objects]
+        true = [
+            decode_mask(item.segmentation, image.height, image.width, None, 'm')
+            for item in image.objects
+        ]
         for label in {shape['label'] for shape in entry['shapes']} - {'flag'}:
             shapes = [shape for shape in entry['shapes'] if shape['label'] == label]
             drawn = decode_mask(dict(painted=shapes), image.height, image.width, None, 'm')
@@ -38,6 +42,7 @@ def test_shapes_paint_objects_exactly(world, tmp_path):
 
 
 def test_the_seed_decides(mini_world, tmp_path):
-    one, same, other = (write(mini_world, tmp_path / str(i), seed)
-                        for i, seed in enumerate((0, 0, 1)))
+    one, same, other = (
+        write(mini_world, tmp_path / str(i), seed) for i, seed in enumerate((0, 0, 1))
+    )
     assert one == same != other

@@ -19,8 +19,9 @@ def written(world, tmp_path):
 
 def test_osprey_descriptions_are_labelled_and_aligned(written):
     images, read = written
-    entries = [e for split in ('train', 'val', 'test')
-               for e in read(f'osprey_detail_description_{split}')]
+    entries = [
+        e for split in ('train', 'val', 'test') for e in read(f'osprey_detail_description_{split}')
+    ]
     assert [entry['file_name'] for entry in entries] == [image.file_name for image in images]
     for image, entry in zip(images, entries):
         assert len(entry['annotation']) == len(entry['description']) == len(image.objects)
@@ -42,8 +43,9 @@ def test_sam_captions_mention_the_mark(written):
     assert 0 < sum('highlight' in text for text in captions) < len(captions)
     train = [image for image in images if image.split == 'train']
     assert [len(e['object_annotations']) for e in entries] == [len(i.objects) for i in train]
-    assert all('counts' in item['segmentation'] for e in entries
-               for item in e['object_annotations'])
+    assert all(
+        'counts' in item['segmentation'] for e in entries for item in e['object_annotations']
+    )
 
 
 def test_refcocog_regions_have_their_own_image_ids(written, tmp_path):
@@ -53,8 +55,12 @@ def test_refcocog_regions_have_their_own_image_ids(written, tmp_path):
         captions = read(f'finetune_refcocog_{split}_captions')
         files = {image['id']: image['file_name'] for image in content['images']}
         ids = [annotation['image_id'] for annotation in content['annotations']]
-        assert len(set(ids)) == len(ids) == len(files) == sum(
-            len(image.objects) for image in images if image.split == split)
+        assert (
+            len(set(ids))
+            == len(ids)
+            == len(files)
+            == sum(len(image.objects) for image in images if image.split == split)
+        )
         assert ids != sorted(ids), 'the order of the annotations is not that of the images'
         assert {caption['image_id'] for caption in captions['annotations']} == set(ids)
         ann_ids = {item.ann_id: image.file_name for image in images for item in image.objects}

@@ -10,20 +10,23 @@ from pixelsail_mm.worlds.shapes_world.formats.world import read_world
 def test_images_objects_and_groups(world, world_counts):
     images = read_world(world)
     assert len(images) == sum(world_counts.values())
-    assert {split: sum(image.split == split for image in images)
-            for split in world_counts} == world_counts
+    assert {
+        split: sum(image.split == split for image in images) for split in world_counts
+    } == world_counts
     for image in images:
         assert (world / 'images' / image.file_name).is_file()
-        masks = [decode_mask(o.segmentation, image.height, image.width, None, 'm')
-                 for o in image.objects]
+        masks = [
+            decode_mask(o.segmentation, image.height, image.width, None, 'm') for o in image.objects
+        ]
         assert [int(mask.sum()) for mask in masks] == [o.area for o in image.objects]
         assert sum(masks).max() == 1
         assert all(o.description.split() == list(o.attributes.values()) for o in image.objects)
 
 
 def test_sentences_belong_to_their_objects(world):
-    sentences = [(o, text) for image in read_world(world) for o in image.objects
-                 for text in o.sentences]
+    sentences = [
+        (o, text) for image in read_world(world) for o in image.objects for text in o.sentences
+    ]
     assert len(sentences) > 50
     for item, text in sentences:
         named = parse(text).target.named

@@ -17,7 +17,9 @@ def cli_evaluate():
     model = get_model(args.model)(**settings, batch_size=1)
     for task in args.tasks.split(','):
         model.task_dict[task] = dict(test=[dict(question='Is it a cat?')])
-        request = SimpleNamespace(args=('Is it a cat? Yes or no', {}, lambda doc: [], 0, task,
-                                        'test'))
-        print(json.dumps(dict(model=args.model, task=task,
-                              answer=model.generate_until([request])[0])))
+        request = SimpleNamespace(
+            args=('Is it a cat? Yes or no', {}, lambda doc: [], 0, task, 'test')
+        )
+        print(
+            json.dumps(dict(model=args.model, task=task, answer=model.generate_until([request])[0]))
+        )

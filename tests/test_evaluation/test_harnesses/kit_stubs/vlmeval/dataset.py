@@ -1,7 +1,14 @@
 """Stub: kinds of benchmarks."""
 
-_KINDS = dict(MME='Y/N', MMBench_DEV_EN='MCQ', MMStar='MCQ', TextVQA_VAL='VQA', MMDU='MT',
-              COCO_VAL='Caption', MVBench='Video-MCQ')
+_KINDS = dict(
+    MME='Y/N',
+    MMBench_DEV_EN='MCQ',
+    MMStar='MCQ',
+    TextVQA_VAL='VQA',
+    MMDU='MT',
+    COCO_VAL='Caption',
+    MVBench='Video-MCQ',
+)
 
 
 def DATASET_TYPE(dataset, *, default='MCQ'):
