@@ -58,10 +58,6 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ['PixelSAIL']
-    # Where ``config.tie_word_embeddings`` says so. Transformers 4 reads the keys alone.
-    _tied_weights_keys = {
-        'model.backbone.llm.lm_head.weight': 'model.backbone.llm.model.embed_tokens.weight'
-    }
 
     def __init__(self, config: PixelSAILConfig) -> None:
         super().__init__(config)
@@ -78,6 +74,12 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             torch.set_default_dtype(dtype)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
+        tied = self.model.backbone.llm._tied_weights_keys
+        if isinstance(tied, Mapping):  # Transformers 5; before, the output head said it all
+            self._tied_weights_keys = {
+                f'model.backbone.llm.{head}': f'model.backbone.llm.{table}'
+                for head, table in tied.items()
+            }
         # Transformers 5 drops constants in no checkpoint and asks `_init_weights` for them again.
         self._constants = {
             module: {

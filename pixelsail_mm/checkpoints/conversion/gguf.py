@@ -183,4 +183,8 @@ def _model(path: Path, dtype: torch.dtype) -> torch.nn.Module:
             'file: parts (-00001-of-0000N) are joined by `llama-gguf-split '
             '--merge`',
         )
+    # Transformers 5 refuses to write what it read from GGUF; the weights are plain numbers by now.
+    model.hf_quantizer = None
+    if hasattr(model.config, 'quantization_config'):
+        del model.config.quantization_config
     return model

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.backbones.attention import (
@@ -37,6 +35,9 @@ from pixelsail_mm.models.backbones.tiny_decoder import (
     tiny_config,
     tiny_model,
 )
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Largest difference of logits, which are of size 1.
 TOLERANCE = 1e-4
@@ -185,6 +186,9 @@ def _layers_misfit(config: PretrainedConfig) -> Misfit | None:
 
 def _decoder_class(config: PretrainedConfig, trust_remote_code: bool) -> type[nn.Module]:
     """The class that ``AutoModelForCausalLM`` chooses."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
     remote = (getattr(config, 'auto_map', None) or {}).get('AutoModelForCausalLM')
     if remote and trust_remote_code:
         return get_class_from_dynamic_module(remote, config.name_or_path)

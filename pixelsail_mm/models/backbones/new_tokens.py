@@ -54,7 +54,7 @@ def _vocabulary(base: str) -> dict[str, int] | None:
 
     try:
         return PreTrainedTokenizerFast.from_pretrained(base).get_vocab()
-    except (OSError, ValueError, TypeError):  # what transformers raises where there is none
+    except (OSError, ValueError, TypeError, AttributeError):  # what it raises where there is none
         return None
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.models.backbones.attention import AttentionLayout, registered_attention
@@ -36,6 +35,9 @@ from pixelsail_mm.models.backbones.patch_decoder import (
 )
 from pixelsail_mm.models.backbones.sine_positions import sine_positions
 from pixelsail_mm.registry import MODELS
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @MODELS.register_module()
@@ -244,6 +246,8 @@ def _decoder_config(
     llm: str | Mapping[str, Any], vocab_size: int | None, trust_remote_code: bool
 ) -> PretrainedConfig:
     """The config of the decoder; that of pre-trained weights keeps their vocabulary."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
     settings = dict(llm) if isinstance(llm, Mapping) else {}
     model_type = settings.pop('model_type', None)
     if isinstance(llm, Mapping) and model_type not in CONFIG_MAPPING:
@@ -258,7 +262,7 @@ def _decoder_config(
         if vocab_size is not None:
             settings['vocab_size'] = vocab_size
         config = AutoConfig.for_model(model_type, **settings)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise ConfigError(
             f'backbone.llm: transformers takes no such config: {first_line(error)}'
         ) from error
@@ -277,6 +281,8 @@ def _build_decoder(
     quantization: Mapping | None,
 ) -> tuple[nn.Module, list[int]]:
     """The decoder, with a row for every token, and the ids it has not seen in any training."""
+    from transformers import AutoModelForCausalLM
+
     torch_dtype = getattr(torch, dtype) if dtype else torch.float32
     options = dict(
         attn_implementation=registered_attention(),

@@ -149,8 +149,15 @@ def _shrink_layers(settings: dict[str, Any]) -> None:
 
 
 def _shrink_rotary(settings: dict[str, Any]) -> None:
-    scaling = copy.deepcopy(settings.get('rope_scaling'))
-    if not scaling:
+    # Transformers 5 has always one, `rope_parameters`, with base and rotated share inside.
+    name = 'rope_scaling' if settings.get('rope_scaling') else 'rope_parameters'
+    scaling = copy.deepcopy(settings.get(name))
+    if not scaling or any(isinstance(value, dict) for value in scaling.values()):
+        return
+    settings[name] = scaling
+    if 'rope_theta' in scaling:
+        scaling['rope_theta'] = _VALUES['rope_theta']
+    if scaling.get('rope_type') == 'default':
         return
     kind = scaling.get('rope_type', scaling.get('type'))
     old, factor = settings.get('max_position_embeddings'), scaling.get('factor')
@@ -163,11 +170,11 @@ def _shrink_rotary(settings: dict[str, Any]) -> None:
     dynamic = kind == 'dynamic' or not trained
     settings['max_position_embeddings'] = WINDOW if dynamic else int(WINDOW * max(ratio, 1))
     size = int(settings.get('head_dim') or _HEAD_DIM)
-    size = int(size * (settings.get('partial_rotary_factor') or 1.0)) // 2
+    share = settings.get('partial_rotary_factor') or scaling.get('partial_rotary_factor')
+    size = int(size * (share or 1.0)) // 2
     for key, step in (('short_factor', 0.1), ('long_factor', 0.5)):
         if key in scaling:
             scaling[key] = [1 + step * i for i in range(size)]
-    settings['rope_scaling'] = scaling
 
 
 def tiny_model(
