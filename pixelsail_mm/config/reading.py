@@ -149,9 +149,9 @@ def import_custom_modules(cfg: Config) -> None:
 def _find_project(file: Path) -> None:
     """Let a config in ``PROJECT/configs`` import the packages in ``PROJECT``."""
     folders = [folder.parent for folder in file.parents if folder.name == 'configs']
-    packages = (
-        sorted(init.parent.name for init in folders[0].glob('*/__init__.py')) if (folders) else []
-    )
+    if not folders:
+        return
+    packages = sorted(init.parent.name for init in folders[0].glob('*/__init__.py'))
     new = [name for name in packages if name.isidentifier() and find_spec(name) is None]
     if new:
         sys.path.append(str(folders[0]))

@@ -144,10 +144,10 @@ class PixelSAIL(AnsweringMixin, BaseModel):
 
         Args:
             inputs: Batch of :class:`PixelDataPreprocessor`.
-            data_samples: One :class:`PixelDataSample` per row; ``gt_masks`` are read in ``loss``.
+            data_samples: One :class:`PixelDataSample` per row; the ``targets`` of the heads are
+                read in ``loss``.
             mode: ``'tensor'`` -> dict of raw outputs; ``'loss'`` -> dict of losses;
-                ``'predict'`` -> the data samples with ``pred_text``, ``pred_masks``,
-                ``pred_scores``.
+                ``'predict'`` -> the data samples with ``pred_text`` and the fields of the heads.
 
         Raises:
             ValueError: Unknown mode.
@@ -257,11 +257,8 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         used = [
             feature if wants_all or row in learned else None for row, feature in enumerate(maps)
         ]
-        if all(feature is None for feature in used):
-            stand_in = (states[:1, :1] * 0.0).detach()
-            features = self.head_features([stand_in])
-        else:
-            features = self.head_features(used)
+        unused = all(feature is None for feature in used)
+        features = self.head_features([(states[:1, :1] * 0.0).detach()] if unused else used)
         losses = {}
         for name, head in self.heads.items():
             found = self._head_losses(
@@ -271,10 +268,10 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             losses.update({prefix + key: value for key, value in found.items()})
         weight = self.lm_loss_weight_with_masks if learned else self.lm_loss_weight
         losses['loss_lm'] = weight * self._lm_loss(states, inputs)
+        # The stand-in belongs to no sample; `used` then has None for each.
+        projected = used if unused else features.get(MASK)
         for loss in self.distill:
-            source = maps
-            if loss.feature == 'neck':
-                source = features[MASK] if len(features[MASK]) == len(maps) else [None] * len(maps)
+            source = projected if loss.feature == 'neck' else maps
             losses[f'loss_distill_{loss.name}'] = loss(source, data_samples)
         return losses
 

@@ -65,9 +65,9 @@ def test_what_json_has_no_place_for(cfg):
     assert beyond_json(cfg, dict(test_pipeline=[])) == {}
     cfg.visualizer = dict(type='Visualizer')
     assert beyond_json(cfg, dict(test_pipeline=[])) == {}
-    cfg.visualizer = dict(type='PixelVisualizer', panel_size=[9, 9], save_dir='/work')
+    cfg.visualizer = dict(type='PixelVisualizer', panel_size=[9, 9], save_dir='/elsewhere')
     cfg.custom_imports = dict(imports='mine')
-    stages = [dict(type='BuildConversation', tokenizer='/work/tok')]
+    stages = [dict(type='BuildConversation', tokenizer='/elsewhere/tok')]
     assert beyond_json(cfg, dict(test_pipeline=[], inference_pipeline=stages)) == dict(
         custom_imports=dict(imports='mine'),
         visualizer=dict(type='PixelVisualizer', panel_size=[9, 9]),
