@@ -3,6 +3,9 @@
 import logging
 import os
 import random
+import shlex
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +22,8 @@ settings.load_profile('pixelsail')
 # No test may reach for a model hub; a missing local file must fail at once.
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+# Tiny tensors: more threads only fight each other.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 def _cuda_available() -> bool:
@@ -28,7 +33,10 @@ def _cuda_available() -> bool:
 
 
 def pytest_collection_modifyitems(items):
-    """Skip tests marked ``gpu``, with the reason, where there is no CUDA device."""
+    """Mark what is in ``tests/integration``; skip ``gpu`` tests where there is no CUDA device."""
+    for item in items:
+        if item.path.is_relative_to(REPO_ROOT / 'tests/integration'):
+            item.add_marker('integration')
     gpu_items = [item for item in items if item.get_closest_marker('gpu')]
     if gpu_items and not _cuda_available():
         skip = pytest.mark.skip(reason='needs a CUDA device; torch.cuda.is_available() is False')
@@ -49,6 +57,33 @@ def _seeded():
 def repo_root() -> Path:
     """Top folder of the source tree."""
     return REPO_ROOT
+
+
+@pytest.fixture(scope='session')
+def warm_python(tmp_path_factory):
+    """Command that runs Python in a process of its own, without waiting for imports.
+
+    See ``tests/warm_python/server.py``. ``sys.executable`` is for tests of what happens at start.
+    """
+    folder = tmp_path_factory.mktemp('warm')
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(folder / 'socket'))
+    listening.listen(64)
+    server = subprocess.Popen(
+        [sys.executable, '-m', 'tests.warm_python.server', str(listening.fileno())],
+        cwd=REPO_ROOT,
+        stdin=subprocess.PIPE,
+        pass_fds=[listening.fileno()],
+    )
+    listening.close()
+    client = [sys.executable, '-I', '-S', str(REPO_ROOT / 'tests/warm_python/client.py')]
+    command = folder / 'python'
+    parts = [*client, str(folder / 'socket'), sys.executable]
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(parts)} "$@"\n')
+    command.chmod(0o755)
+    yield str(command)
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.fixture(scope='session')

@@ -108,17 +108,11 @@ def test_mask_files_become_prompts(demo, shipped, image, tmp_path, capsys):
     assert 'scene_answer.png' in capsys.readouterr().out
 
 
+@pytest.mark.integration
 @pytest.mark.slow
-def test_user_mistakes_end_in_one_message(repo_root, shipped):
+def test_user_mistakes_end_in_one_message(repo_root, warm_python, shipped):
     result = subprocess.run(
-        [
-            sys.executable,
-            repo_root / 'demo/image_demo.py',
-            'gone.png',
-            'Q',
-            '--model',
-            str(shipped),
-        ],
+        [warm_python, repo_root / 'demo/image_demo.py', 'gone.png', 'Q', '--model', str(shipped)],
         capture_output=True,
         text=True,
         cwd=repo_root,
@@ -130,6 +124,7 @@ def test_user_mistakes_end_in_one_message(repo_root, shipped):
     assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.integration
 def test_help_is_quick(repo_root):
     code = (
         "import runpy, sys; sys.argv = ['image_demo.py', '--help']\n"

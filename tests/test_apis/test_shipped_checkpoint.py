@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import skimage.data
@@ -93,11 +92,11 @@ def test_words_that_were_not_read_in_training_are_said(repo_root):
     assert "samples that were read: 'cat', 'in', 'this', 'image' (as written" in said
 
 
-def run_test(repo_root, tmp_path, data, *arguments):
+def run_test(repo_root, warm_python, tmp_path, data, *arguments):
     """Metrics of ``tools/test.py``."""
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python,
             'tools/test.py',
             *arguments,
             '--work-dir',
@@ -116,11 +115,13 @@ def run_test(repo_root, tmp_path, data, *arguments):
     return record_of(tmp_path, 'result.json')['metrics']
 
 
+@pytest.mark.integration
 @pytest.mark.slow
-def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, world, tmp_path):
+def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, warm_python, world, tmp_path):
     folder = repo_root / 'demo/checkpoints' / GROUNDING
     scores = run_test(
         repo_root,
+        warm_python,
         tmp_path,
         world,
         f'configs/pixelsail/{GROUNDING}.py',
@@ -132,12 +133,16 @@ def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, world, tmp_p
     assert scores['shuffled/cIoU'] < 0.5 * scores['refseg/cIoU']
 
 
+@pytest.mark.integration
 @pytest.mark.slow
-def test_recorded_scores_of_the_whole_mix_hold_on_new_images(repo_root, world, tmp_path):
+def test_recorded_scores_of_the_whole_mix_hold_on_new_images(
+    repo_root, warm_python, world, tmp_path
+):
     write_public_layout(world, tmp_path / 'data')
     folder = repo_root / 'demo/checkpoints' / WHOLE_MIX
     scores = run_test(
         repo_root,
+        warm_python,
         tmp_path,
         tmp_path / 'data',
         'configs/benchmarks/grefcoco.py',

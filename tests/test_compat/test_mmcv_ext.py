@@ -81,6 +81,7 @@ def test_absent_mmcv_is_not_faked(fake_mmcv, monkeypatch):
     assert MODULE_NAME not in sys.modules
 
 
+@pytest.mark.integration
 def test_importing_the_package_is_light_and_offline(repo_root):
     done = run_python(
         'import pixelsail_mm\n'
@@ -92,6 +93,7 @@ def test_importing_the_package_is_light_and_offline(repo_root):
     assert done.stdout.strip() == '[]'
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_mmdet_models_and_point_sample_work(repo_root):
     done = run_python(

@@ -15,6 +15,7 @@ def run_python(code, repo_root):
     return ast.literal_eval(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     'module, packages',
     [
@@ -39,6 +40,7 @@ def test_importing_stays_without(repo_root, module, packages):
     assert run_python(code, repo_root) == []
 
 
+@pytest.mark.integration
 def test_optimizers_and_strategy_come_when_asked_for(repo_root):
     code = """
 import sys

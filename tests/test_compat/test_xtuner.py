@@ -28,6 +28,7 @@ def test_no_other_module_imports_xtuner(repo_root):
     assert found == []
 
 
+@pytest.mark.integration
 def test_parts_are_read_without_the_packages_around_them(repo_root):
     code = (
         'from pixelsail_mm.compat.xtuner import LengthGroupedSampler, PROMPT_TEMPLATE, '

@@ -94,6 +94,7 @@ def test_configs_beside_installed_packages_change_no_path(repo_root):
     assert sys.path == before
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_a_wheel_has_the_configs(repo_root, project, tmp_path):
     """Build the wheel, unpack it elsewhere, inherit from it: with our reading and MMEngine's."""

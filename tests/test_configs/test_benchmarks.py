@@ -102,16 +102,17 @@ def leave_captions_out(name):
     ]
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize('name', BENCHMARKS)
-def test_runs_through_the_command(name, public_layout, tmp_path):
+def test_runs_through_the_command(name, warm_python, public_layout, tmp_path):
     options = [
         'model.generation.max_new_tokens=24',
         *([] if HAS_CAPTION_PACKAGES else leave_captions_out(name)),
     ]
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python,
             'tools/test.py',
             f'configs/benchmarks/{name}.py',
             'demo/checkpoints/pixelsail_tiny_grounding/model.safetensors',
@@ -150,10 +151,11 @@ def test_runs_through_the_command(name, public_layout, tmp_path):
     assert protocols in ({'strict', 'paper'}, {('strict', 'paper')})
 
 
-def test_an_unknown_model_is_one_message(tmp_path):
+@pytest.mark.integration
+def test_an_unknown_model_is_one_message(warm_python, tmp_path):
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python,
             'tools/test.py',
             'configs/benchmarks/refcoco.py',
             'weights.safetensors',

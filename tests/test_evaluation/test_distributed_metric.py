@@ -84,6 +84,7 @@ def worker(rank, shares, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_all_metrics_on_two_processes(fake_java, tmp_path):
     everything = {kind: make_samples(kind) for kind in METRIC_CFGS}
@@ -107,6 +108,7 @@ def test_order_of_arrival_changes_no_bit(kind, fake_java, tmp_path):
         assert score({kind: [sum(deal(samples, seed), [])]}, 0, tmp_path) == expected
 
 
+@pytest.mark.integration
 def test_contiguous_padded_shards(tmp_path):
     # A contiguous sampler that pads rank 1 with samples of rank 0: cutting the interleaved list
     # to SIZE, as MMEngine does, keeps sample 0 twice and loses the last one.

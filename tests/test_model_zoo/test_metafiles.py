@@ -189,6 +189,7 @@ def test_a_broken_metafile_is_named(tmp_path):
             read_metafile(tmp_path / 'metafile.yml')
 
 
+@pytest.mark.integration
 def test_the_page_is_current():
     done = subprocess.run(
         [sys.executable, 'tools/misc/zoo_docs.py', '--check'],

@@ -1,7 +1,7 @@
 """Whatever a batch holds, the same modules are called in the same order, forwards and backwards.
 
 ZeRO-3 gathers the weights of a module in all processes at once: a process whose batch makes other
-calls waits for ever. tests/test_engine/test_mixed_batches.py tries the real thing.
+calls waits for ever. tests/integration/test_training/test_mixed_batches.py tries the real thing.
 """
 
 import pytest

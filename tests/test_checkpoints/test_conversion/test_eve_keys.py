@@ -5,7 +5,6 @@ all tokens and an explicit mask stands for it, written from the description of t
 """
 
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -199,13 +198,14 @@ def test_foreign_weights(tokenizer):
         eve_to_mm(text_only, tokenizer)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
-def test_command(repo_root, tokenizer, tmp_path):
+def test_command(repo_root, warm_python, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / 'tokenizer')
     save_file(eve_state(), tmp_path / 'eve.safetensors')
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python,
             'tools/model_converters/eve_to_mm.py',
             tmp_path / 'eve.safetensors',
             tmp_path / 'ours.safetensors',

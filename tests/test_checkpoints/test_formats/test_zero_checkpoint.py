@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -37,7 +36,7 @@ EMBEDDING, HEAD = 'backbone.llm.model.embed_tokens.weight', 'backbone.llm.lm_hea
 
 
 @pytest.fixture(scope='module')
-def saved(repo_root, tmp_path_factory):
+def saved(repo_root, warm_python, tmp_path_factory):
     """Give the folder of a case; all cases of one number of processes come from one run."""
     folders = {}
 
@@ -46,7 +45,7 @@ def saved(repo_root, tmp_path_factory):
             folders[processes] = tmp_path_factory.mktemp(f'zero_{processes}')
             done = subprocess.run(
                 [
-                    sys.executable,
+                    warm_python,
                     '-m',
                     'torch.distributed.run',
                     '--standalone',
@@ -60,7 +59,12 @@ def saved(repo_root, tmp_path_factory):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 timeout=540,
-                env=dict(os.environ, PYTHONPATH=str(repo_root), OMP_NUM_THREADS='1'),
+                env=dict(
+                    os.environ,
+                    PYTHONPATH=str(repo_root),
+                    PYTHON_EXEC=warm_python,
+                    OMP_NUM_THREADS='1',
+                ),
             )
             assert done.returncode == 0, done.stdout[-4000:]
         return folders[processes] / case
@@ -78,6 +82,7 @@ def deepspeeds_own(folder):
 EVERY = [(processes, case) for processes, cases in CASES.items() for case in cases]
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize('processes, case', EVERY)
 def test_every_weight_is_the_one_deepspeed_reads(saved, processes, case):
@@ -97,6 +102,7 @@ def test_every_weight_is_the_one_deepspeed_reads(saved, processes, case):
     assert (ours[HEAD].data_ptr() == ours[EMBEDDING].data_ptr()) == ('-tied' in case)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize('processes, case', EVERY)
 def test_logits_are_those_of_the_trained_model(saved, tmp_path, processes, case):
@@ -119,6 +125,7 @@ def test_logits_are_those_of_the_trained_model(saved, tmp_path, processes, case)
     assert len(list((tmp_path / 'shards').glob('*.safetensors'))) > 2
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_precision_can_be_chosen(saved, tmp_path):
     folder = saved(2, '3-tied-float32')
@@ -130,6 +137,7 @@ def test_precision_can_be_chosen(saved, tmp_path):
         assert torch.equal(value, whole[key].to(value.dtype)), key
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize('stage', [1, 2, 3])
 def test_incomplete_folders_are_refused(saved, tmp_path, stage):
@@ -154,6 +162,7 @@ def test_incomplete_folders_are_refused(saved, tmp_path, stage):
             load_state(folder)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize('stage', [2, 3])
 def test_parts_of_another_run_are_refused(saved, tmp_path, stage):
@@ -166,6 +175,7 @@ def test_parts_of_another_run_are_refused(saved, tmp_path, stage):
         load_state(folder)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_code_in_a_part_does_not_run(saved, tmp_path):
     from tests.test_checkpoints.test_checkpoint import Payload

@@ -169,6 +169,7 @@ def test_no_item_is_an_error_and_leaves_no_index(build, tmp_path):
     assert not list((tmp_path / 'cache').iterdir())
 
 
+@pytest.mark.integration
 def test_processes_that_build_at_once_agree(tmp_path):
     (tmp_path / 'images').mkdir()
     write_turns(tmp_path / 'a.json', [f'question {i}' for i in range(500)])

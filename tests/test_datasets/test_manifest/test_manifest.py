@@ -97,6 +97,7 @@ def test_paths_tell_where_their_files_come_from():
     assert where_to_get('somewhere/else.json') is None
 
 
+@pytest.mark.integration
 def test_the_page_is_current(repo_root):
     done = subprocess.run(
         [sys.executable, 'tools/misc/data_docs.py', '--check'],

@@ -1,7 +1,7 @@
 """What is built beforehand is what a training looks for."""
 
+import os
 import subprocess
-import sys
 
 import pytest
 
@@ -74,15 +74,16 @@ def test_a_config_without_a_folder_is_refused(config):
         prepare_config(config)
 
 
-def test_the_command(config, public_layout, tmp_path, repo_root):
+@pytest.mark.integration
+def test_the_command(config, public_layout, tmp_path, repo_root, warm_python):
     path = tmp_path / 'config.py'
     path.write_text(''.join(f'{key} = {value!r}\n' for key, value in config.items()))
 
     def run(*args):
         return subprocess.run(
-            [sys.executable, 'tools/misc/build_index.py', str(path), *args],
+            [warm_python, 'tools/misc/build_index.py', str(path), *args],
             cwd=repo_root,
-            env={'PYTHONPATH': str(repo_root), 'PATH': '/usr/bin:/bin'},
+            env=dict(os.environ, PYTHONPATH=str(repo_root)),
             capture_output=True,
             text=True,
         )

@@ -301,6 +301,7 @@ def test_command_line(repo_root, tmp_path, monkeypatch, capsys):
         runpy.run_path(script, run_name='__main__')
 
 
+@pytest.mark.integration
 def test_help_needs_no_heavy_import(repo_root):
     script = 'tools/dataset_converters/make_shapes_world.py'
     done = subprocess.run(

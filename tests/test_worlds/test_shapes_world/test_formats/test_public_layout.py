@@ -1,8 +1,8 @@
 """ShapesWorld as the public data sets: every config of the manifest reads what was written."""
 
+import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -100,12 +100,15 @@ def test_expert_maps_and_tokenizer_come_along(public_layout):
     assert (data / 'tokenizer/tokenizer.json').is_file()
 
 
-def test_the_command_refuses_what_it_cannot_do(public_layout, mini_world, tmp_path, repo_root):
+@pytest.mark.integration
+def test_the_command_refuses_what_it_cannot_do(
+    public_layout, mini_world, tmp_path, repo_root, warm_python
+):
     def run(*args):
         return subprocess.run(
-            [sys.executable, 'tools/dataset_converters/shapes_world_to_public.py', *map(str, args)],
+            [warm_python, 'tools/dataset_converters/shapes_world_to_public.py', *map(str, args)],
             cwd=repo_root,
-            env={'PYTHONPATH': str(repo_root), 'PATH': '/usr/bin:/bin'},
+            env=dict(os.environ, PYTHONPATH=str(repo_root)),
             capture_output=True,
             text=True,
         )

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 from mmengine import Config
@@ -28,7 +27,7 @@ def blocks(repo_root):
 
 
 @pytest.fixture(scope='module')
-def folder(repo_root, tmp_path_factory):
+def folder(repo_root, warm_python, tmp_path_factory):
     """What a user has: the repository, with nothing in data/ and work_dirs/."""
     folder = tmp_path_factory.mktemp('custom_data')
     for name in ('pixelsail_mm', 'tools', 'demo'):
@@ -36,7 +35,7 @@ def folder(repo_root, tmp_path_factory):
     shutil.copytree(repo_root / 'configs', folder / 'configs')
     python = folder / 'bin/python'
     python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{warm_python}" "$@"\n')
     python.chmod(0o755)
     return folder
 
@@ -119,15 +118,10 @@ def test_mix_of_the_documentation(blocks, folder):
         (['--draw-example'], 'not empty; it is left untouched'),
     ],
 )
-def test_mistakes_give_one_message(repo_root, tmp_path, options, message):
+def test_mistakes_give_one_message(repo_root, warm_python, tmp_path, options, message):
     (tmp_path / 'x').touch()
     done = subprocess.run(
-        [
-            sys.executable,
-            'tools/dataset_converters/masks_to_pixel_chat.py',
-            str(tmp_path),
-            *options,
-        ],
+        [warm_python, 'tools/dataset_converters/masks_to_pixel_chat.py', str(tmp_path), *options],
         cwd=repo_root,
         env=dict(os.environ, PYTHONPATH=str(repo_root)),
         capture_output=True,

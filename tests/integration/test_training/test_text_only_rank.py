@@ -6,7 +6,7 @@ import pytest
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
 
-FOLDER = 'tests/test_engine'
+FOLDER = 'tests/integration/test_training'
 CONFIG = 'alternating_config'
 STEPS = 4
 # Without the threshold ZeRO-3 leaves small tensors whole, and a process that calls other modules

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -19,7 +18,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(repo_root):
+def tool(repo_root, warm_python):
 
     def run(name, *arguments, path=STUBS):
         environment = dict(
@@ -28,7 +27,7 @@ def tool(repo_root):
             PYTHONPATH=os.pathsep.join((str(repo_root), str(repo_root / path))),
         )
         done = subprocess.run(
-            [sys.executable, f'tools/misc/{name}.py', *map(str, arguments)],
+            [warm_python, f'tools/misc/{name}.py', *map(str, arguments)],
             cwd=repo_root,
             env=environment,
             capture_output=True,

@@ -29,7 +29,7 @@ def runner_of(work_dir: Path, case: str, *options: str):
     """A runner of the LoRA config, with changes."""
     stage, _, quantised = case.partition('-')
     cfg = read_config(
-        'tests/test_engine/lora_config.py',
+        'tests/integration/test_training/lora_config.py',
         [
             *MODEL,
             'optim_wrapper.optimizer.lr=1e-3',

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -11,20 +10,14 @@ ROWS = [['cIoU', 'refseg/cIoU', '>=0.45'], ['control', 'shuffled/cIoU', '<=0.30'
 
 
 @pytest.fixture
-def run_report(repo_root, tmp_path):
+def run_report(repo_root, warm_python, tmp_path):
 
     def run(metrics, rows, *more):
         results = tmp_path / 'results.json'
         results.write_text(json.dumps({'metrics': metrics}))
         options = [part for row in rows for part in ('--row', *row)]
         return subprocess.run(
-            [
-                sys.executable,
-                repo_root / 'tools/misc/quickstart_report.py',
-                results,
-                *options,
-                *more,
-            ],
+            [warm_python, repo_root / 'tools/misc/quickstart_report.py', results, *options, *more],
             capture_output=True,
             text=True,
         )

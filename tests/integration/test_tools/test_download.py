@@ -2,19 +2,18 @@
 
 import os
 import subprocess
-import sys
 import time
 
 import pytest
 
 
 @pytest.fixture
-def tool(repo_root, tmp_path):
+def tool(repo_root, warm_python, tmp_path):
 
     def run(*arguments, **variables):
         environment = dict(os.environ, PYTHONPATH=str(repo_root), **variables)
         return subprocess.run(
-            [sys.executable, str(repo_root / 'tools/misc/download.py'), *map(str, arguments)],
+            [warm_python, str(repo_root / 'tools/misc/download.py'), *map(str, arguments)],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -1,11 +1,10 @@
 """Resuming with other settings, without DeepSpeed and with each ZeRO stage."""
 
 import json
-import sys
 
 import pytest
 
-from tests.test_engine.resume_settings_run import STRATEGIES
+from tests.integration.test_training.resume_settings_run import STRATEGIES
 
 pytestmark = pytest.mark.slow
 
@@ -13,13 +12,13 @@ EVERY = [str(strategy) for strategy in STRATEGIES]
 
 
 @pytest.fixture
-def runs(run_tool, tmp_path_factory):
+def runs(run_tool, warm_python, tmp_path_factory):
     """Results of resume_settings_run.py, which runs once."""
     folder = tmp_path_factory.getbasetemp() / 'resume_settings'
     if not (folder / 'results.json').exists():
         folder.mkdir(exist_ok=True)
         status, output = run_tool(
-            sys.executable, 'tests/test_engine/resume_settings_run.py', folder
+            warm_python, 'tests/integration/test_training/resume_settings_run.py', folder
         )
         assert status == 0, output[-4000:]
     return json.loads((folder / 'results.json').read_text())

@@ -1,15 +1,14 @@
 """Two processes whose batches of two hold other numbers of images, masks and prompts."""
 
 import json
-import sys
 
 import pytest
 import torch
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
+from tests.integration.test_training.test_text_only_rank import ZERO3
 from tests.test_engine.mixed_components import ALIKE, PAIRS
-from tests.test_engine.test_text_only_rank import ZERO3
 
 KEYS = ('loss', 'loss_lm', 'loss_mask', 'loss_dice', 'grad_norm')
 
@@ -39,17 +38,17 @@ def one_process(tmp_path_factory):
     ],
 )
 def test_no_mix_hangs_or_changes_a_loss(
-    run_tool, logged, tmp_path, tokenizer, one_process, config, zero, more
+    run_tool, warm_python, logged, tmp_path, tokenizer, one_process, config, zero, more
 ):
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
     zero = tmp_path / 'zero3.json' if zero == 'zero3' else zero
-    path = f'tests/test_engine/{config}.py'
+    path = f'tests/integration/test_training/{config}.py'
     options = ['--cfg-options', 'optim_wrapper.optimizer.lr=1e-4']
     variables = dict(PIXELSAIL_TEST_TOKENIZER=str(tokenizer))
     one, two = one_process / config, tmp_path / 'two'
     if not one.exists():
         status, output = run_tool(
-            sys.executable,
+            warm_python,
             'tools/train.py',
             path,
             '--work-dir',

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 
 import pytest
 
@@ -21,7 +20,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def check(repo_root, data):
+def check(repo_root, data, warm_python):
     def run(*arguments, config=CONFIG, data=data, **more):
         environment = dict(
             os.environ,
@@ -33,7 +32,7 @@ def check(repo_root, data):
         if more:  # the tool itself must not look for a hub
             environment.pop('HF_HUB_OFFLINE', None)
         done = subprocess.run(
-            [sys.executable, 'tools/misc/check_data.py', config, *map(str, arguments)],
+            [warm_python, 'tools/misc/check_data.py', config, *map(str, arguments)],
             cwd=repo_root,
             env=environment,
             capture_output=True,

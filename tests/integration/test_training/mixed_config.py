@@ -1,8 +1,8 @@
 # Two processes whose batches hold other numbers of images, masks and prompts, see
 # mixed_components.py. PIXELSAIL_TEST_TOKENIZER must name a folder with a tokenizer.
 _base_ = [
-    '../../configs/_base_/default_runtime.py',
-    '../../configs/_base_/schedules/schedule_tiny.py',
+    '../../../configs/_base_/default_runtime.py',
+    '../../../configs/_base_/schedules/schedule_tiny.py',
 ]
 custom_imports = dict(imports=['tests.test_engine.mixed_components'])
 model = dict(

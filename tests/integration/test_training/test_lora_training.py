@@ -1,7 +1,6 @@
 """LoRA trained by two processes against one, with every strategy; merged; resumed with ZeRO."""
 
 import re
-import sys
 
 import pytest
 import torch
@@ -9,9 +8,9 @@ import torch
 from pixelsail_mm.checkpoints.checkpoint import load_state, save_weights
 from pixelsail_mm.config import read_config
 from pixelsail_mm.registry import MODELS
-from tests.test_engine.lora_resume_run import MODEL
+from tests.integration.test_training.lora_resume_run import MODEL
 
-CONFIG = 'tests/test_engine/lora_config.py'
+CONFIG = 'tests/integration/test_training/lora_config.py'
 STEPS = 2
 RESUMED = ('zero1', 'zero3', 'zero2-qlora')
 # The tokenizer of ShapesWorld begins with the chat tokens and ends with Pixel-SAIL's own.
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize('strategy', ['none', 'zero2', 'zero3'])
 def test_two_processes_train_what_one_trains(
-    two_against_one, run_tool, mixed_world, tmp_path, strategy
+    two_against_one, run_tool, warm_python, mixed_world, tmp_path, strategy
 ):
     single, work_dir, output = two_against_one(
         CONFIG,
@@ -48,7 +47,7 @@ def test_two_processes_train_what_one_trains(
         return  # a merge reads what `load_state` gives, which is the same for all
 
     status, output = run_tool(
-        sys.executable,
+        warm_python,
         'tools/model_converters/merge_lora.py',
         CONFIG,
         checkpoint,
@@ -62,7 +61,9 @@ def test_two_processes_train_what_one_trains(
     assert not any('lora_' in key for key in merged)
 
 
-def test_resumed_as_if_never_interrupted(run_tool, logged, mixed_world, tmp_path, monkeypatch):
+def test_resumed_as_if_never_interrupted(
+    run_tool, warm_python, logged, mixed_world, tmp_path, monkeypatch
+):
     """Frozen weights come back from the checkpoint alone, bit for bit, and losses with them."""
     monkeypatch.setenv('PIXELSAIL_DATA', str(mixed_world))
     base = tmp_path / 'base.safetensors'
@@ -71,12 +72,12 @@ def test_resumed_as_if_never_interrupted(run_tool, logged, mixed_world, tmp_path
     plain = MODELS.build(cfg.model).state_dict()
     save_weights(plain, base)
     status, output = run_tool(
-        sys.executable,
+        warm_python,
         '-m',
         'torch.distributed.run',
         '--standalone',
         '--nproc_per_node=2',
-        'tests/test_engine/lora_resume_run.py',
+        'tests/integration/test_training/lora_resume_run.py',
         tmp_path,
         base,
         *RESUMED,

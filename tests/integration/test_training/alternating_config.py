@@ -1,6 +1,6 @@
 # Samples with an image and of text only in turn: of two processes one never sees an image.
 # PIXELSAIL_DATA must name a ShapesWorld folder that also holds text_only.json.
-_base_ = ['../../configs/pixelsail/pixelsail_mini.py']
+_base_ = ['../../../configs/pixelsail/pixelsail_mini.py']
 custom_imports = dict(imports=['tests.test_engine.toy_components'])
 train_dataloader = dict(
     batch_size=1,

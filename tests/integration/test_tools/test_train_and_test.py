@@ -12,11 +12,15 @@ TOY = 'tests/test_engine/toy_config.py'
 
 
 @pytest.fixture
-def tool(repo_root):
+def tool(repo_root, warm_python):
 
     def run(*command):
         environment = dict(
-            os.environ, PYTHONPATH=str(repo_root), PYTHON=sys.executable, OMP_NUM_THREADS='1'
+            os.environ,
+            PYTHONPATH=str(repo_root),
+            PYTHON=warm_python,
+            PYTHON_EXEC=warm_python,
+            OMP_NUM_THREADS='1',
         )
         done = subprocess.run(
             [str(part) for part in command],
@@ -69,8 +73,8 @@ def test_number_of_processes_is_checked(tool):
         ([TOY, '--cfg-options', 'modle.type=X'], 'did you mean model?'),
     ],
 )
-def test_mistakes_before_the_heavy_imports_give_one_message(tool, arguments, message):
-    status, output, errors = tool(sys.executable, 'tools/train.py', *arguments)
+def test_mistakes_before_the_heavy_imports_give_one_message(tool, warm_python, arguments, message):
+    status, output, errors = tool(warm_python, 'tools/train.py', *arguments)
     assert status == 2
     assert message in errors
     assert 'Traceback' not in errors + output
@@ -87,18 +91,18 @@ def test_mistakes_before_the_heavy_imports_give_one_message(tool, arguments, mes
         (['deepspeed=zero4'], '--deepspeed zero4: neither a preset'),
     ],
 )
-def test_mistakes_in_components_give_one_message(tool, tmp_path, options, message):
+def test_mistakes_in_components_give_one_message(tool, warm_python, tmp_path, options, message):
     status, _, errors = tool(
-        sys.executable, 'tools/train.py', TOY, '--work-dir', tmp_path, '--cfg-options', *options
+        warm_python, 'tools/train.py', TOY, '--work-dir', tmp_path, '--cfg-options', *options
     )
     assert status == 2
     assert message in errors and 'Traceback' not in errors
 
 
 @pytest.mark.slow
-def test_train_then_test_in_one_and_two_processes(tool, tmp_path):
+def test_train_then_test_in_one_and_two_processes(tool, warm_python, tmp_path):
     status, output, errors = tool(
-        sys.executable,
+        warm_python,
         'tools/train.py',
         TOY,
         '--work-dir',
@@ -110,7 +114,7 @@ def test_train_then_test_in_one_and_two_processes(tool, tmp_path):
     weights = tmp_path / 'model.safetensors'
     results = []
     for count, start in (
-        (1, [sys.executable, 'tools/test.py', TOY, weights]),
+        (1, [warm_python, 'tools/test.py', TOY, weights]),
         (2, ['bash', 'tools/dist_test.sh', TOY, weights, 2]),
     ):
         out = tmp_path / f'results{count}.json'
@@ -130,10 +134,10 @@ def test_train_then_test_in_one_and_two_processes(tool, tmp_path):
 
 
 @pytest.mark.slow
-def test_broken_checkpoint_of_a_test_gives_one_message(tool, tmp_path):
+def test_broken_checkpoint_of_a_test_gives_one_message(tool, warm_python, tmp_path):
     path = tmp_path / 'w.safetensors'
     path.write_bytes(b'\x10')
-    status, _, errors = tool(sys.executable, 'tools/test.py', TOY, path, '--work-dir', tmp_path)
+    status, _, errors = tool(warm_python, 'tools/test.py', TOY, path, '--work-dir', tmp_path)
     assert status == 2
     assert 'w.safetensors: not a readable safetensors file' in errors
     assert 'Traceback' not in errors

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -18,12 +17,12 @@ COCO = 'labelme-6.3.1/examples/instance_segmentation/data_dataset_coco/annotatio
 
 
 @pytest.fixture
-def tool(repo_root):
+def tool(repo_root, warm_python):
 
     def run(*arguments, **variables):
         environment = dict(os.environ, PYTHONPATH=str(repo_root), OMP_NUM_THREADS='1', **variables)
         return subprocess.run(
-            [sys.executable, 'tools/dataset_converters/make_labelme_mini.py', *map(str, arguments)],
+            [warm_python, 'tools/dataset_converters/make_labelme_mini.py', *map(str, arguments)],
             cwd=repo_root,
             env=environment,
             capture_output=True,

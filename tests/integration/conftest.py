@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -21,17 +20,19 @@ def end_with_children(process):
 
 
 @pytest.fixture
-def run_tool(repo_root):
+def run_tool(repo_root, warm_python):
     """Run a command in the repository; give (exit status, stdout and stderr together).
 
-    Processes that wait for each other for ever are ended, and fail the test.
+    Processes that wait for each other for ever are ended, and fail the test. torchrun starts its
+    processes with ``$PYTHON_EXEC``.
     """
 
     def run(*command, **variables):
         environment = dict(
             os.environ,
             PYTHONPATH=str(repo_root),
-            PYTHON=sys.executable,
+            PYTHON=warm_python,
+            PYTHON_EXEC=warm_python,
             OMP_NUM_THREADS='1',
             **variables,
         )
@@ -55,12 +56,12 @@ def run_tool(repo_root):
 
 
 @pytest.fixture
-def train(run_tool):
+def train(run_tool, warm_python):
     """Train the toy in one process, or in several with tools/dist_train.sh."""
 
     def run(work_dir, *args, processes=1, options=()):
         tool = (
-            [sys.executable, 'tools/train.py', CONFIG]
+            [warm_python, 'tools/train.py', CONFIG]
             if processes == 1
             else ['bash', 'tools/dist_train.sh', CONFIG, processes]
         )
@@ -111,7 +112,7 @@ def _runs_of_one(tmp_path_factory):
 
 
 @pytest.fixture
-def two_against_one(run_tool, logged, mixed_world, _runs_of_one, tmp_path):
+def two_against_one(run_tool, warm_python, logged, mixed_world, _runs_of_one, tmp_path):
     """Train a config on two processes, and on one that accumulates over the same samples.
 
     Gives the work directories of the one and of the two, after the scalars ``keys`` of every step
@@ -124,7 +125,7 @@ def two_against_one(run_tool, logged, mixed_world, _runs_of_one, tmp_path):
         data = dict(PIXELSAIL_DATA=str(mixed_world))
         if not one.exists():
             status, output = run_tool(
-                sys.executable,
+                warm_python,
                 'tools/train.py',
                 config,
                 '--work-dir',
