@@ -59,8 +59,8 @@ def adapt(config: dict, micro_batch: int, accumulation: int, max_norm: float) ->
         max_norm: Gradient norm to clip at; 0 for no clipping.
 
     Returns:
-        dict: bfloat16 on a GPU unless the file turns fp16 on, float32 on the CPU, where
-        communication is not overlapped either (there are no streams).
+        dict: bfloat16 on a GPU unless the file turns fp16 on, float32 on the CPU. There are no
+        streams on a CPU: communication is not overlapped, and weights are gathered one by one.
     """
     config = dict(
         config,
@@ -76,6 +76,9 @@ def adapt(config: dict, micro_batch: int, accumulation: int, max_norm: float) ->
         half = False
         config['bf16'] = dict(enabled=False)
         zero['overlap_comm'] = False
+        # Without it DeepSpeed waits for the last of several gathers only. In a CUDA stream the others
+        # have ended by then; gloo's threads may still be writing weights that are already in use.
+        zero['stage3_allgather_sequential'] = True
     if not half:
         config['fp16'] = dict(enabled=False)
     config['zero_optimization'] = zero

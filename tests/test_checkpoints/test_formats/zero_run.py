@@ -36,7 +36,9 @@ def run(folder, case):
     config = dict(
         train_micro_batch_size_per_gpu=1,
         bf16=dict(enabled=precision == 'bfloat16'),
-        zero_optimization=dict(stage=int(stage), overlap_comm=False),
+        zero_optimization=dict(
+            stage=int(stage), overlap_comm=False, stage3_allgather_sequential=True
+        ),
     )
     with unhooked_bare_modules(model):
         engine = deepspeed.initialize(

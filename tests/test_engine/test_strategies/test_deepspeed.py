@@ -33,6 +33,7 @@ def test_device_decides_precision_and_overlap(monkeypatch, cuda):
     assert config['bf16'] == dict(enabled=cuda)
     assert config['fp16'] == dict(enabled=False)
     assert config['zero_optimization']['overlap_comm'] is cuda
+    assert config['zero_optimization'].get('stage3_allgather_sequential', False) is not cuda
     assert 'auto' not in json.dumps(config)
     assert config['train_micro_batch_size_per_gpu'] == 3
     assert config['gradient_accumulation_steps'] == 8
