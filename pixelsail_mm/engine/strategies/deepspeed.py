@@ -76,8 +76,8 @@ def adapt(config: dict, micro_batch: int, accumulation: int, max_norm: float) ->
         half = False
         config['bf16'] = dict(enabled=False)
         zero['overlap_comm'] = False
-        # Without it DeepSpeed waits for the last of several gathers only. In a CUDA stream the others
-        # have ended by then; gloo's threads may still be writing weights that are already in use.
+        # Without it DeepSpeed waits for the last of several gathers only. In a CUDA stream the
+        # others have ended by then; gloo's threads may still be writing weights that are in use.
         zero['stage3_allgather_sequential'] = True
     if not half:
         config['fp16'] = dict(enabled=False)
