@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.config import DELETE_KEY
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 
@@ -71,6 +72,8 @@ def marking_swaps() -> Iterator[None]:
     original = Config.__dict__['_merge_a_into_b']
 
     def merge(a: dict, b: dict | list, allow_list_keys: bool = False) -> dict | list:
+        if isinstance(b, dict) and a.get(DELETE_KEY):  # an item of a list: MMEngine keeps the key
+            a, b = {key: value for key, value in a.items() if key != DELETE_KEY}, {}
         merged = original.__func__(a, b, allow_list_keys)
         if isinstance(b, dict):
             _mark(merged, a, b)

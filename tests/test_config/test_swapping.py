@@ -82,6 +82,18 @@ def test_delete_inherits_nothing(write, lines):
     assert part == dict(type='Narrow', slope=1.0) and lines == []
 
 
+def test_delete_inherits_nothing_in_a_list_either(write, lines):
+    cfg = read_config(
+        write('base.py', "model = [dict(type='Wide', width=4), dict(type='Wide', width=5)]"),
+        ['model.1._delete_=True', 'model.1.type=Narrow', 'model.1.slope=1.0'],
+    )
+    assert [part.to_dict() for part in cfg.model] == [
+        dict(type='Wide', width=4),
+        dict(type='Narrow', slope=1.0),
+    ]
+    assert lines == []
+
+
 def test_keys_survive_a_swap_there_and_back(write, lines):
     write('middle.py', "_base_ = './base.py'\nmodel = dict(part=dict(type='Narrow', slope=0.5))\n")
     file = write('child.py', "_base_ = './middle.py'\nmodel = dict(part=dict(gain=2.0))\n")

@@ -16,8 +16,8 @@ from pixelsail_mm.models.experts.base import VisionExpert, has_image
 from pixelsail_mm.models.experts.cache.feature_files import SUFFIXES, FileStore
 from pixelsail_mm.models.experts.cache.feature_shards import INDEX, KIND, ShardStore, read_index
 from pixelsail_mm.models.experts.cache.fingerprint import (
-    differences,
     expert_fingerprint,
+    mismatches,
     plain,
     untold,
 )
@@ -125,7 +125,7 @@ class CachedExpert(VisionExpert):
                 '.fingerprint cannot be checked; write the features again, or remove '
                 'these'
             )
-        if wrong := list(differences(self.header, plain(expected))):
+        if wrong := mismatches(self.header, plain(expected)):
             raise ConfigError(
                 f'{self.root / INDEX}: features of another expert: '
                 f'{"; ".join(wrong)}; correct distill.expert.root, .of or '

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.experts.cache.fingerprint import differences, plain
+from pixelsail_mm.models.experts.cache.fingerprint import mismatches, plain
 
 INDEX = 'index.json'
 #: What ``format`` in ``index.json`` begins with, of any version.
@@ -107,7 +107,7 @@ def check_kind(root: Path, expected: Mapping[str, Any]) -> bool:
 
     Args:
         root: Folder of the cache.
-        expected: Entries that ``index.json`` must have, see :func:`~.fingerprint.differences`.
+        expected: Entries that ``index.json`` must have, see :func:`~.fingerprint.mismatches`.
 
     Raises:
         ConfigError: It holds features of another kind, or in the format of another version.
@@ -115,7 +115,7 @@ def check_kind(root: Path, expected: Mapping[str, Any]) -> bool:
     header = read_index(root)
     if header is None:
         return False
-    if wrong := list(differences(header, {'format': FORMAT, **expected})):
+    if wrong := mismatches(header, {'format': FORMAT, **expected}):
         raise ConfigError(
             f'{root / INDEX}: this cache holds features of another kind, to which '
             f'none can be added: {"; ".join(wrong)}; give another --out, or delete '

@@ -14,6 +14,7 @@ from torch import Tensor
 from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
+from pixelsail_mm.setting_differences import differences
 
 # Entries of a config.json that say nothing about what the model computes.
 _REMARKS = {'_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version'}
@@ -58,29 +59,25 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def differences(found: Any, expected: Any, name: str = '') -> Iterator[str]:
-    """Compare what a cache says with what is expected; None is not compared.
+def mismatches(found: Any, expected: Any) -> list[str]:
+    """Compare what a cache says with what is expected.
 
     Args:
         found: What the cache says.
-        expected: Expected value; of a dict only the entries it has are compared.
-        name: Where the values stand, for the texts.
+        expected: Expected entries; entries that only the cache has, and None, are not compared.
 
-    Yields:
+    Returns:
         One text per difference.
     """
-    if expected is None:
-        return
-    if isinstance(expected, Mapping) and (isinstance(found, Mapping) or not name):
-        for key, value in expected.items():
-            inner = f'{name}.{key}' if name else str(key)
-            yield from differences((found or {}).get(key), value, inner)
-    elif found != expected:
-        yield f'{name} is {found!r} instead of {expected!r}'
+    return [
+        f'{name} is {said!r} instead of {wanted!r}'
+        for name, said, wanted in differences(found or {}, expected)
+        if wanted is not None
+    ]
 
 
 def untold(found: Any, expected: Any, name: str = '') -> Iterator[str]:
-    """Names of what :func:`differences` leaves out although the cache says something there."""
+    """Names of what is expected to be None although the cache says something there."""
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key, value in expected.items():
             yield from untold(found.get(key), value, f'{name}.{key}' if name else str(key))

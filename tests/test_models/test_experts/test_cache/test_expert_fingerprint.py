@@ -8,7 +8,7 @@ import torch
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.cache.fingerprint import (
-    differences,
+    mismatches,
     settings_sha256,
     tensors_sha256,
     weights_sha256,
@@ -91,9 +91,9 @@ class TestFingerprint:
         assert tensors_sha256(state) == tensors_sha256(dict(reversed(state.items())))
         assert tensors_sha256(state) != tensors_sha256(dict(state, a=torch.tensor([1.0, 2.0])))
 
-    def test_differences_name_the_entry(self):
+    def test_mismatches_name_the_entry(self):
         found = dict(expert='A', preprocessing=dict(size=8, mean=[0]))
-        assert list(differences(found, dict(expert=None, preprocessing=dict(size=8)))) == []
-        assert list(differences(found, dict(preprocessing=dict(mean=[1])))) == [
-            'preprocessing.mean is [0] instead of [1]'
+        assert mismatches(found, dict(expert=None, preprocessing=dict(size=8))) == []
+        assert mismatches(found, dict(preprocessing=dict(mean=[1]))) == [
+            'preprocessing.mean[0] is 0 instead of 1'
         ]
