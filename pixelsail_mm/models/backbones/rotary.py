@@ -42,6 +42,8 @@ class PatchRotaryEmbedding(nn.Module):
         super().__init__()
         if layout not in LAYOUTS:
             raise ConfigError(f'backbone.rotary_layout={layout!r}: use one of {list(LAYOUTS)}')
+        if not hasattr(original, 'inv_freq'):  # one for each type of layer
+            raise ConfigError('its rotary embedding has another form')
         original = _with_numbers(original)
         self.inv_freq = original.inv_freq.detach().to('cpu', torch.float32).clone()
         self.attention_scaling = float(getattr(original, 'attention_scaling', 1.0))

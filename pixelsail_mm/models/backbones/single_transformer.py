@@ -246,6 +246,7 @@ def _decoder_config(
     llm: str | Mapping[str, Any], vocab_size: int | None, trust_remote_code: bool
 ) -> PretrainedConfig:
     """The config of the decoder; that of pre-trained weights keeps their vocabulary."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 
     settings = dict(llm) if isinstance(llm, Mapping) else {}
@@ -262,12 +263,12 @@ def _decoder_config(
         if vocab_size is not None:
             settings['vocab_size'] = vocab_size
         config = AutoConfig.for_model(model_type, **settings)
-    except (ValueError, KeyError) as error:
+        # Token ids of a family's default config lie outside a small vocabulary.
+        config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    except (ValueError, KeyError, StrictDataclassError) as error:
         raise ConfigError(
             f'backbone.llm: transformers takes no such config: {first_line(error)}'
         ) from error
-    # Token ids of a family's default config lie outside a small vocabulary.
-    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     return config
 
 
@@ -291,7 +292,12 @@ def _build_decoder(
     )
     four_bit = quantization and quantization_config(quantization, torch_dtype)
     if isinstance(llm, Mapping):
-        model = AutoModelForCausalLM.from_config(config, **options)
+        try:
+            model = AutoModelForCausalLM.from_config(config, **options)
+        except ValueError as error:
+            raise ConfigError(
+                f'backbone.llm: transformers builds no such decoder: {first_line(error)}'
+            ) from error
         return (quantised(model, four_bit) if four_bit else model), sorted(new_tokens.values())
     with _readable_errors(llm):
         model = AutoModelForCausalLM.from_pretrained(

@@ -164,7 +164,7 @@ def test_refuses_before_weights_are_loaded(tmp_path):
     from pixelsail_mm.registry import MODELS
 
     for family, error, message in (
-        ('granitemoe', ConfigError, 'granitemoe does not work here: .*image block'),
+        ('minimax', ConfigError, 'minimax does not work here: .*without attention'),
         ('llama', FileNotFoundError, 'could not be loaded'),
     ):
         config_of(family).save_pretrained(tmp_path)
