@@ -34,7 +34,12 @@ test_dataloader = [dict(loader, dataset=dict(loader.dataset, **eval_refcoco))
                    for loader in _base_.test_dataloader]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=3400)
+train_cfg = dict(max_iters=3600)
+# The full rate for most of the way: while it falls from the beginning, relations are not learned.
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=0.02),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=0.7, end=1.0),
+]
 # First kinds, which have to be made of several patches; then also what is quiet next to them in the
 # expert's maps, colours and places of objects: otherwise it is luck whether they reach the masks.
 custom_hooks = [
