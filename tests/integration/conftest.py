@@ -20,26 +20,47 @@ def end_with_children(process):
 
 
 @pytest.fixture
-def run_tool(repo_root, warm_python):
+def environment(repo_root, warm_python):
+    """Give the variables of a command: the tests' own and more; None removes one."""
+
+    def variables(**more):
+        # torchrun starts its processes with PYTHON_EXEC.
+        added = dict(PYTHONPATH=str(repo_root), PYTHON=warm_python, PYTHON_EXEC=warm_python)
+        both = dict(os.environ, OMP_NUM_THREADS='1', **added) | more
+        return {key: value for key, value in both.items() if value is not None}
+
+    return variables
+
+
+@pytest.fixture
+def run_command(repo_root, environment):
+    """Run a command in the repository; give its ``CompletedProcess``, streams as text."""
+
+    def run(*command, cwd=repo_root, **variables):
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd,
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_tool(repo_root, environment):
     """Run a command in the repository; give (exit status, stdout and stderr together).
 
-    Processes that wait for each other for ever are ended, and fail the test. torchrun starts its
-    processes with ``$PYTHON_EXEC``.
+    Processes that wait for each other for ever are ended, and fail the test.
     """
 
     def run(*command, **variables):
-        environment = dict(
-            os.environ,
-            PYTHONPATH=str(repo_root),
-            PYTHON=warm_python,
-            PYTHON_EXEC=warm_python,
-            OMP_NUM_THREADS='1',
-            **variables,
-        )
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=repo_root,
-            env=environment,
+            env=environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,9 +1,7 @@
 """tools/misc/check_data.py on files, as a user runs it."""
 
-import os
 import shutil
 import socket
-import subprocess
 
 import pytest
 
@@ -20,25 +18,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def check(repo_root, data, warm_python):
+def check(run_command, warm_python, data):
     def run(*arguments, config=CONFIG, data=data, **more):
-        environment = dict(
-            os.environ,
-            PYTHONPATH=str(repo_root),
-            PIXELSAIL_DATA=str(data),
-            OMP_NUM_THREADS='1',
-            **more,
-        )
         if more:  # the tool itself must not look for a hub
-            environment.pop('HF_HUB_OFFLINE', None)
-        done = subprocess.run(
-            [warm_python, 'tools/misc/check_data.py', config, *map(str, arguments)],
-            cwd=repo_root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+            more['HF_HUB_OFFLINE'] = None
+        tool = (warm_python, 'tools/misc/check_data.py', config)
+        done = run_command(*tool, *arguments, PIXELSAIL_DATA=str(data), **more)
         return done.returncode, done.stdout, done.stderr
 
     return run

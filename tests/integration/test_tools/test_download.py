@@ -1,25 +1,15 @@
 """download.py as a command; with a network, on the real packages."""
 
-import os
-import subprocess
 import time
 
 import pytest
 
 
 @pytest.fixture
-def tool(repo_root, warm_python, tmp_path):
-
+def tool(run_command, warm_python, repo_root, tmp_path):
     def run(*arguments, **variables):
-        environment = dict(os.environ, PYTHONPATH=str(repo_root), **variables)
-        return subprocess.run(
-            [warm_python, str(repo_root / 'tools/misc/download.py'), *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        script = repo_root / 'tools/misc/download.py'
+        return run_command(warm_python, script, *arguments, cwd=tmp_path, **variables)
 
     return run
 

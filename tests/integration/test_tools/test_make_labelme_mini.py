@@ -2,8 +2,8 @@
 
 import json
 import os
-import subprocess
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,20 +17,8 @@ COCO = 'labelme-6.3.1/examples/instance_segmentation/data_dataset_coco/annotatio
 
 
 @pytest.fixture
-def tool(repo_root, warm_python):
-
-    def run(*arguments, **variables):
-        environment = dict(os.environ, PYTHONPATH=str(repo_root), OMP_NUM_THREADS='1', **variables)
-        return subprocess.run(
-            [warm_python, 'tools/dataset_converters/make_labelme_mini.py', *map(str, arguments)],
-            cwd=repo_root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
+def tool(run_command, warm_python):
+    return partial(run_command, warm_python, 'tools/dataset_converters/make_labelme_mini.py')
 
 
 def test_mistakes_give_one_message(tool, tmp_path):

@@ -1,7 +1,6 @@
 """The table that closes the quickstart."""
 
 import json
-import subprocess
 
 import pytest
 
@@ -10,17 +9,13 @@ ROWS = [['cIoU', 'refseg/cIoU', '>=0.45'], ['control', 'shuffled/cIoU', '<=0.30'
 
 
 @pytest.fixture
-def run_report(repo_root, warm_python, tmp_path):
-
+def run_report(run_command, warm_python, tmp_path):
     def run(metrics, rows, *more):
         results = tmp_path / 'results.json'
         results.write_text(json.dumps({'metrics': metrics}))
         options = [part for row in rows for part in ('--row', *row)]
-        return subprocess.run(
-            [warm_python, repo_root / 'tools/misc/quickstart_report.py', results, *options, *more],
-            capture_output=True,
-            text=True,
-        )
+        tool = (warm_python, 'tools/misc/quickstart_report.py', results)
+        return run_command(*tool, *options, *more)
 
     return run
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 
 import pytest
 
@@ -18,21 +17,13 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(repo_root, warm_python):
-
+def tool(run_command, warm_python, repo_root):
     def run(name, *arguments, path=STUBS):
-        environment = dict(
-            os.environ,
-            OMP_NUM_THREADS='1',
+        done = run_command(
+            warm_python,
+            f'tools/misc/{name}.py',
+            *arguments,
             PYTHONPATH=os.pathsep.join((str(repo_root), str(repo_root / path))),
-        )
-        done = subprocess.run(
-            [warm_python, f'tools/misc/{name}.py', *map(str, arguments)],
-            cwd=repo_root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
         )
         answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
         return done, answers

@@ -1,8 +1,6 @@
 """The command lines of training and testing."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -12,24 +10,9 @@ TOY = 'tests/test_engine/toy_config.py'
 
 
 @pytest.fixture
-def tool(repo_root, warm_python):
-
+def tool(run_command):
     def run(*command):
-        environment = dict(
-            os.environ,
-            PYTHONPATH=str(repo_root),
-            PYTHON=warm_python,
-            PYTHON_EXEC=warm_python,
-            OMP_NUM_THREADS='1',
-        )
-        done = subprocess.run(
-            [str(part) for part in command],
-            cwd=repo_root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=540,
-        )
+        done = run_command(*command)
         return done.returncode, done.stdout, done.stderr
 
     return run
