@@ -17,7 +17,7 @@ DATA="${PIXELSAIL_DATA:-$REPO_ROOT/data/shapes_world_mini}"
 WORK="${PIXELSAIL_WORK:-$REPO_ROOT/work_dirs/quickstart}"
 DATA_OPTIONS=()
 TRAIN_OPTIONS=()
-TARGET_CIOU='>=0.55'
+TARGET_CIOU='>=0.66'
 TARGET_MCQ='>=0.50'
 # A model that does not listen to the expression scores as high with another image's.
 TARGET_CONTROL='<=0.5*refseg/cIoU'
@@ -65,7 +65,7 @@ count_processes() {
 
 train() {
   PYTHON="$VENV_PYTHON" tools/dist_train.sh "$CONFIG" "$PROCESSES" --deepspeed none \
-    --work-dir "$WORK" --cfg-options "train_dataloader.batch_size=$((4 / PROCESSES))" \
+    --work-dir "$WORK" --cfg-options "train_dataloader.batch_size=$((8 / PROCESSES))" \
     ${TRAIN_OPTIONS[@]+"${TRAIN_OPTIONS[@]}"}
 }
 

@@ -24,7 +24,7 @@ refcoco = dict(data_root=data_root)
 osprey = dict(data_root=data_root)
 eval_refcoco = dict(data_root=data_root, pipeline=test_pipeline)
 eval_osprey = dict(data_root=data_root, pipeline=test_pipeline)
-train_dataloader = dict(dataset=dict(
+train_dataloader = dict(batch_size=8, dataset=dict(
     pipeline=train_pipeline,
     datasets=[dict(part, data_root=data_root)
               for part in _base_.train_dataloader.dataset.datasets]))
@@ -34,7 +34,7 @@ test_dataloader = [dict(loader, dataset=dict(loader.dataset, **eval_refcoco))
                    for loader in _base_.test_dataloader]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
-train_cfg = dict(max_iters=3600)
+train_cfg = dict(max_iters=2400)
 # The full rate for most of the way: while it falls from the beginning, relations are not learned.
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=0.02),
