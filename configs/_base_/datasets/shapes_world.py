@@ -49,7 +49,7 @@ osprey = dict(
 # One sample joins turns of several readers about one image: objects ("the red star"), groups
 # ("every red shape", which open the way to conjunctions) and questions about visual prompts.
 train_dataloader = dict(
-    # Many small steps: at equal numbers of images a batch of 4 learns more than one of 8.
+    # In the first minutes a batch of 4 learns more from as many images than one of 8.
     batch_size=4,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
