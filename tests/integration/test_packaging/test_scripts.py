@@ -126,7 +126,7 @@ def quick_tree(source_tree, repo_root):
             '(work / "last_checkpoint").write_text(str(work / "iter_8.pth"))\n'
         ),
     )
-    metrics = json.dumps({'refseg/cIoU': 0.6, 'mcq/accuracy': 0.7, 'shuffled/cIoU': 0.2})
+    metrics = json.dumps({'refseg/cIoU': 0.8, 'mcq/accuracy': 0.7, 'shuffled/cIoU': 0.2})
     source_tree.write(
         'tools/test.py',
         log
@@ -186,7 +186,7 @@ def test_quickstart_smoke_option_keeps_its_numbers_apart(quick_tree):
 
 def test_quickstart_fails_when_a_stage_or_a_target_does(quick_tree):
     quick_tree.write(
-        'tools/test.py', (quick_tree.root / 'tools/test.py').read_text().replace('0.6', '0.1')
+        'tools/test.py', (quick_tree.root / 'tools/test.py').read_text().replace('0.8', '0.1')
     )
     missed = run_quickstart(quick_tree)
     assert missed.returncode != 0
