@@ -19,6 +19,7 @@ from pixelsail_mm.models.every_rank import zero_of
 from pixelsail_mm.models.generation import AnsweringMixin
 from pixelsail_mm.models.heads import SegTokenHead
 from pixelsail_mm.models.heads.names import MASK, head_attribute, head_configs, module_name
+from pixelsail_mm.models.heads.target_watch import TargetWatch
 from pixelsail_mm.models.precision import as_weights_of
 from pixelsail_mm.models.trainable import train_only
 from pixelsail_mm.registry import MODELS
@@ -103,6 +104,7 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         self.neck = _build(neck, in_channels=width, patch_size=patch_size)
         named = head_configs(mask_head, heads)
         self.head_names = list(named)
+        self._watch_targets = TargetWatch()
         for name, cfg in named.items():
             self.add_module(
                 head_attribute(name),
@@ -251,6 +253,9 @@ class PixelSAIL(AnsweringMixin, BaseModel):
         states = self.encode(inputs)
         maps = self.patch_maps(states, inputs)
         segs = self.seg_states(states, inputs)
+        self._watch_targets(
+            self.heads, [sample for sample, seg in zip(data_samples, segs) if len(seg)]
+        )
         rows = self._rows_with_targets(segs, maps, data_samples)
         learned = set().union(*rows.values())
         wants_all = any(loss.feature == 'neck' for loss in self.distill)
@@ -286,11 +291,17 @@ class PixelSAIL(AnsweringMixin, BaseModel):
     ) -> dict[str, Tensor]:
         """Losses of one head on the samples ``rows``; zeros if there are none."""
         if rows:
-            return head.loss(
+            found = head.loss(
                 [as_weights_of(head, segs[row]) for row in rows],
                 [features[row] for row in rows],
                 [data_samples[row] for row in rows],
             )
+            if found.keys() != set(head.losses):
+                raise ConfigError(
+                    f'{type(head).__name__}.loss gives {sorted(found)}, its `losses` names '
+                    f'{sorted(head.losses)}: make them the same, also for batches without targets'
+                )
+            return found
         some = next(feature for feature in features if feature is not None)
         return head.no_loss([as_weights_of(head, stand_in)], [some])
 

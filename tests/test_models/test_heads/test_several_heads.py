@@ -5,6 +5,7 @@ import torch
 from mmengine.logging import MMLogger
 
 from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.models.heads import target_watch
 from pixelsail_mm.models.heads.names import head_configs, module_name
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import (
@@ -84,6 +85,29 @@ def test_targets_of_another_number_are_left_out_and_said(said):
     found = losses_of(model, [(inputs, sample)])
     assert found['point.loss_point'] == 0 and found['loss_mask'] > 0
     assert "2 [SEG] tokens but {'gt_points': 1}" in ' '.join(said)
+
+
+def test_losses_have_the_names_that_the_head_says():
+    model = build()
+    model.point_head.losses = ('loss_centre',)
+    message = r"PointHead.loss gives \['loss_point'\], its `losses` names \['loss_centre'\]"
+    with pytest.raises(ConfigError, match=message):
+        losses_of(model, [with_points(model)])
+
+
+def test_a_target_that_no_sample_has_is_said_once(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(target_watch, 'warn_once', warnings.append)
+    model = build()
+    model.point_head.targets = ('gt_pointz',)
+    no_seg, text_only = make_sample(model.tokens, (2, 2)), make_sample(model.tokens, None)
+    for _ in range(30):
+        losses_of(model, [no_seg, text_only])
+    assert warnings == []
+    for _ in range(30):
+        losses_of(model, [with_points(model), text_only])
+    [text] = warnings
+    assert 'model.heads.point learns from gt_pointz, which no sample of the first 20' in text
 
 
 @pytest.mark.parametrize('parts', [{}, TINY_EVE], ids=['block', 'rows'])
