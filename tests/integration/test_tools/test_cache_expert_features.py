@@ -288,6 +288,8 @@ def test_ctrl_c_ends_the_workers_at_once(tool, config, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that a script runs in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 240
     while not (tmp_path / 'cache/index.json').exists():  # a worker begins
