@@ -30,9 +30,11 @@ def test_a_wrong_checksum_names_both(tmp_path):
 def test_members_are_written_to_the_files_named(pack, tmp_path, name):
     content = bytes(3 << 20)
     path = pack({'a/x': content, '../evil': b'1', 'a/y': b'2'}, name=name)
-    extract_members(path, {'a/x': tmp_path / 'x'})
-    assert (tmp_path / 'x').read_bytes() == content
-    assert not list(tmp_path.parent.rglob('*evil*'))
+    inner = tmp_path / 'inner'
+    inner.mkdir()
+    extract_members(path, {'a/x': inner / 'x'})
+    assert (inner / 'x').read_bytes() == content
+    assert not list(tmp_path.rglob('*evil*'))
 
 
 @pytest.mark.parametrize(
