@@ -23,6 +23,6 @@ test_evaluator = [[dict(type='BoxMetric', group_by='expression_kind'),
                    dict(type='RefSegMetric', prefix='refseg', group_by='expression_kind')]]
 
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
-train_cfg = dict(max_iters=2000)
+train_cfg = dict(max_iters=5000)
 custom_hooks = []
 visualizer = dict(type='BoxVisualizer')
