@@ -7,7 +7,7 @@ here, in 2.8 s against 1.5 s), and turns buffers of whole numbers into float32. 
 structure of the files is unpickled (tensors on the ``meta`` device, which know their place in the
 file), and every weight is a list of places to read from.
 
-What the folder holds (DeepSpeed 0.14 to 0.18):
+What the folder holds (DeepSpeed 0.14 to 0.19):
 
 * ``*_model_states.pt``: ``param_shapes``, one ordered dict name -> shape per parameter group, which
   says in which order the flat vectors hold the weights; ``shared_params``, alias -> name;
