@@ -19,6 +19,9 @@ REPO_ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile('pixelsail', deadline=None, max_examples=50, derandomize=True)
 settings.load_profile('pixelsail')
 
+# Seconds that a command may take.
+COMMAND_LIMIT = 540
+
 # No test may reach for a model hub; a missing local file must fail at once.
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -84,6 +87,36 @@ def warm_python(tmp_path_factory):
     yield str(command)
     server.stdin.close()
     server.wait()
+
+
+@pytest.fixture
+def environment(repo_root, warm_python):
+    """Give the variables of a command: the tests' own and more; None removes one."""
+
+    def variables(**more):
+        # torchrun starts its processes with PYTHON_EXEC.
+        added = dict(PYTHONPATH=str(repo_root), PYTHON=warm_python, PYTHON_EXEC=warm_python)
+        both = dict(os.environ, OMP_NUM_THREADS='1', **added) | more
+        return {key: value for key, value in both.items() if value is not None}
+
+    return variables
+
+
+@pytest.fixture
+def run_command(repo_root, environment):
+    """Run a command in the repository; give its ``CompletedProcess``, streams as text."""
+
+    def run(*command, cwd=repo_root, **variables):
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd,
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_LIMIT,
+        )
+
+    return run
 
 
 @pytest.fixture(scope='session')

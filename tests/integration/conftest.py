@@ -1,7 +1,6 @@
 """Run the tools as a user does, in processes of their own."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -17,36 +16,6 @@ def end_with_children(process):
     parent = psutil.Process(process.pid)
     for running in (*parent.children(recursive=True), parent):
         running.kill()
-
-
-@pytest.fixture
-def environment(repo_root, warm_python):
-    """Give the variables of a command: the tests' own and more; None removes one."""
-
-    def variables(**more):
-        # torchrun starts its processes with PYTHON_EXEC.
-        added = dict(PYTHONPATH=str(repo_root), PYTHON=warm_python, PYTHON_EXEC=warm_python)
-        both = dict(os.environ, OMP_NUM_THREADS='1', **added) | more
-        return {key: value for key, value in both.items() if value is not None}
-
-    return variables
-
-
-@pytest.fixture
-def run_command(repo_root, environment):
-    """Run a command in the repository; give its ``CompletedProcess``, streams as text."""
-
-    def run(*command, cwd=repo_root, **variables):
-        return subprocess.run(
-            [str(part) for part in command],
-            cwd=cwd,
-            env=environment(**variables),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """demo/image_demo.py: command line in, text and files out."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 
@@ -110,15 +109,8 @@ def test_mask_files_become_prompts(demo, shipped, image, tmp_path, capsys):
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_user_mistakes_end_in_one_message(repo_root, warm_python, shipped):
-    result = subprocess.run(
-        [warm_python, repo_root / 'demo/image_demo.py', 'gone.png', 'Q', '--model', str(shipped)],
-        capture_output=True,
-        text=True,
-        cwd=repo_root,
-        timeout=300,
-        env={**os.environ, 'PYTHONPATH': str(repo_root)},
-    )
+def test_user_mistakes_end_in_one_message(run_command, warm_python, shipped):
+    result = run_command(warm_python, 'demo/image_demo.py', 'gone.png', 'Q', '--model', shipped)
     assert result.returncode == 2
     assert 'gone.png: image: no such file; check the path' in result.stderr
     assert 'Traceback' not in result.stderr

@@ -1,8 +1,6 @@
 """The trained models in demo/checkpoints: what is recorded beside them is what they do."""
 
 import json
-import os
-import subprocess
 
 import pytest
 import skimage.data
@@ -92,41 +90,27 @@ def test_words_that_were_not_read_in_training_are_said(repo_root):
     assert "samples that were read: 'cat', 'in', 'this', 'image' (as written" in said
 
 
-def run_test(repo_root, warm_python, tmp_path, data, *arguments):
-    """Metrics of ``tools/test.py``."""
-    done = subprocess.run(
-        [
-            warm_python,
-            'tools/test.py',
-            *arguments,
-            '--work-dir',
-            tmp_path / 'work',
-            '--out',
-            tmp_path / 'result.json',
-        ],
-        cwd=repo_root,
-        text=True,
-        env=dict(os.environ, PIXELSAIL_DATA=str(data), PYTHONPATH=str(repo_root)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=540,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return record_of(tmp_path, 'result.json')['metrics']
+@pytest.fixture
+def evaluate(run_command, warm_python, tmp_path):
+    """Give the metrics of ``tools/test.py``."""
+
+    def run(data, *arguments):
+        result = tmp_path / 'result.json'
+        more = ('--work-dir', tmp_path / 'work', '--out', result)
+        done = run_command(
+            warm_python, 'tools/test.py', *arguments, *more, PIXELSAIL_DATA=str(data)
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return record_of(tmp_path, 'result.json')['metrics']
+
+    return run
 
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, warm_python, world, tmp_path):
+def test_recorded_scores_of_grounding_hold_on_new_images(evaluate, repo_root, world):
     folder = repo_root / 'demo/checkpoints' / GROUNDING
-    scores = run_test(
-        repo_root,
-        warm_python,
-        tmp_path,
-        world,
-        f'configs/pixelsail/{GROUNDING}.py',
-        folder / 'model.safetensors',
-    )
+    scores = evaluate(world, f'configs/pixelsail/{GROUNDING}.py', folder / 'model.safetensors')
     recorded = record_of(folder, 'result.json')['metrics']
     for key in ('refseg/cIoU', 'mcq/accuracy', 'shuffled/cIoU'):
         assert scores[key] == pytest.approx(recorded[key], abs=TOLERANCE), key
@@ -135,15 +119,10 @@ def test_recorded_scores_of_grounding_hold_on_new_images(repo_root, warm_python,
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_recorded_scores_of_the_whole_mix_hold_on_new_images(
-    repo_root, warm_python, world, tmp_path
-):
+def test_recorded_scores_of_the_whole_mix_hold_on_new_images(evaluate, repo_root, world, tmp_path):
     write_public_layout(world, tmp_path / 'data')
     folder = repo_root / 'demo/checkpoints' / WHOLE_MIX
-    scores = run_test(
-        repo_root,
-        warm_python,
-        tmp_path,
+    scores = evaluate(
         tmp_path / 'data',
         'configs/benchmarks/grefcoco.py',
         folder / 'model.safetensors',

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,35 +104,26 @@ def leave_captions_out(name):
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize('name', BENCHMARKS)
-def test_runs_through_the_command(name, warm_python, public_layout, tmp_path):
+def test_runs_through_the_command(name, run_command, warm_python, public_layout, tmp_path):
     options = [
         'model.generation.max_new_tokens=24',
         *([] if HAS_CAPTION_PACKAGES else leave_captions_out(name)),
     ]
-    done = subprocess.run(
-        [
-            warm_python,
-            'tools/test.py',
-            f'configs/benchmarks/{name}.py',
-            'demo/checkpoints/pixelsail_tiny_grounding/model.safetensors',
-            '--model',
-            'configs/pixelsail/pixelsail_tiny.py',
-            '--work-dir',
-            str(tmp_path),
-            '--out',
-            str(tmp_path / 'result.json'),
-            '--cfg-options',
-            *options,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=540,
-        env=dict(
-            os.environ,
-            PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]),
-            PIXELSAIL_DATA=str(public_layout[1]),
-        ),
+    done = run_command(
+        warm_python,
+        'tools/test.py',
+        f'configs/benchmarks/{name}.py',
+        'demo/checkpoints/pixelsail_tiny_grounding/model.safetensors',
+        '--model',
+        'configs/pixelsail/pixelsail_tiny.py',
+        '--work-dir',
+        str(tmp_path),
+        '--out',
+        str(tmp_path / 'result.json'),
+        '--cfg-options',
+        *options,
+        PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]),
+        PIXELSAIL_DATA=str(public_layout[1]),
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads((tmp_path / 'result.json').read_text())
@@ -152,21 +142,14 @@ def test_runs_through_the_command(name, warm_python, public_layout, tmp_path):
 
 
 @pytest.mark.integration
-def test_an_unknown_model_is_one_message(warm_python, tmp_path):
-    done = subprocess.run(
-        [
-            warm_python,
-            'tools/test.py',
-            'configs/benchmarks/refcoco.py',
-            'weights.safetensors',
-            '--model',
-            'configs/pixelsail/pixelsail_05b.py',
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+def test_an_unknown_model_is_one_message(run_command, warm_python):
+    done = run_command(
+        warm_python,
+        'tools/test.py',
+        'configs/benchmarks/refcoco.py',
+        'weights.safetensors',
+        '--model',
+        'configs/pixelsail/pixelsail_05b.py',
     )
     assert done.returncode == 2
     assert 'pixelsail_05b.py: no such file' in done.stderr and 'Traceback' not in done.stderr

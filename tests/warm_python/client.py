@@ -29,10 +29,9 @@ def settings_at_import(environment: dict) -> dict:
 
 
 def can_run_warm(arguments: list, environment: dict, hello: dict) -> bool:
-    """Whether a forked interpreter does what a new one would."""
-    plain = [part for part in arguments[:1] if part == '-u']
-    rest = arguments[len(plain) :]
-    runs = bool(rest) and (rest[0] in ('-m', '-c') or not rest[0].startswith('-'))
+    """Whether a forked interpreter does what a new one would (with arguments after ``-u``)."""
+    first = ''.join(arguments[:1])
+    runs = first in ('-m', '-c') or first[:1] not in ('', '-')
     return runs and settings_at_import(environment) == hello['settings']
 
 
@@ -43,10 +42,14 @@ def main() -> None:
     server.connect(path)
     stream = server.makefile('rwb')
     hello = json.loads(stream.readline())
-    if not can_run_warm(arguments, dict(os.environ), hello):
+    unbuffered = arguments[:1] == ['-u']
+    rest = arguments[unbuffered:]
+    if not can_run_warm(rest, dict(os.environ), hello):
         server.close()
         os.execv(python, [python, *arguments])
-    request = dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))
+    request = dict(
+        arguments=rest, unbuffered=unbuffered, folder=os.getcwd(), environment=dict(os.environ)
+    )
     descriptors = array.array('i', [0, 1, 2])
     server.sendmsg([b'.'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
     stream.write(json.dumps(request).encode() + b'\n')

@@ -45,23 +45,16 @@ def receive(connection: socket.socket) -> tuple:
         return json.loads(stream.readline()), list(descriptors)
 
 
-def become(request: dict, descriptors: list) -> list:
-    """Take on folder, environment and streams of a command.
-
-    Returns:
-        list: Its arguments without ``-u``.
-    """
+def become(request: dict, descriptors: list) -> None:
+    """Take on folder, environment and streams of a command."""
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         os.close(descriptor)
     os.chdir(request['folder'])
     os.environ.clear()
     os.environ.update(request['environment'])
-    arguments = request['arguments']
-    if arguments[0] == '-u':
+    if request['unbuffered']:
         sys.stdout.reconfigure(write_through=True)
-        arguments = arguments[1:]
-    return arguments
 
 
 def reseed() -> None:
@@ -148,9 +141,10 @@ def main() -> None:
     gc.freeze()  # a collection in a forked process would copy every page
     job = serve(server)
     if job is not None:
-        arguments = become(*job)
+        request, descriptors = job
+        become(request, descriptors)
         reseed()
-        execute(arguments, base_path)
+        execute(request['arguments'], base_path)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,5 @@
 """Conversion to the authors' names and back, as commands on real files."""
 
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -19,17 +17,12 @@ from pixelsail_mm.command_line import explain
 from pixelsail_mm.errors import CheckpointError, ConfigError
 
 
-def run(repo_root, tool, *args):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(repo_root / 'tools' / 'model_converters' / f'{tool}.py'),
-            *map(str, args),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=repo_root,
-    )
+@pytest.fixture
+def convert(run_command, warm_python):
+    def run(tool, *arguments):
+        return run_command(warm_python, f'tools/model_converters/{tool}.py', *arguments)
+
+    return run
 
 
 @pytest.mark.parametrize('name', ['weights', 'weights_tied_preproj'])
@@ -46,14 +39,14 @@ def test_round_trip_is_bit_for_bit(parity_dir, tmp_path, name, suffix):
 
 
 @pytest.mark.slow
-def test_commands(repo_root, parity_dir, tmp_path):
+def test_commands(convert, parity_dir, tmp_path):
     """Both tools as a user runs them."""
     source = f'{parity_dir}/weights.safetensors'
     ours, back = tmp_path / 'ours.safetensors', tmp_path / 'back.safetensors'
-    first = run(repo_root, 'official_to_mm', source, ours)
+    first = convert('official_to_mm', source, ours)
     assert first.returncode == 0, first.stderr
     assert 'mask_head' in first.stdout and str(ours) in first.stdout
-    assert run(repo_root, 'mm_to_official', ours, back).returncode == 0
+    assert convert('mm_to_official', ours, back).returncode == 0
     assert load_file(source).keys() == load_file(back).keys()
 
 
@@ -138,14 +131,13 @@ def test_distillation_heads_are_not_exported():
 
 
 @pytest.mark.slow
-def test_zero_command(repo_root, tmp_path):
+def test_zero_command(convert, tmp_path):
     """Shards of a DeepSpeed folder as a user puts them together; a wrong folder is one message."""
     from pixelsail_mm.benchmarks.checkpoints import write_zero3
 
     shapes = dict(a=torch.Size([3, 5]), b=torch.Size([4]))
     write_zero3(tmp_path / 'iter_1.pth', shapes, 2, dict(c='a'))
-    done = run(
-        repo_root,
+    done = convert(
         'zero_to_safetensors',
         tmp_path / 'iter_1.pth',
         tmp_path / 'out',
@@ -160,12 +152,7 @@ def test_zero_command(repo_root, tmp_path):
     assert {key: value.shape for key, value in state.items()} == shapes | dict(c=shapes['a'])
     expected = load_state(tmp_path / 'iter_1.pth')['state_dict']
     assert all(torch.equal(value, expected[key].bfloat16()) for key, value in state.items())
-    done = run(
-        repo_root,
-        'zero_to_safetensors',
-        tmp_path / 'iter_1.pth',
-        tmp_path / 'x',
-        '--max-shard-size',
-        'large',
+    done = convert(
+        'zero_to_safetensors', tmp_path / 'iter_1.pth', tmp_path / 'x', '--max-shard-size', 'large'
     )
     assert done.returncode == 2 and "size of shards 'large'" in done.stderr

@@ -4,8 +4,6 @@ The published checkpoint is not here: a small decoder with EVEv2's weight names,
 all tokens and an explicit mask stands for it, written from the description of the architecture.
 """
 
-import subprocess
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -200,21 +198,16 @@ def test_foreign_weights(tokenizer):
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_command(repo_root, warm_python, tokenizer, tmp_path):
+def test_command(run_command, warm_python, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / 'tokenizer')
     save_file(eve_state(), tmp_path / 'eve.safetensors')
-    done = subprocess.run(
-        [
-            warm_python,
-            'tools/model_converters/eve_to_mm.py',
-            tmp_path / 'eve.safetensors',
-            tmp_path / 'ours.safetensors',
-            '--tokenizer',
-            tmp_path / 'tokenizer',
-        ],
-        cwd=repo_root,
-        capture_output=True,
-        text=True,
+    done = run_command(
+        warm_python,
+        'tools/model_converters/eve_to_mm.py',
+        tmp_path / 'eve.safetensors',
+        tmp_path / 'ours.safetensors',
+        '--tokenizer',
+        tmp_path / 'tokenizer',
     )
     assert done.returncode == 0, done.stderr
     loaded = load_state(tmp_path / 'ours.safetensors')

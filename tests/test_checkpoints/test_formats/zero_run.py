@@ -11,7 +11,11 @@ import torch
 
 from pixelsail_mm.checkpoints.checkpoint import save_weights
 from pixelsail_mm.engine.strategies.common import init_gloo
-from pixelsail_mm.engine.strategies.deepspeed import skip_shared_memory_op, unhooked_bare_modules
+from pixelsail_mm.engine.strategies.deepspeed import (
+    adapt,
+    skip_shared_memory_op,
+    unhooked_bare_modules,
+)
 from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail
 from pixelsail_mm.testing.tiny_models import collate, make_sample
 
@@ -33,13 +37,8 @@ def run(folder, case):
     """Train and save ``folder/case`` (a checkpoint) and ``folder/case.safetensors``."""
     stage, tied, precision = case.split('-')
     model, groups = build(tied == 'tied')
-    config = dict(
-        train_micro_batch_size_per_gpu=1,
-        bf16=dict(enabled=precision == 'bfloat16'),
-        zero_optimization=dict(
-            stage=int(stage), overlap_comm=False, stage3_allgather_sequential=True
-        ),
-    )
+    config = adapt(dict(zero_optimization=dict(stage=int(stage))), 1, 1, 0.0)
+    config['bf16'] = dict(enabled=precision == 'bfloat16')
     with unhooked_bare_modules(model):
         engine = deepspeed.initialize(
             model=model, optimizer=torch.optim.AdamW(groups, lr=1e-2), config=config

@@ -1,7 +1,6 @@
 """What is built beforehand is what a training looks for."""
 
-import os
-import subprocess
+from functools import partial
 
 import pytest
 
@@ -75,19 +74,11 @@ def test_a_config_without_a_folder_is_refused(config):
 
 
 @pytest.mark.integration
-def test_the_command(config, public_layout, tmp_path, repo_root, warm_python):
+def test_the_command(config, public_layout, tmp_path, run_command, warm_python):
     path = tmp_path / 'config.py'
     path.write_text(''.join(f'{key} = {value!r}\n' for key, value in config.items()))
 
-    def run(*args):
-        return subprocess.run(
-            [warm_python, 'tools/misc/build_index.py', str(path), *args],
-            cwd=repo_root,
-            env=dict(os.environ, PYTHONPATH=str(repo_root)),
-            capture_output=True,
-            text=True,
-        )
-
+    run = partial(run_command, warm_python, 'tools/misc/build_index.py', path)
     done = run('--workers', '2')
     assert done.returncode == 0, done.stderr
     assert 'train_dataloader.dataset.datasets[1]: 16 items' in done.stdout

@@ -1,8 +1,7 @@
 """ShapesWorld as the public data sets: every config of the manifest reads what was written."""
 
-import os
 import shutil
-import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,17 +101,10 @@ def test_expert_maps_and_tokenizer_come_along(public_layout):
 
 @pytest.mark.integration
 def test_the_command_refuses_what_it_cannot_do(
-    public_layout, mini_world, tmp_path, repo_root, warm_python
+    public_layout, mini_world, tmp_path, run_command, warm_python
 ):
-    def run(*args):
-        return subprocess.run(
-            [warm_python, 'tools/dataset_converters/shapes_world_to_public.py', *map(str, args)],
-            cwd=repo_root,
-            env=dict(os.environ, PYTHONPATH=str(repo_root)),
-            capture_output=True,
-            text=True,
-        )
-
+    tool = 'tools/dataset_converters/shapes_world_to_public.py'
+    run = partial(run_command, warm_python, tool)
     for args, message in (
         ((public_layout[0], public_layout[1]), 'is not empty'),
         ((mini_world, tmp_path / 'a'), 'the images must be .jpg files'),
