@@ -1,1 +1,1 @@
-"""Helpers that our tests and users' own tests share."""
+"""Tiny models, tokenizers and batches for our tests, benchmarks and users' own tests."""

@@ -13,7 +13,7 @@ from pixelsail_mm.checkpoints.conversion.official_keys import mm_to_official, of
 from pixelsail_mm.checkpoints.conversion.rewrite import convert_checkpoint
 from pixelsail_mm.checkpoints.formats.safetensors_files import write_folder
 from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
-from pixelsail_mm.testing.checkpoint_cases import assert_same_logits, logits_of, tiny_pixel_sail
+from tests.helpers.checkpoint_cases import assert_same_logits, logits_of, tiny_pixel_sail
 
 
 def one_file(model, folder):

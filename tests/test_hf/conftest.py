@@ -8,8 +8,8 @@ import torch
 from mmengine.config import Config
 
 from pixelsail_mm.checkpoints.checkpoint import save_weights
-from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail, tokenizer_with
 from pixelsail_mm.testing.tiny_models import TINY_LLM, tiny_model_config
+from tests.helpers.checkpoint_cases import tiny_pixel_sail, tokenizer_with
 
 
 def write_training(folder, tied, resize=None, conversation=None, **parts):

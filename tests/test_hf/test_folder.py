@@ -14,8 +14,8 @@ from pixelsail_mm.checkpoints.checkpoint import load_state, save_weights
 from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.hf.export import export_hf
-from pixelsail_mm.testing.checkpoint_cases import NEW_TOKENS, tokenizer_with
 from pixelsail_mm.testing.tiny_models import TINY_LLM
+from tests.helpers.checkpoint_cases import NEW_TOKENS, tokenizer_with
 
 EXPORTED = {
     'config.json',

@@ -22,7 +22,7 @@ import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.apis import PixelSAILInferencer, init_model
 from pixelsail_mm.apis.inputs import make_record
 from pixelsail_mm.hf.export import export_hf
-from pixelsail_mm.testing.checkpoint_cases import LOGIT_TOLERANCE, fixed_batch
+from tests.helpers.checkpoint_cases import LOGIT_TOLERANCE, fixed_batch
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixelsail_mm.testing.parity import GRAD_PREFIX, ParityFixtures
+from tests.helpers.parity import GRAD_PREFIX, ParityFixtures
 
 # Case -> arrays of the sequence, expert features per sample (None: text only).
 CASES = dict(one=[0], two=[0, 1], image_and_text=[0, None])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pixelsail_mm.structures import PixelDataSample
-from pixelsail_mm.testing.parity import ParityFixtures
+from tests.helpers.parity import ParityFixtures
 
 CASES = ['prefix', 'vp', 'free', 'noseg']
 
@@ -167,7 +167,7 @@ def test_text_only_prompt_is_answered(model):
 def test_positions_and_layout(fixtures, model):
     """Positions and the attention the block layout stands for, five grids."""
     from pixelsail_mm.models.data_preprocessor import position_ids
-    from pixelsail_mm.testing.attention import dense_mask
+    from tests.helpers.attention import dense_mask
 
     arrays = fixtures.arrays('positions_masks')
     ids = fixtures.config['token_ids']

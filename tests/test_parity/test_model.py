@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from pixelsail_mm.testing.parity import GRAD_PREFIX, ParityFixtures
+from tests.helpers.parity import GRAD_PREFIX, ParityFixtures
 
 LOGITS = dict(atol=1e-4, rtol=1e-4)
 LOSS = dict(atol=1e-5, rtol=1e-5)

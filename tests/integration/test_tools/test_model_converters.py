@@ -116,7 +116,7 @@ def test_near_misses_are_unknown(key):
 @pytest.mark.parametrize('tied_preproj', [False, True])
 def test_names_are_those_of_the_model(parity_dir, tied_preproj):
     from pixelsail_mm.registry import MODELS
-    from pixelsail_mm.testing.parity import ParityFixtures
+    from tests.helpers.parity import ParityFixtures
 
     model = MODELS.build(ParityFixtures(parity_dir).model_config(tied_preproj))
     own = {key: value.shape for key, value in model.state_dict().items()}

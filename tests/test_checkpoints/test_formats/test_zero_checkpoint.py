@@ -18,7 +18,7 @@ from pixelsail_mm.checkpoints.checkpoint import (
 from pixelsail_mm.checkpoints.conversion.rewrite import zero_to_safetensors
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import Piece, ZeroTensor
 from pixelsail_mm.errors import CheckpointError, ConfigError
-from pixelsail_mm.testing.checkpoint_cases import assert_same_logits, logits_of, tiny_pixel_sail
+from tests.helpers.checkpoint_cases import assert_same_logits, logits_of, tiny_pixel_sail
 
 CASES = {
     1: ['2-tied-float32', '3-untied-float32'],

@@ -16,8 +16,8 @@ from pixelsail_mm.engine.strategies.deepspeed import (
     skip_shared_memory_op,
     unhooked_bare_modules,
 )
-from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail
 from pixelsail_mm.testing.tiny_models import collate, make_sample
+from tests.helpers.checkpoint_cases import tiny_pixel_sail
 
 
 def build(tied):

@@ -6,7 +6,7 @@ import torch
 from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_weights, save_weights
 from pixelsail_mm.checkpoints.loading.architecture import describe
 from pixelsail_mm.errors import CheckpointError
-from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail
+from tests.helpers.checkpoint_cases import tiny_pixel_sail
 
 EMBEDDING, HEAD = 'backbone.llm.model.embed_tokens.weight', 'backbone.llm.lm_head.weight'
 

@@ -18,9 +18,9 @@ from pixelsail_mm.checkpoints.loading.vocabulary import (
 )
 from pixelsail_mm.engine.hooks.export_weights_hook import ExportWeightsHook
 from pixelsail_mm.errors import CheckpointError
-from pixelsail_mm.testing.checkpoint_cases import NEW_TOKENS, tiny_pixel_sail, tokenizer_with
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
 from pixelsail_mm.tokenization import build_tokenizer
+from tests.helpers.checkpoint_cases import NEW_TOKENS, tiny_pixel_sail, tokenizer_with
 
 EMBEDDING, HEAD = 'backbone.llm.model.embed_tokens.weight', 'backbone.llm.lm_head.weight'
 

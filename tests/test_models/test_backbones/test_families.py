@@ -14,7 +14,7 @@ from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 from pixelsail_mm.models.backbones.family_table import read_table
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.testing.attention import dense_mask
+from tests.helpers.attention import dense_mask
 
 DOCS = Path(__file__).resolve().parents[3] / 'docs' / 'bases.md'
 # Version of which the lists below speak.

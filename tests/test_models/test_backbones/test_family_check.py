@@ -321,7 +321,7 @@ def test_capped_scores_on_every_path():
             None, query, key, value, scaling=2.0, softcap=1.5, layout=layout
         )
         for row, span in enumerate(spans):
-            from pixelsail_mm.testing.attention import dense_mask
+            from tests.helpers.attention import dense_mask
 
             mask = dense_mask(span, 10)
             if ids is not None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pixelsail_mm.checkpoints.checkpoint import load_weights, save_weights
-from pixelsail_mm.testing.checkpoint_cases import NF4, logits_of
-from pixelsail_mm.testing.checkpoint_cases import tiny_lora as build
 from pixelsail_mm.testing.tiny_models import collate, make_sample
+from tests.helpers.checkpoint_cases import NF4, logits_of
+from tests.helpers.checkpoint_cases import tiny_lora as build
 
 BOTH_CPUS = pytest.mark.parametrize(
     'avx512bf16', [False, True], indirect=True, ids=['any-cpu', 'avx512bf16']

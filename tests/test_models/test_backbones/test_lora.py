@@ -9,7 +9,8 @@ from pixelsail_mm.checkpoints.conversion.lora_merge import export_adapter, merge
 from pixelsail_mm.checkpoints.loading.vocabulary import vocabulary_metadata
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.testing.checkpoint_cases import (
+from pixelsail_mm.testing.tiny_models import collate, make_sample, tiny_model_config
+from tests.helpers.checkpoint_cases import (
     LOGIT_TOLERANCE,
     LORA,
     NF4,
@@ -19,9 +20,8 @@ from pixelsail_mm.testing.checkpoint_cases import (
     tiny_pixel_sail,
     tokenizer_with,
 )
-from pixelsail_mm.testing.checkpoint_cases import lora_backbone as backbone
-from pixelsail_mm.testing.checkpoint_cases import tiny_lora as build
-from pixelsail_mm.testing.tiny_models import collate, make_sample, tiny_model_config
+from tests.helpers.checkpoint_cases import lora_backbone as backbone
+from tests.helpers.checkpoint_cases import tiny_lora as build
 
 DORA = LORA | dict(use_dora=True)
 TIED = pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])

@@ -13,9 +13,9 @@ from pixelsail_mm.models.backbones.new_tokens import (
     separate_new_rows,
     untrained_ids,
 )
-from pixelsail_mm.testing.checkpoint_cases import tiny_pixel_sail, tokenizer_with
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer
 from pixelsail_mm.tokenization import new_tokens
+from tests.helpers.checkpoint_cases import tiny_pixel_sail, tokenizer_with
 
 TIED = pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])
 BYTES, ROWS = 256, 320

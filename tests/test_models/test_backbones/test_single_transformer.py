@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from pixelsail_mm.models.backbones.attention import AttentionLayout, image_block_attention
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.testing.attention import dense_mask
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
 from pixelsail_mm.testing.tiny_models import tiny_model_config as config
+from tests.helpers.attention import dense_mask
 
 FAMILIES = ['qwen2', 'qwen3', 'llama', 'mistral']
 

@@ -7,7 +7,7 @@ import torch
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import CachedExpert, Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.structures import PixelDataSample
-from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
+from tests.helpers.tiny_experts import MASK2FORMER, SAM2
 
 
 def sample(height=40, width=56, **meta):

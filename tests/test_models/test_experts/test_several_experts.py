@@ -8,8 +8,8 @@ import torch
 from pixelsail_mm.models.experts import Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
-from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample, tiny_model_config
+from tests.helpers.tiny_experts import MASK2FORMER, SAM2
 from tests.test_models.test_experts.test_onnx_expert import pooling
 
 LOSSES = ['loss_distill_m2f', 'loss_distill_sam2', 'loss_distill_onnx']

@@ -12,8 +12,8 @@ from pixelsail_mm.models.experts import Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.models.experts.cache.build import Image as FeatureImage
 from pixelsail_mm.models.experts.cache.build import Job, cache_features
 from pixelsail_mm.registry import MODELS
-from pixelsail_mm.testing.tiny_experts import MASK2FORMER, SAM2
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample, tiny_model_config
+from tests.helpers.tiny_experts import MASK2FORMER, SAM2
 
 
 class TestTrainingFromTheCache:
