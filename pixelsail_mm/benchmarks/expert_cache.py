@@ -107,7 +107,7 @@ def caching_cost(
     """
     files = write_photos(folder / 'images', images)
     job = Job(expert, str(folder / 'features'), str(folder / 'images'), device=device)
-    built, writer = job.load()
+    built = job.start()
     wall, cpu, done = Counter(), Counter(), 0
     [feature] = built([_decoded(files[0])])
     end = time.monotonic() + max_seconds
@@ -115,7 +115,7 @@ def caching_cost(
         block = files[done : done + _BLOCK]
         samples = [_decoded(file) for file in block]
         turns = dict(
-            bare=partial(_bare, built, samples), caching=partial(cache_images, built, writer, block)
+            bare=partial(_bare, built, samples), caching=partial(cache_images, job, built, block)
         )
         for name in sorted(turns, reverse=done // _BLOCK % 2):
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -134,7 +134,7 @@ def caching_cost(
         bare_cpu_seconds=cpu['bare'],
         caching_cpu_seconds=cpu['caching'],
         cpu_ratio=cpu['caching'] / cpu['bare'],
-        gigabytes=writer.written_bytes / 1e9,
+        gigabytes=sum(file.stat().st_size for file in Path(job.out).iterdir()) / 1e9,
         threads=torch.get_num_threads(),
     )
 

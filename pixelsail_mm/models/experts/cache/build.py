@@ -26,8 +26,10 @@ from pixelsail_mm.models.experts.base import VisionExpert
 from pixelsail_mm.models.experts.cache.feature_shards import (
     ImageState,
     ShardStore,
-    ShardWriter,
     check_kind,
+    create_cache,
+    narrow,
+    write_shard,
 )
 from pixelsail_mm.models.experts.cache.fingerprint import expert_fingerprint
 from pixelsail_mm.models.experts.cache.image_names import Roots, image_name
@@ -68,8 +70,8 @@ class Job:
     device: str = 'cpu'
     custom_imports: Sequence[Mapping[str, Any]] = ()
 
-    def load(self, number: int = 0) -> tuple[VisionExpert, ShardWriter]:
-        """Build the expert on the device of worker ``number`` and open the cache for writing.
+    def start(self, number: int = 0) -> VisionExpert:
+        """Build the expert on the device of worker ``number``; make the cache if there is none.
 
         Raises:
             ConfigError: The cache holds features of another kind.
@@ -81,7 +83,8 @@ class Job:
             number += int(os.environ.get('LOCAL_RANK', 0))
             device = f'cuda:{number % torch.cuda.device_count()}'
         expert = MODELS.build(self.expert).to(torch.device(device))
-        return expert, ShardWriter(self.out, expert.fingerprint(), self.dtype)
+        create_cache(self.out, expert.fingerprint(), self.dtype)
+        return expert
 
 
 @dataclass
@@ -289,34 +292,37 @@ def _check_space(out: str, outcome: Outcome, total: int) -> None:
 def _work(job: Job, chunks: Sequence[list[Image]], number: int = 0) -> Iterator[Outcome]:
     """Build the expert and work off chunks of images."""
     if chunks:
-        expert, writer = job.load(number)
+        expert = job.start(number)
         for chunk in chunks:
-            yield cache_images(expert, writer, chunk)
+            yield cache_images(job, expert, chunk)
 
 
-def cache_images(expert: VisionExpert, writer: ShardWriter, images: Sequence[Image]) -> Outcome:
+def cache_images(job: Job, expert: VisionExpert, images: Sequence[Image]) -> Outcome:
     """Compute the features of images and write them as a shard, reading ahead meanwhile.
 
+    What was computed is written whatever ends this, Ctrl-C included.
+
     Args:
-        expert: The expert, on its device.
-        writer: Where features go.
+        job: Says where features go.
+        expert: What :meth:`Job.start` gave.
         images: Images.
 
     Returns:
         Images that cannot be read or decoded are among the skipped ones.
     """
-    outcome, before = Outcome(), writer.written_bytes
-    with writer:
+    outcome, maps, states = Outcome(), {}, {}
+    try:
         for image, loaded in _read_ahead(images):
             try:
-                sample, state = loaded.result()
+                sample, states[image.name] = loaded.result()
             except (BadSampleError, OSError) as error:
                 outcome.skipped.append(str(error))
                 continue
             [feature] = expert([sample])
-            writer.write(image.name, feature, state)
+            maps[image.name] = narrow(image.name, feature, job.dtype)
             outcome.written += 1
-    outcome.bytes = writer.written_bytes - before
+    finally:
+        outcome.bytes = write_shard(job.out, maps, states)
     return outcome
 
 

@@ -37,7 +37,6 @@ INDEX = 'index.json'
 #: What ``format`` in ``index.json`` begins with, of any version.
 KIND = 'pixelsail_mm feature shards'
 FORMAT = f'{KIND}, version 2'
-_SHARD_BYTES = 64 << 20
 _REMEDY = 'run tools/dataset_converters/cache_expert_features.py again'
 
 
@@ -149,104 +148,95 @@ def _publish(root: Path, names: Iterable[str], write: Callable[[Path], Any]) -> 
         file.unlink(missing_ok=True)
 
 
-class ShardWriter:
-    """Add feature maps to a cache; for one process.
-
-    Maps wait in memory until :meth:`save`, until they have ``shard_bytes``, or until a ``with``
-    block of the writer ends, in whatever way.
+def create_cache(root: str | os.PathLike, fingerprint: Mapping[str, Any], dtype: str) -> None:
+    """Make the folder and ``index.json`` of a cache, unless it is there already.
 
     Args:
-        root: Folder of the cache; made if needed.
+        root: Folder of the cache.
         fingerprint: See :meth:`~.base.VisionExpert.fingerprint`.
         dtype: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
-        shard_bytes: Size at which a shard is written.
 
     Raises:
         ConfigError: ``root`` holds features of another kind.
     """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    header = plain(dict(format=FORMAT, dtype=dtype, **fingerprint))
+    if not check_kind(root, header):
+        _publish(root, [INDEX], lambda file: file.write_text(json.dumps(header, indent=2)))
+        check_kind(root, header)  # another process may have been faster
 
-    def __init__(
-        self,
-        root: str | os.PathLike,
-        fingerprint: Mapping[str, Any],
-        dtype: str,
-        shard_bytes: int = _SHARD_BYTES,
-    ) -> None:
-        self.root, self.dtype, self.shard_bytes = Path(root), dtype, shard_bytes
-        self.written_bytes = 0
-        self._maps: dict[str, Tensor] = {}
-        self._notes: dict[str, str] = {}
-        self.root.mkdir(parents=True, exist_ok=True)
-        header = plain(dict(format=FORMAT, dtype=dtype, **fingerprint))
-        if not check_kind(self.root, header):
-            _publish(self.root, [INDEX], lambda file: file.write_text(json.dumps(header, indent=2)))
-            check_kind(self.root, header)  # another process may have been faster
-        first = max((int(_number(shard)) for shard in _shards(self.root)), default=-1) + 1
-        self._names = (f'features-{number:06d}.safetensors' for number in count(first))
 
-    def write(self, name: str, feature: Tensor, image: ImageState) -> None:
-        """Take the map of an image.
+def narrow(name: str, feature: Tensor, dtype: str) -> Tensor:
+    """Copy a map to the CPU, in the dtype of the cache.
 
-        Args:
-            name: See :func:`~.image_names.image_name`.
-            feature: ``(C,h,w)``, floating point.
-            image: State of the image file when it was read.
+    Args:
+        name: Name of the image, for messages.
+        feature: ``(C,h,w)``, floating point.
+        dtype: See :func:`create_cache`.
 
-        Raises:
-            ConfigError: It is no map, holds NaN or infinity, or numbers beyond the dtype.
-        """
-        values = self._maps[name] = self._narrow(name, feature)
-        self._notes[name] = json.dumps([_crc(name, values), *astuple(image)])
-        if sum(waiting.nbytes for waiting in self._maps.values()) >= self.shard_bytes:
-            self.save()
-
-    def _narrow(self, name: str, feature: Tensor) -> Tensor:
-        """Copy in the dtype of the cache."""
-        if not (
-            torch.is_tensor(feature)
-            and feature.ndim == 3
-            and feature.numel()
-            and feature.is_floating_point()
-        ):
-            kind = getattr(feature, 'dtype', type(feature).__name__)
-            shape = (*getattr(feature, 'shape', ()),)
+    Raises:
+        ConfigError: It is no map, holds NaN or infinity, or numbers beyond the dtype.
+    """
+    if not (
+        torch.is_tensor(feature)
+        and feature.ndim == 3
+        and feature.numel()
+        and feature.is_floating_point()
+    ):
+        kind = getattr(feature, 'dtype', type(feature).__name__)
+        shape = (*getattr(feature, 'shape', ()),)
+        raise ConfigError(
+            f'{name}: the expert gives {kind} {shape}; a feature map is a '
+            'floating point tensor (C,h,w) that is not empty'
+        )
+    # Converted before it leaves the GPU: half the transfer. A copy, as an expert may use one
+    # buffer for all maps.
+    values = feature.detach().to(getattr(torch, dtype), copy=True).cpu().contiguous()
+    if not values.isfinite().all():
+        if not feature.isfinite().all():
             raise ConfigError(
-                f'{name}: the expert gives {kind} {shape}; a feature map is a '
-                'floating point tensor (C,h,w) that is not empty'
+                f'{name}: the features of this image hold NaN or infinity; check '
+                "the expert's weights, or run it with dtype='float32'"
             )
-        # Converted before it leaves the GPU: half the transfer.
-        narrow = feature.detach().to(getattr(torch, self.dtype), copy=True).cpu().contiguous()
-        if not narrow.isfinite().all():
-            if not feature.isfinite().all():
-                raise ConfigError(
-                    f'{name}: the features of this image hold NaN or infinity; check '
-                    "the expert's weights, or run it with dtype='float32'"
-                )
-            raise ConfigError(
-                f'{name}: features up to {feature.abs().max().item():.6g} exceed {self.dtype} '
-                f'({torch.finfo(narrow.dtype).max:.6g} at most); use --dtype bfloat16 (same size, '
-                '3 digits less) or float32, with another --out'
-            )
-        return narrow
+        raise ConfigError(
+            f'{name}: features up to {feature.abs().max().item():.6g} exceed {dtype} '
+            f'({torch.finfo(values.dtype).max:.6g} at most); use --dtype bfloat16 (same size, '
+            '3 digits less) or float32, with another --out'
+        )
+    return values
 
-    def save(self) -> None:
-        """Write the maps that wait, as one shard."""
-        if not self._maps:
-            return
 
-        def write(file: Path) -> None:
-            save_file(self._maps, file, self._notes)
-            shutil.copymode(self.root / INDEX, file)  # the library's files are their owner's alone
-            self.written_bytes += file.stat().st_size
+def write_shard(
+    root: str | os.PathLike, maps: Mapping[str, Tensor], images: Mapping[str, ImageState]
+) -> int:
+    """Add feature maps to a cache, as one shard.
 
-        _publish(self.root, self._names, write)
-        self._maps, self._notes = {}, {}
+    Args:
+        root: Folder that :func:`create_cache` made.
+        maps: Maps as :func:`narrow` gives them, by name (see :func:`~.image_names.image_name`).
+        images: State of each image file when it was read.
 
-    def __enter__(self) -> ShardWriter:
-        return self
+    Returns:
+        Bytes written.
+    """
+    if not maps:
+        return 0
+    root, size = Path(root), 0
+    notes = {
+        name: json.dumps([_crc(name, values), *astuple(images[name])])
+        for name, values in maps.items()
+    }
 
-    def __exit__(self, *error: Any) -> None:
-        self.save()
+    def write(file: Path) -> None:
+        nonlocal size
+        save_file(dict(maps), file, notes)
+        shutil.copymode(root / INDEX, file)  # the library's files are their owner's alone
+        size = file.stat().st_size
+
+    first = max((int(_number(shard)) for shard in _shards(root)), default=-1) + 1
+    _publish(root, (f'features-{number:06d}.safetensors' for number in count(first)), write)
+    return size
 
 
 def _crc(name: str, values: Tensor) -> int:

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ from safetensors.torch import load_file
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts import CachedExpert, VisionExpert
-from pixelsail_mm.models.experts.cache.feature_shards import ImageState, ShardStore, ShardWriter
+from pixelsail_mm.models.experts.cache.build import Image as ImageFile
+from pixelsail_mm.models.experts.cache.build import Job, cache_images
+from pixelsail_mm.models.experts.cache.feature_shards import (
+    ImageState,
+    ShardStore,
+    create_cache,
+    narrow,
+    write_shard,
+)
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
 
@@ -39,10 +48,12 @@ def feature(seed, shape=(2, 3, 4)):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def write(root, names, dtype='float16', fingerprint=FINGERPRINT, **options):
-    with ShardWriter(root, fingerprint, dtype, **options) as writer:
-        for seed, name in enumerate(names):
-            writer.write(name, feature(seed), STATE)
+def write(root, names, dtype='float16', fingerprint=FINGERPRINT, per_shard=100):
+    create_cache(root, fingerprint, dtype)
+    numbered = list(enumerate(names))
+    for i in range(0, len(numbered), per_shard):
+        maps = {n: narrow(n, feature(seed), dtype) for seed, n in numbered[i : i + per_shard]}
+        write_shard(root, maps, dict.fromkeys(maps, STATE))
 
 
 def read(root, name):
@@ -63,10 +74,10 @@ class TestShards:
         assert set(found) == {'a.jpg', 'b.jpg'}
         assert torch.equal(found['b.jpg'], feature(1).half())
 
-    @given(st.lists(st.sampled_from('abcdefgh'), min_size=1, max_size=12), st.integers(1, 200))
-    def test_the_newest_map_of_a_name_counts(self, tmp_path_factory, names, shard_bytes):
+    @given(st.lists(st.sampled_from('abcdefgh'), min_size=1, max_size=12), st.integers(1, 12))
+    def test_the_newest_map_of_a_name_counts(self, tmp_path_factory, names, per_shard):
         root = tmp_path_factory.mktemp('shards')
-        write(root, names, shard_bytes=shard_bytes)
+        write(root, names, per_shard=per_shard)
         store = ShardStore(root)
         assert sorted(store.names()) == sorted(set(names)) and len(store) == len(set(names))
         for name in set(names):
@@ -74,26 +85,19 @@ class TestShards:
             assert torch.equal(store.read(name), feature(last).half().float())
         assert store.is_current('z', root) is None
 
-    def test_shards_end_at_their_size(self, tmp_path):
-        write(tmp_path, 'abcd', shard_bytes=60)  # a map has 48 bytes
-        assert sorted(p.name for p in tmp_path.glob('*.safetensors')) == [
-            'features-000000.safetensors',
-            'features-000001.safetensors',
-        ]
-
-    def test_maps_that_the_expert_overwrites_are_kept(self, tmp_path):
+    def test_maps_that_the_expert_overwrites_are_kept(self):
         """Maps wait for their shard; an expert may use one buffer for all of them."""
-        buffer = torch.zeros(2, 1, 1, 1)
-        with ShardWriter(tmp_path, FINGERPRINT, 'float32') as writer:
-            for i, name in enumerate('abc'):
-                buffer += 1
-                writer.write(name, buffer[i % 2], STATE)
-        assert [read(tmp_path, name).item() for name in 'abc'] == [1, 2, 3]
+        buffer = torch.zeros(1, 1, 1)
+        kept = []
+        for name in 'abc':
+            buffer += 1
+            kept.append(narrow(name, buffer, 'float32'))
+        assert [values.item() for values in kept] == [1, 2, 3]
 
     @pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason="needs Linux' /proc/self/fd")
     def test_reading_keeps_no_shard_open(self, tmp_path):
         """A map keeps its file open: thousands of shards would use up a process's files."""
-        write(tmp_path, 'abcdefgh', shard_bytes=1)
+        write(tmp_path, 'abcdefgh', per_shard=1)
         store = ShardStore(tmp_path)
         before = len(list(Path('/proc/self/fd').iterdir()))
         for seed, name in enumerate('abcdefgh'):
@@ -125,11 +129,9 @@ class TestShards:
             (torch.zeros(2, 2, dtype=torch.int64), 'int64 .2, 2.'),
         ],
     )
-    def test_what_is_no_map_is_refused(self, given, says, tmp_path):
-        with ShardWriter(tmp_path, FINGERPRINT, 'float16') as writer:
-            with pytest.raises(ConfigError, match=f'a.jpg: the expert gives .*{says}'):
-                writer.write('a.jpg', given, STATE)
-        assert len(ShardStore(tmp_path)) == 0
+    def test_what_is_no_map_is_refused(self, given, says):
+        with pytest.raises(ConfigError, match=f'a.jpg: the expert gives .*{says}'):
+            narrow('a.jpg', given, 'float16')
 
     @pytest.mark.parametrize(
         'value, dtype, says',
@@ -139,24 +141,39 @@ class TestShards:
             (float('inf'), 'float32', 'NaN or infinity'),
         ],
     )
-    def test_what_the_dtype_cannot_hold_is_refused(self, value, dtype, says, tmp_path):
-        with ShardWriter(tmp_path, FINGERPRINT, dtype) as writer:
-            with pytest.raises(ConfigError, match=f'big.jpg.*{says}'):
-                writer.write('big.jpg', torch.full((1, 2, 2), value), STATE)
-        assert len(ShardStore(tmp_path)) == 0
+    def test_what_the_dtype_cannot_hold_is_refused(self, value, dtype, says):
+        values = torch.full((1, 2, 2), value)
+        with pytest.raises(ConfigError, match=f'big.jpg.*{says}'):
+            narrow('big.jpg', values, dtype)
         if value == 7e4:
-            write(tmp_path / 'wide', ['a'], 'bfloat16')
+            assert narrow('big.jpg', values, 'bfloat16').isfinite().all()
 
 
 class TestInterrupted:
     """A killed process leaves whole shards and at most a file that nobody reads."""
 
     def test_an_error_keeps_what_was_computed_before(self, tmp_path):
+        class Interrupted(NumbersOfTest):
+            def fingerprint(self):
+                return FINGERPRINT
+
+            def __call__(self, data_samples):
+                if data_samples[0].sample_id == 'b.png':
+                    raise KeyboardInterrupt
+                return [feature(0)]
+
+        for name in 'ab':
+            Image.new('RGB', (4, 4)).save(tmp_path / f'{name}.png')
+        job = Job(dict(type='NumbersOfTest'), str(tmp_path / 'cache'), str(tmp_path))
+        create_cache(job.out, FINGERPRINT, job.dtype)
         with pytest.raises(KeyboardInterrupt):
-            with ShardWriter(tmp_path, FINGERPRINT, 'float16') as writer:
-                writer.write('a', feature(0), STATE)
-                raise KeyboardInterrupt
-        assert torch.equal(read(tmp_path, 'a'), feature(0).half().float())
+            cache_images(
+                job,
+                Interrupted(),
+                [ImageFile(f'{name}.png', str(tmp_path / f'{name}.png')) for name in 'ab'],
+            )
+        assert list(ShardStore(job.out).names()) == ['a.png']
+        assert torch.equal(read(job.out, 'a.png'), feature(0).half().float())
 
     def test_an_unfinished_file_is_not_read(self, tmp_path):
         write(tmp_path, 'ab')
@@ -167,7 +184,7 @@ class TestInterrupted:
 
     def test_every_damaged_shard_is_named_and_can_be_made_again(self, tmp_path):
         """A power cut may leave zeros or nothing in files whose names were on the disk already."""
-        write(tmp_path, 'abc', shard_bytes=1)
+        write(tmp_path, 'abc', per_shard=1)
         for number, content in enumerate([b'', bytes(128)]):
             (tmp_path / f'features-00000{number}.safetensors').write_bytes(content)
         with pytest.raises(ConfigError, match='features-000000.*features-000001.*delete these'):
@@ -179,15 +196,12 @@ class TestInterrupted:
         assert torch.equal(read(tmp_path, 'c'), feature(2).half().float())
 
     def test_writers_at_the_same_time_take_shards_of_their_own(self, tmp_path):
-        one, two = (ShardWriter(tmp_path, FINGERPRINT, 'float16') for _ in range(2))
-        for i in range(3):
-            one.write(f'one{i}', feature(i), STATE)
-            two.write(f'two{i}', feature(10 + i), STATE)
-            one.save()
-        two.save()
-        assert len(list(tmp_path.iterdir())) == 5 and len(ShardStore(tmp_path)) == 6
-        assert torch.equal(read(tmp_path, 'one2'), feature(2).half().float())
-        assert torch.equal(read(tmp_path, 'two2'), feature(12).half().float())
+        """All processes find the same highest number and ask for the next one at once."""
+        create_cache(tmp_path, FINGERPRINT, 'float16')
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: write(tmp_path, [f'w{i}']), range(32)))
+        assert len(list(tmp_path.iterdir())) == 33 and len(ShardStore(tmp_path)) == 32
+        assert torch.equal(read(tmp_path, 'w31'), feature(0).half().float())
 
 
 class TestCachedExpert:
@@ -204,9 +218,13 @@ class TestCachedExpert:
     @pytest.fixture
     def root(self, tmp_path, images):
         root = tmp_path / 'cache'
-        with ShardWriter(root, FINGERPRINT, 'float16') as writer:
-            for i in range(2):
-                writer.write(f'images/{i}.png', feature(i), ImageState.read(images / f'{i}.png'))
+        names = [f'images/{i}.png' for i in range(2)]
+        create_cache(root, FINGERPRINT, 'float16')
+        write_shard(
+            root,
+            {name: narrow(name, feature(i), 'float16') for i, name in enumerate(names)},
+            {name: ImageState.read(images.parent / name) for name in names},
+        )
         return root
 
     def sample(self, path):
@@ -296,7 +314,7 @@ class TestCachedExpert:
 
     def test_a_cache_without_an_image_yet(self, images, tmp_path):
         """The tool was stopped before the first one was done; the folder is no set of files."""
-        ShardWriter(tmp_path / 'new', FINGERPRINT, 'float16')
+        create_cache(tmp_path / 'new', FINGERPRINT, 'float16')
         expert = self.open(tmp_path / 'new', images)
         with pytest.raises(FileNotFoundError, match=r'new/images/0.png \(empty\)'):
             expert([self.sample(images / '0.png')])
@@ -337,7 +355,7 @@ class TestCachedExpert:
         with pytest.raises(ConfigError, match="version 1' is not .*delete the folder and run"):
             self.open(tmp_path, images)
         with pytest.raises(ConfigError, match='version 1.* instead of .*version 2.*delete this'):
-            ShardWriter(tmp_path, FINGERPRINT, 'float16')
+            create_cache(tmp_path, FINGERPRINT, 'float16')
 
     @pytest.mark.parametrize(
         'content',
@@ -364,5 +382,5 @@ class TestCachedExpert:
     def test_nothing_else_can_be_added(self, fingerprint, dtype, says, root):
         before = {path.name: path.read_bytes() for path in root.iterdir()}
         with pytest.raises(ConfigError, match=says):
-            ShardWriter(root, fingerprint, dtype)
+            create_cache(root, fingerprint, dtype)
         assert {path.name: path.read_bytes() for path in root.iterdir()} == before
