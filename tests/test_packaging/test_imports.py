@@ -11,6 +11,7 @@ FLOORS = [
         'version',
         'errors',
         'notices',
+        'rendering',
         'registry',
         'type_names',
         'setting_differences',
