@@ -15,15 +15,14 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
 
 
-def render(name: str, **values: Any) -> str:
-    """Fill a Jinja file.
+def render(name: str, /, **values: Any) -> str:
+    """Fill a Jinja file; gives the text without a line break at its end.
 
     Args:
         name: Its path in the package, such as ``'model_zoo/page.md.jinja'``.
         **values: What it names.
     """
-    return _environment().get_template(name).render(values)
+    return _environment().get_template(name).render(values).rstrip('\n')

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pixelsail_mm.rendering import render
+
 IMAGE_SIZE = 512
-TARGETS = dict(samples_per_second=12.0, index_seconds=60.0, index_gigabytes=2.0, metric_seconds=5.0)
 # Shares of the full mix: LLaVA and captions, Osprey and other region data, referring sentences.
 _SHARES = dict(llava=0.4, osprey=0.4, refcoco=0.2)
 _REFS_PER_IMAGE = 5
@@ -310,36 +311,4 @@ def metric_cost(masks: int = 1000, height: int = 480, width: int = 640) -> dict[
 
 def report(result: dict[str, float]) -> str:
     """Readable table of the figures above, each with its target."""
-    rows = [
-        (
-            'pipeline, 512x512, one core',
-            f'{result["samples_per_second"]:.1f} samples/s '
-            f'(target {TARGETS["samples_per_second"]:g})',
-        ),
-        (
-            'annotation files',
-            f'{result["index_records"]:,} records, {result["index_file_gigabytes"]:.2f} GiB',
-        ),
-        (
-            'index from files',
-            f'{result["index_seconds"]:.1f} s '
-            f'({result["index_cpu_seconds"]:.1f} s of CPU), '
-            f'{result["index_gigabytes"]:.2f} GiB, '
-            f'{result["import_gigabytes"]:.2f} GiB of it imports '
-            f'(targets {TARGETS["index_seconds"]:g} s, '
-            f'{TARGETS["index_gigabytes"]:g} GiB)',
-        ),
-        (
-            f'index, build_index.py --workers {result["prepare_workers"]}',
-            f'{result["prepare_seconds"]:.1f} s, {result["prepare_gigabytes"]:.2f} GiB in all',
-        ),
-        (
-            'index from cache',
-            f'{result["cached_seconds"]:.2f} s, {result["cached_gigabytes"]:.2f} GiB',
-        ),
-        (
-            f'metric, {result["metric_masks"]} masks 640x480',
-            f'{result["metric_seconds"]:.2f} s (target {TARGETS["metric_seconds"]:g} s)',
-        ),
-    ]
-    return '\n'.join(f'{name:34}{value}' for name, value in rows)
+    return render('benchmarks/data.txt.jinja', **result)

@@ -15,10 +15,10 @@ from PIL import Image as PILImage
 from pixelsail_mm.models.experts.base import VisionExpert
 from pixelsail_mm.models.experts.cache.build import Image, Job, cache_images
 from pixelsail_mm.models.experts.cache.feature_shards import ShardStore
+from pixelsail_mm.rendering import render
 from pixelsail_mm.structures import PixelDataSample
 
 IMAGE_SIZE = 512
-TARGET = 1.2
 _BLOCK = 10  # images between two looks at the clock
 
 
@@ -155,18 +155,4 @@ def _bare(expert: VisionExpert, samples: list[PixelDataSample]) -> None:
 
 def report(result: dict[str, Any]) -> str:
     """Readable table of the figures."""
-    images = result['images']
-    rows = [
-        f'{images} images of {IMAGE_SIZE}x{IMAGE_SIZE}, maps of '
-        f'{"x".join(map(str, result["feature"]))}, {result["threads"]} thread(s)'
-    ]
-    for label, key in (('bare forward', 'bare'), ('caching', 'caching')):
-        wall, cpu = result[f'{key}_seconds'], result[f'{key}_cpu_seconds']
-        rows.append(
-            f'{label:14}{wall:8.1f} s ({1000 * wall / images:.1f} ms per image), {cpu:.1f} s of CPU'
-        )
-    rows.append(f'{"written":14}{result["gigabytes"]:8.2f} GB')
-    rows.append(
-        f'{"ratio":14}{result["ratio"]:8.3f} (target {TARGET}), {result["cpu_ratio"]:.3f} of CPU'
-    )
-    return '\n'.join(rows)
+    return render('benchmarks/expert_cache.txt.jinja', **result)

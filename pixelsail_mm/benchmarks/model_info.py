@@ -9,6 +9,7 @@ from typing import Any
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.heads.names import head_attribute
+from pixelsail_mm.rendering import render
 from pixelsail_mm.type_names import type_name
 
 #: ZeRO stages with what they share out among the processes.
@@ -280,40 +281,11 @@ def report(info: ModelInfo, processes: int = 8) -> str:
         info: See :func:`model_info`.
         processes: Number of processes for the ZeRO stages.
     """
-    width = max(map(len, info.parts)) + 2
-    lines = [
-        'parameters',
-        *(f'  {part:{width}}{count:>16,}' for part, count in info.parts.items()),
-        f'  {"total, as used":{width}}{info.total:>16,}',
-        f'  {"trained":{width}}{info.trainable:>16,}',
-    ]
-    if info.four_bit:
-        lines.append(f'  {"held in 4 bits":{width}}{info.four_bit:>16,}')
-    size = _BYTES[info.precision]
-    lines += [
-        '',
-        f'training state per process in {info.precision}: '
-        f'{size["weights"]} B x all + ({size["gradients"]} gradients + '
-        f'{size["optimizer"]} AdamW) B x trained; without activations and experts',
-        f'  {"":10}{"1 process":>12}{f"{processes} processes":>14}',
-    ]
-    for stage, shared in ZERO_STAGES.items():
-        name = f'ZeRO-{stage}' if stage else 'no ZeRO'
-        if info.four_bit and stage == 3:
-            lines.append(f'  {name:10}{NO_ZERO3}')
-            continue
-        one, many = info.training_state(stage), info.training_state(stage, processes)
-        lines.append(
-            f'  {name:10}{one:8.2f} GiB{many:10.2f} GiB'
-            + (f'   shared out: {", ".join(shared)}' if shared else '')
-        )
-    height, width = info.image_size
-    return '\n'.join(
-        [
-            *lines,
-            '',
-            f'vocabulary     {info.vocabulary:,} rows',
-            f'image tokens   {info.image_tokens:,} for {width}x{height} pixels',
-            f'schedule       {info.schedule}',
-        ]
+    return render(
+        'benchmarks/model_info.txt.jinja',
+        info=info,
+        processes=processes,
+        size=_BYTES[info.precision],
+        stages=ZERO_STAGES,
+        no_zero3=NO_ZERO3,
     )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 import pixelsail_mm.hf  # noqa: F401  (registers the Auto classes)
 from pixelsail_mm.hf.export import export_hf
+from pixelsail_mm.rendering import render
 
 # Stored in, computed in; the first is what the others are compared with.
 _CASES = (
@@ -54,17 +55,7 @@ def compare_precisions(
 
 def report(rows: list[dict]) -> str:
     """The result of :func:`compare_precisions` as a Markdown table."""
-    lines = [
-        '| stored in | computed in | largest difference of a logit | same text | mask IoU |',
-        '|---|---|---|---|---|',
-    ]
-    for row in rows:
-        overlap = '-' if row['iou'] is None else f'{row["iou"]:.3f}'
-        lines.append(
-            f'| {row["stored"]} | {row["computed"]} | {row["difference"]:.2g} | '
-            f'{"yes" if row["same_text"] else "no"} | {overlap} |'
-        )
-    return '\n'.join(lines)
+    return render('benchmarks/precision.md.jinja', rows=rows)
 
 
 @torch.no_grad()

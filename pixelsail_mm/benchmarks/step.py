@@ -9,6 +9,7 @@ from statistics import median
 import torch
 
 from pixelsail_mm.registry import MODELS
+from pixelsail_mm.rendering import render
 from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample
 
 IMAGE_PATCHES, PATCH, TEXT_TOKENS, SEGS = (24, 24), 16, 115, 5
@@ -120,24 +121,4 @@ def _timed(function: Callable[[], None]) -> float:
 
 def report(result: dict[str, float]) -> str:
     """Readable table of :func:`run_benchmark`'s result."""
-    rows = [
-        ('parameters', f'{result["parameters"] / 1e6:.2f} M'),
-        ('sequence', f'{result["tokens"]} tokens, {result["threads"]} threads, float32'),
-        (
-            'forward + backward',
-            f'{result["train_seconds"]:.2f} s median, {result["train_seconds_best"]:.2f} s best',
-        ),
-        ('work', f"{result['train_flops'] / 1e9:.1f} GFLOP (torch's counter)"),
-        ('matrix-product peak', f'{result["peak_flops"] / 1e9:.0f} GFLOP/s (float32, this run)'),
-        (
-            'share of the peak',
-            f'{result["share_of_peak"]:.2f} median, '
-            f'{result["share_of_peak_best"]:.2f} best (target 0.45)',
-        ),
-        (
-            'predict, 16 new tokens',
-            f'{result["predict_seconds"]:.2f} s median, '
-            f'{result["predict_seconds_best"]:.2f} s best',
-        ),
-    ]
-    return '\n'.join(f'{name:28}{value}' for name, value in rows)
+    return render('benchmarks/step.txt.jinja', **result)

@@ -24,7 +24,7 @@ def render_page(root: Path) -> str:
         for content in map(read_metafile, all_metafiles(root))
         for collection in content['Collections']
     ]
-    return render(
+    page = render(
         'model_zoo/page.md.jinja',
         collections=collections,
         ran=_ran,
@@ -32,6 +32,7 @@ def render_page(root: Path) -> str:
         downloads=load_catalogue(),
         **paper_results(),
     )
+    return page + '\n'
 
 
 def _ran(model: dict[str, Any]) -> bool:
