@@ -58,44 +58,30 @@ class PixelVisualizationHook(Hook):
         self._seen = 0
         self._drawn: Counter = Counter()
 
-    def before_val_epoch(self, runner) -> None:
+    def _before_epoch(self, runner, mode: str = 'train') -> None:
         """Start counting anew for a data loader."""
         self._seen = 0
 
-    def before_test_epoch(self, runner) -> None:
-        """Start counting anew for a data loader."""
-        self._seen = 0
-
-    def after_val_iter(
+    def _after_iter(
         self,
         runner,
         batch_idx: int,
         data_batch: dict | None = None,
         outputs: Sequence | None = None,
+        mode: str = 'train',
     ) -> None:
-        """Draw the chosen samples of a validation batch."""
-        if self.show_dir is not None:
-            folder = Path(self.show_dir, f'val_{runner.iter}')
-            self._draw_batch(runner, runner.val_loop, folder, data_batch, outputs)
+        """Draw the chosen samples of a batch of validation or testing."""
+        if self.show_dir is None or mode == 'train':
+            return
+        loop = runner.val_loop if mode == 'val' else runner.test_loop
+        folder = Path(self.show_dir, f'val_{runner.iter}' if mode == 'val' else '')
+        self._draw_batch(runner, loop, folder, data_batch, outputs)
 
-    def after_test_iter(
-        self,
-        runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Draw the chosen samples of a test batch."""
-        if self.show_dir is not None:
-            self._draw_batch(runner, runner.test_loop, Path(self.show_dir), data_batch, outputs)
-
-    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def _after_epoch(self, runner, mode: str = 'train') -> None:
         """Log the folders of the pictures."""
-        self._report(runner)
-
-    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Log the folders of the pictures."""
-        self._report(runner)
+        for folder, count in sorted(self._drawn.items()):
+            runner.logger.info(f'{count} pictures of predictions in {folder}')
+        self._drawn.clear()
 
     def _draw_batch(
         self, runner: Any, loop: Any, folder: Path, data_batch: dict, outputs: Sequence
@@ -138,11 +124,6 @@ class PixelVisualizationHook(Hook):
                 backend.add_image(
                     f'{path.parent.name}/{path.stem}', self._visualizer.get_image(), runner.iter
                 )
-
-    def _report(self, runner) -> None:
-        for folder, count in sorted(self._drawn.items()):
-            runner.logger.info(f'{count} pictures of predictions in {folder}')
-        self._drawn.clear()
 
 
 def _image_of(sample: Any, model_image: Any) -> np.ndarray | None:
