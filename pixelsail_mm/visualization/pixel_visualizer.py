@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -236,39 +236,6 @@ class PixelVisualizer(Visualizer):
             Image.fromarray(panel.picture),
             (x + (width - own_width) // 2, top + (row - height) // 2),
         )
-
-    @staticmethod
-    def grid(pictures: Sequence[np.ndarray], columns: int = 2, gap: int = 16) -> np.ndarray:
-        """Put pictures on one contact sheet, row by row, each at the top left of its cell.
-
-        Args:
-            pictures: uint8 RGB arrays of any sizes; at least one.
-            columns: Number of columns.
-            gap: Distance between pictures in pixels.
-
-        Returns:
-            uint8 RGB sheet.
-        """
-        if not pictures or columns < 1:
-            raise ValueError('PixelVisualizer.grid needs at least one picture and one column')
-        rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-        widths = [
-            max(picture.shape[1] for picture in pictures[i::columns])
-            for i in range(min(columns, len(pictures)))
-        ]
-        heights = [max(picture.shape[0] for picture in row) for row in rows]
-        sheet = np.full(
-            (sum(heights) + gap * (len(rows) + 1), sum(widths) + gap * (len(widths) + 1), 3),
-            RULE,
-            np.uint8,
-        )
-        for i, row in enumerate(rows):
-            for j, picture in enumerate(row):
-                y = gap * (i + 1) + sum(heights[:i])
-                x = gap * (j + 1) + sum(widths[:j])
-                sheet[y : y + heights[i], x : x + widths[j]] = PAPER
-                sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
-        return sheet
 
 
 def build_visualizer(cfg: Mapping[str, Any] | None) -> Visualizer:

@@ -238,15 +238,3 @@ def test_add_datasample_without_file_goes_to_the_backends(tmp_path):
     )
     visualizer.add_datasample('a', grey(), make(), step=3)
     assert (tmp_path / 'vis_data/vis_image/a_3.png').is_file()
-
-
-def test_grid():
-    pictures = [
-        np.full((h, w, 3), v, np.uint8) for h, w, v in [(10, 20, 1), (30, 10, 2), (5, 5, 3)]
-    ]
-    sheet = PixelVisualizer.grid(pictures, columns=2, gap=4)
-    assert sheet.shape == (30 + 5 + 3 * 4, 20 + 10 + 3 * 4, 3)
-    assert [count(sheet, (v, v, v)) for v in (1, 2, 3)] == [200, 300, 25]
-    assert PixelVisualizer.grid(pictures[:1], columns=5, gap=4).shape == (18, 28, 3)
-    with pytest.raises(ValueError, match='at least one'):
-        PixelVisualizer.grid([])
