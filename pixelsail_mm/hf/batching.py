@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pixelsail_mm.tokenization import IGNORE_INDEX, NO_PROMPT
 
@@ -73,21 +74,19 @@ def pad_samples(packed: Sequence[dict], pad: int) -> dict[str, Tensor]:
         The whole batch, see the module's text.
     """
     inputs = [sample['inputs'] for sample in packed]
-    length = max(len(row['input_ids']) for row in inputs)
     batch = dict(
-        input_ids=torch.full((len(inputs), length), pad),
-        attention_mask=torch.zeros(len(inputs), length, dtype=torch.long),
-        answer_mask=torch.zeros(len(inputs), length, dtype=torch.long),
+        input_ids=_pad_left([row['input_ids'] for row in inputs], pad),
+        attention_mask=_pad_left([torch.ones_like(row['input_ids']) for row in inputs], 0),
+        answer_mask=_pad_left([(row['labels'] != IGNORE_INDEX).long() for row in inputs], 0),
     )
-    for row, sample in enumerate(inputs):
-        start = length - len(sample['input_ids'])
-        batch['input_ids'][row, start:] = sample['input_ids']
-        batch['attention_mask'][row, start:] = 1
-        batch['answer_mask'][row, start:] = sample['labels'] != IGNORE_INDEX
     sizes = [sample['data_samples'].ori_shape for sample in packed]
     return batch | pad_images(
         [row['image'] for row in inputs], [row['prompt_map'] for row in inputs], sizes
     )
+
+
+def _pad_left(rows: list[Tensor], value: int) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side='left')
 
 
 def unpad_samples(

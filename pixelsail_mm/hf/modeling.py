@@ -67,9 +67,7 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         torch.set_default_dtype(torch.float32)
         try:
             with _memory_for_constants():
-                self.model = MODELS.build(
-                    config.model_settings(_SpecialTokenizer.from_config(config))
-                )
+                self.model = MODELS.build(config.model_settings(_SpecialTokenizer(config)))
         finally:
             torch.set_default_dtype(dtype)
         for parameter in self.model.parameters():
@@ -306,33 +304,21 @@ class _SpecialTokenizer(PreTrainedTokenizer):
     """A tokenizer of the special tokens alone, so that a model needs its config and no more.
 
     Args:
-        ids: Token -> id.
-        **kwargs: See ``PreTrainedTokenizer``.
+        config: Names the tokens with their ids, and the id of padding.
+
+    Raises:
+        ConfigError: Padding is none of the special tokens.
     """
 
-    def __init__(self, ids: Mapping[str, int], **kwargs) -> None:
-        self._ids = dict(ids)
-        self._names = {number: token for token, number in ids.items()}
-        super().__init__(**kwargs)
-
-    @classmethod
-    def from_config(cls, config: PixelSAILConfig) -> _SpecialTokenizer:
-        """Take tokens and padding from ``config``.
-
-        Raises:
-            ConfigError: Padding is none of the special tokens.
-        """
-        pads = [
-            token
-            for token, number in config.special_tokens.items()
-            if number == config.pad_token_id
-        ]
-        if not pads:
+    def __init__(self, config: PixelSAILConfig) -> None:
+        self._ids = dict(config.special_tokens)
+        self._names = {number: token for token, number in self._ids.items()}
+        if config.pad_token_id not in self._names:
             raise ConfigError(
                 f'config.json of {config.name_or_path or "the model"}: pad_token_id '
                 f'{config.pad_token_id} is not the id of one of special_tokens'
             )
-        return cls(config.special_tokens, pad_token=pads[0])
+        super().__init__(pad_token=self._names[config.pad_token_id])
 
     @property
     def vocab_size(self) -> int:

@@ -88,20 +88,15 @@ class PixelSAILImageProcessor(BaseImageProcessor):
             _prepare(InputPipeline(self.build()), make_image_record(f'image {i}', *values))
             for i, values in enumerate(zip(*columns))
         ]
-        found = [result['image'] is not None for result in results]
-        return BatchFeature(
-            pad_images(
-                [
-                    torch.from_numpy(result['image']) if there else None
-                    for result, there in zip(results, found)
-                ],
-                [
-                    torch.from_numpy(result['prompt_map']) if there else None
-                    for result, there in zip(results, found)
-                ],
-                [result['ori_shape'] for result in results],
-            )
+        images, prompt_maps = (
+            [
+                None if result['image'] is None else torch.from_numpy(result[key])
+                for result in results
+            ]
+            for key in ('image', 'prompt_map')
         )
+        sizes = [result['ori_shape'] for result in results]
+        return BatchFeature(pad_images(images, prompt_maps, sizes))
 
 
 class PixelSAILProcessor(ProcessorMixin):
