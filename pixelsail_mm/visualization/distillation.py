@@ -11,22 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.models.heads.names import MASK
 from pixelsail_mm.registry import DATASETS, MODELS
-from pixelsail_mm.visualization.colours import INK, MUTED, PAPER
-from pixelsail_mm.visualization.drawing import fit
-from pixelsail_mm.visualization.text import font
 
 SPLITS = ('test', 'val', 'train')
-_SIDE = 256  # long side of a panel in pixels
-_GAP = 12
 _MAX_CELLS = 4096  # per image, for the principal components
 
 
@@ -187,46 +182,24 @@ def compare(model: nn.Module, sample: dict) -> list[Comparison]:
     return found
 
 
-def draw(rows: Sequence[Comparison], colours: SharedColours) -> np.ndarray:
-    """Picture of one loss: a row per image of photo, the expert's map and ours."""
-    first = rows[0]
-    titles = ('photo', f'expert: {first.loss}', f'ours: {first.feature}, projected')
-    panels = [
-        [
-            _enlarged(row.image, row.image),
-            _enlarged(colours(row.theirs), row.image),
-            _enlarged(colours(row.ours), row.image),
-        ]
-        for row in rows
-    ]
-    line, head = 18, 26
-    heights = [row[0].height + line + _GAP for row in panels]
-    canvas = Image.new('RGB', (3 * _SIDE + 4 * _GAP, head + sum(heights) + _GAP), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    columns = [_GAP + i * (_SIDE + _GAP) for i in range(3)]
-    for left, title in zip(columns, titles):
-        pen.text((left, head - 6), title, INK, font(14, True), 'ls')
-    top = head
-    for row, pictures, height in zip(rows, panels, heights):
-        for left, picture in zip(columns, pictures):
-            canvas.paste(picture, (left, top))
+def draw(rows: Sequence[Comparison], colours: SharedColours, path: Path) -> None:
+    """Write the picture of one loss: a row per image of photo, the expert's map and ours."""
+    figure = Figure(figsize=(8.4, 3.1 * len(rows)), layout='constrained')
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    titles = ('photo', f'expert: {rows[0].loss}', f'ours: {rows[0].feature}, projected')
+    for axes, title in zip(grid[0], titles):
+        axes.set_title(title, fontsize=11, fontweight='bold')
+    for line, row in zip(grid, rows):
         scores = row.scores()
-        size = '{}x{} cells of {} channels'.format(*row.ours.shape)
-        texts = (row.name, size, f'cosine {scores["cosine"]:.2f}, centred {scores["centred"]:.2f}')
-        for left, text in zip(columns, texts):
-            pen.text((left, top + pictures[0].height + line - 4), text, MUTED, font(12), 'ls')
-        top += height
-    return np.asarray(canvas)
-
-
-def _enlarged(picture: np.ndarray, image: np.ndarray) -> Image.Image:
-    """Bring a map (cells as squares) or a photo to the size of a panel."""
-    height, width = image.shape[:2]
-    scale = _SIDE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if picture is image:
-        return Image.fromarray(fit(picture, _SIDE, _SIDE)).resize(size)
-    return Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
+        cells = '{}x{} cells of {} channels'.format(*row.ours.shape)
+        agreement = f'cosine {scores["cosine"]:.2f}, centred {scores["centred"]:.2f}'
+        extent = (0, row.image.shape[1], row.image.shape[0], 0)
+        line[0].imshow(row.image, extent=extent)
+        line[1].imshow(colours(row.theirs), extent=extent, interpolation='nearest')
+        line[2].imshow(colours(row.ours), extent=extent, interpolation='nearest')
+        for axes, text in zip(line, (row.name, cells, agreement)):
+            axes.set(xticks=[], yticks=[], xlabel=text)
+    figure.savefig(path)
 
 
 def _numbered(rows: Sequence[Comparison]) -> list[Comparison]:
@@ -267,8 +240,8 @@ def visualize_distillation(
     for rows in map(_numbered, zip(*found)):
         colours = SharedColours([row.theirs for row in rows])
         (folder / rows[0].loss).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw(rows, colours)).save(folder / f'{rows[0].loss}.png')
+        draw(rows, colours, folder / f'{rows[0].loss}.png')
         for row in rows:
-            Image.fromarray(draw([row], colours)).save(folder / row.loss / f'{row.name}.png')
+            draw([row], colours, folder / row.loss / f'{row.name}.png')
         scores[rows[0].loss] = {row.name: row.scores() for row in rows}
     return scores
