@@ -3,20 +3,8 @@
 from pixelsail_mm.downloads.archives import check_sha256, read_members
 from pixelsail_mm.downloads.catalogue import find_entry, hub_architecture, load_catalogue
 from pixelsail_mm.downloads.install import check_entry, check_present, download_entry, listing
-from pixelsail_mm.errors import (
-    ArchiveError,
-    DownloadError,
-    NotPublishedError,
-    OfflineError,
-    StorageError,
-)
 
 __all__ = [
-    'ArchiveError',
-    'DownloadError',
-    'NotPublishedError',
-    'OfflineError',
-    'StorageError',
     'check_entry',
     'check_present',
     'check_sha256',

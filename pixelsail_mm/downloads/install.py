@@ -70,7 +70,10 @@ def download_entry(
         lines = convert(folder, archive)
     else:
         lines = _from_package(entry, folder, archive)
-    return [*lines, f'licence: {entry["licence"]}', *_next_step(entry, folder)]
+    lines = [*lines, f'licence: {entry["licence"]}']
+    if 'next' in entry:
+        lines.append(f'next: {entry["next"].format(folder=shlex.quote(str(folder)))}')
+    return lines
 
 
 def _from_package(entry: dict[str, Any], folder: Path, archive: str | None) -> list[str]:
@@ -119,14 +122,6 @@ def _from_hub(entry: dict[str, Any], folder: Path, revision: str | None) -> list
     ]
 
 
-def _next_step(entry: dict[str, Any], folder: Path) -> list[str]:
-    return (
-        [f'next: {entry["next"].format(folder=shlex.quote(str(folder)))}']
-        if ('next' in entry)
-        else []
-    )
-
-
 def wrong_or_missing(entry: dict[str, Any], folder: Path) -> list[str]:
     """Files of an entry from a package that are missing or have another sha256."""
     return [
@@ -138,9 +133,13 @@ def wrong_or_missing(entry: dict[str, Any], folder: Path) -> list[str]:
 
 def is_present(entry: dict[str, Any], folder: Path) -> bool:
     """Tell whether a folder holds any file of an entry."""
-    names = entry.get('files') or dict(hub='config.json', converter='info.json')
-    names = [names[entry['kind']]] if 'files' not in entry else list(names)
+    names = entry.get('files') or dict(hub=['config.json'], converter=['info.json'])[entry['kind']]
     return any((folder / name).is_file() for name in names)
+
+
+def _is_here(entry: dict[str, Any]) -> bool:
+    """Whether an entry is in its default folder."""
+    return entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))
 
 
 def check_entry(name: str, out: str | None = None) -> tuple[bool, str]:
@@ -180,19 +179,13 @@ def _verdict(wrong: list[str], folder: Path) -> str:
 
 def check_present() -> list[tuple[bool, str]]:
     """:func:`check_entry` of everything that is in its default folder."""
-    return [
-        check_entry(name)
-        for name, entry in load_catalogue().items()
-        if entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))
-    ]
+    return [check_entry(name) for name, entry in load_catalogue().items() if _is_here(entry)]
 
 
 def listing() -> list[str]:
     """A line for each entry: name, source, size, licence, whether it is here, what it is."""
-    lines = []
-    for name, entry in load_catalogue().items():
-        here = entry['kind'] != UNPUBLISHED and is_present(entry, Path(entry['to']))
-        state = 'here' if here else ''
-        size = entry.get('size', '')
-        lines.append(f'{name:24} {entry["kind"]:12} {size:>8} {state:5} {entry["title"]}')
-    return lines
+    return [
+        f'{name:24} {entry["kind"]:12} {entry.get("size", ""):>8} '
+        f'{"here" if _is_here(entry) else "":5} {entry["title"]}'
+        for name, entry in load_catalogue().items()
+    ]

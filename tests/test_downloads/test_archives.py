@@ -5,8 +5,9 @@ import tarfile
 
 import pytest
 
-from pixelsail_mm.downloads import ArchiveError, check_sha256, read_members
+from pixelsail_mm.downloads import check_sha256, read_members
 from pixelsail_mm.downloads.archives import extract_members, join_chunks
+from pixelsail_mm.errors import ArchiveError
 
 BOTH = pytest.mark.parametrize('name', ['x.tar.gz', 'x.whl'])
 

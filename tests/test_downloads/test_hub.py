@@ -7,9 +7,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import utils
 
-from pixelsail_mm.downloads import ArchiveError, DownloadError, OfflineError
 from pixelsail_mm.downloads import hub as hub_module
 from pixelsail_mm.downloads.hub import download_repository, read_record, wrong_files
+from pixelsail_mm.errors import ArchiveError, DownloadError, OfflineError
 
 # The second is the name in version 0.
 reset_sessions = getattr(utils, 'close_session', None) or utils.reset_sessions

@@ -8,9 +8,6 @@ from mmengine import Config
 
 from pixelsail_mm import downloads
 from pixelsail_mm.downloads import (
-    ArchiveError,
-    DownloadError,
-    NotPublishedError,
     catalogue,
     check_entry,
     download_entry,
@@ -19,7 +16,7 @@ from pixelsail_mm.downloads import (
     install,
     load_catalogue,
 )
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import ArchiveError, ConfigError, DownloadError, NotPublishedError
 
 CATALOGUE = load_catalogue()
 SHA256 = re.compile(r'[0-9a-f]{64}')

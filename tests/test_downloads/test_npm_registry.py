@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from pixelsail_mm.downloads import DownloadError, OfflineError, npm_registry
+from pixelsail_mm.downloads import npm_registry
+from pixelsail_mm.errors import DownloadError, OfflineError
 
 SHA256 = hashlib.sha256(b'archive').hexdigest()
 

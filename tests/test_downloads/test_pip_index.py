@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 
-from pixelsail_mm.downloads import DownloadError, OfflineError, StorageError, pip_index, transfer
+from pixelsail_mm.downloads import pip_index, transfer
+from pixelsail_mm.errors import DownloadError, OfflineError, StorageError
 
 NAME = 'labelme-6.3.1.tar.gz'
 SHA256 = hashlib.sha256(b'archive' * 1000).hexdigest()

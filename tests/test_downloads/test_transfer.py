@@ -5,8 +5,9 @@ import resource
 
 import pytest
 
-from pixelsail_mm.downloads import DownloadError, OfflineError, StorageError, transfer
+from pixelsail_mm.downloads import transfer
 from pixelsail_mm.downloads.transfer import fetch_first
+from pixelsail_mm.errors import DownloadError, OfflineError, StorageError
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

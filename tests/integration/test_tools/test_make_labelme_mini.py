@@ -10,8 +10,8 @@ import pytest
 from mmcv.transforms import Compose
 
 from pixelsail_mm.datasets.converters.labelme_mini import PACKAGE, SDIST, SDIST_SHA256
-from pixelsail_mm.downloads import OfflineError
 from pixelsail_mm.downloads.pip_index import download
+from pixelsail_mm.errors import OfflineError
 
 COCO = 'labelme-6.3.1/examples/instance_segmentation/data_dataset_coco/annotations.json'
 

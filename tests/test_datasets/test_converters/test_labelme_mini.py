@@ -12,7 +12,7 @@ from pixelsail_mm.datasets import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.converters import labelme_mini, make_labelme_mini
 from pixelsail_mm.datasets.converters.labelme_mini import MEMBERS
 from pixelsail_mm.datasets.files.restricted_pickle import load_plain_pickle
-from pixelsail_mm.downloads import ArchiveError
+from pixelsail_mm.errors import ArchiveError
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
 
 PIPELINE = [dict(type='LoadImage'), dict(type='LoadMasks'), dict(type='LoadVisualPrompts')]
