@@ -9,25 +9,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from timeit import timeit
 
+import psutil
 import torch
 from torch import nn
 
+from pixelsail_mm.downloads import hub_architecture
+from pixelsail_mm.rendering import render
 from pixelsail_mm.testing.tiny_models import tiny_model_config
 from pixelsail_mm.tokenization import build_tokenizer
 
-TARGETS = dict(loading_ratio=1.3, consolidation_ratio=1.3, zero_loading_ratio=1.3)
-#: Qwen2.5-0.5B: 494 M parameters, tied.
-QWEN_0_5B = dict(
-    model_type='qwen2',
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-)
-_ROWS, _ORDINARY = 151_936, 151_643
+_BASE = 'Qwen/Qwen2.5-0.5B'  # 494 M parameters, tied
+_ORDINARY = 151_643  # tokens of its vocabulary that are not special
 _BUFFER = 16 << 20
 
 
@@ -35,8 +29,9 @@ def build_model() -> nn.Module:
     """A Pixel-SAIL of random weights around a decoder of 0.5B, with as many tokens as Qwen2.5."""
     from pixelsail_mm.registry import MODELS
 
-    config = tiny_model_config(_large_tokenizer(), QWEN_0_5B, patch_size=16)
-    config['backbone']['vocab_size'] = _ROWS
+    llm = hub_architecture(_BASE)['architecture']
+    config = tiny_model_config(_large_tokenizer(), llm, patch_size=16)
+    config['backbone']['vocab_size'] = llm['vocab_size']
     return MODELS.build(config)
 
 
@@ -83,7 +78,7 @@ def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]
     times = {name: [] for name in actions}
     for _ in range(rounds):
         for name, action in actions.items():
-            times[name].append(_timed(action))
+            times[name].append(timeit(action, number=1))
     path.unlink()
     seconds = {name: statistics.median(taken) for name, taken in times.items()}
     return {
@@ -92,12 +87,6 @@ def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]
         f'{dtype}_loading_to_streaming': seconds['loading'] / seconds['streaming'],
         f'{dtype}_loading_ratio': seconds['loading'] / seconds['reading'],
     }
-
-
-def _timed(action) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def _read(path: Path, memory: bytearray) -> None:
@@ -174,19 +163,9 @@ def consolidation(model: nn.Module, folder: Path, processes: int = 4) -> dict[st
     write_zero3(folder / 'zero', shapes, processes, aliases)
     result = dict(model_gigabytes=size / 1e9, shards=processes)
     for way, name in (('file', 'consolidation'), ('model', 'zero_loading')):
-        done = subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'pixelsail_mm.benchmarks.checkpoints',
-                way,
-                str(folder / 'zero'),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        measured = json.loads(done.stdout.splitlines()[-1])
+        command = [sys.executable, '-m', 'pixelsail_mm.benchmarks.checkpoints', way]
+        output = subprocess.check_output([*command, str(folder / 'zero')], text=True)
+        measured = json.loads(output.splitlines()[-1])
         held = size if way == 'model' else 0
         result[f'{name}_seconds'] = measured['seconds']
         result[f'{name}_ratio'] = (held + measured['anonymous']) / size
@@ -196,9 +175,8 @@ def consolidation(model: nn.Module, folder: Path, processes: int = 4) -> dict[st
 
 def _memory() -> tuple[int, int]:
     """Anonymous and all resident memory of this process in bytes (Linux only)."""
-    lines = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
-    anonymous, resident = (int(lines[key].split()[0]) * 1024 for key in ('RssAnon', 'VmRSS'))
-    return anonymous, resident
+    memory = psutil.Process().memory_info()
+    return memory.rss - memory.shared, memory.rss
 
 
 def _measure(action) -> dict[str, float]:
@@ -212,7 +190,9 @@ def _measure(action) -> dict[str, float]:
     watcher = threading.Thread(target=sample)
     watcher.start()
     try:
-        seconds = _timed(action)
+        start = time.perf_counter()
+        action()
+        seconds = time.perf_counter() - start
     finally:
         done.set()
         watcher.join()
@@ -241,15 +221,7 @@ def report(result: dict[str, float]) -> str:
     Args:
         result: What the benchmarks returned, merged.
     """
-    width = max(map(len, result))
-    return '\n'.join(
-        f'{name:{width}} {value:10.3f}{_target(name)}' for name, value in result.items()
-    )
-
-
-def _target(name: str) -> str:
-    limit = next((value for key, value in TARGETS.items() if name.endswith(key)), None)
-    return '' if limit is None else f'   (at most {limit})'
+    return render('benchmarks/checkpoints.txt.jinja', result=result)
 
 
 if __name__ == '__main__':

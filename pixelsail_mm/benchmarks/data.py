@@ -260,10 +260,8 @@ def index_cost(folder: Path, records: int) -> dict[str, float]:
     )
     runs = []
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, '-c', code, str(root)], check=True, text=True, stdout=subprocess.PIPE
-        )
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
+        output = subprocess.check_output([sys.executable, '-c', code, str(root)], text=True)
+        runs.append(json.loads(output.splitlines()[-1]))
     shutil.rmtree(root / 'cache')
     prepared = prepare_cost(root)
     size = sum(path.stat().st_size for path in root.iterdir() if path.is_file())

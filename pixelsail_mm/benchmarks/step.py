@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from statistics import median
+from timeit import timeit
 
 import torch
 
@@ -38,15 +38,13 @@ def reference_config(tokenizer) -> dict:
     )
 
 
-def matmul_peak(seconds: float = 2.0, size: int = 2048) -> float:
+def matmul_peak(seconds: float, size: int = 2048) -> float:
     """Best float32 matrix-product rate of this machine now, in FLOP/s."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    best, end = 0.0, time.perf_counter() + seconds
+    a, b = torch.randn(2, size, size)
+    best, end = float('inf'), time.perf_counter() + seconds
     while time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+        best = min(best, timeit(lambda: torch.mm(a, b), number=1))
+    return 2 * size**3 / best
 
 
 def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
@@ -82,7 +80,7 @@ def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops()
-    pairs = [(matmul_peak(0.5), _timed(step)) for _ in range(repeats)]
+    pairs = [(matmul_peak(0.5), timeit(step, number=1)) for _ in range(repeats)]
     ratios = [flops / seconds / peak for peak, seconds in pairs]
     model.eval()
     prompt = make_sample(
@@ -96,7 +94,7 @@ def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
         model.predict(**prepared, max_new_tokens=16, min_new_tokens=16)
 
     predict()
-    predictions = [_timed(predict) for _ in range(repeats)]
+    predictions = [timeit(predict, number=1) for _ in range(repeats)]
     times = [seconds for _, seconds in pairs]
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -111,12 +109,6 @@ def run_benchmark(repeats: int = 7, threads: int = 2) -> dict[str, float]:
         predict_seconds=median(predictions),
         predict_seconds_best=min(predictions),
     )
-
-
-def _timed(function: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def report(result: dict[str, float]) -> str:
