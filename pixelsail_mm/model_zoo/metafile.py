@@ -23,6 +23,11 @@ from pixelsail_mm.errors import ConfigError
 NOT_RUN, NOT_STATED, NOT_MEASURED = 'not run', 'not stated', 'not measured'
 INDEX = 'model-index.yml'
 _TYPED = ('Name', 'In Collection', 'Config')
+_TO_MEASURE = {
+    'Training Data': NOT_STATED,
+    'Training Memory (GB)': NOT_MEASURED,
+    'Inference Memory (GB)': NOT_MEASURED,
+}
 # Metrics that are given as they are; all others in percent.
 _PLAIN_METRICS = ('accuracy', 'CIDEr', 'overall')
 _HEAD = """\
@@ -83,38 +88,27 @@ def refresh(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     Raises:
         ConfigError: Config or result file is missing or lacks a value.
     """
-    entry = dict(entry)
-    metadata = dict(entry.pop('Metadata', {}))
-    evaluation = dict(entry.pop('Evaluation', {}))
     missing = [key for key in _TYPED if key not in entry]
     if missing:
         known = entry.get('Config') or entry.get('Name')
         raise ConfigError(f'the entry of {known} in its metafile lacks {", ".join(missing)}')
-    head = {key: entry.pop(key) for key in _TYPED}
+    metadata, evaluation = entry.get('Metadata', {}), entry.get('Evaluation', {})
     tokenizer = metadata.get('Tokenizer')
-    facts = _facts(root / head['Config'], str(root / tokenizer) if tokenizer else None)
-    typed = {
-        key: metadata.pop(key, default)
-        for key, default in (
-            ('Training Data', NOT_STATED),
-            ('Training Memory (GB)', NOT_MEASURED),
-            ('Inference Memory (GB)', NOT_MEASURED),
-        )
-    }
-    for key in facts:
-        metadata.pop(key, None)
-    for key in ('Results', 'Protocol Version'):
-        entry.pop(key, None)
-    weights = {key: entry.pop(key, None) for key in ('Weights', 'Weights Note')}
-    return {
-        **head,
-        'Metadata': {**typed, **metadata, **facts},
-        **entry,
+    facts = _facts(root / entry['Config'], str(root / tokenizer) if tokenizer else None)
+    metadata = _TO_MEASURE | {key: value for key, value in metadata.items() if key not in facts}
+    weights = {'Weights': entry.get('Weights')}
+    if entry.get('Weights Note'):
+        weights['Weights Note'] = entry['Weights Note']
+    # Keys that a person added stay, in their order, between these two.
+    first = {key: entry[key] for key in _TYPED} | {'Metadata': metadata | facts}
+    last = {
         'Evaluation': evaluation,
         'Protocol Version': protocol_version(evaluation, root),
         'Results': results(evaluation, root),
-        **{key: value for key, value in weights.items() if value or key == 'Weights'},
+        **weights,
     }
+    own = {key: entry[key] for key in entry if key not in {*first, *last, 'Weights Note'}}
+    return first | own | last
 
 
 def _facts(config: Path, tokenizer: str | None) -> dict[str, Any]:
@@ -186,13 +180,10 @@ def protocol_version(evaluation: Mapping[str, Any], root: Path) -> str:
     from pixelsail_mm.datasets.templates import templates_version
     from pixelsail_mm.evaluation.protocols import PAPER, STRICT
 
-    files = (
-        [root / evaluation['File']]
-        if 'File' in evaluation
-        else (
-            sorted((root / evaluation['Folder']).glob('*.json')) if 'Folder' in evaluation else []
-        )
-    )
+    if 'File' in evaluation:
+        files = [root / evaluation['File']]
+    else:
+        files = (root / evaluation['Folder']).glob('*.json') if 'Folder' in evaluation else ()
     versions = {_result_file(path).get('question_templates', 'not recorded') for path in files}
     if not versions:
         versions = {'not recorded' if 'Values' in evaluation else templates_version()}
@@ -215,9 +206,9 @@ def _benchmark_result(
     if path is None:
         row['Metrics'] = {metric: NOT_RUN}
     else:
-        row['Metrics'] = {metric: _scaled(metric, _value(path, key))}
+        row['Metrics'] = {metric: _value(metric, path, key)}
         paper = column.get('paper_key', f'{prefix}_paper/{name}')
-        row['Paper Protocol'] = {metric: _scaled(metric, _value(path, paper))}
+        row['Paper Protocol'] = {metric: _value(metric, path, paper)}
     if published is not None:
         row['Published'] = {metric: published}
     return row
@@ -228,14 +219,12 @@ def _single_result(
 ) -> dict[str, Any]:
     metric = value['Metric']
     row = {'Task': value['Task'], 'Dataset': value['Dataset']}
-    if 'Key' in value:
-        if 'File' not in evaluation:
-            raise ConfigError(f'`Evaluation` of the metafile names {value["Key"]}, but no `File`')
-        return {
-            **row,
-            'Metrics': {metric: _scaled(metric, _value(root / evaluation['File'], value['Key']))},
-        }
-    return {**row, 'Metrics': {metric: value['Value']}, 'Source': value['Source']}
+    if 'Key' not in value:
+        return {**row, 'Metrics': {metric: value['Value']}, 'Source': value['Source']}
+    if 'File' not in evaluation:
+        raise ConfigError(f'`Evaluation` of the metafile names {value["Key"]}, but no `File`')
+    found = _value(metric, root / evaluation['File'], value['Key'])
+    return {**row, 'Metrics': {metric: found}}
 
 
 @cache
@@ -248,17 +237,14 @@ def _result_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f'{path}: not valid JSON ({error})') from error
 
 
-def _value(path: Path, key: str) -> float:
+def _value(metric: str, path: Path, key: str) -> float:
+    """A metric of a result file, in the unit of the page."""
     metrics = _result_file(path).get('metrics', {})
     if key not in metrics:
         raise ConfigError(
             f'{path}: has no metric {key}; evaluate anew, or correct `Evaluation` in the metafile'
         )
-    return metrics[key]
-
-
-def _scaled(metric: str, value: float) -> float:
-    return round(value, 3) if metric in _PLAIN_METRICS else round(100 * value, 2)
+    return round(metrics[key], 3) if metric in _PLAIN_METRICS else round(100 * metrics[key], 2)
 
 
 def update(config: Path, root: Path, tokenizer: str | None = None) -> Path:
