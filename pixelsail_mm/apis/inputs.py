@@ -90,28 +90,25 @@ def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> N
     """Check one prompt's name in a question or in the beginning of an answer."""
     number = int(match.group(1))
     if number >= NUM_PROMPTS:
-        raise BadSampleError(
-            name,
-            key,
+        mistake = (
             f'{match.group()}: prompt id {number} is out of range '
-            f'0..{NUM_PROMPTS - 1}; renumber the prompts',
+            f'0..{NUM_PROMPTS - 1}; renumber the prompts'
         )
-    if match.group() not in PROMPT_TOKENS:
-        raise BadSampleError(
-            name,
-            key,
+    elif match.group() not in PROMPT_TOKENS:
+        mistake = (
             f'{match.group()} is not the name of a visual prompt but '
-            f'plain text to the model; write <Prompt{number}>',
+            f'plain text to the model; write <Prompt{number}>'
         )
-    if number not in given:
+    elif number not in given:
         said = f'the prompts given have the ids {given}' if given else 'no prompt is given'
         again = ', again with each question' if key.startswith('history') else ''
-        raise BadSampleError(
-            name,
-            key,
+        mistake = (
             f'it names <Prompt{number}>, but {said}; pass it in '
-            f'`prompts`{again} (ids count from 0 unless given as dict(id=K, ...))',
+            f'`prompts`{again} (ids count from 0 unless given as dict(id=K, ...))'
         )
+    else:
+        return
+    raise BadSampleError(name, key, mistake)
 
 
 def make_image_record(
@@ -219,22 +216,15 @@ def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:
     """
     turns = []
     for i, turn in enumerate(history or ()):
-        if isinstance(turn, Mapping) and {'human', 'gpt'} <= turn.keys():
-            pair = turn['human'], turn['gpt']
-        else:
-            pair = turn
-        if (
-            isinstance(pair, str)
-            or not isinstance(pair, Sequence)
-            or len(pair) != 2
-            or not all(isinstance(side, str) for side in pair)
-        ):
-            raise BadSampleError(
-                name,
-                f'history[{i}]',
-                f'expected a (question, answer) pair or dict(human=..., gpt=...), got {turn!r}',
-            )
-        turns.append(dict(human=pair[0], gpt=pair[1]))
+        match turn:
+            case {'human': str(question), 'gpt': str(answer)} | (str(question), str(answer)):
+                turns.append(dict(human=question, gpt=answer))
+            case _:
+                raise BadSampleError(
+                    name,
+                    f'history[{i}]',
+                    f'expected a (question, answer) pair or dict(human=..., gpt=...), got {turn!r}',
+                )
     return turns
 
 
