@@ -122,17 +122,9 @@ class PixelVisualizer(Visualizer):
     ) -> None:
         """Draw one sample and show it, write it to a file or hand it to the backends.
 
-        Args:
-            name: Name of the picture for window and backends.
-            image: See :meth:`draw`.
-            data_sample: See :meth:`draw`.
-            draw_gt: See :meth:`draw`.
-            draw_pred: See :meth:`draw`.
-            show: Open a window.
-            wait_time: Seconds it stays open; 0 waits for a key.
-            out_file: PNG to write; folders are created. Without it, the picture goes to the
-                visualization backends.
-            step: Global step for the backends.
+        Image, sample and what to draw: see :meth:`draw`; the others: see
+        :meth:`mmengine.visualization.Visualizer.add_datasample`. The folder of ``out_file`` is
+        created; without ``out_file`` the picture goes to the visualization backends.
         """
         picture = self.draw(image, data_sample, draw_gt, draw_pred)
         self.set_image(picture)
