@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
 from string import Template
 
 from pixelsail_mm.datasets.templates import resolve_prompt_template
 
-_JINJA = Template("""\
-{%- for message in messages %}
-{%- if message['content'] is string %}{% set text = message['content'] %}
-{%- else %}{% set parts = namespace(text='') %}
-{%- for part in message['content'] if part['type'] == 'text' %}
-{%- set parts.text = parts.text + part['text'] %}{% endfor %}
-{%- set text = parts.text %}{% endif %}
-{%- if message['role'] == 'user' %}
-{%- if not loop.first %}{{ $separator }}{% endif %}
-{{- $head }}{{ text$trim }}{{ $tail }}
-{%- elif message['role'] == 'assistant' %}
-{{- text$trim }}{{ $suffix }}
-{%- else %}{{ raise_exception('a conversation has the roles user and assistant only') }}{% endif %}
-{%- endfor %}""")
+_JINJA = files('pixelsail_mm.hf') / 'chat_template.jinja'
 # XTuner's templates may number the rounds.
 _ROUND = '{round}'
 
@@ -43,7 +31,7 @@ class ChatFormat:
 
     def jinja(self) -> str:
         """The chat template; there is no text in front of an answer to be generated."""
-        return _JINJA.substitute(
+        return Template(_JINJA.read_text(encoding='utf-8').rstrip()).substitute(
             separator=_literal(self.separator),
             head=_literal(self.head),
             tail=_literal(self.tail),

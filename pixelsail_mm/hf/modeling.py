@@ -263,10 +263,13 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
         for answer in answers if has_masks else ():
             for text in describe_empty(answer.pred_masks):
                 warn_once(text)
-        sequences = self._sequences(
-            input_ids.repeat_interleave(len(copies), dim=0),
+        texts = nn.utils.rnn.pad_sequence(
             [answer.pred_token_ids for answer in answers],
+            batch_first=True,
+            padding_value=self.model.tokens.pad,
         )
+        prompts = input_ids.repeat_interleave(len(copies), dim=0)
+        sequences = torch.cat([prompts, texts.to(prompts.device)], dim=1)
         if not settings.return_dict_in_generate:
             return sequences
         further = [answer.further_predictions() for answer in answers]
@@ -276,13 +279,6 @@ class PixelSAILForCausalLM(PreTrainedModel, GenerationMixin):
             mask_scores=[answer.pred_scores for answer in answers] if has_masks else None,
             predictions=further if any(further) else None,
         )
-
-    def _sequences(self, prompts: Tensor, answers: list[Tensor]) -> Tensor:
-        """Prompts ``(B,L)`` followed by answers, padded on the right."""
-        padded = nn.utils.rnn.pad_sequence(
-            answers, batch_first=True, padding_value=self.model.tokens.pad
-        )
-        return torch.cat([prompts, padded.to(prompts.device)], dim=1)
 
 
 def _memory_for_constants() -> AbstractContextManager:
