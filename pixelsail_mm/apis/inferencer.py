@@ -175,28 +175,14 @@ class PixelSAILInferencer(BaseInferencer):
 
     @torch.no_grad()
     def forward(self, inputs: dict, max_new_tokens: int | None = None) -> list:
-        """Predict one batch.
-
-        Args:
-            inputs: Batch from ``pseudo_collate``.
-            max_new_tokens: See :meth:`__call__`.
-
-        Returns:
-            Data samples with predictions.
-        """
+        """Predict a batch of ``pseudo_collate``; gives data samples with predictions."""
         options = {} if max_new_tokens is None else dict(max_new_tokens=max_new_tokens)
         return self.model.predict(**self.model.data_preprocessor(inputs, False), **options)
 
     def visualize(
         self, inputs: list[dict], preds: list, return_visualization: bool = False
     ) -> list[np.ndarray | None]:
-        """Draw the answers.
-
-        Args:
-            inputs: Records.
-            preds: Predicted data samples.
-            return_visualization: Whether to draw at all.
-        """
+        """Draw the answers to records; None for each without ``return_visualization``."""
         if not return_visualization:
             return [None] * len(preds)
         return [self._draw(_pixels(record), sample) for record, sample in zip(inputs, preds)]
@@ -211,13 +197,7 @@ class PixelSAILInferencer(BaseInferencer):
     def postprocess(
         self, preds: list, visualization: list, return_datasamples: bool = False
     ) -> list[dict[str, Any]]:
-        """Turn data samples into plain results.
-
-        Args:
-            preds: Predicted data samples.
-            visualization: Picture or ``None`` per sample.
-            return_datasamples: Add the sample as ``data_sample``.
-        """
+        """Turn predicted data samples and their pictures into results, see :meth:`__call__`."""
         results = []
         for sample, picture in zip(preds, visualization):
             said = list(sample.get('warnings', ()))

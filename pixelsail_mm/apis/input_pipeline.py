@@ -31,13 +31,7 @@ class InputPipeline:
         self._conversation = _first(self.stages, BuildConversation)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Run all stages.
-
-        Args:
-            record: What :func:`~pixelsail_mm.apis.inputs.make_record` gives; changed.
-
-        Returns:
-            What the last stage gives.
+        """Run all stages on a record of :func:`~pixelsail_mm.apis.inputs.make_record`; changes it.
 
         Raises:
             BadSampleError: An input is unusable; names it.
@@ -60,9 +54,7 @@ class InputPipeline:
         Answers to one question are compared: they all get the same picture and history, as when
         the model answers, and like an answer of its own may reach beyond ``max_length``.
 
-        Args:
-            record: See :meth:`__call__`; without ``answer_prefix``.
-            answer: The answer.
+        The record has no ``answer_prefix``.
 
         Returns:
             What the last stage gives; the answer is in ``input_ids`` and ``labels``.

@@ -114,13 +114,7 @@ def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> N
 def make_image_record(
     name: str, image: ImageInput, prompts: Any = None, exif: str = ROTATE
 ) -> dict:
-    """Build a record without a conversation.
-
-    Args:
-        name: Name of the input in error messages, used as ``sample_id``.
-        image: See :func:`make_record`.
-        prompts: See :func:`make_prompts`.
-        exif: See :func:`make_record`.
+    """Build a record without a conversation; arguments as for :func:`make_record`.
 
     Raises:
         BadSampleError: An input is unusable; names it.

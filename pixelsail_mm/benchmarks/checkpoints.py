@@ -217,11 +217,7 @@ def _child(way: str, folder: Path) -> None:
 
 
 def report(result: dict[str, float]) -> str:
-    """Format the figures beside their targets.
-
-    Args:
-        result: What the benchmarks returned, merged.
-    """
+    """Figures of all benchmarks, merged, beside their targets."""
     return render('benchmarks/checkpoints.txt.jinja', result=result)
 
 

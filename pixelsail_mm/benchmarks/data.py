@@ -76,14 +76,10 @@ def pipeline_rate(folder: Path, seconds: float = 10.0) -> dict[str, float]:
 
 
 def write_annotations(folder: Path, records: int) -> dict[str, int]:
-    """Write annotation files of the full mix's size: LLaVA, Osprey and RefCOCO layout.
-
-    Args:
-        folder: Where to write.
-        records: Records of all files together.
+    """Write annotation files in the layouts of LLaVA, Osprey and RefCOCO, in the full mix's shares.
 
     Returns:
-        Records per file.
+        Records per file; together there are ``records``.
     """
     rng = random.Random(0)
     counts = {name: round(share * records) for name, share in _SHARES.items()}
@@ -210,10 +206,6 @@ def _peak_gigabytes() -> float:
 
 def prepare_cost(folder: Path, workers: int = 2) -> dict[str, float]:
     """Build the same index by ``tools/misc/build_index.py``, in several processes.
-
-    Args:
-        folder: Where :func:`write_annotations` wrote.
-        workers: Number of processes.
 
     Returns:
         ``seconds``, starts of processes and their imports included, and ``gigabytes``: the largest

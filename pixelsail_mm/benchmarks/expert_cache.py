@@ -27,10 +27,7 @@ def small_sam2(size: int) -> dict[str, Any]:
 
     Neck and output (256 channels at a stride of 16) are those of the real one: at 1024, the real
     size, maps of 2 MiB in fp16. The bytes per second of forward do not depend on the size, but the
-    smaller it is the more the reading of images weighs.
-
-    Args:
-        size: Side of the input in pixels.
+    smaller it is the more the reading of images weighs. ``size`` is the side in pixels.
     """
     stride = size // 4
     return dict(
@@ -60,12 +57,7 @@ def small_sam2(size: int) -> dict[str, Any]:
 
 
 def write_photos(folder: Path, count: int) -> list[Image]:
-    """Write JPEG files of photo-like content (coarse and fine structure), 512x512.
-
-    Args:
-        folder: Where to write; made if needed.
-        count: How many.
-    """
+    """Write JPEG files of photo-like content (coarse and fine structure), 512x512."""
     folder.mkdir(parents=True, exist_ok=True)
     images = []
     for i in range(count):

@@ -275,12 +275,7 @@ def _schedule(cfg: Any) -> str:
 
 
 def report(info: ModelInfo, processes: int = 8) -> str:
-    """Tables for a terminal.
-
-    Args:
-        info: See :func:`model_info`.
-        processes: Number of processes for the ZeRO stages.
-    """
+    """Tables for a terminal, the ZeRO stages for this number of processes."""
     return render(
         'benchmarks/model_info.txt.jinja',
         info=info,

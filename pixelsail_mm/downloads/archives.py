@@ -22,11 +22,7 @@ _CHUNK = 1 << 20
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Sha256 of a file, or of all files of a folder in order of name, in hexadecimal digits.
-
-    Args:
-        path: File or folder.
-    """
+    """Sha256 of a file, or of all files of a folder in order of name, in hexadecimal digits."""
     path = Path(path)
     files = sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()

@@ -143,14 +143,10 @@ def _is_here(entry: dict[str, Any]) -> bool:
 
 
 def check_entry(name: str, out: str | None = None) -> tuple[bool, str]:
-    """Check the files in an entry's folder.
-
-    Args:
-        name: See :func:`download_entry`.
-        out: See :func:`download_entry`.
+    """Check the files in an entry's folder; arguments as for :func:`download_entry`.
 
     Returns:
-        Whether it is, and a line for the user.
+        Whether they are there and right, and a line for the user.
     """
     name, entry = find_entry(name)
     if entry['kind'] == UNPUBLISHED:

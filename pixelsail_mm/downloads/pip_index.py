@@ -37,7 +37,7 @@ def download(package: str, file_name: str, folder: Path, sha256: str) -> Path:
         Path of the file.
 
     Raises:
-        OfflineError: No index could be reached.
+        OfflineError: No index is known or could be reached.
         DownloadError: The indexes answer, but not with this file.
         StorageError: It cannot be written.
     """

@@ -100,14 +100,10 @@ def unpad_samples(
 ) -> list[dict]:
     """Samples as the data preprocessor takes them; ids on the CPU, pixels where they are.
 
-    Args:
-        input_ids: See the module's text, also for the others. Any side may be padded.
-        attention_mask: ``(B,L)``, of any type.
-        labels: ``(B,L)`` int64.
-        pixel_values: None for a batch without images.
-        image_sizes: None if all images have the size of ``pixel_values``.
-        image_grids: Needed with ``prompt_map`` only.
-        prompt_map: None for no visual prompts.
+    The module's text says what the inputs are; here any side may be padded. ``labels`` is
+    ``(B,L)`` int64. Without ``pixel_values`` the batch has no images, without ``image_sizes`` all
+    images have the size of ``pixel_values``, without ``prompt_map`` (which needs ``image_grids``)
+    there are no visual prompts.
     """
     input_ids, labels = input_ids.cpu(), labels.cpu()
     valid = attention_mask.bool().cpu()

@@ -173,9 +173,7 @@ def results(evaluation: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
 def protocol_version(evaluation: Mapping[str, Any], root: Path) -> str:
     """Protocols and version of the question templates: of the run, or of a run that starts now.
 
-    Args:
-        evaluation: See :func:`results`.
-        root: Source tree.
+    Arguments as for :func:`results`.
     """
     from pixelsail_mm.datasets.templates import templates_version
     from pixelsail_mm.evaluation.protocols import PAPER, STRICT

@@ -11,11 +11,7 @@ from pixelsail_mm.rendering import render
 
 
 def render_page(root: Path) -> str:
-    """Give the page.
-
-    Args:
-        root: Source tree with ``model-index.yml``.
-    """
+    """Give the page of a source tree with ``model-index.yml``."""
     collections = [
         (
             collection,

@@ -139,11 +139,7 @@ class PixelVisualizer(Visualizer):
     def panels(self, image: np.ndarray, sample: Any, draw_gt: bool, draw_pred: bool) -> list[Panel]:
         """Make the row of pictures; a project that predicts more than masks adds its own panels.
 
-        Args:
-            image: uint8 RGB ``(H, W, 3)`` at the size of the masks.
-            sample: See :meth:`draw`.
-            draw_gt: See :meth:`draw`.
-            draw_pred: See :meth:`draw`.
+        Arguments as for :meth:`draw`; there is an image.
 
         Returns:
             Panels from left to right; pictures are uint8 RGB of any size, usually that of
