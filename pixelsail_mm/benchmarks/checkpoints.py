@@ -16,8 +16,7 @@ from torch import nn
 
 from pixelsail_mm.downloads import hub_architecture
 from pixelsail_mm.rendering import render
-from pixelsail_mm.testing.tiny_models import tiny_model_config
-from pixelsail_mm.tokenization import build_tokenizer
+from pixelsail_mm.testing.tiny_models import byte_tokenizer, tiny_model_config
 
 _BASE = 'Qwen/Qwen2.5-0.5B'  # 494 M parameters, tied
 _ORDINARY = 151_643  # tokens of its vocabulary that are not special
@@ -29,22 +28,10 @@ def build_model() -> nn.Module:
     from pixelsail_mm.registry import MODELS
 
     llm = hub_architecture(_BASE)['architecture']
-    config = tiny_model_config(_large_tokenizer(), llm, patch_size=16)
+    tokenizer = byte_tokenizer([f'word{number}' for number in range(_ORDINARY - 256)])
+    config = tiny_model_config(tokenizer, llm, patch_size=16)
     config['backbone']['vocab_size'] = llm['vocab_size']
     return MODELS.build(config)
-
-
-def _large_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words += [f'word{number}' for number in range(_ORDINARY - len(words))]
-    core = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return build_tokenizer(
-        PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
-    )
 
 
 def loading(model: nn.Module, folder: Path, rounds: int = 5) -> dict[str, float]:

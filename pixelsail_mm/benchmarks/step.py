@@ -10,7 +10,7 @@ import torch
 
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.rendering import render
-from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample
+from pixelsail_mm.testing.tiny_models import byte_tokenizer, collate, make_sample, tiny_model_config
 
 IMAGE_PATCHES, PATCH, TEXT_TOKENS, SEGS = (24, 24), 16, 115, 5
 
@@ -28,14 +28,8 @@ def reference_config(tokenizer) -> dict:
         tie_word_embeddings=False,
         vocab_size=358,
     )
-    return dict(
-        type='PixelSAIL',
-        tokenizer=tokenizer,
-        backbone=dict(type='SingleTransformer', llm=llm, patch_size=PATCH),
-        prompt_injector=dict(type='VisualPromptInjector'),
-        neck=dict(type='LearnableUpsampler', out_stride=2),
-        mask_head=dict(type='SegTokenMaskHead', embed_channels=256, num_points=12544),
-    )
+    mask_head = dict(type='SegTokenMaskHead', embed_channels=256, num_points=12544)
+    return tiny_model_config(tokenizer, llm, PATCH, mask_head=mask_head)
 
 
 def matmul_peak(seconds: float, size: int = 2048) -> float:
