@@ -167,15 +167,11 @@ def _image(name: str, image: ImageInput, said: list[str], exif: str) -> dict:
         if not Path(image).is_file():
             raise BadSampleError(str(image), 'image', 'no such file; check the path')
         return dict(img_path=str(image), exif=exif)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4):
+            image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         return dict(img=_pixels(name, image, said))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        if image.ndim == 2:
-            return dict(img=np.repeat(image[..., None], 3, axis=2))
-        if image.ndim == 3 and image.shape[2] == 3:
-            return dict(img=np.ascontiguousarray(image))
-        if image.ndim == 3 and image.shape[2] == 4:
-            return dict(img=_pixels(name, Image.fromarray(image), said))
     got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
     raise BadSampleError(
         name,
