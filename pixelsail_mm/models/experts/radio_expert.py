@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pixelsail_mm.compat.transformers import image_processor_class
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.experts.transformers_expert import TransformersExpert
 from pixelsail_mm.registry import MODELS
@@ -45,6 +44,7 @@ class RADIOExpert(TransformersExpert):
     """
 
     feature = 'spatial_features'
+    model_class, processor_class = 'AutoModel', 'CLIPImageProcessor'
 
     def __init__(
         self, model: str, size: int = 768, dtype: str = 'float32', trust_remote_code: bool = False
@@ -61,7 +61,7 @@ class RADIOExpert(TransformersExpert):
 
     def _pretrained(self, model: str, options: dict) -> tuple[nn.Module, Any]:
         try:
-            return super()._pretrained(model, options)
+            return super()._pretrained(model, options, trust_remote_code=self._trusted)
         except ConfigError as error:
             if self._trusted or 'trust_remote_code' not in str(error.__cause__):
                 raise
@@ -116,19 +116,6 @@ class RADIOExpert(TransformersExpert):
                 for name, side in (('height', height), ('width', width))
             }
         )
-
-    def _load_options(self) -> dict:
-        return dict(trust_remote_code=self._trusted)
-
-    @classmethod
-    def _model_class(cls) -> type:
-        from transformers import AutoModel
-
-        return AutoModel
-
-    @classmethod
-    def _processor_class(cls) -> type:
-        return image_processor_class('CLIPImageProcessor')
 
     def _feature(self, pixel_values: Tensor) -> Tensor:
         features = _spatial(self.model(pixel_values))

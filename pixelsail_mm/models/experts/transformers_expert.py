@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -72,6 +75,8 @@ class TransformersExpert(VisionExpert):
     used_weights: tuple[str, ...] = ('',)
     #: What fingerprints call the map.
     feature = ''
+    #: Names in Transformers of the classes of model, config (for random weights) and processor.
+    model_class = config_class = processor_class = ''
 
     def __init__(
         self,
@@ -84,8 +89,9 @@ class TransformersExpert(VisionExpert):
         options = dict(processor or {})
         self._weights = None
         if isinstance(model, Mapping):
-            self.model = self._random(dict(model))
-            self.processor = self._processor_class()(**options)
+            config = getattr(transformers, self.config_class)(**deepcopy(dict(model)))
+            self.model = getattr(transformers, self.model_class)(config)
+            self.processor = image_processor_class(self.processor_class)(**options)
             self._weights = tensors_sha256(self.model.state_dict())
         else:
             self.model, self.processor = self._pretrained(model, options)
@@ -94,15 +100,17 @@ class TransformersExpert(VisionExpert):
         self.dtype = getattr(torch, dtype)
         self.device = torch.device('cpu')
 
-    def _pretrained(self, model: str, options: dict) -> tuple[nn.Module, Any]:
+    def _pretrained(self, model: str, options: dict, **loading) -> tuple[nn.Module, Any]:
         if Path(model).is_absolute() and not Path(model).is_dir():
             raise FileNotFoundError(f'distill.expert.model: folder {model} does not exist')
         try:
             # Whatever precision the file has: teachers run in `dtype`, see `to`.
-            loaded, report = self._model_class().from_pretrained(
-                model, output_loading_info=True, dtype=torch.float32, **self._load_options()
+            loaded, report = getattr(transformers, self.model_class).from_pretrained(
+                model, output_loading_info=True, dtype=torch.float32, **loading
             )
-            processor = self._processor_class().from_pretrained(model, **options)
+            processor = image_processor_class(self.processor_class).from_pretrained(
+                model, **options
+            )
         except OSError as error:
             raise FileNotFoundError(
                 f'distill.expert.model: {model!r} could not be loaded '
@@ -151,17 +159,14 @@ class TransformersExpert(VisionExpert):
         bound.apply_defaults()
         model = bound.arguments['model']
         options = cls._processor_options(bound.arguments)
+        kind, dtype = image_processor_class(cls.processor_class), bound.arguments['dtype']
         if isinstance(model, Mapping):
-            return cls._fingerprint(
-                model, None, cls._processor_class()(**options), bound.arguments['dtype']
-            )
+            return cls._fingerprint(model, None, kind(**options), dtype)
         try:
-            processor = cls._processor_class().from_pretrained(
-                model, local_files_only=True, **options
-            )
+            processor = kind.from_pretrained(model, local_files_only=True, **options)
         except OSError:
             processor = None
-        return cls._fingerprint(model, weights_sha256(model), processor, bound.arguments['dtype'])
+        return cls._fingerprint(model, weights_sha256(model), processor, dtype)
 
     @classmethod
     def _fingerprint(
@@ -207,28 +212,14 @@ class TransformersExpert(VisionExpert):
         """Settings of the processor for an image of this size."""
         return {}
 
-    def _load_options(self) -> dict:
-        """Further keywords of ``from_pretrained``."""
-        return {}
-
     @classmethod
+    @abstractmethod
     def _processor_options(cls, arguments: Mapping[str, Any]) -> dict:
         """Settings of the processor that follow from the arguments of the class."""
-        raise NotImplementedError(f'{cls.__name__} must implement _processor_options')
 
-    def _random(self, settings: dict) -> nn.Module:
-        raise NotImplementedError(f'{type(self).__name__} must implement _random')
-
-    @classmethod
-    def _model_class(cls) -> type:
-        raise NotImplementedError(f'{cls.__name__} must implement _model_class')
-
-    @classmethod
-    def _processor_class(cls) -> type:
-        raise NotImplementedError(f'{cls.__name__} must implement _processor_class')
-
+    @abstractmethod
     def _feature(self, pixel_values: Tensor) -> Tensor:
-        raise NotImplementedError(f'{type(self).__name__} must implement _feature')
+        """The map ``(1,C,h,w)`` of an image ``(1,3,H,W)``."""
 
 
 @MODELS.register_module()
@@ -246,6 +237,8 @@ class Mask2FormerExpert(TransformersExpert):
 
     used_weights = ('model.pixel_level_module.',)
     feature = 'pixel_decoder_last_hidden_state'
+    model_class, config_class = 'Mask2FormerForUniversalSegmentation', 'Mask2FormerConfig'
+    processor_class = 'Mask2FormerImageProcessor'
 
     def __init__(
         self, model: str | Mapping[str, Any], size: int = 800, dtype: str = 'float32'
@@ -256,27 +249,6 @@ class Mask2FormerExpert(TransformersExpert):
     def _processor_options(cls, arguments: Mapping[str, Any]) -> dict:
         size = arguments['size']
         return dict(size=dict(shortest_edge=size, longest_edge=max(1333, size)))
-
-    @classmethod
-    def _model_class(cls) -> type:
-        from transformers import Mask2FormerForUniversalSegmentation
-
-        return Mask2FormerForUniversalSegmentation
-
-    @classmethod
-    def _processor_class(cls) -> type:
-        return image_processor_class('Mask2FormerImageProcessor')
-
-    def _random(self, settings: dict) -> nn.Module:
-        from transformers import AutoConfig, Mask2FormerConfig
-
-        backbone = settings.pop('backbone_config', None)
-        if isinstance(backbone, Mapping):
-            backbone = dict(backbone)
-            settings['backbone_config'] = AutoConfig.for_model(
-                backbone.pop('model_type'), **backbone
-            )
-        return self._model_class()(Mask2FormerConfig(**settings))
 
     def _feature(self, pixel_values: Tensor) -> Tensor:
         # Only the pixel level is needed; the transformer decoder behind it is left out.
@@ -313,6 +285,8 @@ class SAM2Expert(TransformersExpert):
 
     used_weights = ('vision_encoder.', 'no_memory_embedding')
     feature = 'image_embed'
+    model_class, config_class = 'Sam2Model', 'Sam2Config'
+    processor_class = 'Sam2ImageProcessor'
 
     def __init__(
         self, model: str | Mapping[str, Any], size: int = 1024, dtype: str = 'float32'
@@ -326,21 +300,6 @@ class SAM2Expert(TransformersExpert):
     @classmethod
     def _processor_options(cls, arguments: Mapping[str, Any]) -> dict:
         return dict(size=dict(height=arguments['size'], width=arguments['size']))
-
-    @classmethod
-    def _model_class(cls) -> type:
-        from transformers import Sam2Model
-
-        return Sam2Model
-
-    @classmethod
-    def _processor_class(cls) -> type:
-        return image_processor_class('Sam2ImageProcessor')
-
-    def _random(self, settings: dict) -> nn.Module:
-        from transformers import Sam2Config
-
-        return self._model_class()(Sam2Config(**settings))
 
     def _feature(self, pixel_values: Tensor) -> Tensor:
         return self.model.get_image_embeddings(pixel_values)[-1]

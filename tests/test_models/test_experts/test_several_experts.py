@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from pixelsail_mm.compat.transformers import image_processor_class
 from pixelsail_mm.models.experts import Mask2FormerExpert, SAM2Expert
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -208,7 +209,8 @@ class TestFolders:
     ],
 )
 def test_sizes_of_the_official_processors(expert, size, image, expected):
-    processor = expert._processor_class()(**expert._processor_options(dict(size=size)))
+    options = expert._processor_options(dict(size=size))
+    processor = image_processor_class(expert.processor_class)(**options)
     pixels = processor(
         images=torch.zeros(3, *image, dtype=torch.uint8),
         return_tensors='pt',
