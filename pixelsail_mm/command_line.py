@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,26 +48,16 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _known_types(registry_name: str) -> list:
-    from pixelsail_mm import registry as registries
-
-    names = []
-    for attribute in registries.__all__:
-        registry = getattr(registries, attribute)
-        if getattr(registry, 'name', None) == registry_name:
-            while registry is not None:
-                names += list(registry.module_dict)
-                registry = registry.parent
-    return sorted(set(names))
-
-
 def _explain_unknown_type(message: str) -> str | None:
     found = re.search(r'(\S+) is not in the (\S+?)::(.+?) registry', message)
     if not found:
         return None
+    from pixelsail_mm.registry import REGISTRIES, known_parts
+
     name, _, registry = found.groups()
     name = name.strip('\'"').split('.')[-1]
-    close = difflib.get_close_matches(name, _known_types(registry), n=3)
+    known = {name for one in REGISTRIES if one.name == registry for name in known_parts(one)}
+    close = difflib.get_close_matches(name, sorted(known), n=3)
     hint = (
         f'did you mean {" or ".join(close)}?'
         if close
@@ -80,13 +71,11 @@ def _is_wrong_argument(error: BaseException) -> bool:
 
     Python raises that in the caller's frame, here the registry's.
     """
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
+    frames = traceback.extract_tb(error.__traceback__)
     return (
         isinstance(error, TypeError)
-        and frame is not None
-        and Path(frame.tb_frame.f_code.co_filename).parts[-2:] == ('registry', 'build_functions.py')
+        and bool(frames)
+        and Path(frames[-1].filename).parts[-2:] == ('registry', 'build_functions.py')
     )
 
 

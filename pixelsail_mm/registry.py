@@ -82,24 +82,13 @@ MODEL_WRAPPERS = _child('model_wrapper', mmengine_registry.MODEL_WRAPPERS, 'engi
 VISBACKENDS = _child('vis_backend', mmengine_registry.VISBACKENDS, 'visualization')
 LOG_PROCESSORS = _child('log_processor', mmengine_registry.LOG_PROCESSORS, 'engine')
 
-__all__ = [
-    'DATASETS',
-    'DATA_SAMPLERS',
-    'FUNCTIONS',
-    'HOOKS',
-    'LOG_PROCESSORS',
-    'LOOPS',
-    'METRICS',
-    'MODELS',
-    'MODEL_WRAPPERS',
-    'OPTIMIZERS',
-    'OPTIM_WRAPPERS',
-    'OPTIM_WRAPPER_CONSTRUCTORS',
-    'PARAM_SCHEDULERS',
-    'RUNNERS',
-    'SCOPE',
-    'STRATEGIES',
-    'TRANSFORMS',
-    'VISBACKENDS',
-    'VISUALIZERS',
-]
+#: All of them.
+REGISTRIES = [value for value in list(vars().values()) if isinstance(value, Registry)]
+
+
+def known_parts(registry: Registry) -> dict[str, type]:
+    """Name -> part of a registry, then of those above it, as far as no nearer part hides it."""
+    above = {} if registry.parent is None else known_parts(registry.parent)
+    return registry.module_dict | {
+        name: part for name, part in above.items() if name not in registry.module_dict
+    }
