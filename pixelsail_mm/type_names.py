@@ -1,15 +1,14 @@
-"""Names of types: a name, a class and a dotted path as ``type`` mean the same part."""
+"""Parts of configs and their types: a name, a class and a dotted path mean the same part."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
-from pixelsail_mm import registry as registries
-from pixelsail_mm.registry import SCOPE
+from pixelsail_mm.registry import REGISTRIES, SCOPE, known_parts
 
 
 def type_name(kind: Any) -> str | None:
@@ -30,6 +29,21 @@ def type_name(kind: Any) -> str | None:
     )
 
 
+def parts_of(node: Any) -> Iterator[Any]:
+    """All dicts of nested settings, outer ones first; each may be changed when it comes.
+
+    Args:
+        node: A config, or dicts and lists in each other.
+    """
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from parts_of(item)
+    elif isinstance(node, (Mapping, Config)):
+        yield node
+        for value in node.values():
+            yield from parts_of(value)
+
+
 def name_types(node: Any) -> None:
     """Replace every class by its registered name, in place.
 
@@ -37,18 +51,12 @@ def name_types(node: Any) -> None:
     paths. What no registry of this package or above it knows stays as it is.
 
     Args:
-        node: A config, or dicts and lists in each other.
+        node: As for :func:`parts_of`.
     """
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            name_types(item)
-    elif isinstance(node, (dict, Config)):
-        if 'type' in node:
-            name = _registered_name(node['type'])
-            if name is not None:
-                node['type'] = name
-        for value in node.values():
-            name_types(value)
+    for part in parts_of(node):
+        name = _registered_name(part['type']) if 'type' in part else None
+        if name is not None:
+            part['type'] = name
 
 
 def _registered_name(kind: Any) -> str | None:
@@ -60,21 +68,5 @@ def _registered_name(kind: Any) -> str | None:
         kind = get_object_from_string(kind)
     if not callable(kind):
         return None
-    for registry in map(registries.__dict__.get, registries.__all__):
-        for name in _names(registry, kind):
-            return name
-    return None
-
-
-def _names(registry: Registry | Any, kind: Any) -> list[str]:
-    """Names of ``kind`` in a registry or above it, without those that something else hides."""
-    found, hidden = [], set()
-    while isinstance(registry, Registry):
-        found += [
-            name
-            for name, part in registry.module_dict.items()
-            if part is kind and name not in hidden
-        ]
-        hidden |= registry.module_dict.keys()
-        registry = registry.parent
-    return found
+    parts = (item for registry in REGISTRIES for item in known_parts(registry).items())
+    return next((name for name, part in parts if part is kind), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pixelsail_mm.checkpoints.formats.safetensors_files import DTYPES, map_once
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import ZeroTensor
 from pixelsail_mm.checkpoints.loading.vocabulary import Vocabulary, stored_vocabulary
 from pixelsail_mm.errors import CheckpointError, ConfigError, first_line
-from pixelsail_mm.type_names import name_types, type_name
+from pixelsail_mm.type_names import name_types, parts_of, type_name
 
 # Parts of a model's config that do nothing for prediction.
 _TRAINING_KEYS = ('distill', 'init_cfg', 'lora', 'quantization', 'new_token_rows')
@@ -111,7 +112,10 @@ def portable_model(cfg: Config) -> dict[str, Any]:
     Raises:
         ConfigError: The config of the language model cannot be read.
     """
-    model = _without_training(cfg.model.to_dict())
+    model = cfg.model.to_dict()
+    for part in parts_of(model):
+        for key in _TRAINING_KEYS:
+            part.pop(key, None)
     name_types(model)
     llm, base = model['backbone'].get('llm'), {}
     if isinstance(llm, str):
@@ -123,18 +127,6 @@ def portable_model(cfg: Config) -> dict[str, Any]:
         if generation['do_sample'] or key not in _SAMPLING
     }
     return model
-
-
-def _without_training(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {
-            key: _without_training(value)
-            for key, value in node.items()
-            if key not in _TRAINING_KEYS
-        }
-    if isinstance(node, (list, tuple)):
-        return [_without_training(item) for item in node]
-    return node
 
 
 def _describe(llm: str) -> tuple[dict, dict]:
@@ -193,16 +185,8 @@ def beyond_json(cfg: Config, pipelines: Mapping[str, list[dict[str, Any]]]) -> d
         content['visualizer'] = {
             key: value for key, value in visualizer.to_dict().items() if key not in _OF_A_TRAINING
         }
-    return _with_tokenizer(content)
-
-
-def _with_tokenizer(node: Any) -> Any:
-    """Copy in which every ``tokenizer`` is the one in the folder."""
-    if isinstance(node, dict):
-        return {
-            key: '.' if key == 'tokenizer' else _with_tokenizer(value)
-            for key, value in node.items()
-        }
-    if isinstance(node, (list, tuple)):
-        return [_with_tokenizer(item) for item in node]
-    return node
+    content = deepcopy(content)
+    for part in parts_of(content):
+        if 'tokenizer' in part:
+            part['tokenizer'] = '.'
+    return content

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS, TRANSFORMS
+from pixelsail_mm.type_names import parts_of
 
 
 class PixelSAILConfig(PretrainedConfig):
@@ -127,21 +128,16 @@ def check_types(node: Any, registry: Registry, source: str, modules: Sequence[st
     Raises:
         ConfigError: A ``type`` is no registered name, or ``trust_remote_code`` is on.
     """
-    if isinstance(node, Mapping):
-        if 'type' in node and not _is_registered(node['type'], registry):
+    for part in parts_of(node):
+        if 'type' in part and not _is_registered(part['type'], registry):
             raise ConfigError(
-                f'{source}: type {node["type"]!r} is not a registered {registry.name}'
+                f'{source}: type {part["type"]!r} is not a registered {registry.name}'
                 f'; {_remedy(modules)}, or check the file'
             )
-        if node.get('trust_remote_code'):
+        if part.get('trust_remote_code'):
             raise ConfigError(
                 f'{source}: trust_remote_code cannot be switched on by a file; remove it there'
             )
-        for value in node.values():
-            check_types(value, registry, source, modules)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            check_types(value, registry, source, modules)
 
 
 def _remedy(modules: Sequence[str]) -> str:

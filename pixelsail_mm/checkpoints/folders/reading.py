@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from pixelsail_mm.config import read_config
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.type_names import name_types
+from pixelsail_mm.type_names import name_types, parts_of
 
 _PATH_KEYS = ('tokenizer', 'pretrained_model_name_or_path', 'llm')
 
@@ -84,13 +84,10 @@ def _config_in(folder: Path) -> Path:
 
 def _anchor_paths(node: Any, folder: Path) -> None:
     """Make relative tokenizer and language-model paths absolute where ``folder`` has them."""
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            _anchor_paths(item, folder)
-    elif isinstance(node, (dict, ConfigDict)):
-        for key, value in node.items():
-            if key in _PATH_KEYS and isinstance(value, str):
-                if not Path(value).is_absolute() and (folder / value).exists():
-                    node[key] = str(folder / value)
-            else:
-                _anchor_paths(value, folder)
+    for part in parts_of(node):
+        for key in _PATH_KEYS:
+            value = part.get(key)
+            if not isinstance(value, str) or Path(value).is_absolute():
+                continue
+            if (folder / value).exists():
+                part[key] = str(folder / value)
