@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelsail_mm.checkpoints.conversion.official_keys import EMBEDDING, LM_HEAD, UnknownKeysError
+from pixelsail_mm.checkpoints.conversion.official_keys import EMBEDDING, LM_HEAD, renamed
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.new_tokens import rows_around_others
 from pixelsail_mm.tokenization import TASK_TOKENS, VISION_TOKENS, SpecialTokens
@@ -85,10 +85,7 @@ def eve_to_mm(
             'the token, class or split embedding is missing; is this a checkpoint '
             'of EVEv2 (names such as model.vision_tower.split_embedding)?'
         )
-    unknown = sorted(key for key in state if _rename(key) is None)
-    if unknown and not ignore_unknown:
-        raise UnknownKeysError(unknown, 'EVEv2')
-    ours = {_rename(key): value for key, value in state.items() if key not in unknown}
+    ours = renamed(state, _rename, ignore_unknown, 'EVEv2')
     tokens = SpecialTokens.from_tokenizer(tokenizer)
     new_ids = tokenizer.convert_tokens_to_ids([*VISION_TOKENS, *TASK_TOKENS])
     for name in {EMBEDDING, LM_HEAD} & ours.keys():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pixelsail_mm.errors import UserError
 
-# (theirs, ours); the first rule that fits a key is used.
+# (theirs, ours); the first rule that fits a key is used, {} is a number.
 _RULES = (
     ('single_transformer.model.vis_embed.', 'backbone.patch_embed.'),
     ('single_transformer.model.vp_embed.', 'prompt_injector.proj.'),
@@ -17,15 +17,11 @@ _RULES = (
     ('seg_token_projector.', 'mask_head.seg_projector.'),
     ('image_feature_projector.', 'mask_head.image_projector.'),
     ('image_feature_pre_projector.', 'neck.pre_projector.'),
+    ('upsample_blocks.{}.0.', 'neck.blocks.{}.upsample.'),
+    ('upsample_blocks.{}.2.depthwise.', 'neck.blocks.{}.depthwise.'),
+    ('upsample_blocks.{}.2.pointwise.', 'neck.blocks.{}.pointwise.'),
+    ('upsample_blocks.{}.3.ln.', 'neck.blocks.{}.norm.'),
 )
-_BLOCK_PARTS = {
-    '0': 'upsample',
-    '2.depthwise': 'depthwise',
-    '2.pointwise': 'pointwise',
-    '3.ln': 'norm',
-}
-_THEIR_BLOCK = re.compile(r'upsample_blocks\.(\d+)\.(0|2\.depthwise|2\.pointwise|3\.ln)\.(.+)')
-_OUR_BLOCK = re.compile(r'neck\.blocks\.(\d+)\.(upsample|depthwise|pointwise|norm)\.(.+)')
 EMBEDDING = 'backbone.llm.model.embed_tokens.weight'
 LM_HEAD = 'backbone.llm.lm_head.weight'
 
@@ -47,33 +43,36 @@ class UnknownKeysError(UserError, ValueError):
         )
 
 
-def _to_ours(key: str) -> str | None:
-    block = _THEIR_BLOCK.fullmatch(key)
-    if block:
-        return f'neck.blocks.{block[1]}.{_BLOCK_PARTS[block[2]]}.{block[3]}'
-    for theirs, ours in _RULES:
-        if key.startswith(theirs):
-            return ours + key[len(theirs) :]
+def _by_rules(key: str, rules: Iterable[tuple[str, str]]) -> str | None:
+    for before, after in rules:
+        found = re.match(re.escape(before).replace(r'\{\}', r'(\d+)'), key)
+        if found:
+            return after.format(*found.groups()) + key[found.end() :]
     return None
 
 
-def _to_theirs(key: str) -> str | None:
-    block = _OUR_BLOCK.fullmatch(key)
-    if block:
-        part = next(name for name, ours in _BLOCK_PARTS.items() if ours == block[2])
-        return f'upsample_blocks.{block[1]}.{part}.{block[3]}'
-    for theirs, ours in _RULES:
-        if key.startswith(ours):
-            return theirs + key[len(ours) :]
-    return None
+def renamed(
+    state: Mapping[str, Any],
+    rename: Callable[[str], str | None],
+    ignore_unknown: bool,
+    model: str = 'Pixel-SAIL',
+) -> dict[str, Any]:
+    """The same weights under other names.
 
+    Args:
+        state: Name -> weight.
+        rename: Gives a new name; None for one that belongs to neither side.
+        ignore_unknown: Leave unknown names out instead of raising.
+        model: What the checkpoint should be of.
 
-def _rename(state: Mapping[str, Any], rename, ignore_unknown: bool) -> dict[str, Any]:
-    renamed = {key: rename(key) for key in state}
-    unknown = sorted(key for key, name in renamed.items() if name is None)
+    Raises:
+        UnknownKeysError: A name belongs to neither side.
+    """
+    names = {key: rename(key) for key in state}
+    unknown = sorted(key for key, name in names.items() if name is None)
     if unknown and not ignore_unknown:
-        raise UnknownKeysError(unknown)
-    return {name: state[key] for key, name in renamed.items() if name is not None}
+        raise UnknownKeysError(unknown, model)
+    return {name: state[key] for key, name in names.items() if name is not None}
 
 
 def official_to_mm(state: Mapping[str, Any], ignore_unknown: bool = False) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def official_to_mm(state: Mapping[str, Any], ignore_unknown: bool = False) -> di
     Raises:
         UnknownKeysError: A name belongs to neither side.
     """
-    return _rename(state, _to_ours, ignore_unknown)
+    return renamed(state, lambda key: _by_rules(key, _RULES), ignore_unknown)
 
 
 def mm_to_official(
@@ -113,4 +112,5 @@ def mm_to_official(
     state = {key: value for key, value in state.items() if not key.startswith('distill.')}
     if duplicate_tied and EMBEDDING in state and LM_HEAD not in state:
         state[LM_HEAD] = state[EMBEDDING]
-    return _rename(state, _to_theirs, ignore_unknown)
+    rules = [(ours, theirs) for theirs, ours in _RULES]
+    return renamed(state, lambda key: _by_rules(key, rules), ignore_unknown)

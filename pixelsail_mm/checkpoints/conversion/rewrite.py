@@ -19,8 +19,8 @@ from pixelsail_mm.checkpoints.formats.checkpoint_files import (
 from pixelsail_mm.checkpoints.formats.safetensors_files import (
     DTYPES,
     INDEX_NAME,
+    save_weights,
     write_folder,
-    write_safetensors,
 )
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import (
     ZeroTensor,
@@ -62,9 +62,7 @@ def convert_checkpoint(
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == '.safetensors':
         # Other programs read the file by name: tied embeddings are written under both.
-        write_safetensors(
-            renamed, target, _about_tokens(source, content.get('meta')), tied_once=False
-        )
+        save_weights(renamed, target, _about_tokens(source, content.get('meta')), tied_once=False)
     else:
         with replace_when_complete(target) as unfinished:
             torch.save(dict(state_dict=renamed), unfinished)
@@ -128,7 +126,7 @@ def zero_to_safetensors(
     kind = dtype and getattr(torch, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     if max_shard_size is None:
-        write_safetensors(weights, target, metadata, kind)
+        save_weights(weights, target, metadata, kind)
     else:
         with replace_when_complete(target) as unfinished:
             Path(unfinished).mkdir()
