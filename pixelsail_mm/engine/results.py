@@ -31,13 +31,8 @@ def package_versions() -> dict:
 
 
 def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, 'tolist'):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    """What JSON does not know: arrays and numbers of NumPy and PyTorch, and the rest as text."""
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
 
 
 def _settings(metric: BaseMetric) -> dict:
@@ -88,7 +83,7 @@ def write_results(
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(result), indent=2, ensure_ascii=False) + '\n')
+    path.write_text(json.dumps(result, default=_plain, indent=2, ensure_ascii=False) + '\n')
     runner.logger.info(f'wrote results to {path}')
 
 

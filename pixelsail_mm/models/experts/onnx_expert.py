@@ -29,6 +29,7 @@ _RESAMPLE = dict(
     bicubic=Image.Resampling.BICUBIC,
     lanczos=Image.Resampling.LANCZOS,
 )
+_FEATURE = ('output', 'layout', 'patch_size', 'prefix_tokens')
 _PREPROCESSING = (
     'size',
     'mean',
@@ -112,25 +113,10 @@ class OnnxExpert(VisionExpert):
                 "distill.expert.layout='tokens' needs patch_size, which says how "
                 'many rows and columns the tokens are'
             )
-        self._settings = dict(
-            model=model,
-            output=output,
-            size=size,
-            mean=mean,
-            std=std,
-            max_value=max_value,
-            resample=resample,
-            channels=channels,
-            keep_ratio=keep_ratio,
-            multiple=multiple,
-            layout=layout,
-            patch_size=patch_size,
-            prefix_tokens=prefix_tokens,
-        )
         self.file = Path(model)
         self.output = output
         self.layout, self.patch_size, self.prefix_tokens = layout, patch_size, prefix_tokens
-        self.mean, self.std = np.float32(mean), np.float32(std)
+        self.mean, self.std = mean, std
         self.max_value, self.resample, self.channels = max_value, resample, channels
         self.keep_ratio, self.multiple = keep_ratio, multiple
         self.threads, self.providers = threads, providers
@@ -224,7 +210,8 @@ class OnnxExpert(VisionExpert):
 
     def fingerprint(self) -> dict[str, Any]:
         """See :meth:`VisionExpert.fingerprint`."""
-        found = self.fingerprint_of(**self._settings)
+        settings = {key: getattr(self, key) for key in (*_FEATURE, *_PREPROCESSING)}
+        found = self.fingerprint_of(model=self.file, **settings)
         found['preprocessing']['size'] = list(self.size) if self.size else 'of the image'
         return found
 
@@ -236,7 +223,7 @@ class OnnxExpert(VisionExpert):
         values = bound.arguments
         if isinstance(values['size'], int):
             values['size'] = [values['size']] * 2
-        feature = {key: values[key] for key in ('output', 'layout', 'patch_size', 'prefix_tokens')}
+        feature = {key: values[key] for key in _FEATURE}
         if values['keep_ratio']:
             # Caches made with a cut between whole cells lie up to half a cell beside the image.
             feature['cut'] = 'inside cells'
@@ -296,8 +283,8 @@ class OnnxExpert(VisionExpert):
             image = image[..., ::-1]
         pixels = np.zeros((height, width, 3), np.float32)
         pixels[: filled[0], : filled[1]] = (
-            image * np.float32(self.max_value / 255) - self.mean
-        ) / self.std
+            image * np.float32(self.max_value / 255) - np.float32(self.mean)
+        ) / np.float32(self.std)
         return pixels, filled
 
     def _dense(self, array: np.ndarray, height: int, width: int) -> np.ndarray:
