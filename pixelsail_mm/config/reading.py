@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -21,32 +23,6 @@ from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.type_names import name_types
 
-#: Config keys that a run may add on the command line although the file does not have them.
-_KNOWN_KEYS = (
-    'auto_scale_lr',
-    'compile',
-    'custom_hooks',
-    'custom_imports',
-    'deepspeed',
-    'default_hooks',
-    'env_cfg',
-    'experiment_name',
-    'load_from',
-    'log_level',
-    'log_processor',
-    'param_scheduler',
-    'randomness',
-    'resume',
-    'test_cfg',
-    'test_dataloader',
-    'test_evaluator',
-    'train_cfg',
-    'val_cfg',
-    'val_dataloader',
-    'val_evaluator',
-    'visualizer',
-    'work_dir',
-)
 # Configs in front of which this stands come with the package.
 _SHIPPED = f'{SCOPE}::'
 
@@ -114,17 +90,26 @@ def _load(path: str | os.PathLike, name: str) -> Config:
 
 def _override(cfg: Config, options: list[str]) -> None:
     overrides = parse_options(options)
-    known = [*cfg.keys(), *_KNOWN_KEYS]
     for key in overrides:
         head = key.split('.')[0]
-        if head not in known:
-            close = difflib.get_close_matches(head, known, n=1)
-            hint = f'did you mean {close[0]}?' if close else f'known: {", ".join(sorted(known))}'
-            raise ConfigError(f'--cfg-options {key}: the config has no key {head!r}; {hint}')
+        if head in cfg or head in _keys_of_runs():
+            continue
+        known = sorted(cfg.keys() | _keys_of_runs())
+        close = difflib.get_close_matches(head, known, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'known: {", ".join(known)}'
+        raise ConfigError(f'--cfg-options {key}: the config has no key {head!r}; {hint}')
     try:
         cfg.merge_from_dict(overrides)
     except (KeyError, TypeError, IndexError) as error:
         raise ConfigError(f'--cfg-options {" ".join(options)}: {error}') from error
+
+
+@cache
+def _keys_of_runs() -> set[str]:
+    """Keys that a run may add although the config file does not have them."""
+    from mmengine.runner import FlexibleRunner  # takes a second
+
+    return {'custom_imports', 'deepspeed', *signature(FlexibleRunner).parameters}
 
 
 def import_custom_modules(cfg: Config) -> None:
