@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pixelsail_mm.checkpoints.formats.safe_pickle import (
     trusted_types,
     weights_only_loading,
 )
-from pixelsail_mm.checkpoints.formats.safetensors_files import read_safetensors, write_safetensors
+from pixelsail_mm.checkpoints.formats.safetensors_files import read_safetensors, save_weights
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import (
     ZeroTensor,
     is_zero_folder,
@@ -237,21 +237,3 @@ def load_weights(
         vocabulary=vocabulary,
         by_token=True,
     )
-
-
-def save_weights(
-    state: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a state dict as one safetensors file, atomically.
-
-    Tied tensors are written once; the other names go into the file's header and come back on
-    :func:`load_state`.
-
-    Args:
-        state: Name -> Tensor, on any device.
-        path: File to write.
-        metadata: Further text entries for the file's header; pass
-            :func:`~pixelsail_mm.checkpoints.loading.vocabulary.vocabulary_metadata` along, so that
-            models with other tokens can use the file.
-    """
-    write_safetensors(state, path, metadata)

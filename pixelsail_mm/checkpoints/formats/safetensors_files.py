@@ -72,7 +72,7 @@ def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, T
     return state | aliases, metadata
 
 
-def write_safetensors(
+def save_weights(
     state: Mapping[str, Tensor | ZeroTensor],
     path: str | os.PathLike,
     metadata: Mapping[str, str] | None = None,
@@ -87,7 +87,9 @@ def write_safetensors(
     Args:
         state: Name -> Tensor on any device, or :class:`ZeroTensor`.
         path: File to write.
-        metadata: Further text entries for the header.
+        metadata: Further text entries for the header; pass
+            :func:`~pixelsail_mm.checkpoints.loading.vocabulary.vocabulary_metadata` along, so that
+            models with other tokens can use the file.
         dtype: Precision of floating-point weights; None keeps each one's.
         tied_once: Write tied tensors once, with their other names in the header, which only
             :func:`read_safetensors` understands; otherwise under every name.
@@ -135,12 +137,12 @@ def write_folder(
     and leaves the other names of tied weights, and ``metadata``, out of the shards.
 
     Args:
-        state: As for :func:`write_safetensors`.
+        state: As for :func:`save_weights`.
         folder: Existing folder.
         max_shard_size: Largest size of a file, e.g. ``'5GB'``; bytes as a number. A single larger
             tensor gets a file of its own.
         metadata: Further text entries for each header.
-        dtype: As for :func:`write_safetensors`.
+        dtype: As for :func:`save_weights`.
 
     Returns:
         Names of the files with weights.
@@ -166,7 +168,7 @@ def write_folder(
         part = {name: stored[name] for name in names}
         shared = {alias: stored[name] for alias, name in aliases.items() if name in part}
         weight_map.update(dict.fromkeys(shared, shard))
-        write_safetensors(part | shared, Path(folder) / shard, metadata, dtype)
+        save_weights(part | shared, Path(folder) / shard, metadata, dtype)
     if split.is_sharded:
         index = dict(metadata=split.metadata, weight_map=weight_map)
         (Path(folder) / INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True))

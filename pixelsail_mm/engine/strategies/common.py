@@ -3,7 +3,7 @@
 import datetime
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -60,15 +60,6 @@ def unwrap(model: nn.Module) -> nn.Module:
         model: Maybe wrapped.
     """
     return model.module if is_model_wrapper(model) else model
-
-
-def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy weights to the CPU; tied ones stay one tensor, so that they are written once.
-
-    Args:
-        state: Name -> Tensor.
-    """
-    return map_once(state, Tensor.cpu)
 
 
 def _steps(value: int | float, total: int) -> int | float:
@@ -262,4 +253,4 @@ class StrategyMixin:
         Returns:
             dict: Name -> Tensor; complete on rank 0 (maybe empty elsewhere).
         """
-        return on_cpu(unwrap(self.model).state_dict())
+        return map_once(unwrap(self.model).state_dict(), Tensor.cpu)

@@ -15,9 +15,10 @@ from mmengine.device import get_device
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.checkpoint import loading_fault, weights_only_loading
+from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
 from pixelsail_mm.compat.onebit import ensure_onebit_optimizers
 from pixelsail_mm.compat.xtuner import deepspeed_preset
-from pixelsail_mm.engine.strategies.common import StrategyMixin, on_cpu
+from pixelsail_mm.engine.strategies.common import StrategyMixin
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES
 
@@ -295,13 +296,9 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             yield
 
     def gathered_state_dict(self) -> dict[str, Tensor]:
-        """Give the whole model's weights on the CPU; with ZeRO-3 the ranks' parts are gathered.
-
-        Returns:
-            dict: Name -> Tensor; complete on rank 0.
-        """
+        """Give the whole model's weights on the CPU; with ZeRO-3 the ranks' parts are gathered."""
         if self.model.zero_optimization_partition_weights():
             state = self.model._zero3_consolidated_16bit_state_dict() or {}
         else:
             state = self.model.module_state_dict()
-        return on_cpu(state)
+        return map_once(state, Tensor.cpu)

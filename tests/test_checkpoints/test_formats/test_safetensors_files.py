@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pixelsail_mm.checkpoints.formats.safetensors_files import read_safetensors, write_safetensors
+from pixelsail_mm.checkpoints.formats.safetensors_files import read_safetensors, save_weights
 from pixelsail_mm.errors import CheckpointError
 
 STATE = dict(
@@ -22,7 +22,7 @@ STATE = dict(
 
 
 def test_library_reads_the_same(tmp_path):
-    write_safetensors(STATE, tmp_path / 'a.safetensors', dict(note='x'))
+    save_weights(STATE, tmp_path / 'a.safetensors', dict(note='x'))
     read = load_file(tmp_path / 'a.safetensors')
     assert read.keys() == STATE.keys()
     for key, value in STATE.items():
@@ -32,7 +32,7 @@ def test_library_reads_the_same(tmp_path):
 
 
 def test_precision_changes_for_fractions_only(tmp_path):
-    write_safetensors(STATE, tmp_path / 'a.safetensors', dtype=torch.float16)
+    save_weights(STATE, tmp_path / 'a.safetensors', dtype=torch.float16)
     read = load_file(tmp_path / 'a.safetensors')
     assert read['number'].dtype == torch.int64
     assert torch.equal(read['turned'], STATE['turned'].half())
@@ -40,7 +40,7 @@ def test_precision_changes_for_fractions_only(tmp_path):
 
 def test_views_that_begin_alike_are_not_aliases(tmp_path):
     whole = torch.randn(6, 2)
-    write_safetensors(dict(whole=whole, part=whole[:3], again=whole), tmp_path / 'a.safetensors')
+    save_weights(dict(whole=whole, part=whole[:3], again=whole), tmp_path / 'a.safetensors')
     state, _ = read_safetensors(tmp_path / 'a.safetensors')
     assert torch.equal(state['part'], whole[:3]) and state['again'] is state['whole']
     assert set(load_file(tmp_path / 'a.safetensors')) == {'whole', 'part'}
@@ -85,5 +85,5 @@ def test_failure_leaves_the_old_file(tmp_path):
     path = tmp_path / 'a.safetensors'
     path.write_bytes(b'old')
     with pytest.raises(CheckpointError, match='cannot hold a, which is torch.complex64'):
-        write_safetensors(dict(a=torch.zeros(2, dtype=torch.complex64)), path)
+        save_weights(dict(a=torch.zeros(2, dtype=torch.complex64)), path)
     assert path.read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1

@@ -2,8 +2,8 @@
 
 import torch
 
+from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
 from pixelsail_mm.engine.strategies import PixelSingleDeviceStrategy
-from pixelsail_mm.engine.strategies.common import on_cpu
 
 
 def test_tied_weights_are_one_tensor_on_the_cpu():
@@ -16,7 +16,7 @@ def test_tied_weights_are_one_tensor_on_the_cpu():
         empty=empty,
         other=torch.ones(0),
     )
-    result = on_cpu(state)
+    result = map_once(state, torch.Tensor.cpu)
     assert result['embed'] is result['head'] and result['part'] is not result['embed']
     assert list(result) == list(state) and result['part'].shape == (2, 2)
 
