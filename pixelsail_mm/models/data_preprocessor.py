@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, TypedDict
 
 import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
@@ -120,33 +122,29 @@ def collate_rows(samples: list[dict], pad: int) -> dict:
         What :meth:`PixelDataPreprocessor.forward` gives of it, on the CPU; ``images`` (those that
         are there) in place of ``vision_patches``.
     """
+
+    def padded(key: str, filler: int) -> Tensor:
+        return pad_sequence([sample[key] for sample in samples], True, filler)
+
     lengths = [len(sample['input_ids']) for sample in samples]
-    size = (len(samples), max(lengths))
+    # The running number of patches; the release used the largest index instead, which shifts every
+    # sample but the first by one.
+    counts = [rows * columns for rows, columns in (sample['grid'] for sample in samples)]
+    offsets = torch.tensor([0, *accumulate(counts[:-1])])[:, None]
+    patch_of = padded('patch_of', -1)
+    positions = pad_sequence([sample['position_ids'].T for sample in samples], True)
     batch = dict(
-        input_ids=torch.full(size, pad),
-        labels=torch.full(size, IGNORE_INDEX),
-        vision_patch_indices=torch.full(size, -1),
-        vp_token_indices=torch.full(size, NOT_A_PATCH),
-        position_ids=torch.zeros(3, *size, dtype=torch.long),
+        input_ids=padded('input_ids', pad),
+        labels=padded('labels', IGNORE_INDEX),
+        vision_patch_indices=torch.where(patch_of >= 0, patch_of + offsets, patch_of),
+        vp_token_indices=padded('prompt_of', NOT_A_PATCH),
+        position_ids=positions.permute(2, 0, 1).contiguous(),
     )
-    offset = 0
-    for row, (sample, length) in enumerate(zip(samples, lengths)):
-        batch['input_ids'][row, :length] = sample['input_ids']
-        batch['labels'][row, :length] = sample['labels']
-        batch['vp_token_indices'][row, :length] = sample['prompt_of']
-        batch['position_ids'][:, row, :length] = sample['position_ids']
-        patch_of = sample['patch_of']
-        batch['vision_patch_indices'][row, :length] = torch.where(
-            patch_of >= 0, patch_of + offset, patch_of
-        )
-        # The running number of patches; the release used the largest index instead, which
-        # shifts every sample but the first by one.
-        offset += sample['grid'][0] * sample['grid'][1]
-    if any(sample['turn_ids'] is not None for sample in samples):
-        batch['turn_ids'] = torch.zeros(size, dtype=torch.long)
-        for row, sample in enumerate(samples):
-            if sample['turn_ids'] is not None:
-                batch['turn_ids'][row, : lengths[row]] = sample['turn_ids']
+    turns = [sample['turn_ids'] for sample in samples]
+    if any(turn is not None for turn in turns):
+        shared = [torch.zeros(length, dtype=torch.long) for length in lengths]
+        turns = [zeros if turn is None else turn for turn, zeros in zip(turns, shared)]
+        batch['turn_ids'] = pad_sequence(turns, True)
     batch.update(
         images=[sample['image'] for sample in samples if sample['image'] is not None],
         grids=[sample['grid'] for sample in samples],
