@@ -88,11 +88,7 @@ class PixelOptimWrapper(_CheckedSteps, OptimWrapper):
     """MMEngine's ``OptimWrapper`` that skips steps with a bad loss or gradient."""
 
     def step(self, **kwargs) -> None:
-        """Clip and step, or leave the weights as they are.
-
-        Args:
-            **kwargs: As in MMEngine.
-        """
+        """Clip and step, or leave the weights as they are."""
         self.outcome = Outcome.SKIPPED if any(self._check()) else Outcome.TAKEN
         if self.outcome is Outcome.TAKEN:
             self.optimizer.step(**kwargs)
@@ -108,11 +104,7 @@ class PixelAmpOptimWrapper(_CheckedSteps, AmpOptimWrapper):
     """
 
     def step(self, **kwargs) -> None:
-        """Unscale, clip and step, or leave the weights as they are.
-
-        Args:
-            **kwargs: As in MMEngine.
-        """
+        """Unscale, clip and step, or leave the weights as they are."""
         scale = self.loss_scaler.get_scale()
         self.loss_scaler.unscale_(self.optimizer)
         # The only record of it; the scaler's own step and update read it, too.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.setting_differences import differences
 
 #: Key of the record in a checkpoint's ``meta``: JSON text, which anyone can read and nothing runs.
@@ -189,8 +190,7 @@ def _other_groups(saved: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) 
     names = [{name for group in groups for name in group} for groups in (saved, now)]
     only = [sorted(names[0] - names[1]), sorted(names[1] - names[0])]
     how = '; '.join(
-        f'{title}: {", ".join(group[:2])}'
-        + (f' and {len(group) - 2} more' if len(group) > 2 else '')
+        f'{title}: {shortened(group, 2)}'
         for title, group in zip(('only saved', 'only now'), only)
         if group
     )

@@ -4,6 +4,7 @@ import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 
+from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.step_check import Outcome
 from pixelsail_mm.errors import DivergedError
 from pixelsail_mm.registry import HOOKS
@@ -36,11 +37,7 @@ class BadStepHook(Hook):
         self._window: list[list[str]] = []
 
     def before_train(self, runner) -> None:
-        """Warn if nothing checks the steps.
-
-        Args:
-            runner: The runner.
-        """
+        """Warn if nothing checks the steps."""
         if not hasattr(runner.optim_wrapper, 'outcome'):
             runner.logger.warning(
                 f'optim_wrapper.type={type(runner.optim_wrapper).__name__} does not check losses '
@@ -95,13 +92,12 @@ class BadStepHook(Hook):
         names = list(dict.fromkeys(name for found in everyone for name in found['names']))
         seen = 'all losses were finite' if finite else 'the model showed no losses'
         what = 'its loss' if guilty else f'a gradient ({seen})'
-        rest = f' and {len(ids) - _NAMED} more' if len(ids) > _NAMED else ''
         # Rank 0 alone: errors of all ranks reach the terminal, and this one is the same for all.
         log = runner.logger.error if is_main_process() else runner.logger.debug
         log(
             f'iteration {iteration}: optimizer step skipped, {what} is NaN or infinite'
             f'{" (" + ", ".join(names) + ")" if names else ""}; the weights are as before it. '
-            f'Samples: {", ".join(ids[:_NAMED])}{rest}. Skipped so far: {self.skipped}, in a row: '
+            f'Samples: {shortened(ids, _NAMED)}. Skipped so far: {self.skipped}, in a row: '
             f'{self.streak}'
         )
         if self.max_streak and self.streak >= self.max_streak:
@@ -117,11 +113,7 @@ class BadStepHook(Hook):
             )
 
     def after_train(self, runner) -> None:
-        """Print the counts.
-
-        Args:
-            runner: The runner.
-        """
+        """Print the counts."""
         rescaled = f'; dropped by the loss scaler: {self.rescaled}' if self.rescaled else ''
         tell = runner.logger.warning if self.skipped else runner.logger.info
         tell(f'skipped optimizer steps: {self.skipped or "none"}{rescaled}')

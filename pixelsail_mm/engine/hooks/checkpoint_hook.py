@@ -23,11 +23,7 @@ class PixelCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner) -> None:
-        """Round the interval; prepare the folder.
-
-        Args:
-            runner: The runner.
-        """
+        """Round the interval; prepare the folder."""
         super().before_train(runner)
         window = accumulation_of(runner.optim_wrapper)
         if not self.by_epoch and self.interval > 0 and self.interval % window:

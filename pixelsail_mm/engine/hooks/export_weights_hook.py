@@ -31,11 +31,7 @@ class ExportWeightsHook(Hook):
         self.filename = filename
 
     def before_train(self, runner) -> None:
-        """Write the tokenizer.
-
-        Args:
-            runner: The runner.
-        """
+        """Write the tokenizer."""
         tokenizer = _tokenizer(runner)
         if tokenizer is not None and is_main_process():
             with replace_when_complete(osp.join(runner.work_dir, 'tokenizer')) as unfinished:
@@ -43,9 +39,6 @@ class ExportWeightsHook(Hook):
 
     def after_train(self, runner) -> None:
         """Gather and write the weights.
-
-        Args:
-            runner: The runner.
 
         Raises:
             DivergedError: A weight is NaN or infinite; nothing is written then.

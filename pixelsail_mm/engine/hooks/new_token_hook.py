@@ -2,6 +2,7 @@
 
 from mmengine.hooks import Hook
 
+from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.models.backbones.new_tokens import frozen_ids
 from pixelsail_mm.registry import HOOKS
@@ -20,21 +21,16 @@ class NewTokenHook(Hook):
     priority = 'VERY_LOW'  # behind hooks that freeze parts
 
     def before_train(self, runner) -> None:
-        """Check embedding and output head.
-
-        Args:
-            runner: The runner.
-        """
+        """Check embedding and output head."""
         model = unwrap(runner.model)
         backbone = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'untrained_ids'):
             return
         for place, ids in frozen_ids(backbone.llm, backbone.untrained_ids).items():
             names = model.tokenizer.convert_ids_to_tokens(sorted(ids, key=_task_first(model)))
-            rest = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
             runner.logger.warning(
                 f'the {place} is frozen for tokens that the base never learned: '
-                f'{", ".join(names[:_NAMED])}{rest}. The model cannot learn to '
+                f'{shortened(names, _NAMED)}. The model cannot learn to '
                 f'{"read" if place == "embedding" else "write"} them. Set '
                 'model.backbone.new_token_rows=True (rows of their own, which train), and leave '
                 'them out of what freezes parameters (model.trainable)'

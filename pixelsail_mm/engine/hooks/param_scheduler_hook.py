@@ -17,13 +17,6 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Step the schedules if the optimizer just stepped.
-
-        Args:
-            runner: The runner.
-            batch_idx: Iterations done before this one.
-            data_batch: The batch (unused).
-            outputs: The log variables (unused).
-        """
+        """Step the schedules if the optimizer just stepped."""
         if updates_after(runner.optim_wrapper, runner.iter + 1, runner.max_iters):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)

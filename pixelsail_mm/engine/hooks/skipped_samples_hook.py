@@ -43,14 +43,7 @@ class SkippedSamplesHook(Hook):
         return sum(all_gather_object(mine), Counter())
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Warn when further samples were skipped.
-
-        Args:
-            runner: The runner.
-            batch_idx: Iterations done before this one.
-            data_batch: The batch (unused).
-            outputs: The log variables (unused).
-        """
+        """Warn when further samples were skipped."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         counts = self._count(runner)
@@ -59,21 +52,13 @@ class SkippedSamplesHook(Hook):
             self._reported = counts
 
     def after_train(self, runner) -> None:
-        """Print the final counts.
-
-        Args:
-            runner: The runner.
-        """
+        """Print the final counts."""
         counts = self._count(runner)
         runner.logger.info(f'skipped samples: {self._format(counts) if counts else "none"}')
         self._report_noted(runner, [runner.train_dataloader])
 
     def after_test(self, runner) -> None:
-        """Log what was changed while reading the test data.
-
-        Args:
-            runner: The runner.
-        """
+        """Log what was changed while reading the test data."""
         loop = runner.test_loop
         self._report_noted(runner, [part.dataloader for part in getattr(loop, 'parts', [loop])])
 

@@ -51,14 +51,7 @@ class MeanLogVarsHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Average the log variables in place.
-
-        Args:
-            runner: The runner.
-            batch_idx: Iterations done before this one.
-            data_batch: The batch (unused).
-            outputs: The log variables.
-        """
+        """Average the log variables in place."""
         if outputs:
             values = {
                 key: value.detach().item() if torch.is_tensor(value) else float(value)
@@ -81,14 +74,7 @@ class ThroughputHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Record ``tokens_per_sec`` and ``memory`` (peak resident size, MB).
-
-        Args:
-            runner: The runner.
-            batch_idx: Iterations done before this one.
-            data_batch: The collated batch.
-            outputs: The log variables (unused).
-        """
+        """Record ``tokens_per_sec`` and ``memory`` (peak resident size, MB)."""
         hub = runner.message_hub
         seconds = hub.get_scalar('train/time').current()
         tokens = count_tokens(data_batch) * get_world_size()

@@ -115,11 +115,7 @@ class PixelTrainLoop(TrainLoop):
         )
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
-        """Train on one micro-batch with its own random numbers.
-
-        Args:
-            data_batch: The collated batch.
-        """
+        """Train on one micro-batch with its own random numbers."""
         sampler = self.dataloader.sampler
         seed_step(sampler.seed, self._iter * sampler.world_size + sampler.rank)
         super().run_iter(data_batch)
