@@ -3,87 +3,23 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from transformers import PretrainedConfig
 
+# Sizes, and values of scales and windows; a config takes those it has.
+_TABLE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text(encoding='utf-8'))
+_SIZES, _VALUES = _TABLE['sizes'], _TABLE['values']
 #: Window, and length for which rotary frequencies hold, of the miniature.
-WINDOW = 16
-VOCABULARY = 48
-_HIDDEN, _HEADS, _HEAD_DIM = 64, 4, 16
-_EXPERTS = 4
-
+WINDOW: int = _VALUES['sliding_window']
+VOCABULARY: int = _SIZES['vocab_size']
 #: Sizes that the config of every rotary decoder names so.
 SIZE_NAMES = ('hidden_size', 'num_hidden_layers', 'num_attention_heads')
-# Names of the same size differ by family; a config takes those it has.
-_SIZES = dict(
-    hidden_size=_HIDDEN,
-    vocab_size=VOCABULARY,
-    intermediate_size=48,
-    intermediate_size_mlp=48,
-    moe_intermediate_size=16,
-    shared_expert_intermediate_size=16,
-    shared_intermediate_size=16,
-    expert_ffn_hidden_size=16,
-    ffn_hidden_size=48,
-    num_local_experts=_EXPERTS,
-    num_experts=_EXPERTS,
-    n_routed_experts=_EXPERTS,
-    moe_num_experts=_EXPERTS,
-    num_experts_per_tok=2,
-    moe_k=2,
-    moe_topk=2,
-    n_group=2,
-    topk_group=1,
-    num_layers=2,
-    zero_expert_num=2,
-    vocab_size_per_layer_input=VOCABULARY,
-    hidden_size_per_layer_input=8,
-    first_k_dense_replace=1,
-    moe_layer_start_index=1,
-    moe_layer_interval=1,
-    n_shared_experts=1,
-    moe_num_shared_experts=1,
-    q_lora_rank=16,
-    kv_lora_rank=16,
-    qk_nope_head_dim=16,
-    qk_rope_head_dim=8,
-    qk_head_dim=24,
-    v_head_dim=16,
-    mamba_n_heads=8,
-    mamba_d_head=16,
-    mamba_d_ssm=128,
-    mamba_d_state=8,
-    mamba_n_groups=1,
-    mamba_chunk_size=8,
-    linear_num_key_heads=2,
-    linear_num_value_heads=4,
-    linear_key_head_dim=16,
-    linear_value_head_dim=16,
-    block_size=8,
-    index_topk=4,
-    pad_token_id=None,
-    bos_token_id=None,
-    eos_token_id=None,
-)
-# Values at which it shows in a few numbers of ordinary size when one of them is dropped.
-_VALUES = dict(
-    attn_logit_softcapping=2.0,
-    final_logit_softcapping=2.0,
-    logits_scaling=3.0,
-    logit_scale=0.3,
-    embedding_multiplier=3.0,
-    residual_multiplier=0.6,
-    attention_multiplier=0.4,
-    query_pre_attn_scalar=5,
-    rope_theta=100.0,
-    rope_local_base_freq=30.0,
-    sliding_window=WINDOW,
-    attention_chunk_size=WINDOW,
-    original_max_position_embeddings=WINDOW,
-)
+_HEADS, _HEAD_DIM = 4, 16
 
 
 def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -177,25 +113,22 @@ def _shrink_rotary(settings: dict[str, Any]) -> None:
             scaling[key] = [1 + step * i for i in range(size)]
 
 
-def tiny_model(
-    kind: type[nn.Module], config: PretrainedConfig, attention: str, seed: int = 0
-) -> nn.Module:
+def tiny_model(kind: type[nn.Module], config: PretrainedConfig, attention: str) -> nn.Module:
     """A decoder on the CPU, in float32 and eval mode, whose every weight is random.
 
-    Norms and biases too: one that is dropped must show. The global random state is left alone by
-    what is drawn here; building the modules takes from it (see
+    Norms and biases too: one that is dropped must show. Models of one config are equal. The global
+    random state is left alone by what is drawn here; building the modules takes from it (see
     :func:`~pixelsail_mm.models.backbones.family_check.check_family`).
 
     Args:
         kind: Class of the decoder.
         config: Not changed.
         attention: Name of the attention implementation.
-        seed: Of the weights; models of one config and seed are equal.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = attention
     model = kind(config)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         for name, value in module._parameters.items():
             # `init_empty_weights` of accelerate puts every new parameter on the meta device.
