@@ -24,7 +24,11 @@ from pixelsail_mm.checkpoints.formats.safe_pickle import (
     trusted_types,
     weights_only_loading,
 )
-from pixelsail_mm.checkpoints.formats.safetensors_files import read_safetensors, save_weights
+from pixelsail_mm.checkpoints.formats.safetensors_files import (
+    map_once,
+    read_safetensors,
+    save_weights,
+)
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import (
     ZeroTensor,
     is_zero_folder,
@@ -51,14 +55,11 @@ __all__ = [
 _NUMBERED_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\..+)')
 
 
-def open_state(
-    path: str | os.PathLike, map_location: str = 'cpu', mmap: bool = True
-) -> dict[str, Any]:
+def open_state(path: str | os.PathLike, mmap: bool = True) -> dict[str, Any]:
     """Open a checkpoint; values are read when they are used, code in it never runs.
 
     Args:
         path: As for :func:`load_state`.
-        map_location: Device of the tensors (those of DeepSpeed are always on the CPU).
         mmap: Map ``.pth`` files instead of reading them. Do not overwrite the file in place while
             its tensors are in use.
 
@@ -71,7 +72,7 @@ def open_state(
         CheckpointError: See :func:`load_state`.
     """
     path = Path(path).expanduser()
-    content = (_open_folder if path.is_dir() else _open_file)(path, map_location, mmap)
+    content = (_open_folder if path.is_dir() else _open_file)(path, mmap)
     if any(key.startswith('model.backbone.') for key in content['state_dict']):
         # Written for Hugging Face, where the architecture is a part of the model.
         content['state_dict'] = {
@@ -80,13 +81,13 @@ def open_state(
     return content
 
 
-def _open_file(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
+def _open_file(path: Path, mmap: bool) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(path, 'no such file', 'check the path')
     if path.suffix == '.safetensors':
-        state, metadata = read_safetensors(path, map_location)
+        state, metadata = read_safetensors(path)
         return dict(state_dict=state, meta=metadata)
-    content = read_pickle(path, map_location, mmap)
+    content = read_pickle(path, mmap=mmap)
     content = content if 'state_dict' in content else dict(state_dict=content)
     _check_weights(path, content['state_dict'])
     return content
@@ -107,7 +108,7 @@ def _check_weights(path: Path, state: Any) -> None:
             )
 
 
-def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
+def _open_folder(path: Path, mmap: bool) -> dict[str, Any]:
     if is_zero_folder(path):
         return dict(state_dict=read_zero_folder(path))
     for suffix, pattern in (('.safetensors', '*.safetensors'), ('.bin', 'pytorch_model*.bin')):
@@ -126,7 +127,7 @@ def _open_folder(path: Path, map_location: str, mmap: bool) -> dict[str, Any]:
     state: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
-        opened = _open_file(shard, map_location, mmap)
+        opened = _open_file(shard, mmap)
         twice = sorted(state.keys() & opened['state_dict'].keys())
         if twice:
             raise CheckpointError(
@@ -175,14 +176,13 @@ def _listed(index: Path) -> set[str]:
         ) from error
 
 
-def load_state(path: str | os.PathLike, map_location: str = 'cpu') -> dict[str, Any]:
+def load_state(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint; code in it never runs.
 
     Args:
         path: A ``.safetensors`` file, a ``.pth``/``.pt``/``.bin`` file, a DeepSpeed checkpoint
             folder (its trained weights come in float32), or a folder of safetensors or
             ``pytorch_model*.bin`` shards.
-        map_location: Device the tensors are read to.
 
     Returns:
         dict: Always has ``state_dict`` (name -> Tensor, tied ones share theirs); a training
@@ -192,14 +192,11 @@ def load_state(path: str | os.PathLike, map_location: str = 'cpu') -> dict[str, 
         CheckpointError: A file is missing, truncated, or holds anything but weights and the
             types of :func:`trusted_types`.
     """
-    content = open_state(path, map_location, mmap=False)
-    read: dict[int, Tensor] = {}
-    state = content['state_dict']
-    for key, value in state.items():
-        if isinstance(value, ZeroTensor):
-            if id(value) not in read:
-                read[id(value)] = value.read().to(map_location)
-            state[key] = read[id(value)]
+    content = open_state(path, mmap=False)
+    content['state_dict'] = map_once(
+        content['state_dict'],
+        lambda value: value.read() if isinstance(value, ZeroTensor) else value,
+    )
     return content
 
 

@@ -179,7 +179,7 @@ def _set_defaults(cfg: Config) -> None:
         raise ConfigError('the config has no `model`')
 
 
-def build_runner(cfg: Config, weights: str | None = None):
+def build_runner(cfg: Config):
     """Build a training runner; ``runner.train()`` starts.
 
     Keys read here, besides those of MMEngine's runner: ``deepspeed`` (a preset name or JSON path,
@@ -189,7 +189,6 @@ def build_runner(cfg: Config, weights: str | None = None):
 
     Args:
         cfg: The config; it is changed.
-        weights: Overrides ``load_from``.
 
     Returns:
         PixelRunner: The runner.
@@ -212,7 +211,7 @@ def build_runner(cfg: Config, weights: str | None = None):
     _settle_resume(cfg)
     strategy = _choose_strategy(cfg, cfg.get('deepspeed'), said)
     _check_steps(cfg, said)
-    start = weights or cfg.get('load_from')
+    start = cfg.get('load_from')
     if start is not None and cfg.get('resume'):
         said.append(f'load_from: {start} is not read, {cfg.resume} has the weights')
     elif start is not None:

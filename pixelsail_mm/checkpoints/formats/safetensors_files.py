@@ -33,12 +33,8 @@ _NAMES = {
 }
 
 
-def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, Tensor], dict]:
-    """Map a safetensors file; on the CPU values are read when they are used.
-
-    Args:
-        path: The file.
-        map_location: Device of the tensors.
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Map a safetensors file; values are read when they are used.
 
     Returns:
         Name -> Tensor (aliases share theirs), and the header's text entries.
@@ -49,7 +45,7 @@ def read_safetensors(path: Path, map_location: str = 'cpu') -> tuple[dict[str, T
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework='pt', device=str(map_location)) as file:
+        with safe_open(path, framework='pt') as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
             metadata = file.metadata() or {}
     except SafetensorError as error:
