@@ -106,9 +106,6 @@ def portable_model(cfg: Config) -> dict[str, Any]:
     The language model becomes its architecture, with the settings that its base generates with;
     what only training uses is left out.
 
-    Args:
-        cfg: Config the model was trained with.
-
     Raises:
         ConfigError: The config of the language model cannot be read.
     """
@@ -152,11 +149,7 @@ def _describe(llm: str) -> tuple[dict, dict]:
 
 
 def portable_imports(cfg: Config) -> list[str]:
-    """Modules that ``custom_imports`` of a config names.
-
-    Args:
-        cfg: Any config.
-    """
+    """Modules that ``custom_imports`` of a config names."""
     named = (cfg.get('custom_imports') or {}).get('imports') or []
     return [named] if isinstance(named, str) else list(named)
 

@@ -30,9 +30,6 @@ _PROCESSOR_FILES = ('preprocessor_config.json', 'processor_config.json')
 def read_folder(folder: Path) -> Config:
     """Put the config together that the folder was exported from.
 
-    Args:
-        folder: Folder with ``config.json``.
-
     Returns:
         Config with ``model`` and ``test_pipeline``, the tokenizer being that of the folder.
 
@@ -63,9 +60,6 @@ def read_folder(folder: Path) -> Config:
 
 def check_model_type(path: Path) -> None:
     """Check that a ``config.json`` is one of a Pixel-SAIL.
-
-    Args:
-        path: The file.
 
     Raises:
         ConfigError: It is of another model or cannot be read.

@@ -140,11 +140,7 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def loading_fault(error: BaseException) -> str:
-    """Give the reason in one line why a file was not loaded; for a refused type, its name.
-
-    Args:
-        error: Any error of loading.
-    """
+    """Give the reason in one line why a file was not loaded; for a refused type, its name."""
     return _refusal(error) or first_line(error)
 
 

@@ -74,6 +74,14 @@ class ZeroTensor:
     dtype: torch.dtype
     pieces: tuple[Piece, ...]
 
+    @classmethod
+    def within(
+        cls, pieces: Sequence[Piece], shape: torch.Size, dtype: torch.dtype, start: int = 0
+    ) -> ZeroTensor:
+        """The weight whose values begin with number ``start`` of joined pieces."""
+        stop = start + shape.numel()
+        return cls(shape, dtype, tuple(_between(pieces, start, stop, dtype.itemsize)))
+
     def numel(self) -> int:
         """Number of values."""
         return self.shape.numel()
@@ -146,11 +154,7 @@ def _fill(buffer: Tensor, file, path: Path) -> None:
 
 
 def is_zero_folder(folder: Path) -> bool:
-    """Whether DeepSpeed wrote this checkpoint folder.
-
-    Args:
-        folder: A folder.
-    """
+    """Whether DeepSpeed wrote this checkpoint folder."""
     return any(folder.glob('*_model_states.pt')) or any(folder.glob('*_optim_states.pt'))
 
 
@@ -170,10 +174,8 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
         CheckpointError: A file is missing, truncated, holds code, or does not belong to the others;
             or the model was cut by tensor or expert parallelism.
     """
-    states = [_Shard(path) for path in _numbered(folder, '*_model_states.pt')]
+    states = [_Shard(path) for path in _model_files(folder)]
     optims = [_Shard(path) for path in _numbered(folder, '*_optim_states.pt')]
-    if not states:
-        raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
     first = states[0].content
     if first.get('mp_world_size') not in (None, 1):
         raise CheckpointError(
@@ -206,16 +208,10 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
 def read_structure(folder: Path) -> dict:
     """Read what the first process wrote beside the weights; tensors have shapes only.
 
-    Args:
-        folder: A folder of :func:`is_zero_folder`.
-
     Raises:
         CheckpointError: The file is missing, truncated or holds code.
     """
-    found = _numbered(folder, '*_model_states.pt')
-    if not found:
-        raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
-    return _Shard(found[0]).content
+    return _Shard(_model_files(folder)[0]).content
 
 
 class _Shard:
@@ -251,6 +247,13 @@ def _numbered(folder: Path, pattern: str) -> list[Path]:
         folder.glob(pattern),
         key=lambda path: [int(number) for number in re.findall(r'\d+', path.name)],
     )
+
+
+def _model_files(folder: Path) -> list[Path]:
+    found = _numbered(folder, '*_model_states.pt')
+    if not found:
+        raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
+    return found
 
 
 def _check_complete(folder: Path, states: list[_Shard], optims: list[_Shard]) -> int:
@@ -300,11 +303,8 @@ def _joined_groups(
         pieces = [shard.piece(part) for shard, part in zip(optims, parts)]
         dtype, start = parts[0].dtype, 0
         for name, shape in shapes.items():
-            stop = start + shape.numel()
-            weights[name] = ZeroTensor(
-                shape, dtype, tuple(_between(pieces, start, stop, dtype.itemsize))
-            )
-            start = stop
+            weights[name] = ZeroTensor.within(pieces, shape, dtype, start)
+            start += shape.numel()
         held, unit = sum(piece.numel for piece in pieces), 2 * len(optims)
         # DeepSpeed pads to a multiple of twice the processes, and may cut the padding off again.
         if math.ceil(held / unit) != math.ceil(start / unit) or held < start:
@@ -332,9 +332,7 @@ def _joined_parameters(
                 for vector in flat
                 for piece in _between(vector, start, start + part, dtype.itemsize)
             ]
-            weights[name] = ZeroTensor(
-                shape, dtype, tuple(_between(pieces, 0, shape.numel(), dtype.itemsize))
-            )
+            weights[name] = ZeroTensor.within(pieces, shape, dtype)
             start += part
     for shard, vector in zip(optims, flat):
         held = sum(piece.numel for piece in vector)
@@ -363,8 +361,5 @@ def _untrained(states: list[_Shard], stage: int, trained: Container[str]) -> dic
     for name, shape in (first.get('frozen_param_shapes') or {}).items():
         parts = [shard.content['frozen_param_fragments'][name] for shard in states]
         pieces = [shard.piece(part) for shard, part in zip(states, parts)]
-        dtype = parts[0].dtype
-        weights[name] = ZeroTensor(
-            shape, dtype, tuple(_between(pieces, 0, shape.numel(), dtype.itemsize))
-        )
+        weights[name] = ZeroTensor.within(pieces, shape, parts[0].dtype)
     return weights

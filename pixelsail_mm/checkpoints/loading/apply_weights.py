@@ -109,7 +109,6 @@ def _by_token(
 
 def _match(state: State, own: State, report: LoadReport) -> State:
     """Sort keys into the report; return the usable weights."""
-    shared = _shared_names(own)
     usable: State = {}
     for key, value in state.items():
         if key not in own:
@@ -124,8 +123,9 @@ def _match(state: State, own: State, report: LoadReport) -> State:
         else:
             report.mismatched.append((key, old, new))
     bad = {key for key, _, _ in report.mismatched}
+    filled = {id(own[key]) for key in usable}  # one tensor for all names of tied weights
     for key in own:
-        if any(name in usable for name in shared[key]):
+        if id(own[key]) in filled:
             report.loaded.append(key)
         elif key not in bad:
             report.missing.append(key)
@@ -139,14 +139,6 @@ def _same_order(old: Sequence[int], new: Sequence[int]) -> bool:
     """
     ends = [{1, *accumulate(shape, mul)} for shape in (old, new)]
     return prod(old) == prod(new) and (ends[0] <= ends[1] or ends[1] <= ends[0])
-
-
-def _shared_names(own: State) -> dict[str, list[str]]:
-    """Map each key to all keys of the same tensor (tied weights)."""
-    groups: dict[int, list[str]] = {}
-    for key, value in own.items():
-        groups.setdefault(id(value), []).append(key)
-    return {key: names for names in groups.values() for key in names}
 
 
 def _holds(keys: Iterable[str], kind: str) -> list[str]:

@@ -185,12 +185,7 @@ class RowPlan:
 
 
 class VocabularyError(UserError, ValueError):
-    """Rows and tokens cannot be brought together.
-
-    Args:
-        reason: Why.
-        remedy: What the user can do.
-    """
+    """Rows and tokens cannot be brought together."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(reason)

@@ -68,14 +68,8 @@ class DistillScheduleHook(Hook):
 
     def channel_weights(self, progress: float) -> Sequence[float] | None:
         """Last channel weights that a phase set by then; None if none has yet."""
-        return next(
-            (
-                phase['channel_weights']
-                for phase in reversed(self.phases)
-                if phase['begin'] <= progress and phase['channel_weights'] is not None
-            ),
-            None,
-        )
+        found = [phase['channel_weights'] for phase in self.phases if phase['begin'] <= progress]
+        return next((weights for weights in reversed(found) if weights is not None), None)
 
     def factor(self, progress: float) -> float:
         """Factor when a share ``progress`` of the iterations is done."""

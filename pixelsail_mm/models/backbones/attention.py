@@ -113,11 +113,6 @@ class AttentionLayout:
         return self._cache_mask
 
 
-def _expand_heads(states: Tensor, groups: int) -> Tensor:
-    """Repeat key/value heads ``(B,H_kv,L,D) -> (B,H_kv*groups,L,D)`` for grouped queries."""
-    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
-
-
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -246,8 +241,8 @@ def image_block_attention(
     options = dict(scale=scaling, dropout_p=dropout, softcap=softcap)
     if query.is_cuda and softcap is None:
         options['enable_gqa'] = groups > 1
-    else:
-        key, value = _expand_heads(key, groups), _expand_heads(value, groups)
+    elif groups > 1:
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     if query.shape[2] < key.shape[2]:
         mask = layout.cached_key_mask(key.shape[2]) if layout is not None else None
         out = _attend(query, key, value, attn_mask=mask, **options)
