@@ -82,9 +82,6 @@ def _is_wrong_argument(error: BaseException) -> bool:
 def explain(error: BaseException) -> str | None:
     """Turn an error that a user can correct into one message.
 
-    Args:
-        error: What was raised.
-
     Returns:
         str | None: The message; None for an error that is a bug, where the traceback is wanted.
     """

@@ -137,9 +137,6 @@ def first_line(error: BaseException) -> str:
     """Cut another library's message to the line that says what is wrong.
 
     PyTorch's advice to load with ``weights_only=False`` is not passed on.
-
-    Args:
-        error: Any error.
     """
     said = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
     if len(said) > 1 and said[0].endswith(':'):  # a heading, as PyTorch's of unfitting weights

@@ -12,11 +12,7 @@ from mmengine.logging import print_log
 
 @lru_cache(maxsize=4096)
 def warn_once(text: str) -> None:
-    """Log a warning, unless this process logged the same text before.
-
-    Args:
-        text: What to say.
-    """
+    """Log a warning, unless this process logged the same text before."""
     print_log(text, logger='current', level=logging.WARNING)
 
 
@@ -31,11 +27,7 @@ class CountedWarnings:
         self._counts: Counter = Counter()
 
     def __call__(self, text: str) -> None:
-        """Count a warning, and log it if it is one of those.
-
-        Args:
-            text: What to say.
-        """
+        """Count a warning, and log it if it is one of those."""
         kind = re.split(r'[\d\'"]', text, maxsplit=1)[0]
         self._counts[kind] += 1
         number = str(self._counts[kind])

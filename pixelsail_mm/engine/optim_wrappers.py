@@ -40,13 +40,7 @@ class _CheckedSteps:
         self.losses = LossWatch()
 
     def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
-        """Accumulate one micro-batch; step at the end of its window, if that is safe.
-
-        Args:
-            loss: Scalar loss of the micro-batch.
-            *args: As in MMEngine.
-            **kwargs: As in MMEngine.
-        """
+        """Accumulate one micro-batch; step at the end of its window, if that is safe."""
         self.losses.see(loss)
         super().update_params(loss, *args, **kwargs)
 
@@ -153,12 +147,7 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
         self.message_hub = MessageHub.get_current_instance()
 
     def initialize_count_status(self, done: int, max_counts: int) -> None:
-        """Set where in the training this wrapper stands.
-
-        Args:
-            done: Micro-batches done before.
-            max_counts: Micro-batches of the whole training.
-        """
+        """Set how many micro-batches were done before, and how many the whole training has."""
         self._inner_count, self._max_counts = done, max_counts
 
     def _window(self) -> int:
@@ -168,11 +157,7 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
         return remainder if remainder and in_last else self._accumulative_counts
 
     def update_params(self, loss: torch.Tensor) -> None:
-        """Accumulate one micro-batch; step at the end of its window.
-
-        Args:
-            loss: Scalar loss of the micro-batch.
-        """
+        """Accumulate one micro-batch; step at the end of its window."""
         factor = self._accumulative_counts / self._window()
         self._inner_count += 1
         steps = updates_after(self, self._inner_count, self._max_counts)

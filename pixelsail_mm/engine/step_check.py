@@ -61,11 +61,7 @@ class LossWatch:
         self._stepped = False
 
     def see(self, loss: Tensor) -> None:
-        """Note a loss; the first after a step begins a new window.
-
-        Args:
-            loss: Scalar.
-        """
+        """Note a loss; the first after a step begins a new window."""
         if self._stepped:
             self.finite, self._stepped = [], False
         self.finite.append(torch.isfinite(loss.detach()))

@@ -272,11 +272,7 @@ _RULES: list[tuple[str, Callable[[Change, _Place], None]]] = [
 
 
 def table(changes: Sequence[Change]) -> str:
-    """Lay changes out in four columns: setting, saved, now, what happens.
-
-    Args:
-        changes: At least one.
-    """
+    """Lay changes out in four columns: setting, saved, now, what happens."""
     rows = [('setting', 'saved', 'now', 'what happens')]
     ordered = sorted(changes, key=lambda change: not change.refused)
     rows += [

@@ -14,9 +14,6 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     """Average each figure over the processes that have it.
 
     A process whose batch is text only may have no mask loss, so keys may differ.
-
-    Args:
-        values: This process's figures.
     """
     if get_world_size() == 1:
         return values

@@ -54,11 +54,7 @@ def init_gloo(launcher: str, timeout: int | None = None) -> None:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Give the model inside a data-parallel wrapper, or the model itself.
-
-    Args:
-        model: Maybe wrapped.
-    """
+    """Give the model inside a data-parallel wrapper, or the model itself."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -107,10 +103,6 @@ class StrategyMixin:
 
         ``trained_weights`` holds their names, group by group: DeepSpeed's optimizer, which
         replaces it, has flat vectors without names.
-
-        Args:
-            optim_wrapper: Config or wrapper.
-            model: The model.
         """
         built = super().build_optim_wrapper(optim_wrapper, model)
         names = {id(weight): name for name, weight in unwrap(model).named_parameters()}
@@ -164,12 +156,7 @@ class StrategyMixin:
         return built
 
     def save_checkpoint(self, filename: str, **kwargs) -> None:
-        """Write a checkpoint beside its final name and rename it when it is complete.
-
-        Args:
-            filename: Final path.
-            **kwargs: As in MMEngine's strategies.
-        """
+        """Write a checkpoint beside its final name and rename it when it is complete."""
         unfinished = filename + UNFINISHED_SUFFIX
         if is_main_process():
             remove(unfinished)
@@ -206,9 +193,6 @@ class StrategyMixin:
     def require_finite_weights(self, path: str) -> None:
         """Stop the training in all processes if its weights are not fit to be written.
 
-        Args:
-            path: What would be written.
-
         Raises:
             DivergedError: A weight is NaN or infinite.
         """
@@ -222,10 +206,6 @@ class StrategyMixin:
 
     def resume(self, filename: str, **kwargs) -> dict:
         """Resume from a checkpoint whose weights are finite.
-
-        Args:
-            filename: The checkpoint.
-            **kwargs: As in MMEngine.
 
         Returns:
             dict: ``meta``, ``message_hub``.

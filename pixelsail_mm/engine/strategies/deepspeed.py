@@ -111,11 +111,7 @@ def skip_shared_memory_op() -> None:
 
 @contextlib.contextmanager
 def without_hooks(model: nn.Module) -> Iterator[None]:
-    """Take the forward hooks off all modules inside the block.
-
-    Args:
-        model: The model.
-    """
+    """Take the forward hooks off all modules inside the block."""
     tables = [
         table
         for module in model.modules()
@@ -138,9 +134,6 @@ def unhooked_bare_modules(model: nn.Module) -> Iterator[None]:
     ZeRO-3 records every call of a hooked module and insists on the same calls in all processes,
     although only modules with parameters communicate. A loss module is called once per image with
     masks, hence a different number of times in a process whose batch is text only.
-
-    Args:
-        model: The model.
     """
     bare = [
         module

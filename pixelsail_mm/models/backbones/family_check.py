@@ -80,11 +80,6 @@ def check_family(
     A family that works is compared once in a process for each kind of config: one comparison takes
     less than a second.
 
-    Args:
-        config: As for :func:`family_misfit`.
-        adapt: As for :func:`family_misfit`.
-        trust_remote_code: As for :func:`family_misfit`.
-
     Raises:
         ConfigError: The family does not work, or ``adapt`` refuses it.
     """

@@ -175,12 +175,7 @@ def quantization_config(cfg: Mapping[str, Any] | Any, dtype: torch.dtype):
 
 
 def quantised(llm: nn.Module, config) -> nn.Module:
-    """A decoder with random weights, quantised as one from a folder is.
-
-    Args:
-        llm: The decoder.
-        config: See :func:`quantization_config`.
-    """
+    """A decoder with random weights, quantised as one from a folder is."""
     with tempfile.TemporaryDirectory() as folder:
         llm.save_pretrained(folder)
         return type(llm).from_pretrained(

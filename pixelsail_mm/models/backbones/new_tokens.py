@@ -156,11 +156,7 @@ class NewRowHead(nn.Linear):
 
 
 def separate_new_rows(llm: nn.Module, ids: Sequence[int]) -> None:
-    """Make the rows of some tokens parameters of their own, in embedding and head.
-
-    Args:
-        llm: Decoder, changed in place.
-        ids: Token ids.
+    """Make the rows of some tokens parameters of their own, in embedding and head, in place.
 
     Raises:
         ConfigError: The family's embedding does more than look rows up (Gemma 3 scales them).
@@ -179,11 +175,7 @@ def separate_new_rows(llm: nn.Module, ids: Sequence[int]) -> None:
 
 @torch.no_grad()
 def fold_new_rows(llm: nn.Module) -> None:
-    """Undo :func:`separate_new_rows`: write the rows back into their tables.
-
-    Args:
-        llm: Decoder, changed in place.
-    """
+    """Undo :func:`separate_new_rows`, in place: write the rows back into their tables."""
     embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
     if not isinstance(embedding, NewRowEmbedding):
         return

@@ -89,11 +89,6 @@ class SegTokenHead(BaseModule):
         """
 
     def no_loss(self, states: list[Tensor], maps: list[Tensor]) -> dict[str, Tensor]:
-        """Give losses of zero for a batch without targets, see :func:`zero_of`.
-
-        Args:
-            states: A stand-in, as in :meth:`forward`.
-            maps: A stand-in, as in :meth:`forward`.
-        """
+        """Give losses of zero for a batch without targets, from stand-ins; see :func:`zero_of`."""
         zero = zero_of(*self(states, maps))
         return dict.fromkeys(self.losses, zero)

@@ -40,11 +40,7 @@ def head_configs(mask_head: dict | None, heads: Mapping[str, dict] | None) -> di
 
 
 def head_attribute(name: str) -> str:
-    """Module of a head in the model and in checkpoints, e.g. ``mask_head`` of ``mask``.
-
-    Args:
-        name: Name of the head in ``model.heads``.
-    """
+    """Module of a head in the model and in checkpoints, e.g. ``mask_head`` of ``mask``."""
     return f'{name}_head'
 
 
