@@ -185,7 +185,6 @@ class PixelRunner(HooksOffRunner):
         changes = compare(saved.settings, self._settings, saved.iteration)
         for change in changes:
             if change.schedules and fresh.by_values:
-                change.refused, change.schedules = True, False
                 change.effect = 'refused: a schedule depends on values of the validation'
         if not changes:
             self.logger.info(f'training settings: as in {filename}')

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pixelsail_mm.checkpoints.loading.load_report import shortened
+from pixelsail_mm.errors import shortened
 from pixelsail_mm.setting_differences import differences
 
 #: Key of the record in a checkpoint's ``meta``: JSON text, which anyone can read and nothing runs.
@@ -46,6 +46,9 @@ _FREE = (
     'capturable',
 )
 _ROWS, _WIDTH = 40, 48
+# What happens to a change: how a refusal begins; what sets optimizer and schedules anew.
+_REFUSED = 'refused: '
+_APPLIED, _BY_NOW = 'applied from here on', 'applied: continues where it would be by now'
 
 
 def training_settings(runner) -> dict[str, Any]:
@@ -113,16 +116,22 @@ class Change:
         saved: Value in the checkpoint's record.
         now: Value of this run.
         effect: What happens.
-        refused: Whether the run cannot go on with it.
-        schedules: Whether optimizer settings and schedules must be set anew for it.
     """
 
     key: str
     saved: Any
     now: Any
     effect: str = 'used from here on'
-    refused: bool = False
-    schedules: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether the run cannot go on with it."""
+        return self.effect.startswith(_REFUSED)
+
+    @property
+    def schedules(self) -> bool:
+        """Whether optimizer settings and schedules must be set anew for it."""
+        return self.effect in (_APPLIED, _BY_NOW)
 
 
 class _Place(NamedTuple):
@@ -178,9 +187,9 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) ->
     if groups[0] != groups[1]:
         changes.append(_other_groups(*groups))
     for change in changes:
-        for pattern, judge in _RULES:
+        for pattern, effect in _RULES:
             if re.match(pattern, change.key):
-                judge(change, place)
+                change.effect = effect if isinstance(effect, str) else effect(change, place)
                 break
     return changes
 
@@ -198,76 +207,55 @@ def _other_groups(saved: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) 
     return Change(
         'trained weights',
         *counts,
-        refused=True,
-        effect=f'refused: {how or "grouped otherwise"}, the optimizer has no state for that',
+        f'{_REFUSED}{how or "grouped otherwise"}, the optimizer has no state for that',
     )
 
 
-def _refuse(reason: str) -> Callable[[Change, _Place], None]:
-    def judge(change: Change, place: _Place) -> None:
-        change.refused, change.effect = True, f'refused: {reason}'
-
-    return judge
-
-
-def _apply(change: Change, place: _Place) -> None:
-    change.schedules, change.effect = True, 'applied from here on'
-
-
-def _apply_schedule(change: Change, place: _Place) -> None:
-    change.schedules, change.effect = True, 'applied: continues where it would be by now'
-
-
-def _judge_max_iters(change: Change, place: _Place) -> None:
+def _of_max_iters(change: Change, place: _Place) -> str:
     if place.max_iters < place.iteration:
-        _refuse(f'the checkpoint is at iteration {place.iteration}')(change, place)
-    else:
-        _judge_accumulation(change, place)
+        return f'{_REFUSED}the checkpoint is at iteration {place.iteration}'
+    return _of_accumulation(change, place)
 
 
-def _judge_accumulation(change: Change, place: _Place) -> None:
-    if place.fault:
-        _refuse(place.fault)(change, place)
-    else:
-        _apply_schedule(change, place)
+def _of_accumulation(change: Change, place: _Place) -> str:
+    return f'{_REFUSED}{place.fault}' if place.fault else _BY_NOW
 
 
-def _judge_loss_scale(change: Change, place: _Place) -> None:
+def _of_loss_scale(change: Change, place: _Place) -> str:
     """The scaler's state is saved; a fixed scale of mixed precision replaces it after a step."""
     if change.key == 'optim_wrapper.loss_scale' and isinstance(change.now, (int, float)):
-        change.effect = 'applied after one step'
-    else:
-        change.effect = 'not used: the loss scale of the checkpoint goes on, if it has one'
+        return 'applied after one step'
+    return 'not used: the loss scale of the checkpoint goes on, if it has one'
 
 
-def _judge_stage(change: Change, place: _Place) -> None:
+def _of_stage(change: Change, place: _Place) -> str:
     if {change.saved, change.now} == {1, 2}:  # both cut the same vectors in the same way
-        _apply(change, place)
-    else:
-        _refuse('the stages cut the optimizer state in different ways')(change, place)
+        return _APPLIED
+    return f'{_REFUSED}the stages cut the optimizer state in different ways'
 
 
-def _judge_processes(change: Change, place: _Place) -> None:
+def _of_processes(change: Change, place: _Place) -> str:
     if place.deepspeed:
-        _refuse('DeepSpeed cut the optimizer state for the processes it had')(change, place)
+        return f'{_REFUSED}DeepSpeed cut the optimizer state for the processes it had'
+    return change.effect
 
 
-_ORDER = 'the order of samples would be another'
-# The first that fits a key counts; without one, the value is simply used.
-_RULES: list[tuple[str, Callable[[Change, _Place], None]]] = [
-    (r'order\.', _refuse(_ORDER)),
-    (r'train_dataloader\.sampler', _refuse(_ORDER)),
-    (r'optim_wrapper\.optimizer\.type$', _refuse('it keeps another state')),
-    (rf'optim_wrapper\.optimizer\.({"|".join(_FREE)})\b', _apply),
-    (r'optim_wrapper\.optimizer\b', _refuse('the optimizer state depends on it')),
-    (r'optim_wrapper\.accumulative_counts$', _judge_accumulation),
-    (r'optim_wrapper\.loss_scale\b', _judge_loss_scale),
-    (r'deepspeed\.fp16\.(?!enabled)', _judge_loss_scale),
-    (r'optim_wrapper\b|auto_scale_lr|deepspeed\.gradient_clipping', _apply),
-    (r'param_scheduler', _apply_schedule),
-    (r'max_iters$', _judge_max_iters),
-    (r'deepspeed\.zero_optimization\.stage$', _judge_stage),
-    (r'processes$', _judge_processes),
+_ORDER = f'{_REFUSED}the order of samples would be another'
+# What happens, or what says it; the first that fits a key counts. Without one, the value is used.
+_RULES: list[tuple[str, str | Callable[[Change, _Place], str]]] = [
+    (r'order\.', _ORDER),
+    (r'train_dataloader\.sampler', _ORDER),
+    (r'optim_wrapper\.optimizer\.type$', f'{_REFUSED}it keeps another state'),
+    (rf'optim_wrapper\.optimizer\.({"|".join(_FREE)})\b', _APPLIED),
+    (r'optim_wrapper\.optimizer\b', f'{_REFUSED}the optimizer state depends on it'),
+    (r'optim_wrapper\.accumulative_counts$', _of_accumulation),
+    (r'optim_wrapper\.loss_scale\b', _of_loss_scale),
+    (r'deepspeed\.fp16\.(?!enabled)', _of_loss_scale),
+    (r'optim_wrapper\b|auto_scale_lr|deepspeed\.gradient_clipping', _APPLIED),
+    (r'param_scheduler', _BY_NOW),
+    (r'max_iters$', _of_max_iters),
+    (r'deepspeed\.zero_optimization\.stage$', _of_stage),
+    (r'processes$', _of_processes),
 ]
 
 
