@@ -20,16 +20,11 @@ def train(args: argparse.Namespace) -> None:
     from pixelsail_mm.engine.preflight import check_files
     from pixelsail_mm.engine.runner_factory import build_runner
 
-    cfg = read_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
+    cfg = _read(args)
     if args.deepspeed is not None:
         cfg.deepspeed = None if args.deepspeed == 'none' else args.deepspeed
     if args.resume is not False:
         cfg.resume = args.resume
-    if args.seed is not None:
-        cfg.setdefault('randomness', dict())['seed'] = args.seed
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
     try:
         build_runner(cfg).train()
@@ -55,14 +50,9 @@ def test(args: argparse.Namespace) -> dict:
     from pixelsail_mm.engine.results import show_predictions, write_results
     from pixelsail_mm.engine.runner_factory import build_test_runner
 
-    cfg = read_config(args.config, args.cfg_options, args.model)
-    cfg.launcher = args.launcher
+    cfg = _read(args, args.model)
     # Where a training starts from need not be here to test what it gave.
     cfg.load_from = None
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    if args.seed is not None:
-        cfg.setdefault('randomness', dict())['seed'] = args.seed
     if not os.path.exists(args.checkpoint):
         raise ConfigError(f'checkpoint {args.checkpoint}: no such file')
     check_files(cfg, ('test_dataloader',))
@@ -76,6 +66,17 @@ def test(args: argparse.Namespace) -> dict:
         write_results(args.out, runner, metrics, settings, args.config, args.checkpoint)
     _close_process_group()
     return metrics
+
+
+def _read(args: argparse.Namespace, model: str | None = None) -> Config:
+    """The config, with what both commands take from the command line."""
+    cfg = read_config(args.config, args.cfg_options, model)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    if args.seed is not None:
+        cfg.setdefault('randomness', dict())['seed'] = args.seed
+    return cfg
 
 
 def _keep_predictions(cfg: Config, checkpoint: str, resume: bool) -> None:
