@@ -67,13 +67,7 @@ class BadSampleError(UserError, ValueError):
 
 
 class AnnotationError(BadSampleError):
-    """An annotation file as a whole cannot be used; raised when a dataset is built.
-
-    Args:
-        file: The annotation file.
-        key: Config key or entry at fault, e.g. ``'ann_file'``.
-        reason: What is wrong and what to do about it.
-    """
+    """An annotation file as a whole cannot be used; raised when a dataset is built."""
 
 
 class MissingFilesError(UserError, FileNotFoundError):
@@ -142,3 +136,14 @@ def first_line(error: BaseException) -> str:
     if len(said) > 1 and said[0].endswith(':'):  # a heading, as PyTorch's of unfitting weights
         said[0] += f' {said[1].strip()}'
     return (said or [type(error).__name__])[0].partition(' In PyTorch 2.6')[0][:300]
+
+
+def shortened(names: list[str], limit: int) -> str:
+    """Join names, the first ``limit`` of them.
+
+    Args:
+        names: The names.
+        limit: How many are named before the rest is counted.
+    """
+    rest = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + rest

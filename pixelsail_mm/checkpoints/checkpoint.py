@@ -35,9 +35,9 @@ from pixelsail_mm.checkpoints.formats.zero_checkpoint import (
     read_zero_folder,
 )
 from pixelsail_mm.checkpoints.loading.apply_weights import TRAINING_ONLY_PREFIXES, apply_weights
-from pixelsail_mm.checkpoints.loading.load_report import LoadReport, shortened
+from pixelsail_mm.checkpoints.loading.load_report import LoadReport
 from pixelsail_mm.checkpoints.loading.vocabulary import stored_vocabulary
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, shortened
 
 __all__ = [
     'TRAINING_ONLY_PREFIXES',

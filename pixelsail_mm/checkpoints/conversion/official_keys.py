@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pixelsail_mm.errors import UserError
+from pixelsail_mm.errors import UserError, shortened
 
 # (theirs, ours); the first rule that fits a key is used, {} is a number.
 _RULES = (
@@ -36,9 +36,8 @@ class UnknownKeysError(UserError, ValueError):
 
     def __init__(self, keys: list[str], model: str = 'Pixel-SAIL') -> None:
         self.keys = keys
-        shown = ', '.join(keys[:8]) + (f', ... ({len(keys)} in all)' if len(keys) > 8 else '')
         super().__init__(
-            f'unknown weights: {shown}; is this a checkpoint of {model}? Drop them '
+            f'unknown weights: {shortened(keys, 8)}; is this a checkpoint of {model}? Drop them '
             'with --ignore-unknown'
         )
 

@@ -29,17 +29,17 @@ def read_model_config(config: str | os.PathLike | Mapping | Config) -> tuple[Con
         ConfigError: There is no such config, or a module of its ``custom_imports`` cannot be
             imported.
     """
-    if isinstance(config, Config):
-        return _named(config.copy()), None
-    if isinstance(config, Mapping):
-        return _named(Config(dict(config))), None
+    if isinstance(config, (Config, Mapping)):
+        cfg = config.copy() if isinstance(config, Config) else Config(dict(config))
+        name_types(cfg)
+        return cfg, None
     path = Path(config).expanduser().absolute()
     shipped = path if path.is_dir() and any(path.glob('*.safetensors')) else None
     if path.is_dir():
         path = _config_in(path)
-    if path.name == 'config.json':
-        from pixelsail_mm.checkpoints.folders.exported import read_folder
+    from pixelsail_mm.checkpoints.folders.exported import read_folder  # imports Transformers
 
+    if path.name == 'config.json':
         return read_folder(path.parent), path.parent
     if not path.is_file():
         raise ConfigError(
@@ -49,22 +49,9 @@ def read_model_config(config: str | os.PathLike | Mapping | Config) -> tuple[Con
     cfg = read_config(path)
     _anchor_paths(cfg._cfg_dict, path.parent)
     if path.name == 'config.py' and 'model' not in cfg and path.with_name('config.json').is_file():
-        cfg = _completed(cfg, path.parent)
+        beyond, cfg = cfg, read_folder(path.parent)
+        cfg.merge_from_dict(beyond._cfg_dict.to_dict())
     return cfg, shipped
-
-
-def _named(cfg: Config) -> Config:
-    name_types(cfg)
-    return cfg
-
-
-def _completed(beyond: Config, folder: Path) -> Config:
-    """Config of an exported folder; what its ``config.py`` says counts."""
-    from pixelsail_mm.checkpoints.folders.exported import read_folder
-
-    cfg = read_folder(folder)
-    cfg.merge_from_dict(beyond._cfg_dict.to_dict())
-    return cfg
 
 
 def _config_in(folder: Path) -> Path:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import CHUNK, ZeroTensor
 from pixelsail_mm.checkpoints.loading.architecture import unlike_sizes
-from pixelsail_mm.checkpoints.loading.load_report import LoadReport, shortened
+from pixelsail_mm.checkpoints.loading.load_report import LoadReport
 from pixelsail_mm.checkpoints.loading.vocabulary import (
     Vocabulary,
     VocabularyError,
     plan_rows,
     vocabulary_tables,
 )
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, shortened
 
 #: Modules that only training uses; a checkpoint without them is complete for prediction.
 TRAINING_ONLY_PREFIXES = ('distill.',)

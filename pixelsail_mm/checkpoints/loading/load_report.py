@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pixelsail_mm.errors import shortened
+
 
 @dataclass
 class LoadReport:
@@ -67,14 +69,3 @@ class LoadReport:
             if names:
                 lines.append(f'{kind}: {shortened(names, max_names)}')
         return '\n'.join(lines)
-
-
-def shortened(names: list[str], limit: int) -> str:
-    """Join names, the first ``limit`` of them.
-
-    Args:
-        names: The names.
-        limit: How many are named before the rest is counted.
-    """
-    rest = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + rest

@@ -25,8 +25,7 @@ from typing import Any
 
 from torch import nn
 
-from pixelsail_mm.checkpoints.loading.load_report import shortened
-from pixelsail_mm.errors import CheckpointError, UserError
+from pixelsail_mm.errors import CheckpointError, UserError, shortened
 
 METADATA_KEY = 'vocabulary'
 # What tables are padded to a multiple of (Qwen 128, Llama and SmolLM 64).

@@ -4,9 +4,8 @@ import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 
-from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.step_check import Outcome
-from pixelsail_mm.errors import DivergedError
+from pixelsail_mm.errors import DivergedError, shortened
 from pixelsail_mm.registry import HOOKS
 
 _NAMED = 16

@@ -2,8 +2,8 @@
 
 from mmengine.hooks import Hook
 
-from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.strategies.common import unwrap
+from pixelsail_mm.errors import shortened
 from pixelsail_mm.models.backbones.new_tokens import frozen_ids
 from pixelsail_mm.registry import HOOKS
 

@@ -19,10 +19,9 @@ from pixelsail_mm.checkpoints.formats.checkpoint_files import (
     remove,
 )
 from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
-from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.step_check import all_finite, on_any_rank
-from pixelsail_mm.errors import CheckpointError, DivergedError
+from pixelsail_mm.errors import CheckpointError, DivergedError, shortened
 from pixelsail_mm.type_names import type_name
 
 _RANK_VARIABLES = dict(

@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -109,14 +109,16 @@ def skip_shared_memory_op() -> None:
     deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
 
 
+def _hook_tables(modules: Iterable[nn.Module]) -> list[dict]:
+    return [
+        table for module in modules for table in (module._forward_pre_hooks, module._forward_hooks)
+    ]
+
+
 @contextlib.contextmanager
 def without_hooks(model: nn.Module) -> Iterator[None]:
     """Take the forward hooks off all modules inside the block."""
-    tables = [
-        table
-        for module in model.modules()
-        for table in (module._forward_pre_hooks, module._forward_hooks)
-    ]
+    tables = _hook_tables(model.modules())
     kept = [dict(table) for table in tables]
     for table in tables:
         table.clear()
@@ -140,9 +142,7 @@ def unhooked_bare_modules(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         if not any(True for _ in (*module.parameters(), *module.buffers()))
     ]
-    tables = [
-        table for module in bare for table in (module._forward_pre_hooks, module._forward_hooks)
-    ]
+    tables = _hook_tables(bare)
     before = [set(table) for table in tables]
     yield
     for table, kept in zip(tables, before):
