@@ -116,12 +116,7 @@ class NotPublishedError(DownloadError):
 
 
 class ArchiveError(UserError, ValueError):
-    """An archive or a file of it is damaged, another one than expected, or unsafe.
-
-    Args:
-        path: The archive or file.
-        reason: What is wrong and what to do about it.
-    """
+    """An archive or a file of it is damaged, another one than expected, or unsafe."""
 
     def __init__(self, path: str | os.PathLike, reason: str) -> None:
         super().__init__(f'{path}: {reason}')

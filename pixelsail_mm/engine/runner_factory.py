@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
+from mmengine.runner import FlexibleRunner
 
 from pixelsail_mm.checkpoints.formats.checkpoint_files import find_resumable, verify_checkpoint
+from pixelsail_mm.engine.default_hooks import HooksOffRunner
+from pixelsail_mm.engine.resuming import PixelRunner
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE
 from pixelsail_mm.type_names import name_types, type_name
 
-if TYPE_CHECKING:
-    from mmengine.runner import FlexibleRunner
-
 _TRAIN_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _VAL_KEYS = ('val_dataloader', 'val_cfg', 'val_evaluator')
-
-
-def _cuda_available() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _fit_device(cfg: Config, said: list[str]) -> None:
     """Run a config written for a GPU in float32 where there is none (bfloat16 is very slow)."""
     wrapper = cfg.get('optim_wrapper') or {}
     kind = type_name(wrapper.get('type'))
-    if kind in ('AmpOptimWrapper', 'PixelAmpOptimWrapper') and not _cuda_available():
+    if kind in ('AmpOptimWrapper', 'PixelAmpOptimWrapper') and not torch.cuda.is_available():
         wrapper['type'] = kind.replace('Amp', '')
         gone = [
             key for key in ('dtype', 'loss_scale', 'use_fsdp') if wrapper.pop(key, None) is not None
@@ -179,7 +173,7 @@ def _set_defaults(cfg: Config) -> None:
         raise ConfigError('the config has no `model`')
 
 
-def build_runner(cfg: Config):
+def build_runner(cfg: Config) -> PixelRunner:
     """Build a training runner; ``runner.train()`` starts.
 
     Keys read here, besides those of MMEngine's runner: ``deepspeed`` (a preset name or JSON path,
@@ -190,15 +184,10 @@ def build_runner(cfg: Config):
     Args:
         cfg: The config; it is changed.
 
-    Returns:
-        PixelRunner: The runner.
-
     Raises:
         ConfigError: A key is missing or contradicts another.
         CheckpointError: The checkpoint to resume from is unusable.
     """
-    from pixelsail_mm.engine.resuming import PixelRunner
-
     _set_defaults(cfg)
     init_default_scope(cfg.default_scope)
     for key in _TRAIN_KEYS[:3]:
@@ -221,7 +210,7 @@ def build_runner(cfg: Config):
     return _say(PixelRunner.from_cfg(cfg), said)
 
 
-def build_test_runner(cfg: Config, checkpoint: str):
+def build_test_runner(cfg: Config, checkpoint: str) -> HooksOffRunner:
     """Build a runner for ``runner.test()`` with a checkpoint's weights.
 
     Args:
@@ -229,14 +218,9 @@ def build_test_runner(cfg: Config, checkpoint: str):
         checkpoint: Anything :func:`pixelsail_mm.checkpoints.checkpoint.load_state` reads; it
             must hold every weight that prediction uses.
 
-    Returns:
-        HooksOffRunner: The runner.
-
     Raises:
         ConfigError: The config names no test data.
     """
-    from pixelsail_mm.engine.default_hooks import HooksOffRunner
-
     _set_defaults(cfg)
     init_default_scope(cfg.default_scope)
     for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):

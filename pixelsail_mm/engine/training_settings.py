@@ -154,12 +154,7 @@ class _Place(NamedTuple):
 
 
 def place_of(now: Mapping[str, Any], iteration: int) -> _Place:
-    """Describe where a run continues; this needs no record of the settings saved.
-
-    Args:
-        now: :func:`training_settings` of the run.
-        iteration: Iterations that the checkpoint has done.
-    """
+    """Describe where a run of these settings continues after ``iteration`` iterations."""
     return _Place(
         iteration,
         now.get('max_iters', iteration),
@@ -169,13 +164,7 @@ def place_of(now: Mapping[str, Any], iteration: int) -> _Place:
 
 
 def compare(saved: Mapping[str, Any], now: Mapping[str, Any], iteration: int) -> list[Change]:
-    """Find the settings of a resumed run that are not those saved, and what happens to each.
-
-    Args:
-        saved: :func:`training_settings` of the checkpoint.
-        now: Those of this run.
-        iteration: Iterations that the checkpoint has done.
-    """
+    """Find the settings of a run, resumed at ``iteration``, that are not those saved."""
     place = place_of(now, iteration)
     changes = [
         Change(*found)

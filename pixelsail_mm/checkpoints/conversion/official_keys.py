@@ -27,12 +27,7 @@ LM_HEAD = 'backbone.llm.lm_head.weight'
 
 
 class UnknownKeysError(UserError, ValueError):
-    """Weights whose names belong to neither side.
-
-    Args:
-        keys: The names.
-        model: What the checkpoint should be of.
-    """
+    """Weights whose names belong to neither side."""
 
     def __init__(self, keys: list[str], model: str = 'Pixel-SAIL') -> None:
         self.keys = keys

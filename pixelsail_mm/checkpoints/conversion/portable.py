@@ -44,10 +44,6 @@ _SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cut
 def check_exportable(cfg: Config, dtype: str | None) -> None:
     """Check that a model of a config can be exported, in a precision.
 
-    Args:
-        cfg: Config the model was trained with.
-        dtype: One of :data:`DTYPES` or None.
-
     Raises:
         ConfigError: The config lacks ``model`` or ``test_pipeline``, or ``dtype`` is unknown.
     """

@@ -56,10 +56,6 @@ def _family(parts: Mapping[str, Sequence[int]]) -> str:
 def unlike_sizes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]]) -> str:
     """Compare two architectures; weights of 4-bit models have no comparable widths.
 
-    Args:
-        stored: Name -> shape of a checkpoint.
-        own: The same of a model.
-
     Returns:
         Both, side by side where they differ; empty if they do not, as far as their names tell.
     """

@@ -43,11 +43,14 @@ class LoadReport:
             loaded=self.loaded,
             missing=self.missing,
             unexpected=self.unexpected,
-            reshaped=[entry[0] for entry in self.reshaped],
-            resized=[entry[0] for entry in self.resized],
-            mismatched=[entry[0] for entry in self.mismatched],
+            reshaped=[f'{key} {old} -> {new}' for key, old, new in self.reshaped],
+            resized=[f'{key} {old} -> {new}: {rows}' for key, old, new, rows in self.resized],
+            mismatched=[f'{key} {old} -> {new}' for key, old, new in self.mismatched],
         )
-        counts = {kind: Counter(key.split('.')[0] for key in keys) for kind, keys in kinds.items()}
+        counts = {
+            kind: Counter(note.partition(' ')[0].partition('.')[0] for note in notes)
+            for kind, notes in kinds.items()
+        }
         modules = sorted(set().union(*counts.values()))
         width = max([len(module) for module in modules] + [6])
         lines = [
@@ -58,14 +61,7 @@ class LoadReport:
             lines.append(
                 f'{module:<{width}}' + ''.join(f'{counts[kind][module]:>12}' for kind in kinds)
             )
-        notes = dict(
-            missing=self.missing,
-            unexpected=self.unexpected,
-            reshaped=[f'{key} {old} -> {new}' for key, old, new in self.reshaped],
-            resized=[f'{key} {old} -> {new}: {rows}' for key, old, new, rows in self.resized],
-            mismatched=[f'{key} {old} -> {new}' for key, old, new in self.mismatched],
-        )
-        for kind, names in notes.items():
-            if names:
-                lines.append(f'{kind}: {shortened(names, max_names)}')
+        for kind, notes in kinds.items():
+            if notes and kind != 'loaded':
+                lines.append(f'{kind}: {shortened(notes, max_names)}')
         return '\n'.join(lines)

@@ -102,11 +102,6 @@ class PredictionStore:
     def fill(self, number: int, checksum: str, samples: Sequence[BaseDataElement]) -> None:
         """Put the stored predictions of a batch into its samples.
 
-        Args:
-            number: Number of the batch.
-            checksum: :func:`checksum_of` its inputs.
-            samples: The samples as loaded.
-
         Raises:
             ConfigError: The predictions were made for other inputs.
         """

@@ -195,10 +195,6 @@ def fold_new_rows(llm: nn.Module) -> None:
 def frozen_ids(llm: nn.Module, ids: Sequence[int]) -> dict[str, list[int]]:
     """Which of some tokens do not train, by place.
 
-    Args:
-        llm: The decoder.
-        ids: Token ids to look at.
-
     Returns:
         ``'embedding'`` and ``'output head'`` -> ids whose row does not train; places where all
         train are left out.

@@ -28,12 +28,7 @@ class TargetWatch:
     def __call__(
         self, heads: Mapping[str, SegTokenHead], samples: Sequence[PixelDataSample]
     ) -> None:
-        """Look at a batch.
-
-        Args:
-            heads: Heads by name.
-            samples: Samples that have ``[SEG]`` tokens.
-        """
+        """Look at a batch."""
         for name, head in heads.items() if samples else ():
             for key in set(head.targets) - self._found:
                 if any(sample.get(key) is not None for sample in samples):
