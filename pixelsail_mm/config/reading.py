@@ -109,7 +109,9 @@ def _keys_of_runs() -> set[str]:
     """Keys that a run may add although the config file does not have them."""
     from mmengine.runner import FlexibleRunner  # takes a second
 
-    return {'custom_imports', 'deepspeed', *signature(FlexibleRunner).parameters}
+    # The run decides itself on its strategy, and the command line on its launcher.
+    own = {'cfg', 'strategy', 'launcher'}
+    return {'custom_imports', 'deepspeed', *signature(FlexibleRunner).parameters} - own
 
 
 def import_custom_modules(cfg: Config) -> None:
