@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,13 @@ from mmengine.dataset import BaseDataset
 from mmengine.dataset.base_dataset import force_full_init
 from mmengine.logging import print_log
 
-from pixelsail_mm.datasets.files.annotation_files import find_file, require_paths
+from pixelsail_mm.datasets.files.annotation_files import (
+    find_file,
+    image_fields,
+    iter_json,
+    require_keys,
+    require_paths,
+)
 from pixelsail_mm.datasets.files.image_folders import absent_choices, find_photo, require_images
 from pixelsail_mm.datasets.files.image_keys import image_key, read_image_keys
 from pixelsail_mm.datasets.files.index_cache import (
@@ -24,7 +30,7 @@ from pixelsail_mm.datasets.files.index_cache import (
     without_garbage_collection,
 )
 from pixelsail_mm.datasets.files.skip_counter import SkipCounter
-from pixelsail_mm.datasets.sample_source import SampleSource
+from pixelsail_mm.datasets.sample_source import Record, SampleSource
 from pixelsail_mm.datasets.token_lengths import LengthMeter, measure_lengths
 from pixelsail_mm.errors import AnnotationError, BadSampleError
 from pixelsail_mm.registry import DATASETS, TRANSFORMS
@@ -170,6 +176,66 @@ class PixelDataset(SampleSource, BaseDataset):
                 raise
             self._skip(error)
             return None
+
+    def parse_list(
+        self, parse: Callable[[dict, str], Any], keys: Iterable[str] = ()
+    ) -> Iterator[tuple[int, Any]]:
+        """Parse the entries of a JSON list (or of ``*.jsonl``), see :meth:`usable`.
+
+        Args:
+            parse: Function of an entry and its position in the file; None leaves the entry out.
+            keys: Keys that every entry must have.
+
+        Yields:
+            Number of an entry, and what ``parse`` gives.
+
+        Raises:
+            AnnotationError: The file is damaged, or an entry lacks a key.
+        """
+        for i, entry in enumerate(iter_json(self.ann_file, 'ann_file')):
+            require_keys(entry, keys, self.ann_file, f'[{i}]')
+            item = self.usable(parse, entry, f'[{i}]')
+            if item is not None:
+                yield i, item
+
+    def fault(self, where: str, reason: str) -> BadSampleError:
+        """Make the error about a place in the annotation file."""
+        return BadSampleError(self.ann_file, where, reason)
+
+    def image_fields(self, entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+        """See :func:`~.annotation_files.image_fields`."""
+        return image_fields(entry, key, self.data_prefix['img_path'], self.ann_file, where)
+
+    def canonical_record(
+        self,
+        info: Mapping[str, Any],
+        name: Any,
+        task: str,
+        conversation: list[dict],
+        masks: Iterable[Any] = (),
+        prompts: Iterable[dict] = (),
+        **meta: Any,
+    ) -> Record:
+        """Make a record, see :meth:`SampleSource.record`.
+
+        Args:
+            info: The item, with ``img_path`` and, if stated, ``height`` and ``width``.
+            name: What ends the sample id; unique in the data set.
+            task: Value of ``meta['task']``.
+            conversation: The turns.
+            masks: One for each ``[SEG]`` of the answers, in their order.
+            prompts: The visual prompts.
+            **meta: What ``meta`` holds besides.
+        """
+        meta = dict(sample_id=f'{self.name}/{name}', dataset=self.name, task=task, **meta)
+        return dict(
+            img_path=info['img_path'],
+            conversation=conversation,
+            masks=list(masks),
+            prompts=list(prompts),
+            meta=meta,
+            **{side: info[side] for side in ('height', 'width') if info.get(side)},
+        )
 
     def full_init(self) -> None:
         """Check the files, then load the annotations or their index."""

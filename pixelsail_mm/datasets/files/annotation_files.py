@@ -150,6 +150,11 @@ def iter_json_list(path: str, key: str) -> Iterator[Any]:
             stream.fail(number, 'text behind the end of the list')
 
 
+def iter_json(path: str, key: str) -> Iterator[Any]:
+    """Read the entries of a JSON list or, of a file ``*.jsonl``, its lines."""
+    return (iter_json_lines if path.endswith('.jsonl') else iter_json_list)(path, key)
+
+
 def iter_json_lines(path: str, key: str) -> Iterator[Any]:
     """Read a file of one JSON value per line; blank lines do not count.
 

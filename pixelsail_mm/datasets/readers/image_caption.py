@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.files.annotation_files import (
-    image_fields,
-    iter_json_lines,
-    iter_json_list,
-    require_keys,
-)
+from pixelsail_mm.datasets.files.annotation_files import iter_json, require_keys
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
-from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 
 TEST_QUESTION = 'Please write a caption for this picture.'
@@ -58,8 +52,7 @@ class ImageCaptionDataset(PixelDataset):
 
     def load_data_list(self) -> Iterator[dict]:
         """Items with all captions of an entry."""
-        read = iter_json_lines if self.ann_file.endswith('.jsonl') else iter_json_list
-        for i, entry in enumerate(read(self.ann_file, 'ann_file')):
+        for i, entry in enumerate(iter_json(self.ann_file, 'ann_file')):
             require_keys(
                 entry, (self.image_key, self._key_of_captions(entry)), self.ann_file, f'[{i}]'
             )
@@ -77,46 +70,28 @@ class ImageCaptionDataset(PixelDataset):
         key = self._key_of_captions(entry)
         captions = entry[key] if isinstance(entry[key], list) else [entry[key]]
         if not all(isinstance(caption, str) for caption in captions):
-            raise BadSampleError(
-                self.ann_file,
-                f'[{i}].{key}',
-                f'must be a text or a list of texts, got {entry[key]!r:.60}',
+            raise self.fault(
+                f'[{i}].{key}', f'must be a text or a list of texts, got {entry[key]!r:.60}'
             )
         captions = [caption.strip() for caption in captions if caption.strip()]
         if not captions:
-            raise BadSampleError(
-                self.ann_file,
-                f'[{i}].{key}',
-                'holds no caption; remove the entry or give it a text',
-            )
+            raise self.fault(f'[{i}].{key}', 'holds no caption; remove the entry or give it a text')
         name = entry.get('id', i)
         if not isinstance(name, (str, int)):
-            raise BadSampleError(
-                self.ann_file, f'[{i}].id', f'must be a text or a whole number, got {name!r:.60}'
-            )
-        fields = image_fields(
-            entry, self.image_key, self.data_prefix['img_path'], self.ann_file, f'[{i}]'
-        )
+            raise self.fault(f'[{i}].id', f'must be a text or a whole number, got {name!r:.60}')
+        fields = self.image_fields(entry, self.image_key, f'[{i}]')
         return dict(fields, captions=captions, id=name)
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
         info = self.get_data_info(index)
-        captions = info['captions']
-        meta = dict(sample_id=f'{self.name}/{info["id"]}', dataset=self.name, task='caption')
+        captions, meta = info['captions'], {}
         if self.test_mode:
             turn = dict(human=self.test_question, gpt=captions[0])
-            meta.update(image_id=info['id'], references=captions)
+            meta = dict(image_id=info['id'], references=captions)
         else:
             turn = dict(
                 human=self.questions[rng.integers(len(self.questions))],
                 gpt=captions[rng.integers(len(captions))],
             )
-        return dict(
-            img_path=info['img_path'],
-            conversation=[turn],
-            masks=[],
-            prompts=[],
-            meta=meta,
-            **{k: info[k] for k in ('height', 'width') if k in info},
-        )
+        return self.canonical_record(info, info['id'], 'caption', [turn], **meta)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset, select_turns
-from pixelsail_mm.datasets.files.annotation_files import iter_json_list, require_keys
 from pixelsail_mm.datasets.readers.conversations import parse_turns
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.registry import DATASETS
@@ -38,33 +37,20 @@ class LLaVADataset(PixelDataset):
 
     def load_data_list(self) -> Iterator[dict]:
         """Items with paired turns."""
-        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            where = f'[{i}]'
-            require_keys(entry, ('conversations',), self.ann_file, where)
-            turns = self.usable(parse_turns, entry['conversations'], self.ann_file, where)
-            if turns is None:
-                continue
-            image = entry.get('image')
-            path = osp.join(self.data_prefix['img_path'], image) if image else None
-            yield dict(
-                img_path=path,
-                turns=turns,
-                id=str(entry.get('id', i)),
-                height=entry.get('height'),
-                width=entry.get('width'),
-            )
+        for i, item in self.parse_list(self._parse, ('conversations',)):
+            yield dict(item, id=str(item.get('id', i)))
+
+    def _parse(self, entry: dict, where: str) -> dict:
+        image = entry.get('image')
+        return dict(
+            {key: entry[key] for key in ('id', 'height', 'width') if key in entry},
+            img_path=osp.join(self.data_prefix['img_path'], image) if image else None,
+            turns=parse_turns(entry['conversations'], self.ann_file, where),
+        )
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
         shuffle = self.shuffle_turns and not self.test_mode
         turns = select_turns(info['turns'], num_turns or self.max_turns, shuffle, rng)
-        meta = dict(sample_id=f'{self.name}/{info["id"]}', dataset=self.name, task='vqa')
-        return dict(
-            img_path=info['img_path'],
-            conversation=turns,
-            masks=[],
-            prompts=[],
-            meta=meta,
-            **{k: info[k] for k in ('height', 'width') if info[k]},
-        )
+        return self.canonical_record(info, info['id'], 'vqa', turns)

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset, select_turns
-from pixelsail_mm.datasets.files.annotation_files import iter_json_list, require_keys, stated_size
+from pixelsail_mm.datasets.files.annotation_files import stated_size
 from pixelsail_mm.datasets.readers.conversations import parse_turns
 from pixelsail_mm.datasets.readers.regions import draw_prompt_ids
 from pixelsail_mm.datasets.sample_source import Record
-from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
@@ -89,50 +88,37 @@ class OspreyDataset(PixelDataset):
 
     def load_data_list(self) -> Iterator[dict]:
         """Items with paired turns and the regions' masks."""
-        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(
-                entry, ('file_name', 'annotation', 'conversations'), self.ann_file, f'[{i}]'
-            )
-            item = self.usable(self._parse, entry, i)
-            if item is not None:
-                yield item
+        keys = 'file_name', 'annotation', 'conversations'
+        for i, item in self.parse_list(self._parse, keys):
+            yield dict(item, number=i)
 
-    def _parse(self, entry: dict, i: int) -> dict:
+    def _parse(self, entry: dict, where: str) -> dict:
         count = len(entry['annotation'])
         if not 1 <= count <= NUM_PROMPTS:
-            raise BadSampleError(
-                self.ann_file,
-                f'[{i}].annotation',
-                f'{count} objects; 1 to {NUM_PROMPTS} can be marked',
+            raise self.fault(
+                f'{where}.annotation', f'{count} objects; 1 to {NUM_PROMPTS} can be marked'
             )
-        masks = []
         for j, item in enumerate(entry['annotation']):
             if not isinstance(item, dict) or not item.get('segmentation'):
-                raise BadSampleError(self.ann_file, f'[{i}].annotation[{j}]', 'has no segmentation')
-            masks.append(item['segmentation'])
-        turns = parse_turns(entry['conversations'], self.ann_file, f'[{i}]')
+                raise self.fault(f'{where}.annotation[{j}]', 'has no segmentation')
+        turns = parse_turns(entry['conversations'], self.ann_file, where)
         for number in _mentioned(turns):
             if not 1 <= number <= count:
-                raise BadSampleError(
-                    self.ann_file,
-                    f'[{i}].conversations',
+                raise self.fault(
+                    f'{where}.conversations',
                     f'region {number} is mentioned, but there are {count} objects',
                 )
-        size = stated_size(entry, self.ann_file, f'[{i}]')
         return dict(
-            size,
-            file_name=entry['file_name'],
-            masks=masks,
+            stated_size(entry, self.ann_file, where),
+            img_path=entry['file_name'],
+            masks=[item['segmentation'] for item in entry['annotation']],
             turns=turns,
-            number=i,
-            choices=entry.get('choices'),
-            answer=entry.get('answer'),
-            about=entry.get('about'),
+            **{key: entry.get(key) for key in ('choices', 'answer', 'about')},
         )
 
     def image_of(self, info: dict) -> str:
         """Path of an item's image."""
-        return self.find_image(info['file_name'])
+        return self.find_image(info['img_path'])
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
@@ -153,13 +139,9 @@ class OspreyDataset(PixelDataset):
             for turn in turns
         ]
         prompts = [dict(id=ids[number - 1], mask=info['masks'][number - 1]) for number in used]
-        return dict(
-            img_path=self.find_image(info['file_name']),
-            conversation=turns,
-            masks=[],
-            prompts=prompts,
-            meta=self._meta(info, turns),
-            **{k: info[k] for k in ('height', 'width') if k in info},
+        meta = self._meta(info, turns)
+        return self.canonical_record(
+            info, info['number'], conversation=turns, prompts=prompts, **meta
         )
 
     def _allowed_turns(self, info: dict, rng: np.random.Generator) -> list[dict]:
@@ -171,8 +153,7 @@ class OspreyDataset(PixelDataset):
         return [turn for turn in info['turns'] if _mentioned([turn]) <= allowed]
 
     def _meta(self, info: dict, turns: list[dict]) -> dict:
-        meta = dict(sample_id=f'{self.name}/{info["number"]}', dataset=self.name)
-        choices = info['choices']
+        meta, choices = {}, info['choices']
         if self.test_mode and choices is None:
             choices = parse_choices(turns[-1]['human'])
         if choices and self.test_mode:

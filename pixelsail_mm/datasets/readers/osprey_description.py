@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.files.annotation_files import image_fields, iter_json_list, require_keys
+from pixelsail_mm.datasets.files.annotation_files import image_fields
 from pixelsail_mm.datasets.readers.regions import RegionTurns, draw_prompt_ids, region_prompts
 from pixelsail_mm.datasets.sample_source import Record
-from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
@@ -84,27 +83,22 @@ class RegionDescriptionDataset(PixelDataset):
         """
         if not isinstance(objects, list) or len(objects) != len(texts):
             count = len(objects) if isinstance(objects, list) else type(objects).__name__
-            raise BadSampleError(
-                self.ann_file,
-                where,
-                f'must be a list of {len(texts)} objects, one per description, got {count}',
+            raise self.fault(
+                where, f'must be a list of {len(texts)} objects, one per description, got {count}'
             )
         regions = []
         for j, (item, text) in enumerate(zip(objects, texts)):
             if not isinstance(item, dict) or not item.get('segmentation'):
-                raise BadSampleError(self.ann_file, f'{where}[{j}]', 'has no segmentation')
+                raise self.fault(f'{where}[{j}]', 'has no segmentation')
             if not isinstance(text, str) or (self.test_mode and not text):
-                raise BadSampleError(
-                    self.ann_file,
+                raise self.fault(
                     f'{where}[{j}]',
                     f'needs a description, a text that is not empty, got {text!r:.60}',
                 )
             if text:
                 regions.append(dict(mask=item['segmentation'], texts=[text]))
         if not regions:
-            raise BadSampleError(
-                self.ann_file, where, 'has no object with a description; remove the entry'
-            )
+            raise self.fault(where, 'has no object with a description; remove the entry')
         if len(regions) < len(texts):
             self._skips.add('region without a description', len(texts) - len(regions))
         return regions
@@ -119,21 +113,14 @@ class RegionDescriptionDataset(PixelDataset):
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; a turn about an absent prompt comes on top."""
         info = self.get_data_info(index)
-        record = dict(
-            img_path=info['img_path'],
-            masks=[],
-            **{k: info[k] for k in ('height', 'width') if k in info},
-        )
-        meta = dict(sample_id=f'{self.name}/{info["name"]}', dataset=self.name, task='region')
         if self.test_mode:
-            return dict(record, **self._test_turn(info, meta))
+            return self._test_record(info)
         regions = self.choose(info['regions'], num_turns, rng)
         ids = draw_prompt_ids(len(regions), rng)
         texts = [region['texts'][rng.integers(len(region['texts']))] for region in regions]
         prompts = region_prompts([region['mask'] for region in regions], ids)
-        return dict(
-            record, conversation=self.turns.make(texts, ids, rng), prompts=prompts, meta=meta
-        )
+        turns = self.turns.make(texts, ids, rng)
+        return self.canonical_record(info, info['name'], 'region', turns, prompts=prompts)
 
     def choose(
         self, regions: list[dict], num_turns: int | None, rng: np.random.Generator
@@ -143,15 +130,16 @@ class RegionDescriptionDataset(PixelDataset):
         count = min(num_turns or int(rng.integers(1, self.max_regions + 1)), NUM_PROMPTS)
         return [regions[i] for i in order[:count]]
 
-    def _test_turn(self, info: dict, meta: dict) -> dict:
+    def _test_record(self, info: dict) -> Record:
         (region,) = info['regions']
         texts = region['texts']
         answer = f'{PROMPT_TOKENS[0]}: {texts[0]}' if texts else ''
-        meta.update({k: info[k] for k in ('image_id', 'ann_id') if k in info})
+        meta = {k: info[k] for k in ('image_id', 'ann_id') if k in info}
         if texts:
             meta['references'] = texts
         turn = dict(human=self.test_question + self.turns.question_suffix, gpt=answer)
-        return dict(conversation=[turn], prompts=region_prompts([region['mask']], [0]), meta=meta)
+        prompts = region_prompts([region['mask']], [0])
+        return self.canonical_record(info, info['name'], 'region', [turn], prompts=prompts, **meta)
 
 
 def remove_labels(description: str) -> str:
@@ -183,23 +171,18 @@ class OspreyDescriptionDataset(RegionDescriptionDataset):
 
     def load_data_list(self) -> Iterator[dict]:
         """Items with all regions of an image, or single regions in test mode."""
-        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('file_name', 'annotation', 'description'), self.ann_file, f'[{i}]')
-            item = self.usable(self._parse, entry, i)
-            if item is None:
-                continue
+        keys = 'file_name', 'annotation', 'description'
+        for i, item in self.parse_list(self._parse, keys):
+            item['name'] = str(i)
             yield from self.one_by_one(item) if self.test_mode else [item]
 
-    def _parse(self, entry: dict, i: int) -> dict:
+    def _parse(self, entry: dict, where: str) -> dict:
         texts = entry['description']
         if not isinstance(texts, list):
-            raise BadSampleError(
-                self.ann_file, f'[{i}].description', f'must be a list, got {type(texts).__name__}'
-            )
+            raise self.fault(f'{where}.description', f'must be a list, got {type(texts).__name__}')
         texts = [remove_labels(text) if isinstance(text, str) else text for text in texts]
-        regions = self.read_regions(entry['annotation'], texts, f'[{i}].annotation')
-        fields = image_fields(entry, 'file_name', '', self.ann_file, f'[{i}]')
-        return dict(fields, name=str(i), regions=regions)
+        regions = self.read_regions(entry['annotation'], texts, f'{where}.annotation')
+        return dict(image_fields(entry, 'file_name', '', self.ann_file, where), regions=regions)
 
     def image_of(self, info: dict) -> str:
         """Path of the image of what :meth:`load_data_list` gives."""

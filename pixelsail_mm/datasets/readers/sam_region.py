@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pixelsail_mm.datasets.files.annotation_files import image_fields, iter_json_list, require_keys
 from pixelsail_mm.datasets.readers.osprey_description import RegionDescriptionDataset
 from pixelsail_mm.registry import DATASETS
 
@@ -104,21 +103,15 @@ class SAMRegionDataset(RegionDescriptionDataset):
 
     def load_data_list(self) -> Iterator[dict]:
         """Items with a chunk of an image's regions, or single regions in test mode."""
-        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('image_name', 'object_annotations'), self.ann_file, f'[{i}]')
-            item = self.usable(self._parse, entry, i)
-            if item is None:
-                continue
+        for i, item in self.parse_list(self._parse, ('image_name', 'object_annotations')):
+            item['name'] = str(i)
             yield from self.one_by_one(item) if self.test_mode else self._chunks(item, i)
 
-    def _parse(self, entry: dict, i: int) -> dict:
+    def _parse(self, entry: dict, where: str) -> dict:
         objects = entry['object_annotations']
         texts = [_caption(item) for item in objects] if isinstance(objects, list) else []
-        regions = self.read_regions(objects, texts, f'[{i}].object_annotations')
-        fields = image_fields(
-            entry, 'image_name', self.data_prefix['img_path'], self.ann_file, f'[{i}]'
-        )
-        return dict(fields, name=str(i), regions=regions)
+        regions = self.read_regions(objects, texts, f'{where}.object_annotations')
+        return dict(self.image_fields(entry, 'image_name', where), regions=regions)
 
     def _chunks(self, item: dict, i: int) -> Iterator[dict]:
         regions = item['regions']
