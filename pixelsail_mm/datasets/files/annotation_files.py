@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import os.path as osp
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,30 @@ def load_tables(path: str, key: str, tables: Sequence[str]) -> dict[str, Any]:
                 f'must be a list, got {type(content[name]).__name__}; is it the right file?',
             )
     return content
+
+
+def rows_by_image(
+    annotations: list, keys: Sequence[str], path: str
+) -> dict[str, list[tuple[str, dict]]]:
+    """Group the annotations of a file of COCO's kind by their images.
+
+    Args:
+        annotations: Its table.
+        keys: Keys of an annotation that will be read besides ``image_id``.
+        path: The file, for errors.
+
+    Returns:
+        ``str(image_id)`` to (position in the file, annotation), in the order of the file.
+
+    Raises:
+        AnnotationError: An annotation lacks a key.
+    """
+    groups = defaultdict(list)
+    for i, annotation in enumerate(annotations):
+        where = f'annotations[{i}]'
+        require_keys(annotation, ('image_id', *keys), path, where)
+        groups[str(annotation['image_id'])].append((where, annotation))
+    return groups
 
 
 # Ours instead of ijson: 136 MB/s, and 89 with its C backend, on 200 MB of LLaVA's conversations.

@@ -96,6 +96,15 @@ def ground_caption(caption: str, spans: Iterable[Span]) -> GroundedCaption:
     return GroundedCaption(text, ''.join([*pieces, text[position:]]), phrases, united, dropped)
 
 
+def refuse_own_tokens(text: str, file: str, where: str) -> None:
+    """Raise BadSampleError if a text of a file holds a token that marks phrases and masks."""
+    for token in _OWN_TOKENS:
+        if token in text:
+            raise BadSampleError(
+                file, where, f'contains {token}, which only the reader may write; remove it'
+            )
+
+
 def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     """Part of a span that lies in ``text``, without blanks at its ends; None if nothing is left."""
     start = max(start, 0)
@@ -159,6 +168,21 @@ class GCGDataset(PixelDataset):
         """
         raise NotImplementedError(f'{type(self).__name__} must implement parse_entry')
 
+    def numbers(self, values: Any, count: int, where: str) -> list[float]:
+        """Give a list of ``count`` numbers back; raises BadSampleError if it is none."""
+        numeric = isinstance(values, list) and all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
+        )
+        if not numeric or len(values) != count:
+            raise self.fault(where, f'needs {count} numbers, got {values!r:.60}')
+        return values
+
+    def positions(self, span: Any, where: str) -> list[int]:
+        """Give a pair of character positions back; raises BadSampleError if it is none."""
+        if not all(isinstance(value, int) for value in self.numbers(span, 2, where)):
+            raise self.fault(where, f'needs whole numbers, got {span!r:.60}')
+        return span
+
     def load_data_list(self) -> Iterator[dict]:
         """Items with tagged captions."""
         for number, (where, entry) in enumerate(self.entries()):
@@ -172,50 +196,28 @@ class GCGDataset(PixelDataset):
             return None
         caption, spans = parsed.pop('caption'), parsed.pop('spans')
         if not isinstance(caption, str) or not _INNER.match(caption).group(1):
-            raise BadSampleError(
-                self.ann_file,
-                f'{where}.caption',
-                f'must be a text that is not empty, got {caption!r:.60}',
+            raise self.fault(
+                f'{where}.caption', f'must be a text that is not empty, got {caption!r:.60}'
             )
-        for token in _OWN_TOKENS:
-            if token in caption:
-                raise BadSampleError(
-                    self.ann_file,
-                    f'{where}.caption',
-                    f'contains {token}, which '
-                    'only the reader may write; remove it from the caption',
-                )
+        refuse_own_tokens(caption, self.ann_file, f'{where}.caption')
         grounded = ground_caption(caption, spans)
         for reason, times in grounded.dropped.items():
             self._skips.add(reason, times)
         if not grounded.masks and not self.test_mode:
-            raise BadSampleError(
-                self.ann_file,
-                where,
-                'no phrase of the caption has a mask; nothing can be learned from it',
+            raise self.fault(
+                where, 'no phrase of the caption has a mask; nothing can be learned from it'
             )
-        return dict(
-            parsed,
-            caption=grounded.caption,
-            answer=grounded.answer,
-            phrases=grounded.phrases,
-            masks=grounded.masks,
-        )
+        keys = 'caption', 'answer', 'phrases', 'masks'
+        return dict(parsed, **{key: getattr(grounded, key) for key in keys})
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
         info = self.get_data_info(index)
-        meta = dict(sample_id=f'{self.name}/{info["number"]}', dataset=self.name, task='gcg')
+        meta: dict[str, Any] = {}
         if self.test_mode:
             question = self.test_question
-            meta.update(image_id=info['image_id'], caption=info['caption'], phrases=info['phrases'])
+            meta = {key: info[key] for key in ('image_id', 'caption', 'phrases')}
         else:
             question = self.questions[rng.integers(len(self.questions))]
-        return dict(
-            img_path=info['img_path'],
-            masks=info['masks'],
-            prompts=[],
-            meta=meta,
-            conversation=[dict(human=question, gpt=info['answer'])],
-            **{k: info[k] for k in ('height', 'width') if k in info},
-        )
+        turn = dict(human=question, gpt=info['answer'])
+        return self.canonical_record(info, info['number'], 'gcg', [turn], info['masks'], **meta)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.files.annotation_files import load_tables, require_keys
+from pixelsail_mm.datasets.files.annotation_files import load_tables, require_keys, rows_by_image
 from pixelsail_mm.datasets.readers.gcg import (
     PHRASE_END,
     PHRASE_START,
     TEST_QUESTION,
     ground_caption,
+    refuse_own_tokens,
 )
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.errors import AnnotationError, BadSampleError
@@ -113,12 +113,9 @@ class GCGEvaluationDataset(PixelDataset):
         image_ids = [
             self._image_id(image, f'images[{i}]') for i, image in enumerate(content['images'])
         ]
-        captions = _by_image(content['annotations'], 'caption', self.captions_file)
-        masks = _by_image(
-            load_tables(self.ann_file, 'ann_file', ('annotations',))['annotations'],
-            'segmentation',
-            self.ann_file,
-        )
+        captions = rows_by_image(content['annotations'], ('caption',), self.captions_file)
+        tables = load_tables(self.ann_file, 'ann_file', ('annotations',))
+        masks = rows_by_image(tables['annotations'], ('segmentation',), self.ann_file)
         # Masks that nobody asks for would make the test set easier without a word.
         names = set(map(str, image_ids))
         for name, rows in masks.items():
@@ -126,8 +123,7 @@ class GCGEvaluationDataset(PixelDataset):
                 raise AnnotationError(
                     self.ann_file,
                     f'{rows[0][0]}.image_id',
-                    f'image {name} is '
-                    f'not in {self.captions_file}; give the two files of the '
+                    f'image {name} is not in {self.captions_file}; give the two files of the '
                     'same split',
                 )
         for number, image_id in enumerate(image_ids):
@@ -184,10 +180,9 @@ class GCGEvaluationDataset(PixelDataset):
             raise BadSampleError(
                 self.captions_file,
                 where,
-                f'has {len(labels)} phrases, but '
-                f'{self.ann_file} has {len(masks)} masks of image_id {image_id}; '
-                'they belong together in their order. Give the two files of the '
-                'same split, or mend the entry',
+                f'has {len(labels)} phrases, but {self.ann_file} has {len(masks)} masks of '
+                f'image_id {image_id}; they belong together in their order. Give the two files of '
+                'the same split, or mend the entry',
             )
         answer, order = tag_labels(references[0], labels)
         return dict(
@@ -201,42 +196,12 @@ class GCGEvaluationDataset(PixelDataset):
     def _text(self, text: Any, where: str) -> str:
         if not isinstance(text, str):
             raise BadSampleError(self.captions_file, where, f'must be a text, got {text!r:.60}')
-        for token in (SEG_TOKEN, PHRASE_START, PHRASE_END):
-            if token in text:
-                raise BadSampleError(
-                    self.captions_file,
-                    where,
-                    f'contains {token}, which only the reader may write; remove it',
-                )
+        refuse_own_tokens(text, self.captions_file, where)
         return text
 
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
         info = self.get_data_info(index)
-        meta = dict(
-            sample_id=f'{self.name}/{info["number"]}',
-            dataset=self.name,
-            task='gcg',
-            **{key: info[key] for key in ('image_id', 'caption', 'references', 'phrases')},
-        )
-        return dict(
-            img_path=info['img_path'],
-            masks=info['masks'],
-            prompts=[],
-            meta=meta,
-            conversation=[dict(human=self.test_question, gpt=info['answer'])],
-        )
-
-
-def _by_image(annotations: list, key: str, file: str) -> dict[str, Rows]:
-    """Annotations of every image, in the order of the file.
-
-    Raises:
-        AnnotationError: One has no ``image_id`` or no ``key``.
-    """
-    groups: dict[str, Rows] = defaultdict(list)
-    for i, annotation in enumerate(annotations):
-        where = f'annotations[{i}]'
-        require_keys(annotation, ('image_id', key), file, where)
-        groups[str(annotation['image_id'])].append((where, annotation))
-    return groups
+        meta = {key: info[key] for key in ('image_id', 'caption', 'references', 'phrases')}
+        turn = dict(human=self.test_question, gpt=info['answer'])
+        return self.canonical_record(info, info['number'], 'gcg', [turn], info['masks'], **meta)

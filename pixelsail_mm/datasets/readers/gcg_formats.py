@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os.path as osp
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pixelsail_mm.datasets.files.annotation_files import (
-    image_fields,
     iter_json_list,
     load_tables,
     require_keys,
+    rows_by_image,
 )
 from pixelsail_mm.datasets.readers.gcg import OUTSIDE, GCGDataset, Span
-from pixelsail_mm.errors import AnnotationError, BadSampleError
+from pixelsail_mm.errors import AnnotationError
 from pixelsail_mm.registry import DATASETS
 
 ELSEWHERE = 'phrase that does not stand at its token_positives (these are taken)'
@@ -56,17 +55,15 @@ class RefCOCOgGCGDataset(GCGDataset):
 
     def parse_entry(self, entry: dict, where: str) -> dict:
         """See :meth:`GCGDataset.parse_entry`."""
-        fields = image_fields(
-            entry, 'img_file_name', self.data_prefix['img_path'], self.ann_file, where
-        )
+        fields = self.image_fields(entry, 'img_file_name', where)
         caption, refs = entry['caption'], entry['refs']
         if not isinstance(caption, str) or not isinstance(refs, list):
-            raise BadSampleError(self.ann_file, where, 'caption must be a text and refs a list')
+            raise self.fault(where, 'caption must be a text and refs a list')
         caption = caption.lower()
         spans = []
         for j, ref in enumerate(refs):
             if not isinstance(ref, dict) or not isinstance(ref.get('sentence'), str):
-                raise BadSampleError(self.ann_file, f'{where}.refs[{j}]', 'needs a text sentence')
+                raise self.fault(f'{where}.refs[{j}]', 'needs a text sentence')
             sentence = ref['sentence'].strip(_QUOTES).lower()
             found = re.search(rf'(?<!\w){re.escape(sentence)}(?!\w)', caption)
             if sentence and found:
@@ -101,15 +98,11 @@ class GranDfDataset(GCGDataset):
 
     def parse_entry(self, entry: dict, where: str) -> dict:
         """See :meth:`GCGDataset.parse_entry`."""
-        fields = image_fields(
-            entry, 'file_name', self.data_prefix['img_path'], self.ann_file, where
-        )
+        fields = self.image_fields(entry, 'file_name', where)
         groundings = entry['groundings']
         if not isinstance(groundings, dict):
-            raise BadSampleError(
-                self.ann_file,
-                f'{where}.groundings',
-                f'must map phrases to masks, got {type(groundings).__name__}',
+            raise self.fault(
+                f'{where}.groundings', f'must map phrases to masks, got {type(groundings).__name__}'
             )
         spans = {
             phrase: self._span(grounding, f'{where}.groundings.{phrase}')
@@ -125,11 +118,9 @@ class GranDfDataset(GCGDataset):
 
     def _span(self, grounding: Any, where: str) -> Span:
         if not isinstance(grounding, dict) or not isinstance(grounding.get('rle_masks'), list):
-            raise BadSampleError(self.ann_file, where, 'needs token_positives and a list rle_masks')
-        start, end = check_span(
-            grounding.get('token_positives'), self.ann_file, f'{where}.token_positives'
-        )
-        return start, end, grounding['rle_masks']
+            raise self.fault(where, 'needs token_positives and a list rle_masks')
+        positions = grounding.get('token_positives')
+        return *self.positions(positions, f'{where}.token_positives'), grounding['rle_masks']
 
 
 def settle_positions(caption: str, spans: Mapping[str, Span]) -> tuple[list[Span], int]:
@@ -196,27 +187,17 @@ class FlickrGCGDataset(GCGDataset):
     def entries(self) -> Iterator[tuple[str, Any]]:
         """See :meth:`GCGDataset.entries`."""
         content = load_tables(self.ann_file, 'ann_file', ('images', 'annotations'))
-        annotations = defaultdict(list)
-        for i, annotation in enumerate(content['annotations']):
-            where = f'annotations[{i}]'
-            require_keys(annotation, ('image_id',), self.ann_file, where)
-            annotations[str(annotation['image_id'])].append((where, annotation))
+        annotations = rows_by_image(content['annotations'], (), self.ann_file)
+        keys = 'id', 'file_name', 'height', 'width', 'caption'
         for i, image in enumerate(content['images']):
-            require_keys(
-                image,
-                ('id', 'file_name', 'height', 'width', 'caption'),
-                self.ann_file,
-                f'images[{i}]',
-            )
+            require_keys(image, keys, self.ann_file, f'images[{i}]')
             yield f'images[{i}]', dict(image, annotations=annotations[str(image['id'])])
 
     def parse_entry(self, entry: dict, where: str) -> dict | None:
         """See :meth:`GCGDataset.parse_entry`."""
-        fields = image_fields(
-            entry, 'file_name', self.data_prefix['img_path'], self.ann_file, where
-        )
+        fields = self.image_fields(entry, 'file_name', where)
         if not {'height', 'width'} <= fields.keys():
-            raise BadSampleError(self.ann_file, where, 'needs height and width in pixels')
+            raise self.fault(where, 'needs height and width in pixels')
         height, width, caption = fields['height'], fields['width'], entry['caption']
         if isinstance(caption, str) and len(caption.split()) < _MIN_WORDS:
             self._skips.add(f'caption of fewer than {_MIN_WORDS} words')
@@ -236,10 +217,8 @@ class FlickrGCGDataset(GCGDataset):
         if annotation.get('ignore'):
             self._skips.add('annotation marked as ignore')
             return False
-        x, y, box_width, box_height = check_numbers(
-            annotation.get('bbox'), 4, self.ann_file, f'{where}.bbox'
-        )
-        (area,) = check_numbers([annotation.get('area')], 1, self.ann_file, f'{where}.area')
+        x, y, box_width, box_height = self.numbers(annotation.get('bbox'), 4, f'{where}.bbox')
+        (area,) = self.numbers([annotation.get('area')], 1, f'{where}.area')
         columns = min(x + box_width, width) - max(x, 0)
         rows = min(y + box_height, height) - max(y, 0)
         if min(columns, rows, area) <= 0 or min(box_width, box_height) < 1:
@@ -250,32 +229,5 @@ class FlickrGCGDataset(GCGDataset):
     def _span(self, annotation: dict, where: str) -> Span:
         positions = annotation.get('tokens_positive')
         first = positions[0] if isinstance(positions, list) and positions else positions
-        start, end = check_span(first, self.ann_file, f'{where}.tokens_positive')
-        return start, end, [annotation['sam_mask']] if annotation.get('sam_mask') else []
-
-
-def check_numbers(values: Any, count: int, file: str, where: str) -> list[float]:
-    """Give a list of ``count`` numbers back.
-
-    Raises:
-        BadSampleError: It is none.
-    """
-    valid = (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    )
-    if not valid:
-        raise BadSampleError(file, where, f'needs {count} numbers, got {values!r:.60}')
-    return values
-
-
-def check_span(span: Any, file: str, where: str) -> list[int]:
-    """Give a pair of character positions back.
-
-    Raises:
-        BadSampleError: It is none.
-    """
-    if not all(isinstance(value, int) for value in check_numbers(span, 2, file, where)):
-        raise BadSampleError(file, where, f'needs whole numbers, got {span!r:.60}')
-    return span
+        masks = [annotation['sam_mask']] if annotation.get('sam_mask') else []
+        return *self.positions(first, f'{where}.tokens_positive'), masks
