@@ -17,7 +17,7 @@ from pixelsail_mm.datasets.files.annotation_files import load_json, require_keys
 from pixelsail_mm.datasets.readers.refcoco import TEST_QUESTION
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
-from pixelsail_mm.errors import AnnotationError, BadSampleError
+from pixelsail_mm.errors import AnnotationError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN
 
@@ -169,8 +169,7 @@ class PanopticDataset(PixelDataset):
             and isinstance(image_id, (int, str))
             and isinstance(annotation['segments_info'], list)
         ):
-            raise BadSampleError(
-                self.ann_file,
+            raise self.fault(
                 where,
                 'needs a text as file_name, a number as '
                 'image_id and a list as segments_info; correct or remove it',
@@ -180,8 +179,7 @@ class PanopticDataset(PixelDataset):
             place = f'{where}.segments_info[{j}]'
             segment_id = segment.get('id') if isinstance(segment, dict) else None
             if not isinstance(segment_id, int) or segment_id < 1:
-                raise BadSampleError(
-                    self.ann_file,
+                raise self.fault(
                     place,
                     'needs an id above 0, which is that of '
                     f'pixels without label, got {segment_id!r}; correct it',
@@ -216,22 +214,25 @@ class PanopticDataset(PixelDataset):
         """Segments of each item of test mode, given all of an image; by default each its own."""
         return [[segment] for segment in segments]
 
-    def common(self, info: dict, task: str, **test_meta) -> Record:
-        """Give all of a record but its turns, masks and prompts.
+    def panoptic_record(
+        self, info: dict, task: str, turns: list[dict], masks=(), prompts=(), **test_meta
+    ) -> Record:
+        """Make a record, see :meth:`PixelDataset.canonical_record`.
 
         Args:
             info: The item.
             task: Value of ``meta['task']``.
+            turns: The turns.
+            masks: Masks of their ``[SEG]``.
+            prompts: The visual prompts.
             **test_meta: What ``meta`` holds in test mode only; the first value, which tells the
                 items of an image apart, ends the sample id.
         """
-        sample_id = f'{self.name}/{info["image_id"]}'
-        meta = dict(sample_id=sample_id, dataset=self.name, task=task)
-        if self.test_mode:
-            part = next(iter(test_meta.values()))
-            meta.update(sample_id=f'{sample_id}_{part}', image_id=info['image_id'], **test_meta)
-        sizes = {key: info[key] for key in ('height', 'width') if info[key]}
-        return dict(img_path=info['img_path'], masks=[], prompts=[], meta=meta, **sizes)
+        if not self.test_mode:
+            return self.canonical_record(info, info['image_id'], task, turns, masks, prompts)
+        name = f'{info["image_id"]}_{next(iter(test_meta.values()))}'
+        test_meta['image_id'] = info['image_id']
+        return self.canonical_record(info, name, task, turns, masks, prompts, **test_meta)
 
 
 def segment_mask(info: dict, *segments: dict) -> dict:
@@ -268,8 +269,7 @@ class COCOSegmentsDataset(PanopticDataset):
         def parse(segment: dict, where: str) -> dict | None:
             category_id = segment.get('category_id')
             if not isinstance(category_id, int) or category_id not in table:
-                raise BadSampleError(
-                    self.ann_file,
+                raise self.fault(
                     f'{where}.category_id',
                     f'{category_id!r} is '
                     "neither in the file's categories nor one of COCO panoptic; "
@@ -294,8 +294,7 @@ class COCOSegmentsDataset(PanopticDataset):
             and len(box) == 4
             and all(isinstance(number, (int, float)) for number in box)
         ):
-            raise BadSampleError(
-                self.ann_file,
+            raise self.fault(
                 f'{where}.bbox',
                 f'must be [x, y, width, height], got {box!r:.60}; correct or remove it',
             )
@@ -369,14 +368,15 @@ class COCOPanopticDataset(COCOSegmentsDataset):
             turns.append(dict(human=question.replace('{x}', phrase) + mode, gpt=answer))
             masks += [segment_mask(info, *part) for part in parts]
         first = classes[0]
-        record = self.common(
+        return self.panoptic_record(
             info,
             self.task,
+            turns,
+            masks,
             category_id=first[0]['category_id'],
             class_name=first[0]['name'],
             expression=self.phrase(first)[0],
         )
-        return dict(record, conversation=turns, masks=masks)
 
     def phrase(self, segments: list[dict]) -> tuple[str, str]:
         """Phrase and mode by which the segments of a class are asked for."""

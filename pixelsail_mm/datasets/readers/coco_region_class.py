@@ -92,15 +92,16 @@ class COCORegionClassDataset(COCOSegmentsDataset):
         turns = self.regions.make(answers, ids, rng, ask)
         masks = [segment_mask(info, segment) for segment in segments]
         first = segments[0]
-        record = self.common(
+        return self.panoptic_record(
             info,
             'region_class',
+            turns,
+            prompts=region_prompts(masks, ids),
             segment_id=first['id'],
             category_id=first['category_id'],
             class_name=first['name'],
             candidates=lists[PROMPT_TOKENS[ids[0]]],
         )
-        return dict(record, conversation=turns, prompts=region_prompts(masks, ids))
 
     def _candidates(self, name: str, rng: np.random.Generator) -> tuple[list[str], str]:
         """Candidates of a segment without ``others``, and the answer behind ``<PromptK>: ``."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from pixelsail_mm.datasets.files.annotation_files import iter_json_list
 from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
+from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
 from pixelsail_mm.errors import AnnotationError, BadSampleError, ConfigError
 from pixelsail_mm.registry import DATASETS
@@ -108,7 +109,7 @@ class GRefCOCODataset(RefCOCODataset):
     def _answers_to(self, ref: dict) -> list[str]:
         return self.no_target_answers if ref['no_target'] else self.answers
 
-    def _test_turn(self, info: dict) -> dict:
-        record = super()._test_turn(info)
+    def _test_record(self, info: dict) -> Record:
+        record = super()._test_record(info)
         record['meta']['no_target'] = info['refs'][0]['no_target']
         return record

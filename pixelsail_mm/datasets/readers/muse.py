@@ -13,7 +13,6 @@ from pixelsail_mm.datasets.files.annotation_files import iter_json_list, require
 from pixelsail_mm.datasets.files.image_keys import coco_names
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import clean_question, load_templates
-from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN
 
@@ -112,10 +111,8 @@ class MUSEDataset(PixelDataset):
 
     def _parse(self, entry: dict, where: str) -> dict:
         if not entry.get('ann_list'):
-            raise BadSampleError(
-                self.ann_file,
-                f'{where}.ann_list',
-                'is empty; an entry needs the annotations of its objects',
+            raise self.fault(
+                f'{where}.ann_list', 'is empty; an entry needs the annotations of its objects'
             )
         texts = entry.get('text_answers')
         if texts is None and isinstance(entry['questions'], list):
@@ -127,10 +124,8 @@ class MUSEDataset(PixelDataset):
                 or not column
                 or (len(column) != len(columns['questions']))
             ):
-                raise BadSampleError(
-                    self.ann_file,
-                    f'{where}.{key}',
-                    'must be a list with one entry per question, at least one',
+                raise self.fault(
+                    f'{where}.{key}', 'must be a list with one entry per question, at least one'
                 )
         turns = [
             self._parse_turn(*row, f'{where}.{{}}[{j}]')
@@ -155,8 +150,7 @@ class MUSEDataset(PixelDataset):
         # A photo of COCO may lie in any folder.
         known = folder in self.data_prefix or (name and len(coco_names(name)) > 1)
         if not parts or not name or not known:
-            raise BadSampleError(
-                self.ann_file,
+            raise self.fault(
                 f'{where}.{key}',
                 f'{place!r:.80} names no image '
                 f'in one of the folders {sorted(self.data_prefix)}; add the '
@@ -168,16 +162,12 @@ class MUSEDataset(PixelDataset):
         """Question, targets and perhaps the answer of one turn; ``where`` has room for a key."""
         asked = clean_question(question) if isinstance(question, str) else ''
         if not asked:
-            raise BadSampleError(
-                self.ann_file,
-                where.format('questions'),
-                f'must be a text that is not empty, got {question!r:.60}',
+            raise self.fault(
+                where.format('questions'), f'must be a text that is not empty, got {question!r:.60}'
             )
         if not isinstance(answers, list):
-            raise BadSampleError(
-                self.ann_file,
-                where.format('answers'),
-                f'must be a list of targets, got {type(answers).__name__}',
+            raise self.fault(
+                where.format('answers'), f'must be a list of targets, got {type(answers).__name__}'
             )
         targets = [
             self._parse_target(answer, not text, f'{where.format("answers")}[{k}]')
@@ -185,20 +175,15 @@ class MUSEDataset(PixelDataset):
         ]
         if not text:
             if not targets:
-                raise BadSampleError(
-                    self.ann_file, where.format('answers'), 'neither a target nor a text answer'
-                )
+                raise self.fault(where.format('answers'), 'neither a target nor a text answer')
             return dict(human=asked, gpt=None, targets=targets)
         if not isinstance(text, str):
-            raise BadSampleError(
-                self.ann_file,
-                where.format('text_answers'),
-                f'must be a text, got {type(text).__name__}',
+            raise self.fault(
+                where.format('text_answers'), f'must be a text, got {type(text).__name__}'
             )
         reply = text.replace(SEG_FIELD, SEG_TOKEN).strip()
         if reply.count(SEG_TOKEN) != len(targets):
-            raise BadSampleError(
-                self.ann_file,
+            raise self.fault(
                 where.format('text_answers'),
                 f'{reply.count(SEG_TOKEN)} {SEG_FIELD} for {len(targets)} targets',
             )
@@ -207,7 +192,7 @@ class MUSEDataset(PixelDataset):
     def _parse_target(self, answer: Any, named: bool, where: str) -> dict:
         """Mask and names of a target; names are only needed to make an answer."""
         if not isinstance(answer, dict) or not answer.get('segmentation'):
-            raise BadSampleError(self.ann_file, where, 'has no segmentation')
+            raise self.fault(where, 'has no segmentation')
         target = dict(mask=answer['segmentation'])
         if named:
             names = [answer.get('category_name'), answer.get('rephrased_name')]
@@ -215,8 +200,7 @@ class MUSEDataset(PixelDataset):
             if not all(
                 isinstance(name, str) and name.strip() and SEG_TOKEN not in name for name in names
             ):
-                raise BadSampleError(
-                    self.ann_file,
+                raise self.fault(
                     where,
                     'needs a category_name (and perhaps a '
                     f'rephrased_name) that is a text without {SEG_TOKEN}, got '
@@ -236,15 +220,8 @@ class MUSEDataset(PixelDataset):
             )
             for turn in chosen
         ]
-        meta = dict(sample_id=f'{self.name}/{info["sample"]}', dataset=self.name, task='muse')
-        return dict(
-            img_path=info['img_path'],
-            conversation=turns,
-            prompts=[],
-            meta=meta,
-            masks=[target['mask'] for turn in chosen for target in turn['targets']],
-            **{k: info[k] for k in ('height', 'width') if k in info},
-        )
+        masks = [target['mask'] for turn in chosen for target in turn['targets']]
+        return self.canonical_record(info, info['sample'], 'muse', turns, masks)
 
     def _make_answer(self, targets: list[dict], rng: np.random.Generator) -> str:
         """Answer from the names of the targets; nothing is drawn in test mode."""

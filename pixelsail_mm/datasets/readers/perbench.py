@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.files.annotation_files import iter_json_list, require_keys
+from pixelsail_mm.datasets.files.annotation_files import require_keys
 from pixelsail_mm.datasets.readers.osprey import parse_choices
 from pixelsail_mm.datasets.sample_source import Record
-from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS, SEG_TOKEN
 
@@ -70,12 +69,14 @@ class PerBenchDataset(PixelDataset):
 
     def load_data_list(self) -> Iterator[dict]:
         """Items of all entries."""
-        for i, entry in enumerate(iter_json_list(self.ann_file, 'ann_file')):
-            require_keys(entry, ('image_name', *self.keys), self.ann_file, f'[{i}]')
-            name = self.text(entry, 'image_name', f'[{i}]')
-            path = osp.join(self.data_prefix['img_path'], name)
-            for j, item in enumerate(self.parse(entry, f'[{i}]')):
-                yield dict(item, img_path=path, image_id=name, id=f'{i}_{j}')
+        for i, items in self.parse_list(self._parse, ('image_name', *self.keys)):
+            for j, item in enumerate(items):
+                yield dict(item, id=f'{i}_{j}')
+
+    def _parse(self, entry: dict, where: str) -> list[dict]:
+        name = self.text(entry, 'image_name', where)
+        path = osp.join(self.data_prefix['img_path'], name)
+        return [dict(item, img_path=path, image_id=name) for item in self.parse(entry, where)]
 
     def text(self, holder: dict, key: str, where: str) -> str:
         """Give a text of an entry.
@@ -90,10 +91,8 @@ class PerBenchDataset(PixelDataset):
         """
         value = holder[key]
         if not isinstance(value, str) or not value.strip():
-            raise BadSampleError(
-                self.ann_file,
-                f'{where}.{key}',
-                f'must be a text that is not blank, got {value!r:.60}',
+            raise self.fault(
+                f'{where}.{key}', f'must be a text that is not blank, got {value!r:.60}'
             )
         return value
 
@@ -112,9 +111,7 @@ class PerBenchDataset(PixelDataset):
             BadSampleError: It is not a list of objects with these keys.
         """
         if not isinstance(entry[key], list):
-            raise BadSampleError(
-                self.ann_file, f'{where}.{key}', f'must be a list, got {type(entry[key]).__name__}'
-            )
+            raise self.fault(f'{where}.{key}', f'must be a list, got {type(entry[key]).__name__}')
         for j, part in enumerate(entry[key]):
             require_keys(part, keys, self.ann_file, f'{where}.{key}[{j}]')
             yield part, f'{where}.{key}[{j}]'
@@ -122,19 +119,15 @@ class PerBenchDataset(PixelDataset):
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`; there is always one turn."""
         info = self.get_data_info(index)
-        meta = dict(
-            sample_id=f'{self.name}/{info["id"]}',
-            dataset=self.name,
-            task=self.task,
+        return self.canonical_record(
+            info,
+            info['id'],
+            self.task,
+            [dict(human=info['human'], gpt=info['gpt'])],
+            info['masks'],
+            info['prompts'],
             image_id=info['image_id'],
             **info['meta'],
-        )
-        return dict(
-            img_path=info['img_path'],
-            conversation=[dict(human=info['human'], gpt=info['gpt'])],
-            masks=info['masks'],
-            prompts=info['prompts'],
-            meta=meta,
         )
 
 
@@ -195,8 +188,7 @@ class PerBenchMCQDataset(PerBenchDataset):
             question = self.text(part, 'question', place)
             choices = parse_choices(question)
             if len(choices) < 2:
-                raise BadSampleError(
-                    self.ann_file,
+                raise self.fault(
                     f'{place}.question',
                     f'has no options "A. ... B. ..." that can be read: {question!r:.120}',
                 )
@@ -242,10 +234,8 @@ class PerBenchVRESDataset(PerBenchDataset):
         """See :meth:`PerBenchDataset.parse`."""
         masks = entry['segmentations']
         if not isinstance(masks, dict) or not masks or not all(tag.strip() for tag in masks):
-            raise BadSampleError(
-                self.ann_file,
-                f'{where}.segmentations',
-                f'must be a dict of tags and masks, got {masks!r:.60}',
+            raise self.fault(
+                f'{where}.segmentations', f'must be a dict of tags and masks, got {masks!r:.60}'
             )
         ids = {tag: i for i, tag in enumerate(masks)}
         question, answer = (self.text(entry, key, where) for key in ('question', 'answer'))
@@ -279,21 +269,17 @@ class PerBenchVRESDataset(PerBenchDataset):
     def _check(self, ids: dict[str, int], asked: list[str], targets: list[str], where: str) -> None:
         unused = [tag for tag in ids if tag not in asked and tag not in targets]
         if unused:
-            raise BadSampleError(
-                self.ann_file,
+            raise self.fault(
                 f'{where}.segmentations',
                 f'the tags {unused} are '
                 'neither in the question nor in the answer; correct the texts or '
                 'remove the masks',
             )
         if not targets:
-            raise BadSampleError(
-                self.ann_file, f'{where}.answer', 'names no target: all tags are in the question'
-            )
+            raise self.fault(f'{where}.answer', 'names no target: all tags are in the question')
         beyond = [tag for tag in asked if ids[tag] >= NUM_PROMPTS]
         if beyond:
-            raise BadSampleError(
-                self.ann_file,
+            raise self.fault(
                 f'{where}.segmentations',
                 f'the tags {beyond} of '
                 f'the question come after the first {NUM_PROMPTS}, for which '

@@ -10,7 +10,6 @@ from pixelsail_mm.datasets.readers.coco_panoptic import PanopticDataset, Segment
 from pixelsail_mm.datasets.readers.regions import RegionTurns, draw_prompt_ids, region_prompts
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
-from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import NUM_PROMPTS
 
@@ -39,8 +38,7 @@ class Pix2CapDataset(PanopticDataset):
         def parse(segment: dict, where: str) -> dict | None:
             description = segment.get('description') or ''
             if not isinstance(description, str):
-                raise BadSampleError(
-                    self.ann_file,
+                raise self.fault(
                     f'{where}.description',
                     f'must be a text, got {description!r:.60}; correct or remove it',
                 )
@@ -90,13 +88,9 @@ class Pix2CapSegDataset(Pix2CapDataset):
                 question = self.questions[rng.integers(len(self.questions))]
                 answer = self.answers[rng.integers(len(self.answers))]
             turns.append(dict(human=question.replace('{x}', segment['description']), gpt=answer))
-        first = segments[0]
-        record = self.common(
-            info, 'refseg', segment_id=first['id'], expression=first['description']
-        )
-        return dict(
-            record, conversation=turns, masks=[segment_mask(info, segment) for segment in segments]
-        )
+        masks = [segment_mask(info, segment) for segment in segments]
+        meta = dict(segment_id=segments[0]['id'], expression=segments[0]['description'])
+        return self.panoptic_record(info, 'refseg', turns, masks, **meta)
 
 
 @DATASETS.register_module()
@@ -141,8 +135,6 @@ class Pix2CapRegionDataset(Pix2CapDataset):
         ids = draw_prompt_ids(len(segments), None if self.test_mode else rng)
         turns = self.regions.make([segment['description'] for segment in segments], ids, rng)
         masks = [segment_mask(info, segment) for segment in segments]
-        first = segments[0]
-        record = self.common(
-            info, 'region', segment_id=first['id'], references=[first['description']]
-        )
-        return dict(record, conversation=turns, prompts=region_prompts(masks, ids))
+        prompts = region_prompts(masks, ids)
+        meta = dict(segment_id=segments[0]['id'], references=[segments[0]['description']])
+        return self.panoptic_record(info, 'region', turns, prompts=prompts, **meta)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset, select_turns
-from pixelsail_mm.datasets.files.annotation_files import iter_json_lines, iter_json_list
+from pixelsail_mm.datasets.files.annotation_files import iter_json
 from pixelsail_mm.datasets.files.json_schema import Schema
 from pixelsail_mm.datasets.readers.regions import draw_prompt_ids, named_prompts, rename_prompts
 from pixelsail_mm.datasets.sample_source import Record
@@ -71,7 +71,7 @@ class PixelChatDataset(PixelDataset):
         """Entries with the masks of each turn, or turns with those before them in test mode."""
         taken: dict[str, str] = {}
         folders = self.data_prefix['img_path'], self.data_prefix['mask_path']
-        for i, entry in enumerate(_read_entries(self.ann_file)):
+        for i, entry in enumerate(iter_json(self.ann_file, 'ann_file')):
             at = _Place(self.ann_file, f'[{i}]')
             item = self.usable(_make_item, entry, i, at, *folders)
             if item is None:
@@ -94,22 +94,18 @@ class PixelChatDataset(PixelDataset):
             if self.random_prompt_ids:
                 names = dict(zip(ids, draw_prompt_ids(len(ids), rng)))
         asked = turns[-1:] if self.test_mode else turns
-        return dict(
-            img_path=info['img_path'],
-            conversation=[rename_prompts(turn, names) for turn in turns],
-            masks=[mask for turn in asked for mask in turn['masks']],
-            prompts=[dict(prompt, id=names[prompt['id']]) for prompt in info['prompts']],
-            meta=self._meta(info, asked),
-            **{k: info[k] for k in ('height', 'width') if k in info},
+        record = self.canonical_record(
+            info,
+            info['id'],
+            info['meta'].get('task', _task(info, asked)),
+            [rename_prompts(turn, names) for turn in turns],
+            [mask for turn in asked for mask in turn['masks']],
+            [dict(prompt, id=names[prompt['id']]) for prompt in info['prompts']],
         )
-
-    def _meta(self, info: dict, asked: Sequence[dict]) -> dict:
-        meta = dict(task=_task(info, asked))
-        meta.update(info['meta'], sample_id=f'{self.name}/{info["id"]}', dataset=self.name)
-        if self.test_mode:
-            about = asked[-1]['about']
-            meta.update({'answer' if k == 'correct' else k: about[k] for k in about})
-        return meta
+        about = asked[-1]['about'] if self.test_mode else {}
+        about = {'answer' if key == 'correct' else key: about[key] for key in about}
+        record['meta'] = {**info['meta'], **record['meta'], **about}
+        return record
 
 
 def _task(info: dict, asked: Sequence[dict]) -> str:
@@ -140,7 +136,7 @@ def validate_pixel_chat(
     """
     path, number, problems, taken = os.fspath(path), -1, [], {}
     try:
-        for number, entry in enumerate(_read_entries(path)):
+        for number, entry in enumerate(iter_json(path, 'ann_file')):
             at = _Place(path, f'[{number}]')
             try:
                 item = _make_item(entry, number, at, os.fspath(img_path or ''), mask_path)
@@ -167,10 +163,6 @@ def _decode(item: dict, at: _Place) -> None:
         order = [item['prompt_ids'].index(prompt['id']) for prompt in item['prompts']]
         key = re.sub(r'^prompts\[(\d+)', lambda m: f'prompts[{order[int(m[1])]}', error.key)
         at(f'.{key}').fail(f'{error.reason} (file {error.file})')
-
-
-def _read_entries(path: str) -> Iterator[Any]:
-    return (iter_json_lines if path.endswith('.jsonl') else iter_json_list)(path, 'ann_file')
 
 
 def _make_item(entry: Any, number: int, at: _Place, img_path: str, mask_path: Any) -> dict:

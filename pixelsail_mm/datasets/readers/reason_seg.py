@@ -129,33 +129,24 @@ class ReasonSegDataset(PixelDataset):
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
-        meta = dict(sample_id=f'{self.name}/{info["stem"]}', dataset=self.name, task='reasonseg')
-        questions = self.questions[info['is_sentence']]
+        questions, shapes = self.questions[info['is_sentence']], info['shapes']
+        meta, ignored = {}, {}
         if self.test_mode:
             (text,) = info['texts']
-            turns = [dict(human=questions[0].replace('{x}', text), gpt=ANSWER)]
-            meta.update(
-                expression=text, expression_kind='sentence' if info['is_sentence'] else 'phrase'
-            )
+            asked = [questions[0].replace('{x}', text)]
+            kind = 'sentence' if info['is_sentence'] else 'phrase'
+            meta = dict(expression=text, expression_kind=kind)
+            ignored = dict(ignore_masks=[dict(painted=shapes, part='ignore')])
         else:
             order = rng.permutation(len(info['texts']))[: num_turns or self.num_turns]
-            turns = [
-                dict(
-                    human=questions[rng.integers(len(questions))].replace('{x}', info['texts'][i]),
-                    gpt=ANSWER,
-                )
+            asked = [
+                questions[rng.integers(len(questions))].replace('{x}', info['texts'][i])
                 for i in order
             ]
-        record = dict(
-            img_path=info['img_path'],
-            conversation=turns,
-            prompts=[],
-            meta=meta,
-            masks=[dict(painted=info['shapes']) for _ in turns],
-        )
-        if self.test_mode:
-            record['ignore_masks'] = [dict(painted=info['shapes'], part='ignore')]
-        return record
+        turns = [dict(human=question, gpt=ANSWER) for question in asked]
+        masks = [dict(painted=shapes) for _ in turns]
+        record = self.canonical_record(info, info['stem'], 'reasonseg', turns, masks, **meta)
+        return dict(record, **ignored)
 
 
 def _read_json(path: str) -> Any:

@@ -349,13 +349,8 @@ class RefCOCODataset(PixelDataset):
     def record(self, index: int, rng: np.random.Generator, num_turns: int | None = None) -> Record:
         """See :meth:`SampleSource.record`."""
         info = self.get_data_info(index)
-        record = dict(
-            img_path=info['img_path'],
-            prompts=[],
-            **{k: info[k] for k in ('height', 'width') if info[k]},
-        )
         if self.test_mode:
-            return {**record, **self._test_turn(info)}
+            return self._test_record(info)
         turns, drawn = [], []
         for ref, sentence in self._draw(info['refs'], num_turns or self.num_turns, rng):
             question = self.questions[rng.integers(len(self.questions))]
@@ -367,13 +362,17 @@ class RefCOCODataset(PixelDataset):
                 )
             )
             drawn.append(ref)
-        meta = dict(sample_id=f'{self.name}/{info["image_id"]}', dataset=self.name, task='refseg')
-        return dict(record, conversation=turns, meta=meta, **self._targets(drawn))
+        return self._referring_record(info, info['image_id'], turns, drawn)
 
-    def _targets(self, refs: list[dict]) -> dict[str, list]:
-        """What the ``[SEG]`` tokens of some references stand for."""
-        boxes = dict(boxes=[ref['box'] for ref in refs]) if self.with_boxes else {}
-        return dict(masks=[ref['mask'] for ref in refs], **boxes)
+    def _referring_record(
+        self, info: dict, name: Any, turns: list[dict], refs: list[dict], **meta
+    ) -> Record:
+        """Record of turns whose ``[SEG]`` tokens stand for these references."""
+        masks = [ref['mask'] for ref in refs]
+        record = self.canonical_record(info, name, 'refseg', turns, masks, **meta)
+        if self.with_boxes:
+            record['boxes'] = [ref['box'] for ref in refs]
+        return record
 
     def _answers_to(self, ref: dict) -> list[str]:
         """Answers to choose from, with one ``[SEG]`` each."""
@@ -389,20 +388,13 @@ class RefCOCODataset(PixelDataset):
             drawn.append((refs[i], sentences[rng.integers(len(sentences))]))
         return drawn
 
-    def _test_turn(self, info: dict) -> dict:
+    def _test_record(self, info: dict) -> Record:
         ref = info['refs'][0]
         sentence = ref['sentences'][0]
         phrase = sentence['phrase']
-        meta = dict(
-            sample_id=f'{self.name}/{ref["ref_id"]}_{sentence["sent_id"]}',
-            dataset=self.name,
-            task='refseg',
-            expression=phrase,
-            image_id=info['image_id'],
-            ref_id=ref['ref_id'],
-            ann_id=ref['ann_id'],
-        )
+        meta = {key: ref[key] for key in ('image_id', 'ref_id', 'ann_id')}
         if sentence['kind'] is not None:
             meta['expression_kind'] = sentence['kind']
         turn = dict(human=self.test_question.replace('{x}', phrase), gpt=self._answers_to(ref)[0])
-        return dict(conversation=[turn], meta=meta, **self._targets([ref]))
+        name = f'{ref["ref_id"]}_{sentence["sent_id"]}'
+        return self._referring_record(info, name, [turn], [ref], expression=phrase, **meta)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
-from pixelsail_mm.datasets.files.annotation_files import image_fields, load_tables, require_keys
+from pixelsail_mm.datasets.files.annotation_files import load_tables, require_keys, rows_by_image
 from pixelsail_mm.datasets.readers.osprey_description import TEST_QUESTION, RegionDescriptionDataset
 from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
 from pixelsail_mm.errors import AnnotationError, BadSampleError
@@ -108,10 +108,8 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
             where = f'annotations[{i}]'
             require_keys(annotation, ('id', 'image_id', 'segmentation'), self.ann_file, where)
             if str(annotation['image_id']) not in images:
-                raise BadSampleError(
-                    self.ann_file,
-                    f'{where}.image_id',
-                    f'image {annotation["image_id"]} is not in the file',
+                raise self.fault(
+                    f'{where}.image_id', f'image {annotation["image_id"]} is not in the file'
                 )
             yield self._annotation(
                 annotation, *images[str(annotation['image_id'])], captions, where
@@ -127,10 +125,8 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
     ) -> dict:
         image_id = annotation['image_id']
         if not annotation['segmentation']:
-            raise BadSampleError(
-                self.ann_file,
-                f'{where}.segmentation',
-                'is empty, so there is no region to ask about',
+            raise self.fault(
+                f'{where}.segmentation', 'is empty, so there is no region to ask about'
             )
         if captions is None:
             texts = [
@@ -148,9 +144,7 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
                     f'image_id {image_id}, which {self.ann_file} asks about; the '
                     'two files do not belong together',
                 )
-        fields = image_fields(
-            image, 'file_name', self.data_prefix['img_path'], self.ann_file, image_where
-        )
+        fields = self.image_fields(image, 'file_name', image_where)
         region = dict(mask=annotation['segmentation'], texts=texts)
         return dict(
             fields,
@@ -164,15 +158,16 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         """Captions of every image id; None without a file."""
         if not self.captions_file:
             return None
-        captions = defaultdict(list)
         content = load_tables(self.captions_file, 'captions_file', ('annotations',))
-        for i, entry in enumerate(content['annotations']):
-            require_keys(entry, ('image_id', 'caption'), self.captions_file, f'annotations[{i}]')
+        groups = rows_by_image(content['annotations'], ('caption',), self.captions_file)
+        for where, entry in chain.from_iterable(groups.values()):
             if not isinstance(entry['caption'], str):
                 raise AnnotationError(
                     self.captions_file,
-                    f'annotations[{i}].caption',
+                    f'{where}.caption',
                     f'must be a text, got {entry["caption"]!r:.60}',
                 )
-            captions[str(entry['image_id'])].append(entry['caption'].strip())
-        return captions
+        return {
+            image_id: [entry['caption'].strip() for _, entry in rows]
+            for image_id, rows in groups.items()
+        }
