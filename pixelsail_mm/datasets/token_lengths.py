@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
@@ -17,18 +17,6 @@ from pixelsail_mm.errors import BadSampleError
 
 Record = dict[str, Any]
 _REPORT_SECONDS = 30.0
-
-
-class Measurable(Protocol):
-    """Protocol of datasets for :func:`measure_lengths`, see :class:`.SampleSource`."""
-
-    name: str
-    seed: int
-
-    def __len__(self) -> int: ...
-
-    def record(self, index: int, rng: np.random.Generator) -> Record:
-        """Give the canonical record of an item."""
 
 
 class LengthMeter:
@@ -72,13 +60,13 @@ class LengthMeter:
         return tokens if size else -tokens
 
 
-def measure_lengths(dataset: Measurable, meter: LengthMeter) -> list[int]:
+def measure_lengths(dataset: Any, meter: LengthMeter) -> list[int]:
     """Count the tokens of the first draw of every item.
 
     Later epochs draw other turns of the same items; their lengths are similar.
 
     Args:
-        dataset: The dataset, whose draws are a function of (seed, index).
+        dataset: A :class:`.SampleSource`, whose draws are a function of (seed, index).
         meter: Counts a record's tokens.
 
     Returns:

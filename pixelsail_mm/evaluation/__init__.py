@@ -1,19 +1,4 @@
 """Metrics of pixel-level tasks; see :mod:`pixelsail_mm.evaluation.metrics`."""
 
-from pixelsail_mm.evaluation.metrics import (
-    CaptionMetric,
-    GCGMetric,
-    MultipleChoiceMetric,
-    PerBenchMetric,
-    PixelMetric,
-    RefSegMetric,
-)
-
-__all__ = [
-    'CaptionMetric',
-    'GCGMetric',
-    'MultipleChoiceMetric',
-    'PerBenchMetric',
-    'PixelMetric',
-    'RefSegMetric',
-]
+from pixelsail_mm.evaluation.metrics import *  # noqa: F403
+from pixelsail_mm.evaluation.metrics import __all__  # noqa: F401

@@ -43,25 +43,6 @@ _SENTENCES = Path(__file__).with_suffix('.json')
 _IGNORED_LABEL = '__ignore__'
 
 
-class _PhotoWriter(RefCOCOWriter):
-    """Writer of the RefCOCO layout for photos, each of its own size."""
-
-    def add_photo(self, file_name: str, height: int, width: int) -> int:
-        """Register a photo and give its id."""
-        image_id = self.add_image(file_name)
-        self._images[-1].update(height=height, width=width)
-        return image_id
-
-    def add_sentences(self, ann_id: int, split: str, texts: list[str]) -> None:
-        """Register the sentences of one annotation; as in the public files, ``raw`` is what was
-        written and ``sent`` its plain form in small letters, which evaluation asks.
-        """
-        self.add_ref(ann_id, split, [dict(text=text, kind='photo') for text in texts])
-        for entry in self._refs[-1]['sentences']:
-            entry['sent'] = clean_phrase(entry['raw'])
-            entry['tokens'] = entry['sent'].split()
-
-
 def make_labelme_mini(
     out: str | os.PathLike,
     archive: str | os.PathLike | None = None,
@@ -129,7 +110,7 @@ def _convert(members: dict[str, bytes], folder: Path, source: str) -> dict[str, 
     """Write photos and annotations; ``source`` names the archive in errors."""
     table = json.loads(_SENTENCES.read_text('utf-8'))
     labels = {entry['label'] for photo in table.values() for entry in photo['instances']}
-    writer = _PhotoWriter(sorted(labels), image_size=0)
+    writer = RefCOCOWriter(sorted(labels))
     counts = {name: Counter() for name in ('images', 'instances', 'sentences')}
     (folder / 'images').mkdir(parents=True)
     for stem, photo in table.items():
@@ -145,11 +126,15 @@ def _convert(members: dict[str, bytes], folder: Path, source: str) -> dict[str, 
                 f'but the sentences of this project are for {wanted}; use '
                 f'{SDIST}',
             )
-        image_id = writer.add_photo(image_name, *size)
+        image_id = writer.add_image(image_name, size)
         counts['images'][photo['split']] += 1
         for (label, polygons), entry in zip(outlines, photo['instances']):
             ann_id = _add_instance(writer, image_id, label, polygons, size, where)
-            writer.add_sentences(ann_id, photo['split'], entry['sentences'])
+            sentences = [
+                dict(text=text, sent=clean_phrase(text), kind='photo')
+                for text in entry['sentences']
+            ]
+            writer.add_ref(ann_id, photo['split'], sentences)
             counts['instances'][photo['split']] += 1
             counts['sentences'][photo['split']] += len(entry['sentences'])
     writer.write(folder)
@@ -217,7 +202,7 @@ def _instances(shapes: list, where: str) -> list[tuple[str, list]]:
 
 
 def _add_instance(
-    writer: _PhotoWriter,
+    writer: RefCOCOWriter,
     image_id: int,
     label: str,
     polygons: list,

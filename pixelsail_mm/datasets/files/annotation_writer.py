@@ -29,24 +29,23 @@ class RefCOCOWriter:
 
     Args:
         categories: Category names; ids count from 1.
-        image_size: Side of the square images in pixels.
+        image_size: Side of images that are added without a size, in pixels.
     """
 
-    def __init__(self, categories: Iterable[str], image_size: int) -> None:
+    def __init__(self, categories: Iterable[str], image_size: int = 0) -> None:
         self._categories = {name: i for i, name in enumerate(categories, 1)}
-        self._image_size = image_size
+        self._size = image_size, image_size
         self._images: list[dict] = []
         self._annotations: list[dict] = []
         self._refs: list[dict] = []
         self._num_sentences = 0
         self.kinds: dict[str, Counter] = defaultdict(Counter)
 
-    def add_image(self, file_name: str) -> int:
-        """Register an image (path below the image root) and give its id."""
+    def add_image(self, file_name: str, size: tuple[int, int] | None = None) -> int:
+        """Register an image (path below the image root) of size (H, W) and give its id."""
         image_id = len(self._images) + 1
-        self._images.append(
-            dict(id=image_id, file_name=file_name, height=self._image_size, width=self._image_size)
-        )
+        height, width = size or self._size
+        self._images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
         return image_id
 
     def add_annotation(
@@ -69,18 +68,26 @@ class RefCOCOWriter:
         return ann_id
 
     def add_ref(self, ann_id: int, split: str, sentences: list[dict]) -> None:
-        """Register the sentences (dicts with ``text`` and ``kind``) of one annotation."""
+        """Register the sentences of one annotation.
+
+        Args:
+            ann_id: The annotation.
+            split: Split of the reference.
+            sentences: dicts with ``text``, ``kind`` and, if it is not the text, ``sent``: the plain
+                form, which evaluation asks.
+        """
         annotation = self._annotations[ann_id - 1]
         entries = []
         for sentence in sentences:
             self._num_sentences += 1
             self.kinds[split][sentence['kind']] += 1
+            plain = sentence.get('sent', sentence['text'])
             entries.append(
                 dict(
                     sent_id=self._num_sentences,
                     raw=sentence['text'],
-                    sent=sentence['text'],
-                    tokens=sentence['text'].split(),
+                    sent=plain,
+                    tokens=plain.split(),
                     kind=sentence['kind'],
                 )
             )

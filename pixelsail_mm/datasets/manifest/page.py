@@ -32,27 +32,20 @@ def render_page() -> str:
     return '\n'.join(parts)
 
 
-def _row(*cells: str) -> str:
-    return f'| {" | ".join(cells)} |'
+def _table(*rows: tuple[str, ...]) -> str:
+    """Table of rows of cells, the first of which is its head."""
+    lines = [f'| {" | ".join(row)} |' for row in (rows[0], ['---'] * len(rows[0]), *rows[1:])]
+    return '\n'.join(lines) + '\n'
 
 
 def _overview(datasets: dict[str, Any]) -> str:
-    rows = [
-        _row('key', 'data set', 'task', 'reader', 'in the mix of the 0.5B recipe'),
-        _row(*['---'] * 5),
-    ]
+    head = 'key', 'data set', 'task', 'reader', 'in the mix of the 0.5B recipe'
+    rows = []
     for name, entry in datasets.items():
         times = f'{entry["repeats"]}x' if 'repeats' in entry else ''
-        rows.append(
-            _row(
-                f'[`{name}`](#{name})',
-                entry['title'],
-                entry['task'],
-                f'`{entry["reader"]["type"]}`',
-                times,
-            )
-        )
-    return '\n'.join(rows) + '\n'
+        reader = f'`{entry["reader"]["type"]}`'
+        rows.append((f'[`{name}`](#{name})', entry['title'], entry['task'], reader, times))
+    return _table(head, *rows)
 
 
 def _section(name: str, entry: dict[str, Any]) -> str:
@@ -80,21 +73,10 @@ def _layout(reader: dict[str, Any]) -> list[str]:
 
 
 def _archives(archives: dict[str, Any]) -> str:
-    rows = [
-        '## Archives',
-        '',
-        _row('key', 'address', 'size', 'md5', 'unpack to'),
-        _row(*['---'] * 5),
-    ]
+    rows = [('key', 'address', 'size', 'md5', 'unpack to')]
     for name, archive in archives.items():
+        md5 = f'`{archive["md5"]}`' if 'md5' in archive else ''
         note = f'; {archive["note"]}' if 'note' in archive else ''
-        rows.append(
-            _row(
-                f'`{name}`',
-                f'<{archive["url"]}>',
-                archive_bytes(name),
-                f'`{archive["md5"]}`' if 'md5' in archive else '',
-                f'`{archive["unpack_to"]}`{note}',
-            )
-        )
-    return '\n'.join(rows) + '\n'
+        folder = f'`{archive["unpack_to"]}`{note}'
+        rows.append((f'`{name}`', f'<{archive["url"]}>', archive_bytes(name), md5, folder))
+    return '## Archives\n\n' + _table(*rows)

@@ -8,8 +8,12 @@ from pixelsail_mm.datasets.transforms.grid import (
     mask_to_patches,
     target_size,
 )
-from pixelsail_mm.datasets.transforms.ignore import LoadIgnoreMasks
-from pixelsail_mm.datasets.transforms.loading import LoadImage, LoadMasks, LoadVisualPrompts
+from pixelsail_mm.datasets.transforms.loading import (
+    LoadIgnoreMasks,
+    LoadImage,
+    LoadMasks,
+    LoadVisualPrompts,
+)
 from pixelsail_mm.datasets.transforms.prompts import PromptTypeAugment
 
 __all__ = [

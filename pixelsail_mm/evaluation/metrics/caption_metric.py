@@ -116,7 +116,6 @@ class CaptionMetric(PixelMetric):
         on_missing: Without ``pycocoevalcap`` or Java: ``'error'`` at construction, or ``'skip'``,
             which leaves the values out and says so once.
         heap: Most memory METEOR may take, in Java's spelling.
-        prefix: Prefix of the names.
         **kwargs: See :class:`PixelMetric`.
 
     Raises:
@@ -132,10 +131,9 @@ class CaptionMetric(PixelMetric):
         protocol: str = 'strict',
         on_missing: str = 'error',
         heap: str = '2G',
-        prefix: str | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(prefix=prefix, **kwargs)
+        super().__init__(**kwargs)
         self.protocol = check_protocol(protocol, 'CaptionMetric')
         self.toolkit = build_toolkit(metrics, on_missing, type(self).__name__, heap)
 

@@ -209,7 +209,6 @@ class GCGMetric(PixelMetric):
         protocol: ``'strict'`` or, only for comparing with published numbers, ``'paper'``.
         on_missing: See ``CaptionMetric``.
         heap: See ``CaptionMetric``.
-        prefix: Prefix of the names.
         **kwargs: See :class:`PixelMetric`.
 
     Raises:
@@ -230,10 +229,9 @@ class GCGMetric(PixelMetric):
         protocol: str = 'strict',
         on_missing: str = 'error',
         heap: str = '2G',
-        prefix: str | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(prefix=prefix, **kwargs)
+        super().__init__(**kwargs)
         if not 0 < iou_threshold <= 1:
             raise ConfigError(
                 f'GCGMetric: iou_threshold must be above 0 and at most 1, got {iou_threshold}'

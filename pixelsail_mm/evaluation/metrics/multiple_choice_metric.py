@@ -133,7 +133,6 @@ class MultipleChoiceMetric(PixelMetric):
             script; lenient (a bare letter occurs in almost any text), only for comparing with
             published numbers.
         group_by: Metainfo key to break results down by, when samples have it.
-        prefix: Prefix of the names.
         **kwargs: See :class:`PixelMetric`.
 
     Raises:
@@ -144,13 +143,9 @@ class MultipleChoiceMetric(PixelMetric):
     default_prefix = 'mcq'
 
     def __init__(
-        self,
-        protocol: str = 'strict',
-        group_by: str | None = 'question_type',
-        prefix: str | None = None,
-        **kwargs,
+        self, protocol: str = 'strict', group_by: str | None = 'question_type', **kwargs
     ) -> None:
-        super().__init__(group_by=group_by, prefix=prefix, **kwargs)
+        super().__init__(group_by=group_by, **kwargs)
         self.protocol = check_protocol(protocol, 'MultipleChoiceMetric')
 
     @property

@@ -120,7 +120,6 @@ class PerBenchMetric(PixelMetric):
         protocols: Some of ``'strict'`` and ``'paper'``.
         on_missing: See ``CaptionMetric``; for METEOR 1.5.
         heap: See ``CaptionMetric``.
-        prefix: Prefix of the names.
         **kwargs: See :class:`PixelMetric`, without ``tasks``.
 
     Raises:
@@ -135,10 +134,9 @@ class PerBenchMetric(PixelMetric):
         protocols: str | Sequence[str] = PROTOCOLS,
         on_missing: str = 'error',
         heap: str = '2G',
-        prefix: str | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(tasks=TASKS, prefix=prefix, **kwargs)
+        super().__init__(tasks=TASKS, **kwargs)
         self.protocols = (protocols,) if isinstance(protocols, str) else tuple(protocols)
         if not self.protocols or not set(self.protocols) <= set(PROTOCOLS):
             raise ConfigError(

@@ -66,7 +66,6 @@ class RefSegMetric(PixelMetric):
         empty_below: A prediction with fewer pixels counts as empty for N-acc and T-acc (IoU is
             not affected). 1: only truly empty ones; gRefCOCO's convention is 50.
         protocol: ``'strict'`` or, only for comparing with published numbers, ``'paper'``.
-        prefix: Prefix of the names.
         **kwargs: See :class:`PixelMetric`.
 
     Raises:
@@ -85,10 +84,9 @@ class RefSegMetric(PixelMetric):
         precision: str = 'all',
         empty_below: int = 1,
         protocol: str = 'strict',
-        prefix: str | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(prefix=prefix, **kwargs)
+        super().__init__(**kwargs)
         if select not in SELECT:
             raise ValueError(f'RefSegMetric: select must be one of {SELECT}, got {select!r}')
         if precision not in PRECISION:
