@@ -196,21 +196,19 @@ def iter_json_lines(path: str, key: str) -> Iterator[Any]:
     with open(path, encoding='utf-8-sig') as file:
         try:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _decode_line(line, path, number)
+                try:
+                    if line.strip():
+                        yield json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise AnnotationError(
+                        path,
+                        f'line {number}',
+                        f'not valid JSON ({error}); download or generate the file again',
+                    ) from error
         except UnicodeDecodeError as error:
             raise AnnotationError(
                 path, key, f'not UTF-8 ({error}); download or generate it again'
             ) from error
-
-
-def _decode_line(line: str, path: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(
-            path, f'line {number}', f'not valid JSON ({error}); download or generate the file again'
-        ) from error
 
 
 class _JSONStream:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os.path as osp
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -27,14 +26,8 @@ SEMANTIC_MODE = ' Segmentation in the semantic mode.'
 # Category ids of COCO panoptic: things up to 90, stuff from 92 on, both with gaps.
 _LAST_THING = 90
 
-SegmentParser = Callable[[dict, str], dict | None]
-
-
-@cache
-def _read_names() -> dict[int, str]:
-    data = files('pixelsail_mm.datasets.templates') / 'data' / 'coco_panoptic_classes.json'
-    classes = json.loads(data.read_text(encoding='utf-8'))['classes']
-    return {int(category_id): name for category_id, name in classes.items()}
+# Category id to name, and whether it is a thing.
+ClassTable = dict[int, tuple[str, bool]]
 
 
 def load_coco_panoptic_names() -> dict[int, str]:
@@ -44,46 +37,10 @@ def load_coco_panoptic_names() -> dict[int, str]:
     are dropped, ``wall-`` and ``floor-`` move behind their kind (``wall-brick`` is ``brick wall``)
     and other hyphens become blanks. Two names are those of the authors' release instead: ``lamp``
     (130, officially light) and ``tennis net`` (138, net).
-
-    Returns:
-        A new dict.
     """
-    return dict(_read_names())
-
-
-def class_table(
-    categories: Any, file: str, names_from_file: bool = False
-) -> dict[int, tuple[str, bool]]:
-    """Name of every category id and whether it is a thing.
-
-    Args:
-        categories: The ``categories`` of an annotation file; None or empty if it has none.
-        file: The annotation file, for errors.
-        names_from_file: See :class:`COCOSegmentsDataset`.
-
-    Returns:
-        dict of the file's categories and, unless ``names_from_file``, all of COCO's.
-
-    Raises:
-        AnnotationError: The categories are malformed.
-    """
-    ours = {} if names_from_file else load_coco_panoptic_names()
-    table = {category_id: (name, category_id <= _LAST_THING) for category_id, name in ours.items()}
-    if not isinstance(categories or [], list):
-        raise AnnotationError(file, 'categories', 'must be a list of dicts; is it the right file?')
-    for i, category in enumerate(categories or []):
-        require_keys(category, ('id', 'name'), file, f'categories[{i}]')
-        category_id, name = category['id'], category['name']
-        if not isinstance(category_id, int) or not isinstance(name, str) or not name.strip():
-            raise AnnotationError(
-                file,
-                f'categories[{i}]',
-                'needs a whole number as id and a '
-                f'text as name, got {category_id!r} and {name!r}; correct it',
-            )
-        known = table.get(category_id, (name.strip(), True))
-        table[category_id] = known[0], bool(category.get('isthing', known[1]))
-    return table
+    data = files('pixelsail_mm.datasets.templates') / 'data' / 'coco_panoptic_classes.json'
+    classes = json.loads(data.read_text(encoding='utf-8'))['classes']
+    return {int(category_id): name for category_id, name in classes.items()}
 
 
 class PanopticDataset(PixelDataset):
@@ -96,7 +53,7 @@ class PanopticDataset(PixelDataset):
     be empty by its ``area`` of 0 only, and is then dropped.
 
     In training an item is an image with all its segments, in test mode what :meth:`test_parts`
-    makes of it. A subclass gives :meth:`segment_parser` and :meth:`record`.
+    makes of it. A subclass gives :meth:`parse_segment` and :meth:`record`.
 
     Args:
         ann_file: The panoptic JSON file.
@@ -127,13 +84,13 @@ class PanopticDataset(PixelDataset):
             if not isinstance(content.get(key) or [], list):
                 raise AnnotationError(self.ann_file, key, 'must be a list; is it the right file?')
         images = self._image_table(content.get('images') or [])
-        parse_segment = self.segment_parser(content)
+        classes = self.class_table(content.get('categories') or [])
         for i, annotation in enumerate(content['annotations'] or []):
             where = f'annotations[{i}]'
             require_keys(
                 annotation, ('file_name', 'image_id', 'segments_info'), self.ann_file, where
             )
-            item = self.usable(self._parse, annotation, where, images, parse_segment)
+            item = self.usable(self._parse, annotation, where, images, classes)
             if item is None:
                 continue
             if not self.test_mode and item['segments']:
@@ -160,9 +117,7 @@ class PanopticDataset(PixelDataset):
             table[image['id']] = image
         return table
 
-    def _parse(
-        self, annotation: dict, where: str, images: dict, parse_segment: SegmentParser
-    ) -> dict:
+    def _parse(self, annotation: dict, where: str, images: dict, classes: ClassTable) -> dict:
         file_name, image_id = annotation['file_name'], annotation['image_id']
         if not (
             isinstance(file_name, str)
@@ -185,7 +140,7 @@ class PanopticDataset(PixelDataset):
                     f'pixels without label, got {segment_id!r}; correct it',
                 )
             if segment.get('area') != 0:
-                parsed = parse_segment(segment, place)
+                parsed = self.parse_segment(segment, place, classes)
                 segments += [] if parsed is None else [dict(parsed, id=segment_id)]
         image = images.get(image_id, {})
         image_name = image.get('file_name') or osp.splitext(file_name)[0] + '.jpg'
@@ -198,17 +153,25 @@ class PanopticDataset(PixelDataset):
             segments=segments,
         )
 
-    def segment_parser(self, content: dict) -> SegmentParser:
-        """Make the function that checks one segment.
+    def class_table(self, categories: Any) -> ClassTable:
+        """What :meth:`parse_segment` is to know of the file's ``categories``."""
+        return {}
+
+    def parse_segment(self, segment: dict, where: str, classes: ClassTable) -> dict | None:
+        """Check one segment.
 
         Args:
-            content: The annotation file.
+            segment: An entry of ``segments_info``.
+            where: Its place in the file.
+            classes: See :meth:`class_table`.
 
         Returns:
-            Function of an entry of ``segments_info`` and its place in the file; gives what items
-            keep of the segment beside its id, or None to leave it out, or raises BadSampleError.
+            What items keep of the segment beside its id; None leaves it out.
+
+        Raises:
+            BadSampleError: It is at fault.
         """
-        raise NotImplementedError(f'{type(self).__name__} must implement segment_parser')
+        raise NotImplementedError(f'{type(self).__name__} must implement parse_segment')
 
     def test_parts(self, segments: list[dict]) -> list[list[dict]]:
         """Segments of each item of test mode, given all of an image; by default each its own."""
@@ -262,27 +225,42 @@ class COCOSegmentsDataset(PanopticDataset):
         self.coco_names = load_coco_panoptic_names()
         super().__init__(ann_file=ann_file, **kwargs)
 
-    def segment_parser(self, content: dict) -> SegmentParser:
-        """See :meth:`PanopticDataset.segment_parser`."""
-        table = class_table(content.get('categories'), self.ann_file, self.names_from_file)
-
-        def parse(segment: dict, where: str) -> dict | None:
-            category_id = segment.get('category_id')
-            if not isinstance(category_id, int) or category_id not in table:
-                raise self.fault(
-                    f'{where}.category_id',
-                    f'{category_id!r} is '
-                    "neither in the file's categories nor one of COCO panoptic; "
-                    'add it to categories',
-                )
-            if segment.get('iscrowd'):
-                return None
-            name, thing = table[category_id]
-            return dict(
-                category_id=category_id, name=name, thing=thing, left=self._left(segment, where)
+    def class_table(self, categories: Any) -> ClassTable:
+        """The file's classes and, unless ``names_from_file``, all of COCO's."""
+        ours = {} if self.names_from_file else self.coco_names
+        table = {number: (name, number <= _LAST_THING) for number, name in ours.items()}
+        if not isinstance(categories, list):
+            raise AnnotationError(
+                self.ann_file, 'categories', 'must be a list of dicts; is it the right file?'
             )
+        for i, category in enumerate(categories):
+            require_keys(category, ('id', 'name'), self.ann_file, f'categories[{i}]')
+            category_id, name = category['id'], category['name']
+            if not isinstance(category_id, int) or not isinstance(name, str) or not name.strip():
+                raise AnnotationError(
+                    self.ann_file,
+                    f'categories[{i}]',
+                    f'needs a whole number as id and a text as name, got {category_id!r} and '
+                    f'{name!r}; correct it',
+                )
+            known = table.get(category_id, (name.strip(), True))
+            table[category_id] = known[0], bool(category.get('isthing', known[1]))
+        return table
 
-        return parse
+    def parse_segment(self, segment: dict, where: str, classes: ClassTable) -> dict | None:
+        """See :meth:`PanopticDataset.parse_segment`."""
+        category_id = segment.get('category_id')
+        if not isinstance(category_id, int) or category_id not in classes:
+            raise self.fault(
+                f'{where}.category_id',
+                f"{category_id!r} is neither in the file's categories nor one of COCO panoptic; "
+                'add it to categories',
+            )
+        if segment.get('iscrowd'):
+            return None
+        name, thing = classes[category_id]
+        left = self._left(segment, where)
+        return dict(category_id=category_id, name=name, thing=thing, left=left)
 
     def _left(self, segment: dict, where: str) -> float | None:
         """Leftmost column of a segment; None if the file does not tell."""

@@ -1,4 +1,4 @@
-"""The four annotation formats of grounded captions."""
+"""The four annotation formats of grounded captions; arguments are those of ``GCGDataset``."""
 
 from __future__ import annotations
 
@@ -33,10 +33,6 @@ class RefCOCOgGCGDataset(GCGDataset):
     sentences are lower-cased. A reference is kept if its sentence occurs in the caption, and
     belongs to the first place where it does. Only places between word borders count, so that
     "man" is not found in "woman". (The release looks for the sentence before it is lower-cased.)
-
-    Args:
-        ann_file: See above.
-        **kwargs: See :class:`~pixelsail_mm.datasets.readers.gcg.GCGDataset`.
     """
 
     def entries(self) -> Iterator[tuple[str, Any]]:
@@ -84,10 +80,6 @@ class GranDfDataset(GCGDataset):
 
     In captions with quotes around them the positions count with or without these, see
     :func:`settle_positions`.
-
-    Args:
-        ann_file: See above.
-        **kwargs: See :class:`~pixelsail_mm.datasets.readers.gcg.GCGDataset`.
     """
 
     def entries(self) -> Iterator[tuple[str, Any]]:
@@ -161,12 +153,7 @@ def settle_positions(caption: str, spans: Mapping[str, Span]) -> tuple[list[Span
 
 @DATASETS.register_module()
 class OpenPSGGCGDataset(GranDfDataset):
-    """Grounded captions from OpenPSG, such as ``OpenPsgGCG_train.json``, in the format of GranDf.
-
-    Args:
-        ann_file: See :class:`GranDfDataset`.
-        **kwargs: See :class:`~pixelsail_mm.datasets.readers.gcg.GCGDataset`.
-    """
+    """Grounded captions from OpenPSG, such as ``OpenPsgGCG_train.json``, as GranDf's."""
 
 
 @DATASETS.register_module()
@@ -178,10 +165,6 @@ class FlickrGCGDataset(GCGDataset):
     the phrase. As in the release, images need a caption of three words and 32 pixels on the
     shorter side, and an annotation is left out if it has ``ignore``, no area, a box of less than a
     pixel, or a box outside of the image. What is left out is counted.
-
-    Args:
-        ann_file: See above.
-        **kwargs: See :class:`~pixelsail_mm.datasets.readers.gcg.GCGDataset`.
     """
 
     def entries(self) -> Iterator[tuple[str, Any]]:

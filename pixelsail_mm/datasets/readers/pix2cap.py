@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixelsail_mm.datasets.readers.coco_panoptic import PanopticDataset, SegmentParser, segment_mask
+from pixelsail_mm.datasets.readers.coco_panoptic import ClassTable, PanopticDataset, segment_mask
 from pixelsail_mm.datasets.readers.regions import RegionTurns, draw_prompt_ids, region_prompts
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
@@ -32,20 +32,16 @@ class Pix2CapDataset(PanopticDataset):
     def __init__(self, ann_file: str = 'pix2cap_coco_train.json', **kwargs) -> None:
         super().__init__(ann_file=ann_file, **kwargs)
 
-    def segment_parser(self, content: dict) -> SegmentParser:
-        """See :meth:`PanopticDataset.segment_parser`."""
-
-        def parse(segment: dict, where: str) -> dict | None:
-            description = segment.get('description') or ''
-            if not isinstance(description, str):
-                raise self.fault(
-                    f'{where}.description',
-                    f'must be a text, got {description!r:.60}; correct or remove it',
-                )
-            description = description.strip()
-            return dict(description=description) if len(description) > _TOO_SHORT else None
-
-        return parse
+    def parse_segment(self, segment: dict, where: str, classes: ClassTable) -> dict | None:
+        """See :meth:`PanopticDataset.parse_segment`."""
+        description = segment.get('description') or ''
+        if not isinstance(description, str):
+            raise self.fault(
+                f'{where}.description',
+                f'must be a text, got {description!r:.60}; correct or remove it',
+            )
+        description = description.strip()
+        return dict(description=description) if len(description) > _TOO_SHORT else None
 
 
 @DATASETS.register_module()

@@ -100,8 +100,10 @@ class LmmsEvalMethods:
         Raises:
             UnsupportedItemError: An item has more than one image, a video or sound.
         """
+        from tqdm import tqdm
+
         answers: list[str] = []
-        with _progress(len(requests), self._rank) as bar:
+        with tqdm(total=len(requests), desc='answers', disable=self._rank != 0) as bar:
             for start in range(0, len(requests), self.batch_size):
                 part = [request.args for request in requests[start : start + self.batch_size]]
                 answers += self.answerer([self._question(*args) for args in part], self.batch_size)
@@ -233,12 +235,6 @@ def _stops(settings: Mapping) -> tuple[str, ...]:
     """
     until = settings.get('until') or ()
     return tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop.strip())
-
-
-def _progress(total: int, rank: int):
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc='answers', disable=rank != 0)
 
 
 @lru_cache(maxsize=1)

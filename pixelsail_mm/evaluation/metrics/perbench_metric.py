@@ -221,14 +221,14 @@ class PerBenchMetric(PixelMetric):
             values.update(
                 self._choice['strict'].summarise([record['strict'] for record in parts[CHOICE]])
             )
-        if parts[SEGMENTATION]:
+        if records := parts[SEGMENTATION]:
             found, without = (
-                self._segmentation.summarise([record[key] for record in parts[SEGMENTATION]])
+                self._segmentation.summarise([record[key] for record in records])
                 for key in ('strict', 'strict_no_retry')
             )
             values.update({key: found[key] for key in ('cIoU', 'gIoU', 'missing') if key in found})
             values.update(
-                retried=_share_retried(parts),
+                retried=sum(record['retried'] for record in records) / len(records),
                 cIoU_no_retry=without['cIoU'],
                 gIoU_no_retry=without['gIoU'],
             )
@@ -288,11 +288,6 @@ def iou_of_first_pairs(records: Sequence[Mapping[str, int | bool]]) -> tuple[flo
     )
     targets = sum(record['targets'] for record in records)
     return inter / (union + 1e-10), ious / targets if targets else 0.0
-
-
-def _share_retried(parts: dict[str, list[dict]]) -> float:
-    records = parts[SEGMENTATION]
-    return sum(record['retried'] for record in records) / len(records)
 
 
 def _with_overall(values: dict[str, float], meteor: str) -> dict[str, float]:
