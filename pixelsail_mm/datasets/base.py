@@ -198,9 +198,9 @@ class PixelDataset(SampleSource, BaseDataset):
             if item is not None:
                 yield i, item
 
-    def fault(self, where: str, reason: str) -> BadSampleError:
-        """Make the error about a place in the annotation file."""
-        return BadSampleError(self.ann_file, where, reason)
+    def fault(self, where: str, reason: str, file: str | None = None) -> BadSampleError:
+        """Make the error about a place in the annotation file, or in another one."""
+        return BadSampleError(file or self.ann_file, where, reason)
 
     def image_fields(self, entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
         """See :func:`~.annotation_files.image_fields`."""

@@ -87,10 +87,6 @@ class DrawIndexSampler(Sampler):
         """
         self._offset = draw
 
-    def _epoch_order(self, epoch: int) -> list[int]:
-        self._order.set_epoch(epoch)
-        return list(self._order)
-
     def __iter__(self) -> Iterator[int]:
         """Yield this rank's draw indices, without end."""
         start = self._offset + self.rank * self.batch_size
@@ -99,7 +95,8 @@ class DrawIndexSampler(Sampler):
             for draw in range(start, start + self.batch_size):
                 if draw // self._length != epoch:
                     epoch = draw // self._length
-                    order = self._epoch_order(epoch)
+                    self._order.set_epoch(epoch)
+                    order = list(self._order)
                 yield epoch * self._length + order[draw % self._length]
             start += self.draws_per_iter
 

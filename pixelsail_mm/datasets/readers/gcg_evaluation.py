@@ -18,7 +18,7 @@ from pixelsail_mm.datasets.readers.gcg import (
     refuse_own_tokens,
 )
 from pixelsail_mm.datasets.sample_source import Record
-from pixelsail_mm.errors import AnnotationError, BadSampleError
+from pixelsail_mm.errors import AnnotationError
 from pixelsail_mm.registry import DATASETS
 from pixelsail_mm.tokenization import SEG_TOKEN
 
@@ -153,36 +153,30 @@ class GCGEvaluationDataset(PixelDataset):
             BadSampleError: See the class.
         """
         if not captions:
-            raise BadSampleError(
-                self.captions_file,
+            raise self.fault(
                 'annotations',
                 f'has no caption of image_id {image_id}, which its images list; download it again',
+                self.captions_file,
             )
         references = [
             self._text(entry['caption'], f'{where}.caption').strip() for where, entry in captions
         ]
         for (where, _), reference in zip(captions, references):
             if not reference:
-                raise BadSampleError(
-                    self.captions_file,
-                    f'{where}.caption',
-                    'is empty; there is nothing to compare a prediction with',
-                )
+                reason = 'is empty; there is nothing to compare a prediction with'
+                raise self.fault(f'{where}.caption', reason, self.captions_file)
         where, labels = f'{captions[0][0]}.labels', captions[0][1].get('labels')
         if not isinstance(labels, list):
-            raise BadSampleError(
-                self.captions_file,
-                where,
-                f'must be the list of the phrases that have a mask, got {labels!r:.60}',
-            )
+            reason = f'must be the list of the phrases that have a mask, got {labels!r:.60}'
+            raise self.fault(where, reason, self.captions_file)
         labels = [self._text(label, f'{where}[{j}]') for j, label in enumerate(labels)]
         if len(labels) != len(masks):
-            raise BadSampleError(
-                self.captions_file,
+            raise self.fault(
                 where,
                 f'has {len(labels)} phrases, but {self.ann_file} has {len(masks)} masks of '
                 f'image_id {image_id}; they belong together in their order. Give the two files of '
                 'the same split, or mend the entry',
+                self.captions_file,
             )
         answer, order = tag_labels(references[0], labels)
         return dict(
@@ -195,7 +189,7 @@ class GCGEvaluationDataset(PixelDataset):
 
     def _text(self, text: Any, where: str) -> str:
         if not isinstance(text, str):
-            raise BadSampleError(self.captions_file, where, f'must be a text, got {text!r:.60}')
+            raise self.fault(where, f'must be a text, got {text!r:.60}', self.captions_file)
         refuse_own_tokens(text, self.captions_file, where)
         return text
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pixelsail_mm.datasets.files.annotation_files import load_tables, require_keys, rows_by_image
 from pixelsail_mm.datasets.readers.osprey_description import TEST_QUESTION, RegionDescriptionDataset
 from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
-from pixelsail_mm.errors import AnnotationError, BadSampleError
+from pixelsail_mm.errors import AnnotationError
 from pixelsail_mm.registry import DATASETS
 
 
@@ -107,23 +107,15 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         for i, annotation in enumerate(content['annotations']):
             where = f'annotations[{i}]'
             require_keys(annotation, ('id', 'image_id', 'segmentation'), self.ann_file, where)
-            if str(annotation['image_id']) not in images:
-                raise self.fault(
-                    f'{where}.image_id', f'image {annotation["image_id"]} is not in the file'
-                )
-            yield self._annotation(
-                annotation, *images[str(annotation['image_id'])], captions, where
-            )
+            yield self._annotation(annotation, where, images, captions)
 
     def _annotation(
-        self,
-        annotation: dict,
-        image_where: str,
-        image: dict,
-        captions: dict[str, list[str]] | None,
-        where: str,
+        self, annotation: dict, where: str, images: dict, captions: dict[str, list[str]] | None
     ) -> dict:
         image_id = annotation['image_id']
+        if str(image_id) not in images:
+            raise self.fault(f'{where}.image_id', f'image {image_id} is not in the file')
+        image_where, image = images[str(image_id)]
         if not annotation['segmentation']:
             raise self.fault(
                 f'{where}.segmentation', 'is empty, so there is no region to ask about'
@@ -137,22 +129,16 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         else:
             texts = captions.get(str(image_id), [])
             if not texts:
-                raise BadSampleError(
-                    self.captions_file,
+                raise self.fault(
                     'annotations',
-                    f'has no caption of '
-                    f'image_id {image_id}, which {self.ann_file} asks about; the '
+                    f'has no caption of image_id {image_id}, which {self.ann_file} asks about; the '
                     'two files do not belong together',
+                    self.captions_file,
                 )
         fields = self.image_fields(image, 'file_name', image_where)
-        region = dict(mask=annotation['segmentation'], texts=texts)
-        return dict(
-            fields,
-            name=str(annotation['id']),
-            regions=[region],
-            image_id=image_id,
-            ann_id=annotation['id'],
-        )
+        regions = [dict(mask=annotation['segmentation'], texts=texts)]
+        ann_id = annotation['id']
+        return dict(fields, name=str(ann_id), regions=regions, image_id=image_id, ann_id=ann_id)
 
     def _read_captions(self) -> dict[str, list[str]] | None:
         """Captions of every image id; None without a file."""

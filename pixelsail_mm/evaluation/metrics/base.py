@@ -135,6 +135,25 @@ def _fingerprint(sample: Mapping[str, Any]) -> int:
     return zlib.crc32(bits.tobytes(), checksum)
 
 
+def read_masks(sample: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true masks of a sample, bool ``(m, H, W)`` and ``(n, H, W)``.
+
+    Args:
+        sample: The sample, with ``pred_masks`` and ``gt_masks``.
+        name: Metric and sample, for errors.
+
+    Raises:
+        ValueError: They are not masks of one size.
+    """
+    pred, gt = (to_bool_masks(sample[key], f'{name}: {key}') for key in ('pred_masks', 'gt_masks'))
+    if pred.shape[1:] != gt.shape[1:]:
+        raise ValueError(
+            f'{name}: predicted masks are {pred.shape[1:]}, true masks {gt.shape[1:]}; both must '
+            'have the size of the original image'
+        )
+    return pred, gt
+
+
 def to_bool_masks(masks: Any, name: str) -> np.ndarray:
     """Return ``masks`` as a boolean ``(n, H, W)`` array; anything above 0 is foreground.
 

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pixelsail_mm.datasets.files.masks import mask_to_rle
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
+from pixelsail_mm.evaluation.metrics.base import PixelMetric, read_masks
 from pixelsail_mm.evaluation.metrics.caption_metric import END_TOKENS, read_prediction
 from pixelsail_mm.evaluation.metrics.caption_toolkit import build_toolkit
 from pixelsail_mm.evaluation.metrics.text_similarity import TokenF1
@@ -269,13 +269,7 @@ class GCGMetric(PixelMetric):
                     "with `tasks=['gcg']`"
                 )
         text = read_prediction(sample, name)
-        predicted = to_bool_masks(sample['pred_masks'], f'{name}: pred_masks')
-        true = to_bool_masks(sample['gt_masks'], f'{name}: gt_masks')
-        if predicted.shape[1:] != true.shape[1:]:
-            raise ValueError(
-                f'{name}: predicted masks are {predicted.shape[1:]}, true masks '
-                f'{true.shape[1:]}; both must have the size of the original image'
-            )
+        predicted, true = read_masks(sample, name)
         if len(sample['phrases']) != len(true):
             raise ValueError(
                 f'{name} has {len(sample["phrases"])} true phrases but {len(true)} '

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pixelsail_mm.evaluation.metrics.base import PixelMetric, to_bool_masks
+from pixelsail_mm.evaluation.metrics.base import PixelMetric, read_masks, to_bool_masks
 from pixelsail_mm.evaluation.protocols import check_protocol
 from pixelsail_mm.registry import METRICS
 
@@ -192,13 +192,7 @@ class RefSegMetric(PixelMetric):
                     "the model must run in mode='predict'. Other tasks in the same "
                     "test set are left out with `tasks=['refseg']`"
                 )
-        gt = to_bool_masks(sample['gt_masks'], f'{name}: gt_masks')
-        pred = to_bool_masks(sample['pred_masks'], f'{name}: pred_masks')
-        if pred.shape[1:] != gt.shape[1:]:
-            raise ValueError(
-                f'{name}: predicted masks are {pred.shape[1:]}, true masks '
-                f'{gt.shape[1:]}; both must have the size of the original image'
-            )
+        pred, gt = read_masks(sample, name)
         if self.select == 'first' and len(gt) > 1:
             raise ValueError(
                 f"{name} has {len(gt)} true masks but select='first' compares one; "
