@@ -12,15 +12,7 @@ STRICT, PAPER = PROTOCOLS = ('strict', 'paper')
 
 
 def check_protocol(protocol: str, metric: str) -> str:
-    """Give the protocol back if there is such a one.
-
-    Args:
-        protocol: From a config.
-        metric: Name of the metric, for the error.
-
-    Raises:
-        ConfigError: There is none of this name.
-    """
+    """Give the protocol back; raises ConfigError, naming the metric, if there is no such one."""
     if protocol not in PROTOCOLS:
         raise ConfigError(f'{metric}: protocol must be one of {PROTOCOLS}, got {protocol!r}')
     return protocol

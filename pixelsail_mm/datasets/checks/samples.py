@@ -19,14 +19,9 @@ _TOLERANCE = 1.0
 def check_sample(
     dataset: SampleSource, index: int, transforms: Sequence[Callable], key: str, report: Report
 ) -> None:
-    """Load one sample and report everything that is wrong with it.
+    """Load one sample and add everything that is wrong with it to a report.
 
-    Args:
-        dataset: The reader.
-        index: Item of it.
-        transforms: Transforms of a record, run one after the other.
-        key: Config key of the dataset.
-        report: Where faults are added.
+    ``transforms`` are run on its record one after the other; ``key`` is the reader's in the config.
     """
     rng = np.random.default_rng([dataset.seed, index])
     try:

@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -211,9 +212,7 @@ def _add_instance(
 ) -> int:
     """Register an instance with the box and the area of its mask."""
     mask = decode_mask(polygons, *size, where, label)
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
+    if not mask.any():
         raise BadSampleError(where, label, 'an outline that covers no pixel; get the archive again')
-    left, top = int(columns[0]), int(rows[0])
-    box = [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+    box = list(cv2.boundingRect(mask.view(np.uint8)))
     return writer.add_annotation(image_id, label, polygons, box, int(mask.sum()))

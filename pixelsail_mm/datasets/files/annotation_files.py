@@ -1,4 +1,8 @@
-"""Checked reading of annotation files."""
+"""Checked reading of annotation files.
+
+In all functions ``path`` (or ``file``) is the annotation file, ``key`` the config key that names
+it, and ``where`` a position in it, e.g. ``'annotations[3]'``: errors name them.
+"""
 
 from __future__ import annotations
 
@@ -52,16 +56,9 @@ def require_paths(paths: Mapping[str, str], dataset: str) -> None:
 def load_json(
     path: str, key: str, kind: type, object_hook: Callable[[dict], Any] | None = None
 ) -> Any:
-    """Read a JSON annotation file.
+    """Read a JSON file whose content is a ``kind`` (``list`` or ``dict``).
 
-    Args:
-        path: The file.
-        key: Config key that names it.
-        kind: Type the content must have, ``list`` or ``dict``.
-        object_hook: Gives what takes the place of each dict, as in :func:`json.load`.
-
-    Returns:
-        The content.
+    ``object_hook`` gives what takes the place of each dict, as in :func:`json.load`.
 
     Raises:
         AnnotationError: Not JSON, or of another type.
@@ -85,15 +82,7 @@ def load_json(
 
 
 def load_tables(path: str, key: str, tables: Sequence[str]) -> dict[str, Any]:
-    """Read an annotation file of COCO's kind: a dict of lists.
-
-    Args:
-        path: The file.
-        key: Config key that names it.
-        tables: Keys of the lists that will be read.
-
-    Returns:
-        The content.
+    """Read an annotation file of COCO's kind: a dict of lists, of which ``tables`` will be read.
 
     Raises:
         AnnotationError: Not a JSON dict, or a table is missing or no list.
@@ -115,16 +104,11 @@ def rows_by_image(
 ) -> dict[str, list[tuple[str, dict]]]:
     """Group the annotations of a file of COCO's kind by their images.
 
-    Args:
-        annotations: Its table.
-        keys: Keys of an annotation that will be read besides ``image_id``.
-        path: The file, for errors.
-
     Returns:
         ``str(image_id)`` to (position in the file, annotation), in the order of the file.
 
     Raises:
-        AnnotationError: An annotation lacks a key.
+        AnnotationError: An annotation lacks ``image_id`` or one of ``keys``.
     """
     groups = defaultdict(list)
     for i, annotation in enumerate(annotations):
@@ -143,12 +127,7 @@ _ENDS = frozenset(_BLANK + ',]')
 def iter_json_list(path: str, key: str) -> Iterator[Any]:
     """Read a JSON list entry by entry, so that a file of gigabytes needs the memory of one entry.
 
-    Args:
-        path: The file, in UTF-8 (a byte-order mark is ignored).
-        key: Config key that names it.
-
-    Yields:
-        The entries in their order.
+    The file is in UTF-8; a byte-order mark is ignored.
 
     Raises:
         AnnotationError: Not a JSON list, damaged or cut off; names the entry.
@@ -181,14 +160,7 @@ def iter_json(path: str, key: str) -> Iterator[Any]:
 
 
 def iter_json_lines(path: str, key: str) -> Iterator[Any]:
-    """Read a file of one JSON value per line; blank lines do not count.
-
-    Args:
-        path: The file, in UTF-8 (a byte-order mark is ignored).
-        key: Config key that names it.
-
-    Yields:
-        The values in their order.
+    """Read a file of one JSON value per line, in UTF-8 as above; blank lines do not count.
 
     Raises:
         AnnotationError: Not UTF-8, or a line is not JSON; names the line.
@@ -272,12 +244,6 @@ class _JSONStream:
 def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None:
     """Check that an annotation entry is a dict with the keys that will be read.
 
-    Args:
-        entry: The entry.
-        keys: Required keys.
-        path: Annotation file, for the message.
-        where: Position in the file, e.g. ``'annotations[3]'``.
-
     Raises:
         AnnotationError: It is not.
     """
@@ -298,14 +264,7 @@ def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None
 def image_fields(
     entry: Mapping[str, Any], key: str, folder: str, file: str, where: str
 ) -> dict[str, Any]:
-    """Read and check the image fields of an annotation entry.
-
-    Args:
-        entry: The entry; it has ``key``.
-        key: Key of the image's file name.
-        folder: Folder of the images.
-        file: Annotation file, for errors.
-        where: Position in it, e.g. ``'[12]'``.
+    """Read and check the image fields of an entry, whose ``key`` is the name of its file.
 
     Returns:
         dict with ``img_path`` and, if the entry states them, ``height`` and ``width``.
@@ -325,11 +284,6 @@ def stated_size(entry: Mapping[str, Any], file: str, where: str) -> dict[str, in
     """Size of the image that an annotation entry states.
 
     Some files, such as Flickr's grounded captions, write the numbers as text.
-
-    Args:
-        entry: The entry.
-        file: Annotation file, for errors.
-        where: Position in it, e.g. ``'[12]'``.
 
     Returns:
         dict with those of ``height`` and ``width`` that are stated.

@@ -35,12 +35,7 @@ class SkipCounter:
         weakref.finalize(self, _remove, self._path, os.getpid())
 
     def add(self, reason: str, times: int = 1) -> None:
-        """Count a reason.
-
-        Args:
-            reason: What is wrong.
-            times: How often.
-        """
+        """Count what is wrong."""
         line = ' '.join(reason.split())
         if self._mask_numbers:
             line = re.sub(r'\d+', '#', line)[:_MAX_REASON]

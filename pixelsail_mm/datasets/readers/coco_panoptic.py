@@ -182,14 +182,8 @@ class PanopticDataset(PixelDataset):
     ) -> Record:
         """Make a record, see :meth:`PixelDataset.canonical_record`.
 
-        Args:
-            info: The item.
-            task: Value of ``meta['task']``.
-            turns: The turns.
-            masks: Masks of their ``[SEG]``.
-            prompts: The visual prompts.
-            **test_meta: What ``meta`` holds in test mode only; the first value, which tells the
-                items of an image apart, ends the sample id.
+        ``test_meta`` is what ``meta`` holds in test mode only; the first value, which tells the
+        items of an image apart, ends the sample id.
         """
         if not self.test_mode:
             return self.canonical_record(info, info['image_id'], task, turns, masks, prompts)

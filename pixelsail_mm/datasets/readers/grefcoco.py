@@ -46,7 +46,6 @@ class GRefCOCODataset(RefCOCODataset):
         self,
         split_file: str = 'grefs(unc).json',
         no_target_answers: str | Sequence[str] = 'no_target_answers',
-        paper: bool = False,
         **kwargs,
     ) -> None:
         if kwargs.get('with_boxes'):
@@ -55,7 +54,7 @@ class GRefCOCODataset(RefCOCODataset):
                 'expression, and here there are several or none; remove it'
             )
         self.no_target_answers = load_templates(no_target_answers)
-        super().__init__(split_file=split_file, paper=paper, **kwargs)
+        super().__init__(split_file=split_file, **kwargs)
 
     def _load_refs(self) -> Any:
         if self.split_file.lower().endswith('.json'):

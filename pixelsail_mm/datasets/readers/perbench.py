@@ -79,16 +79,7 @@ class PerBenchDataset(PixelDataset):
         return [dict(item, img_path=path, image_id=name) for item in self.parse(entry, where)]
 
     def text(self, holder: dict, key: str, where: str) -> str:
-        """Give a text of an entry.
-
-        Args:
-            holder: The entry or a part of it.
-            key: Key of the text.
-            where: Position of ``holder`` in the file, for errors.
-
-        Raises:
-            BadSampleError: It is no text, or blank.
-        """
+        """Give a text of an entry or its part; raises BadSampleError if it is none, or blank."""
         value = holder[key]
         if not isinstance(value, str) or not value.strip():
             raise self.fault(
@@ -101,14 +92,8 @@ class PerBenchDataset(PixelDataset):
     ) -> Iterator[tuple[dict, str]]:
         """Give the objects that an entry lists, each with its position in the file.
 
-        Args:
-            entry: The entry.
-            key: Key of the list.
-            keys: Keys that every object must have.
-            where: Position of the entry.
-
         Raises:
-            BadSampleError: It is not a list of objects with these keys.
+            BadSampleError: ``entry[key]`` is not a list of objects with these ``keys``.
         """
         if not isinstance(entry[key], list):
             raise self.fault(f'{where}.{key}', f'must be a list, got {type(entry[key]).__name__}')

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from pixelsail_mm.datasets.files.annotation_files import load_tables, require_keys, rows_by_image
-from pixelsail_mm.datasets.readers.osprey_description import TEST_QUESTION, RegionDescriptionDataset
+from pixelsail_mm.datasets.readers.osprey_description import RegionDescriptionDataset
 from pixelsail_mm.datasets.readers.refcoco import RefCOCODataset
 from pixelsail_mm.errors import AnnotationError
 from pixelsail_mm.registry import DATASETS
@@ -48,7 +48,6 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         split: str = 'train',
         captions_file: str = '',
         questions: str | Sequence[str] = 'region_short_questions',
-        test_question: str = TEST_QUESTION,
         paper: bool = False,
         **kwargs,
     ) -> None:
@@ -56,9 +55,7 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
         self.split = split
         self.captions_file = captions_file
         self.paper = paper
-        super().__init__(
-            ann_file=ann_file, questions=questions, test_question=test_question, **kwargs
-        )
+        super().__init__(ann_file=ann_file, questions=questions, **kwargs)
 
     def required_paths(self) -> dict[str, str]:
         """Annotation file, image folders, and the split file or the captions of test mode."""

@@ -138,12 +138,8 @@ def _fingerprint(sample: Mapping[str, Any]) -> int:
 def read_masks(sample: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and true masks of a sample, bool ``(m, H, W)`` and ``(n, H, W)``.
 
-    Args:
-        sample: The sample, with ``pred_masks`` and ``gt_masks``.
-        name: Metric and sample, for errors.
-
     Raises:
-        ValueError: They are not masks of one size.
+        ValueError: They are not masks of one size; ``name`` is metric and sample.
     """
     pred, gt = (to_bool_masks(sample[key], f'{name}: {key}') for key in ('pred_masks', 'gt_masks'))
     if pred.shape[1:] != gt.shape[1:]:

@@ -51,12 +51,8 @@ CLEANING = dict(strict=clean_strict, paper=clean_paper)
 def read_references(sample: Mapping[str, Any], name: str) -> list[str]:
     """Give the true texts of a sample, from ``references`` in its metainfo.
 
-    Args:
-        sample: The sample.
-        name: Metric and sample, for errors.
-
     Raises:
-        ValueError: There are none, or one is blank or no text.
+        ValueError: There are none, or one is blank or no text; ``name`` is metric and sample.
     """
     texts = sample.get('references')
     texts = [texts] if isinstance(texts, str) else texts
@@ -69,15 +65,7 @@ def read_references(sample: Mapping[str, Any], name: str) -> list[str]:
 
 
 def read_prediction(sample: Mapping[str, Any], name: str) -> str:
-    """Give the generated text of a sample.
-
-    Args:
-        sample: The sample.
-        name: Metric and sample, for errors.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Give the generated text of a sample; raises ValueError, with ``name``, if there is none."""
     if not isinstance(sample.get('pred_text'), str):
         raise ValueError(f"{name} has no 'pred_text'; the model must run in mode='predict'")
     return sample['pred_text']
