@@ -78,22 +78,20 @@ class GRefCOCODataset(RefCOCODataset):
         ids, key = ref['ann_id'], f'refs[{i}].ann_id'
         known = isinstance(ids, (list, tuple)) and ids and all(isinstance(k, int) for k in ids)
         if not known or (NO_TARGET in ids and len(ids) > 1):
-            raise BadSampleError(
-                self.split_file,
+            raise self.fault(
                 key,
-                'must be a list of annotation ids or '
-                f'[{NO_TARGET}] (no target), got {ids!r:.60}; files of RefCOCO '
-                'are read with RefCOCODataset',
+                f'must be a list of annotation ids or [{NO_TARGET}] (no target), got {ids!r:.60}; '
+                'files of RefCOCO are read with RefCOCODataset',
+                self.split_file,
             )
         if ids[0] == NO_TARGET:
             return []
         missing = [k for k in ids if k not in annotations]
         if missing:
-            raise AnnotationError(
-                self.split_file,
+            raise self._refuse(
                 key,
-                f'annotations {missing} are not in '
-                f'{self.ann_file}; the two files do not belong together',
+                f'annotations {missing} are not in {self.ann_file}; the two files do not belong '
+                'together',
             )
         parts = [
             annotations[k]['segmentation'] or []

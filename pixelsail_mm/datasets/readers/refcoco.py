@@ -183,6 +183,10 @@ class RefCOCODataset(PixelDataset):
             tables.append({entry['id']: entry for entry in content[name]})
         return tables[0], tables[1]
 
+    def _refuse(self, where: str, reason: str) -> AnnotationError:
+        """Make the error about the split file."""
+        return AnnotationError(self.split_file, where, reason)
+
     def _load_refs(self) -> Any:
         """Content of the split file."""
         return load_plain_pickle(self.split_file)
@@ -190,25 +194,18 @@ class RefCOCODataset(PixelDataset):
     def _read_refs(self) -> list[dict]:
         refs = self._load_refs()
         if not isinstance(refs, (list, tuple)):
-            raise AnnotationError(
-                self.split_file,
+            raise self._refuse(
                 'split_file',
                 f'must hold a list of references, got {type(refs).__name__}; is it the right file?',
             )
+        keys = 'ref_id', 'ann_id', 'image_id', 'split', 'sentences'
         for i, ref in enumerate(refs):
-            require_keys(
-                ref,
-                ('ref_id', 'ann_id', 'image_id', 'split', 'sentences'),
-                self.split_file,
-                f'refs[{i}]',
-            )
+            require_keys(ref, keys, self.split_file, f'refs[{i}]')
         chosen = [ref for ref in refs if ref['split'] == self.split]
         if not chosen:
             splits = sorted({str(ref['split']) for ref in refs})
-            raise AnnotationError(
-                self.split_file,
-                'split',
-                f'no reference of split {self.split!r}; the file has {splits}',
+            raise self._refuse(
+                'split', f'no reference of split {self.split!r}; the file has {splits}'
             )
         return chosen
 
@@ -219,30 +216,21 @@ class RefCOCODataset(PixelDataset):
         if not sentences:
             return None
         box = dict(box=self._box(ref, annotations)) if self.with_boxes else {}
-        return dict(
-            ref_id=ref['ref_id'],
-            ann_id=ref['ann_id'],
-            image_id=ref['image_id'],
-            sentences=sentences,
-            mask=mask,
-            **box,
-        )
+        ids = {key: ref[key] for key in ('ref_id', 'ann_id', 'image_id')}
+        return dict(ids, sentences=sentences, mask=mask, **box)
 
     def _target(self, ref: dict, i: int, annotations: dict) -> Any:
         """Mask of a reference, in any spelling."""
         if isinstance(ref['ann_id'], (list, tuple)):
-            raise AnnotationError(
-                self.split_file,
+            raise self._refuse(
                 f'refs[{i}].ann_id',
                 'a reference to several annotations; read this file with GRefCOCODataset',
             )
         if ref['ann_id'] not in annotations:
-            raise AnnotationError(
-                self.split_file,
+            raise self._refuse(
                 f'refs[{i}].ann_id',
-                f'annotation '
-                f'{ref["ann_id"]} is not in {self.ann_file}; the two files do '
-                'not belong together',
+                f'annotation {ref["ann_id"]} is not in {self.ann_file}; the two files do not '
+                'belong together',
             )
         return annotations[ref['ann_id']]['segmentation']
 
@@ -257,8 +245,7 @@ class RefCOCODataset(PixelDataset):
         """Sentences with their cleaned phrases; empty ones are counted and left out."""
         where = f'refs[{i}].sentences'
         if not isinstance(ref['sentences'], (list, tuple)):
-            raise AnnotationError(
-                self.split_file,
+            raise self._refuse(
                 where,
                 f'must be a list, got {type(ref["sentences"]).__name__}; is it the right file?',
             )
@@ -266,8 +253,7 @@ class RefCOCODataset(PixelDataset):
         for j, sentence in enumerate(ref['sentences']):
             require_keys(sentence, ('raw',), self.split_file, f'{where}[{j}]')
             if not isinstance(sentence['raw'], str):
-                raise AnnotationError(
-                    self.split_file,
+                raise self._refuse(
                     f'{where}[{j}].raw',
                     f'must be a text, got {type(sentence["raw"]).__name__}; is it the right file?',
                 )
@@ -310,11 +296,10 @@ class RefCOCODataset(PixelDataset):
         items = []
         for image_id, members in grouped.items():
             if image_id not in images:
-                raise AnnotationError(
-                    self.split_file,
+                raise self._refuse(
                     'image_id',
-                    f'image {image_id} is not in '
-                    f'{self.ann_file}; the two files do not belong together',
+                    f'image {image_id} is not in {self.ann_file}; the two files do not belong '
+                    'together',
                 )
             image = images[image_id]
             items.append(
@@ -332,11 +317,9 @@ class RefCOCODataset(PixelDataset):
         try:
             partners = other_image_permutation([item['image_id'] for item in items], self.seed)
         except ValueError as error:
-            raise AnnotationError(
-                self.split_file,
+            raise self._refuse(
                 'shuffle_expressions',
-                f'{error}, so not every '
-                'item can get an expression of another image; use a larger '
+                f'{error}, so not every item can get an expression of another image; use a larger '
                 'split',
             ) from error
         return [
