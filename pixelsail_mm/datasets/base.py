@@ -371,17 +371,9 @@ class PixelDataset(SampleSource, BaseDataset):
 def select_turns(
     turns: list, num_turns: int | None, shuffle: bool, rng: np.random.Generator
 ) -> list:
-    """Keep some turns of a conversation.
+    """Keep the first ``num_turns`` turns of a conversation (None: all), in a new list.
 
-    Args:
-        turns: All turns.
-        num_turns: How many to keep; None keeps all.
-        shuffle: The turns do not depend on each other and may be drawn in any order; otherwise
-            the first ones are kept.
-        rng: Source of randomness.
-
-    Returns:
-        A new list.
+    With ``shuffle`` the turns do not depend on each other and are drawn in any order.
     """
     order = rng.permutation(len(turns)) if shuffle else range(len(turns))
     return [turns[i] for i in order][:num_turns]

@@ -50,11 +50,7 @@ def _some(lines: list[str]) -> str:
 
 
 def find_repeats(dataset: SampleSource) -> Repeats:
-    """Compare all samples of equal ids; no image is opened.
-
-    Args:
-        dataset: A test set.
-    """
+    """Compare all samples of a test set that have equal ids; no image is opened."""
     found, first = Repeats(), {}
     for index in range(len(dataset)):
         try:

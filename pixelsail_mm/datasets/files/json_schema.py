@@ -41,13 +41,9 @@ class Schema:
     def check(self, value: Any, file: str, key: str) -> None:
         """Compare a value as ``json`` reads it; NaN and infinity are no numbers.
 
-        Args:
-            value: The value.
-            file: Its file, for the error.
-            key: Where it stands in the file.
-
         Raises:
-            BadSampleError: The schema does not allow it; names the first fault.
+            BadSampleError: The schema does not allow it; names the file, its ``key`` and the first
+                fault.
         """
         try:
             if self._validator.is_valid(value):

@@ -85,9 +85,6 @@ def evaluation_loaders(name: str) -> list[dict[str, Any]]:
     """Configs of a data set's test data loaders, one per evaluation split, with only a dataset.
 
     The rest is the model's, see :func:`pixelsail_mm.config.benchmark.with_model`.
-
-    Args:
-        name: Its key in ``manifest.yml``.
     """
     return [dict(dataset=dataset_cfg(name, evaluation=split)) for split in evaluation_splits(name)]
 

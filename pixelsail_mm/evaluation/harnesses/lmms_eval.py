@@ -200,10 +200,7 @@ class LmmsEvalMethods:
 def protocol_prompt(task: str, doc: Mapping[str, Any], context: str) -> str:
     """The question of an item as the protocol puts it, where its document allows that.
 
-    Args:
-        task: Name of the task.
-        doc: The item.
-        context: The question as the kit puts it.
+    Else ``context``, the question as the kit puts it.
     """
     for pattern, kind, benchmark in TASKS:
         if fnmatchcase(task, pattern):

@@ -29,13 +29,8 @@ CAPTION, CHOICE, SEGMENTATION = TASKS = ('region', 'mcq', 'refseg')
 def perbench_overall(meteor: float, accuracy: float, ciou: float, giou: float) -> float:
     """Overall score in percent: mean of METEOR, accuracy and the mean of cIoU and gIoU.
 
-    The formula is not in the authors' release; it gives every published row.
-
-    Args:
-        meteor: METEOR of the captions, a fraction like all arguments.
-        accuracy: Of the multiple-choice questions.
-        ciou: Of the segmentation.
-        giou: Of the segmentation.
+    All arguments are fractions. The formula is not in the authors' release; it gives every
+    published row.
 
     Example:
         >>> round(perbench_overall(0.24, 0.5, 0.3, 0.4), 6)
