@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
 
-from pixelsail_mm.datasets.transforms.loading import Results, target_arrays
+from pixelsail_mm.datasets.transforms.loading import PixelTransform, Results, target_arrays
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.structures import PixelDataSample
 
 
 @TRANSFORMS.register_module()
-class PackPixelInputs(BaseTransform):
+class PackPixelInputs(PixelTransform):
     """Pack a sample for ``pseudo_collate`` and the data preprocessor.
 
     Required keys: ``input_ids``, ``labels``, ``image``, ``grid``, ``prompt_map``, ``gt_masks``;
@@ -81,6 +80,3 @@ class PackPixelInputs(BaseTransform):
                 np.ascontiguousarray(results['img'].transpose(2, 0, 1))
             )
         return dict(inputs=inputs, data_samples=PixelDataSample(metainfo=meta, **fields))
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(keep_image={self.keep_image})'

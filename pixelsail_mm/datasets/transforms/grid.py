@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import isqrt
 
 import numpy as np
-from mmcv.transforms import BaseTransform
 from PIL import Image
 
-from pixelsail_mm.datasets.transforms.loading import Results
+from pixelsail_mm.datasets.transforms.loading import PixelTransform, Results
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NO_PROMPT
@@ -131,7 +130,7 @@ _RULES = dict(long_side=target_size, area=area_size)
 
 
 @TRANSFORMS.register_module()
-class ResizeToGrid(BaseTransform):
+class ResizeToGrid(PixelTransform):
     """Resize the image to whole patches and paint the visual prompts on the patch grid.
 
     Required keys: ``img`` (uint8 (H, W, 3) | None), optional ``prompt_masks``, ``prompt_ids`` and
@@ -203,9 +202,3 @@ class ResizeToGrid(BaseTransform):
             image=np.ascontiguousarray(image.transpose(2, 0, 1)), grid=grid, prompt_map=prompt_map
         )
         return results
-
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(patch_size={self.patch_size}, max_size={self.max_size}, '
-            f'rule={self.rule!r}, interpolation={self.interpolation!r})'
-        )

@@ -41,8 +41,16 @@ def target_arrays(results: Results) -> dict[str, np.ndarray]:
     }
 
 
+class PixelTransform(BaseTransform):
+    """Base of the transforms whose attributes are their settings."""
+
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{name}={value!r}' for name, value in vars(self).items())
+        return f'{type(self).__name__}({settings})'
+
+
 @TRANSFORMS.register_module()
-class LoadImage(BaseTransform):
+class LoadImage(PixelTransform):
     """Read the image as RGB, see :func:`~pixelsail_mm.datasets.files.pictures.to_rgb`.
 
     Required keys: ``img_path`` (str | None) or ``img`` (uint8 (H, W, 3) RGB array, used as it
@@ -140,12 +148,9 @@ class LoadImage(BaseTransform):
             results['exif_rotated'] = True
         return pixels
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(max_pixels={self.max_pixels}, exif={self.exif!r})'
-
 
 @TRANSFORMS.register_module()
-class LoadMasks(BaseTransform):
+class LoadMasks(PixelTransform):
     """Decode the target masks, in the order of their ``[SEG]`` tokens.
 
     Required keys: ``ori_shape``; optional ``masks`` (list of COCO RLE, polygon list or array).
@@ -171,12 +176,9 @@ class LoadMasks(BaseTransform):
         )
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'
-
 
 @TRANSFORMS.register_module()
-class LoadIgnoreMasks(BaseTransform):
+class LoadIgnoreMasks(PixelTransform):
     """Decode the pixels to leave out of the evaluation, one mask per target mask.
 
     Required key: ``ori_shape``; optional ``ignore_masks`` (list of masks in any spelling, as long
@@ -206,12 +208,9 @@ class LoadIgnoreMasks(BaseTransform):
         )
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'
-
 
 @TRANSFORMS.register_module()
-class LoadVisualPrompts(BaseTransform):
+class LoadVisualPrompts(PixelTransform):
     """Turn masks, boxes, points and scribbles into prompt masks, large ones first.
 
     Required keys: ``ori_shape``; optional ``prompts``, a list of ``dict(id=K, mask=... | box=[x1,
@@ -267,9 +266,6 @@ class LoadVisualPrompts(BaseTransform):
         results['prompt_ids'] = [ids[i] for i in order]
         results['prompt_kinds'] = [kinds[i] for i in order]
         return results
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(sort_by_area={self.sort_by_area})'
 
 
 def _prompt_id(prompt: dict, source: str, i: int) -> int:
