@@ -156,7 +156,8 @@ def iter_json_list(path: str, key: str) -> Iterator[Any]:
 
 def iter_json(path: str, key: str) -> Iterator[Any]:
     """Read the entries of a JSON list or, of a file ``*.jsonl``, its lines."""
-    return (iter_json_lines if path.endswith('.jsonl') else iter_json_list)(path, key)
+    read = iter_json_lines if os.fspath(path).endswith('.jsonl') else iter_json_list
+    return read(path, key)
 
 
 def iter_json_lines(path: str, key: str) -> Iterator[Any]:
