@@ -44,6 +44,13 @@ class DivergedError(UserError, RuntimeError):
     """
 
 
+class StoppedError(UserError, RuntimeError):
+    """Training saved and stopped because a signal asked it to; raised in all processes at once.
+
+    Command lines end with the status :data:`pixelsail_mm.command_line.STOPPED`.
+    """
+
+
 class BadSampleError(UserError, ValueError):
     """A sample that cannot be used; names the culprit.
 

@@ -15,6 +15,11 @@ default_hooks = dict(
     bad_steps=dict(type='BadStepHook', max_streak=10),
     skipped_samples=dict(type='SkippedSamplesHook', interval=100),
     new_tokens=dict(type='NewTokenHook'),
+    # The first SIGTERM or Ctrl-C saves and ends the training with status 75; --resume goes on.
+    stop=dict(type='StopHook'),
+    # Seconds after which a process that waits is ended, with a message; None: no limit.
+    watchdog=dict(
+        type='WatchdogHook', start=3600, data=1800, step=1800, evaluation=7200, save=7200),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='PixelVisualizationHook'),  # off until it has a `show_dir`
 )
@@ -23,7 +28,8 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    # Longer than a limit of the watchdog, whose message says what was waited for.
+    dist_cfg=dict(backend='nccl', timeout=9000),
 )
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

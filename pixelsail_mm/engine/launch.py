@@ -1,12 +1,17 @@
 """Run training and testing for ``tools/train.py`` and ``tools/test.py``."""
 
 import argparse
+import contextlib
 import os
+import signal
+import sys
+from collections.abc import Iterator
 
 from mmengine.config import Config
 
+from pixelsail_mm.command_line import STOPPED
 from pixelsail_mm.config import read_config
-from pixelsail_mm.errors import ConfigError, DivergedError
+from pixelsail_mm.errors import ConfigError, DivergedError, StoppedError
 from pixelsail_mm.type_names import type_name
 
 
@@ -18,20 +23,29 @@ def train(args: argparse.Namespace) -> None:
             ``launcher``, ``cfg_options``, ``seed``.
     """
     from pixelsail_mm.engine.preflight import check_files
-    from pixelsail_mm.engine.runner_factory import build_runner
+    from pixelsail_mm.engine.runner_factory import build_runner, set_work_dir
+    from pixelsail_mm.engine.stop_signals import REQUEST
+    from pixelsail_mm.engine.strategies.common import rank_of
+    from pixelsail_mm.engine.work_dir_lock import work_dir_lock
 
     cfg = _read(args)
     if args.deepspeed is not None:
         cfg.deepspeed = None if args.deepspeed == 'none' else args.deepspeed
     if args.resume is not False:
         cfg.resume = args.resume
+    set_work_dir(cfg)
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
-    try:
-        build_runner(cfg).train()
-    except DivergedError:
-        _close_process_group()  # raised in all processes at once
-        raise
-    _close_process_group()
+    main_process = rank_of(args.launcher) == 0
+    owned = work_dir_lock(cfg.work_dir) if main_process else contextlib.nullcontext()
+    with REQUEST.listening(), _watched(cfg), owned:
+        try:
+            build_runner(cfg).train()
+        except (DivergedError, StoppedError) as error:
+            _close_process_group()  # raised in all processes at once
+            if isinstance(error, StoppedError) and not main_process:
+                sys.exit(STOPPED)  # it is the same message
+            raise
+        _close_process_group()
 
 
 def test(args: argparse.Namespace) -> dict:
@@ -60,11 +74,12 @@ def test(args: argparse.Namespace) -> dict:
         show_predictions(cfg, args.show_dir, args.show_num)
     settings = cfg.to_dict()
     _keep_predictions(cfg, args.checkpoint, args.resume)
-    runner = build_test_runner(cfg, args.checkpoint)
-    metrics = runner.test()
-    if args.out is not None and is_main_process():
-        write_results(args.out, runner, metrics, settings, args.config, args.checkpoint)
-    _close_process_group()
+    with _watched(cfg):
+        runner = build_test_runner(cfg, args.checkpoint)
+        metrics = runner.test()
+        if args.out is not None and is_main_process():
+            write_results(args.out, runner, metrics, settings, args.config, args.checkpoint)
+        _close_process_group()
     return metrics
 
 
@@ -77,6 +92,24 @@ def _read(args: argparse.Namespace, model: str | None = None) -> Config:
     if args.seed is not None:
         cfg.setdefault('randomness', dict())['seed'] = args.seed
     return cfg
+
+
+@contextlib.contextmanager
+def _watched(cfg: Config) -> Iterator[None]:
+    """Watch this process, and end it with the launcher that started it."""
+    from pixelsail_mm.engine import watchdog
+    from pixelsail_mm.engine.process_ties import end_with_parent
+    from pixelsail_mm.engine.strategies.common import rank_of
+
+    if cfg.launcher != 'none':
+        end_with_parent(signal.SIGTERM)
+    limits = (cfg.get('default_hooks') or {}).get('watchdog')
+    if not limits:
+        yield
+        return
+    limits = {key: value for key, value in limits.items() if key in watchdog.STAGES}
+    with watchdog.watching(limits, rank_of(cfg.launcher)):
+        yield
 
 
 def _keep_predictions(cfg: Config, checkpoint: str, resume: bool) -> None:

@@ -159,6 +159,17 @@ def _settle_resume(cfg: Config) -> None:
             )
 
 
+def set_work_dir(cfg: Config) -> None:
+    """Give a config without ``work_dir`` the folder ``work_dirs/NAME_OF_CONFIG``.
+
+    Args:
+        cfg: The config; it is changed.
+    """
+    if cfg.get('work_dir') is None:
+        stem = Path(cfg.filename).stem if cfg.filename else 'unnamed'
+        cfg.work_dir = str(Path('work_dirs') / stem)
+
+
 def _set_defaults(cfg: Config) -> None:
     """Fill in what configs usually leave to ``_base_/default_runtime.py`` and the command line."""
     name_types(cfg)
@@ -166,9 +177,7 @@ def _set_defaults(cfg: Config) -> None:
     cfg.setdefault('default_scope', SCOPE)
     cfg.setdefault('env_cfg', dict())
     cfg.setdefault('randomness', dict(seed=0))
-    if cfg.get('work_dir') is None:
-        stem = Path(cfg.filename).stem if cfg.filename else 'unnamed'
-        cfg.work_dir = str(Path('work_dirs') / stem)
+    set_work_dir(cfg)
     if cfg.get('model') is None:
         raise ConfigError('the config has no `model`')
 

@@ -22,6 +22,8 @@ _ONLY_WRITE = (
     'checkpoint',
     'export_weights',
     'skipped_samples',
+    'stop',
+    'watchdog',
     'visualization',
 )
 # Settings of DeepSpeed that repeat others, or only print.

@@ -1,4 +1,4 @@
-"""Hooks: checkpoints, exported weights, figures, skipped samples and steps, experts, tokens."""
+"""Hooks: checkpoints, exported weights, figures, signals, limits of time, bad samples and steps."""
 
 from pixelsail_mm.engine.hooks.bad_step_hook import BadStepHook
 from pixelsail_mm.engine.hooks.checkpoint_hook import PixelCheckpointHook
@@ -7,7 +7,9 @@ from pixelsail_mm.engine.hooks.export_weights_hook import ExportWeightsHook
 from pixelsail_mm.engine.hooks.new_token_hook import NewTokenHook
 from pixelsail_mm.engine.hooks.param_scheduler_hook import OptimStepParamSchedulerHook
 from pixelsail_mm.engine.hooks.skipped_samples_hook import SkippedSamplesHook
+from pixelsail_mm.engine.hooks.stop_hook import StopHook
 from pixelsail_mm.engine.hooks.train_stats_hooks import MeanLogVarsHook, ThroughputHook
+from pixelsail_mm.engine.hooks.watchdog_hook import WatchdogHook
 
 __all__ = [
     'BadStepHook',
@@ -18,5 +20,7 @@ __all__ = [
     'OptimStepParamSchedulerHook',
     'PixelCheckpointHook',
     'SkippedSamplesHook',
+    'StopHook',
     'ThroughputHook',
+    'WatchdogHook',
 ]

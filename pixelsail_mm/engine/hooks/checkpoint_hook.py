@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment."""
 
 import math
+from pathlib import Path
 
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
@@ -33,6 +34,19 @@ class PixelCheckpointHook(CheckpointHook):
                 f'accumulation {window}: saving every {rounded} iterations'
             )
             self.interval = rounded
+
+    def save_now(self, runner) -> str:
+        """Save a checkpoint at this iteration, which ends an accumulation window, if there is none.
+
+        Args:
+            runner: The runner.
+
+        Returns:
+            str: Its path.
+        """
+        if Path(self.last_ckpt or '').name != self.filename_tmpl.format(runner.iter + 1):
+            self._save_checkpoint(runner)
+        return self.last_ckpt
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if self.save_best:  # MMEngine removes the best so far before it writes the new one

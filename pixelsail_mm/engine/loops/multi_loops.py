@@ -16,6 +16,8 @@ from pixelsail_mm.engine.loops.second_answer import answer_twice
 from pixelsail_mm.engine.loops.train_loop import seed_step
 from pixelsail_mm.engine.preflight import check_sample_ids
 from pixelsail_mm.engine.results import package_versions
+from pixelsail_mm.engine.step_check import on_any_rank
+from pixelsail_mm.engine.stop_signals import REQUEST
 from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
@@ -63,11 +65,17 @@ class _MultiLoop:
         """Show hooks and logs the data loader and evaluator now at work."""
         self.dataloader, self.evaluator = part.dataloader, part.evaluator
 
+    def _is_left(self) -> bool:
+        """Whether any process was asked to stop, so that none goes on to the metrics."""
+        device = next(self._runner.model.parameters()).device
+        return REQUEST.deferred and on_any_rank([REQUEST.signal is not None], device)[0]
+
     def run(self) -> dict:
         """Run every pair.
 
         Returns:
-            dict: The metrics of all pairs; prefixes tell them apart.
+            dict: The metrics of all pairs; prefixes tell them apart. None of them if a training
+            that validates was asked to stop.
 
         Raises:
             ConfigError: Two evaluators report a metric of the same name.
@@ -81,6 +89,11 @@ class _MultiLoop:
             with runner.strategy.evaluation():
                 for index, batch in enumerate(part.dataloader):
                     part.run_iter(index, batch)
+                    if REQUEST.signal is not None:
+                        break
+            if self._is_left():
+                runner.logger.warning(f'{self.mode} is left without metrics: a signal said stop')
+                return {}
             found = part.evaluator.evaluate(len(part.dataloader.dataset))
             twice = sorted(metrics.keys() & found.keys())
             if twice:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from pixelsail_mm.compat.xtuner import TrainLoop
 from pixelsail_mm.datasets.mixing import DrawIndexSampler
+from pixelsail_mm.engine.process_ties import tie_workers
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
@@ -52,6 +53,7 @@ class PixelTrainLoop(TrainLoop):
     def __init__(self, runner, dataloader: DataLoader | dict, **kwargs):
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+            tie_workers(dataloader)
         if not isinstance(dataloader.sampler, DrawIndexSampler):
             raise ConfigError(
                 f'train_dataloader.sampler: {type(dataloader.sampler).__name__} cannot resume; '

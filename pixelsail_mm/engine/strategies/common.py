@@ -19,9 +19,16 @@ from pixelsail_mm.checkpoints.formats.checkpoint_files import (
     remove,
 )
 from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
+from pixelsail_mm.engine import watchdog
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.step_check import all_finite, on_any_rank
-from pixelsail_mm.errors import CheckpointError, DivergedError, shortened
+from pixelsail_mm.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    first_line,
+    shortened,
+)
 from pixelsail_mm.type_names import type_name
 
 _RANK_VARIABLES = dict(
@@ -32,6 +39,17 @@ _RANK_VARIABLES = dict(
         LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK',
     ),
 )
+
+
+def rank_of(launcher: str) -> int:
+    """Number of this process, before the processes have joined each other.
+
+    Args:
+        launcher: ``none``, ``pytorch`` (torchrun), ``slurm`` or ``mpi``.
+    """
+    if launcher == 'none':
+        return 0
+    return int(os.environ.get(_RANK_VARIABLES.get(launcher, {}).get('RANK', 'RANK'), 0))
 
 
 def init_gloo(launcher: str, timeout: int | None = None) -> None:
@@ -85,10 +103,18 @@ class StrategyMixin:
 
     def _setup_distributed(self, launcher: str, backend: str = 'nccl', **kwargs) -> None:
         """Use NCCL where there is CUDA (or what ``dist_cfg`` says), gloo elsewhere."""
-        if torch.cuda.is_available():
-            super()._setup_distributed(launcher, backend=backend, **kwargs)
-        elif not dist.is_initialized():
-            init_gloo(launcher, timeout=kwargs.get('timeout'))
+        try:
+            if torch.cuda.is_available():
+                super()._setup_distributed(launcher, backend=backend, **kwargs)
+            elif not dist.is_initialized():
+                init_gloo(launcher, timeout=kwargs.get('timeout'))
+        except dist.DistError as error:
+            address = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
+            raise ConfigError(
+                f'the processes cannot join each other at {address} (MASTER_ADDR, MASTER_PORT): '
+                f'{first_line(error)}; another program may use the port, perhaps an earlier run '
+                'that has not ended: end it, or set another MASTER_PORT'
+            ) from error
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
         model = super()._init_model_weights(model)
@@ -154,6 +180,7 @@ class StrategyMixin:
             built.append(cfg)
         return built
 
+    @watchdog.stage('save')
     def save_checkpoint(self, filename: str, **kwargs) -> None:
         """Write a checkpoint beside its final name and rename it when it is complete."""
         unfinished = filename + UNFINISHED_SUFFIX
