@@ -10,15 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from pixelsail_mm.errors import DivergedError, StoppedError, UserError
-
-#: Exit status of a training that stopped because its numbers are no longer finite.
-DIVERGED = 3
-#: Exit status of a process that waited too long, see :mod:`pixelsail_mm.engine.watchdog`.
-HUNG = 4
-#: Exit status of a training that saved and stopped because a signal asked it to (EX_TEMPFAIL of
-#: sysexits.h): started again with ``--resume`` it goes on.
-STOPPED = 75
+from pixelsail_mm.errors import DIVERGED, STOPPED, DivergedError, StoppedError, UserError
 
 
 def run_command(command: Callable[[], object], debug: bool = False) -> int:
@@ -30,9 +22,10 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
 
     Returns:
         int: 0 (or what the command says) on success, 2 after a mistake that the user can correct
-        (missing file, unknown type, broken checkpoint), :data:`DIVERGED` when a training
-        stopped for NaN or infinity, :data:`STOPPED` when it saved and stopped after a signal,
-        130 after Ctrl-C where nothing is saved. A bug in the code keeps its traceback.
+        (missing file, unknown type, broken checkpoint), ``DIVERGED`` when a training stopped for
+        NaN or infinity, ``STOPPED`` when it saved and stopped after a signal (see
+        :mod:`pixelsail_mm.errors`), 130 after Ctrl-C where nothing is saved. A bug in the code
+        keeps its traceback.
     """
     try:
         status = command()

@@ -1,10 +1,18 @@
-"""Errors that a user can correct; the command line shows them without a traceback."""
+"""Errors that a user can correct, shown without a traceback, and exit statuses of commands."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+#: Exit status of a training that stopped because its numbers are no longer finite.
+DIVERGED = 3
+#: Exit status of a process that waited too long, see :mod:`pixelsail_mm.engine.watchdog`.
+HUNG = 4
+#: Exit status of a training that saved and stopped because a signal asked it to (EX_TEMPFAIL of
+#: sysexits.h): started again with ``--resume`` it goes on.
+STOPPED = 75
 
 
 class UserError(Exception):
@@ -40,14 +48,14 @@ class CheckpointError(UserError, ValueError):
 class DivergedError(UserError, RuntimeError):
     """Training stopped because losses, gradients or weights are NaN or infinite.
 
-    Command lines end with the status :data:`pixelsail_mm.command_line.DIVERGED`.
+    Command lines end with the status :data:`DIVERGED`.
     """
 
 
 class StoppedError(UserError, RuntimeError):
     """Training saved and stopped because a signal asked it to; raised in all processes at once.
 
-    Command lines end with the status :data:`pixelsail_mm.command_line.STOPPED`.
+    Command lines end with the status :data:`STOPPED`.
     """
 
 

@@ -27,7 +27,7 @@ srun -p "$PARTITION" --job-name="$JOB_NAME" --gres=gpu:"$GPUS_PER_NODE" --ntasks
   --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 \
   ${SRUN_ARGS:-} "${PYTHON:-python}" -u "$TOOLS/train.py" "$CONFIG" --work-dir "$WORK_DIR" \
   --launcher slurm ${ZERO[@]+"${ZERO[@]}"} "$@" || STATUS=$?
-# 75: stopped by a signal (pixelsail_mm.command_line.STOPPED); srun gives the highest of all tasks.
+# 75: stopped by a signal (pixelsail_mm.errors.STOPPED); srun gives the highest of all tasks.
 if [ "$STATUS" -eq 75 ] && [ "${REQUEUE:-0}" = 1 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
-from pixelsail_mm.command_line import STOPPED
 from pixelsail_mm.config import read_config
-from pixelsail_mm.errors import ConfigError, DivergedError, StoppedError
+from pixelsail_mm.errors import STOPPED, ConfigError, DivergedError, StoppedError
 from pixelsail_mm.type_names import type_name
 
 

@@ -11,7 +11,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from pixelsail_mm.command_line import STOPPED
+from pixelsail_mm.errors import STOPPED
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
 
     Returns:
         int: 0, or the status of the process that failed first; 1 if a signal ended it.
-        :data:`~pixelsail_mm.command_line.STOPPED` if a signal told this process to stop.
+        :data:`~pixelsail_mm.errors.STOPPED` if a signal told this process to stop.
     """
     try:
         run.main()

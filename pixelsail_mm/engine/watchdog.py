@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 
-from pixelsail_mm.command_line import HUNG
+from pixelsail_mm.errors import HUNG
 
 #: Stages of a training: what a process does or waits for in it, and the limit in seconds.
 STAGES = dict(
@@ -22,7 +22,7 @@ STAGES = dict(
     save=('writing a checkpoint with the other processes', 7200),
 )
 _TICK = 1.0  # seconds
-_LINES = 4  # of the stack
+_FRAMES = 8  # of the stack that are shown
 
 
 class Watchdog(threading.Thread):
@@ -81,7 +81,7 @@ class Watchdog(threading.Thread):
         frames = traceback.extract_stack(sys._current_frames()[self._main])
         place = ' <- '.join(
             f'{frame.name} ({os.path.basename(frame.filename)}:{frame.lineno})'
-            for frame in reversed(frames[-_LINES:])
+            for frame in reversed(frames[-_FRAMES:])
         )
         where = '' if iteration is None else f' after iteration {iteration}'
         print(

@@ -6,9 +6,9 @@ from unittest import mock
 import psutil
 import pytest
 
-from pixelsail_mm.command_line import HUNG
 from pixelsail_mm.engine.hooks import WatchdogHook
 from pixelsail_mm.engine.watchdog import STAGES, Watchdog, stage
+from pixelsail_mm.errors import HUNG
 
 WAIT = """
 import multiprocessing, sys, time

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelsail_mm.command_line import DIVERGED
+from pixelsail_mm.errors import DIVERGED
 from tests.test_engine.test_bad_steps import same
 
 FAULTY = 'tests/test_engine/faulty_config.py'

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pixelsail_mm.command_line import HUNG
+from pixelsail_mm.errors import HUNG
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_a_worker_asleep_in_a_transform(run_tool, warm_python, tmp_path):
         HANGING_PID=str(tmp_path / 'pid'),
     )
     assert status == HUNG, output[-4000:]
-    assert 'error: rank 0 after iteration 5: waiting for the data loader took longer' in output
+    assert 'error: rank 0 after iteration 2: waiting for the data loader took longer' in output
     assert 'default_hooks.watchdog.data' in output and '_try_get_data' in output
     worker = int((tmp_path / 'pid').read_text())
     end = time.monotonic() + 30

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pixelsail_mm.command_line import STOPPED
+from pixelsail_mm.errors import STOPPED
 
 pytestmark = pytest.mark.slow
 
