@@ -322,7 +322,7 @@ def run_seed(seed: int, args: argparse.Namespace, data: Path) -> dict:
 def report(results: list[dict], steps: int) -> str:
     """Table of all seeds."""
     rows = [
-        f'{steps} iterations in two processes; in brackets iteration and exit status of each fault.',
+        f'{steps} iterations, two processes; in brackets iteration and exit status of each fault.',
         '',
         '| seed | strategy | faults | difference of the weights | seconds |',
         '|---|---|---|---|---|',

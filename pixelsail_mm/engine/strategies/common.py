@@ -22,13 +22,7 @@ from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
 from pixelsail_mm.engine import watchdog
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.step_check import all_finite, on_any_rank
-from pixelsail_mm.errors import (
-    CheckpointError,
-    ConfigError,
-    DivergedError,
-    first_line,
-    shortened,
-)
+from pixelsail_mm.errors import CheckpointError, ConfigError, DivergedError, first_line, shortened
 from pixelsail_mm.type_names import type_name
 
 _RANK_VARIABLES = dict(
