@@ -213,10 +213,9 @@ def fill_disk(run: Training, rng: random.Random) -> str:
     """Take all free space away until the next save has failed, then give it back."""
     ballast = run.folder / 'ballast'
     before = run.iteration()
-    with open(ballast, 'wb') as file, suppress(OSError):
+    with suppress(OSError), open(ballast, 'wb', buffering=0) as file:
         while True:
             file.write(bytes(1 << 16))
-            file.flush()
     try:
         run.wait_for(before + 60, END)
     finally:
