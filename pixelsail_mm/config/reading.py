@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import sys
@@ -13,11 +12,12 @@ from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
 from pixelsail_mm.config.benchmark import MODEL_CONFIG, is_benchmark, with_model
+from pixelsail_mm.config.options import parse_options
 from pixelsail_mm.config.swapping import marking_swaps, settle
 from pixelsail_mm.errors import ConfigError, first_line
 from pixelsail_mm.registry import SCOPE
@@ -25,23 +25,6 @@ from pixelsail_mm.type_names import name_types
 
 # Configs in front of which this stands come with the package.
 _SHIPPED = f'{SCOPE}::'
-
-
-def parse_options(pairs: list[str] | None) -> dict:
-    """Read ``key=value`` arguments as MMEngine's ``DictAction`` does.
-
-    Args:
-        pairs: E.g. ``['train_cfg.max_iters=20', 'model.distill=[]']``.
-
-    Raises:
-        ConfigError: An argument is not of this form.
-    """
-    for pair in pairs or []:
-        if '=' not in pair:
-            raise ConfigError(f'--cfg-options {pair}: write key=value')
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    return parser.parse_args(['--cfg-options', *pairs] if pairs else []).cfg_options
 
 
 def read_config(

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from pixelsail_mm.config import parse_options, read_config
+from pixelsail_mm.config import read_config
 from pixelsail_mm.errors import ConfigError
 
 CONFIG = """
@@ -20,13 +20,6 @@ def config_file(tmp_path):
     path = tmp_path / 'c.py'
     path.write_text(CONFIG)
     return str(path)
-
-
-def test_options_are_read_as_mmengine_reads_them():
-    assert parse_options(['a.b=1', 'c=[1,2]', 'd=x']) == {'a.b': 1, 'c': [1, 2], 'd': 'x'}
-    assert parse_options(None) == {}
-    with pytest.raises(ConfigError, match='write key=value'):
-        parse_options(['a.b'])
 
 
 def test_options_override(config_file):
