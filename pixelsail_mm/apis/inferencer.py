@@ -152,7 +152,7 @@ class PixelSAILInferencer(BaseInferencer):
             answer_prefix=answer_prefix,
         )
         records = [
-            make_record(f'input {i}', *values, exif=self.exif)
+            make_record(f'input {i}', *values, exif=self.exif, max_pixels=self.pipeline.max_pixels)
             for i, values in enumerate(zip(*columns))
         ]
         for key, value in dict(max_new_tokens=max_new_tokens, batch_size=batch_size).items():

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from pixelsail_mm.datasets.transforms import BuildConversation, ResizeToGrid
+from pixelsail_mm.datasets.files.pictures import MAX_PIXELS
+from pixelsail_mm.datasets.transforms import BuildConversation, LoadImage, ResizeToGrid
 
 _SHOWN_WORDS = 12
 
@@ -29,6 +30,9 @@ class InputPipeline:
         self.stages = list(stages)
         self._resize = _first(self.stages, ResizeToGrid)
         self._conversation = _first(self.stages, BuildConversation)
+        load = _first(self.stages, LoadImage)
+        #: Largest picture that may be decoded, in pixels.
+        self.max_pixels: float = load.max_pixels if load else MAX_PIXELS
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Run all stages on a record of :func:`~pixelsail_mm.apis.inputs.make_record`; changes it.

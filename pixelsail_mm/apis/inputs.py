@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS, ROTATE, to_rgb
+from pixelsail_mm.datasets.files.pictures import (
+    DECODING_ERRORS,
+    MAX_PIXELS,
+    ROTATE,
+    check_pixels,
+    to_rgb,
+)
 from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.tokenization import NUM_PROMPTS, PROMPT_TOKENS
 
@@ -29,6 +35,7 @@ def make_record(
     history: Sequence | None = None,
     answer_prefix: str | None = None,
     exif: str = ROTATE,
+    max_pixels: float = MAX_PIXELS,
 ) -> dict:
     """Build one canonical record.
 
@@ -45,6 +52,8 @@ def make_record(
         answer_prefix: Text the answer must begin with.
         exif: ``'ignore'`` keeps the stored pixels of files, see
             :class:`~pixelsail_mm.datasets.transforms.LoadImage`.
+        max_pixels: Pictures in memory with more are refused, PIL images before they are decoded;
+            of files ``LoadImage`` does so.
 
     Returns:
         The record. ``meta['warnings']`` (list of str) says what will not have the effect that the
@@ -56,7 +65,7 @@ def make_record(
     """
     if not isinstance(text, str) or not text.strip():
         raise BadSampleError(name, 'text', f'{text!r} is empty; ask a question')
-    record = make_image_record(name, image, prompts, exif)
+    record = make_image_record(name, image, prompts, exif, max_pixels)
     record['conversation'] = [*make_history(name, history), dict(human=text, gpt='')]
     if answer_prefix:
         record['answer_prefix'] = answer_prefix
@@ -112,7 +121,11 @@ def _check_name(name: str, key: str, match: re.Match, given: Sequence[int]) -> N
 
 
 def make_image_record(
-    name: str, image: ImageInput, prompts: Any = None, exif: str = ROTATE
+    name: str,
+    image: ImageInput,
+    prompts: Any = None,
+    exif: str = ROTATE,
+    max_pixels: float = MAX_PIXELS,
 ) -> dict:
     """Build a record without a conversation; arguments as for :func:`make_record`.
 
@@ -127,7 +140,7 @@ def make_image_record(
         notes=said,
         meta=dict(sample_id=name, dataset='inference', task='inference', warnings=said),
     )
-    return record | _image(name, image, said, exif)
+    return record | _image(name, image, said, exif, max_pixels)
 
 
 def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[list]:
@@ -159,7 +172,7 @@ def make_columns(several: bool, leading: Sequence[str], **inputs: Any) -> list[l
     return columns
 
 
-def _image(name: str, image: ImageInput, said: list[str], exif: str) -> dict:
+def _image(name: str, image: ImageInput, said: list[str], exif: str, max_pixels: float) -> dict:
     """Record keys of the image; what is read otherwise than it is stored is added to ``said``."""
     if image is None:
         return {}
@@ -171,6 +184,7 @@ def _image(name: str, image: ImageInput, said: list[str], exif: str) -> dict:
         if image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4):
             image = Image.fromarray(image)
     if isinstance(image, Image.Image):
+        check_pixels(image, max_pixels, name, 'image')
         return dict(img=_pixels(name, image, said))
     got = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
     raise BadSampleError(

@@ -84,8 +84,10 @@ class PixelSAILImageProcessor(BaseImageProcessor):
         columns = make_columns(
             isinstance(images, (list, tuple)), ('image',), image=images, prompts=visual_prompts
         )
+        pipeline = InputPipeline(self.build())
+        limit = pipeline.max_pixels
         results = [
-            _prepare(InputPipeline(self.build()), make_image_record(f'image {i}', *values))
+            _prepare(pipeline, make_image_record(f'image {i}', *values, max_pixels=limit))
             for i, values in enumerate(zip(*columns))
         ]
         images, prompt_maps = (
@@ -253,8 +255,11 @@ class PixelSAILProcessor(ProcessorMixin):
             turns, text, begun = self.chat_format.parse(text)
             history = [*(history or ()), *turns]
             answer_prefix = begun + (answer_prefix or '')
-        record = make_record(name, image, text, prompts, history, answer_prefix)
-        return _prepare(InputPipeline([*self.image_processor.build(), *self._stages]), record)
+        pipeline = InputPipeline([*self.image_processor.build(), *self._stages])
+        record = make_record(
+            name, image, text, prompts, history, answer_prefix, max_pixels=pipeline.max_pixels
+        )
+        return _prepare(pipeline, record)
 
     def post_process_answers(
         self, sequences: Tensor | ModelOutput, inputs: BatchFeature

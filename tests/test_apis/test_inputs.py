@@ -8,6 +8,7 @@ from PIL import Image
 from pixelsail_mm.apis.inputs import make_history, make_prompts, make_record
 from pixelsail_mm.datasets.transforms import LoadImage
 from pixelsail_mm.errors import BadSampleError
+from tests.helpers.png_headers import png_header
 
 MASKS = np.zeros((2, 6, 5), dtype=bool)
 MASKS[0, :2, :2] = MASKS[1, 3:, 3:] = True
@@ -141,6 +142,20 @@ def test_pil_images_that_cannot_be_read(tmp_path):
     ):
         with pytest.raises(BadSampleError, match='input 0: image: .*cannot be read .*pass another'):
             make_record('input 0', image, 'q')
+
+
+def test_a_pil_image_is_refused_by_its_header(tmp_path):
+    path = png_header(tmp_path / 'a.png', 9400, 9400)
+    with (
+        Image.open(path) as image,
+        pytest.raises(
+            BadSampleError,
+            match=r'input 0: image: .*9400x9400 .*max_pixels=67108864; raise LoadImage',
+        ),
+    ):
+        make_record('input 0', image, 'q')
+    with Image.open(path) as image, pytest.raises(BadSampleError, match='cannot be read'):
+        make_record('input 0', image, 'q', max_pixels=9400**2)  # as the config may say
 
 
 @pytest.mark.parametrize('text', ['', '  \n', None, 3])

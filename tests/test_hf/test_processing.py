@@ -11,6 +11,7 @@ from pixelsail_mm.datasets.transforms import BuildConversation
 from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.hf.chat import ChatFormat
 from pixelsail_mm.testing.tiny_models import byte_tokenizer
+from tests.helpers.png_headers import png_header
 
 TURNS = [('What is it?', 'A ship.'), ('  And where,\nexactly? ', 'In the harbour: [SEG].')]
 TEMPLATES = {
@@ -231,3 +232,14 @@ def test_prompts_that_are_not_given_are_refused_in_a_chat(processor):
     chat = [dict(role='user', content=[dict(type='text', text='What is <prompt0>?')])]
     with pytest.raises(BadSampleError, match='write <Prompt0>'):
         processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+
+
+def test_a_picture_is_refused_by_its_header(processor, tmp_path):
+    """Path or PIL image, with the text or without."""
+    path = png_header(tmp_path / 'a.png', 9400, 9400)
+    with Image.open(path) as image:
+        for images in (str(path), image):
+            with pytest.raises(BadSampleError, match='9400x9400 .*max_pixels=67108864'):
+                processor(images=images, text='What?')
+            with pytest.raises(BadSampleError, match='9400x9400 .*max_pixels=67108864'):
+                processor.image_processor.preprocess(images)

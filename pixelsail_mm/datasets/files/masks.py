@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS
 from pixelsail_mm.errors import BadSampleError
 
 _PARTS = ('target', 'ignore')
@@ -56,7 +57,7 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
         for i, part in enumerate(mask['union']):
             decoded |= decode_mask(part, height, width, file, f'{key}.union[{i}]')
     elif isinstance(mask, dict) and 'png' in mask:
-        decoded = _decode_png(mask, key)
+        decoded = _decode_png(mask, height, width, key)
     elif isinstance(mask, dict) and 'painted' in mask:
         decoded = _decode_painted(mask, height, width, file, key)
     elif isinstance(mask, dict):
@@ -74,14 +75,19 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
             'dict(png=...), dict(union=...), '
             'dict(painted=...) or an (H, W) array',
         )
-    if decoded.shape != (height, width):
+    _check_size(decoded.shape, (height, width), file, key)
+    return decoded
+
+
+def _check_size(size: tuple, wanted: tuple, file: str | None, key: str) -> None:
+    """Refuse a mask that does not have the size (H, W) of its image."""
+    if size != wanted:
         raise BadSampleError(
             file,
             key,
-            f'mask size {decoded.shape} (H, W) differs from the image '
-            f'size {(height, width)}; masks must be drawn on the original image',
+            f'mask size {size} (H, W) differs from the image '
+            f'size {wanted}; masks must be drawn on the original image',
         )
-    return decoded
 
 
 def decode_masks(
@@ -95,9 +101,11 @@ def decode_masks(
 
 
 @lru_cache(maxsize=2)
-def _read_segment_ids(path: str) -> np.ndarray:
+def _read_segment_ids(path: str, height: int, width: int) -> np.ndarray:
     """Segment id of every pixel of a panoptic PNG, int32 (H, W); a grey PNG holds it directly."""
     with Image.open(path) as image:
+        # By the header: whatever a broken file says, it takes no more memory than the image.
+        _check_size((image.height, image.width), (height, width), path, 'png')
         pixels = np.array(
             image if image.mode in ('L', 'I', 'I;16', '1') else image.convert('RGB'), np.int32
         )
@@ -107,15 +115,17 @@ def _read_segment_ids(path: str) -> np.ndarray:
     return pixels
 
 
-def _decode_png(mask: dict, key: str) -> np.ndarray:
+def _decode_png(mask: dict, height: int, width: int, key: str) -> np.ndarray:
     path, ids = mask['png'], mask.get('ids')
     try:
-        pixels = _read_segment_ids(path)
+        pixels = _read_segment_ids(path, height, width)
     except FileNotFoundError as error:
         raise BadSampleError(
             path, key, 'no such mask file; check the folder of the masks in data_prefix'
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except BadSampleError as error:
+        raise BadSampleError(path, key, error.reason) from error
+    except DECODING_ERRORS as error:
         raise BadSampleError(
             path, key, f'cannot be decoded ({error}); download it again'
         ) from error

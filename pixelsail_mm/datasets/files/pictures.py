@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from pixelsail_mm.errors import BadSampleError
+
+#: Pixels of the largest picture that is decoded unless a config says otherwise: 8192 x 8192, more
+#: than the 50 million of phones. Decoding takes 7 to 11 bytes for each.
+MAX_PIXELS = 2**26
 IGNORE, ROTATE = 'ignore', 'rotate'
 ROTATION_IGNORED = 'picture whose EXIF rotation was ignored, its stored pixels were taken'
 ON_WHITE = 'picture with transparent pixels, which were put on white'
@@ -29,9 +35,32 @@ DECODING_ERRORS = (
     OverflowError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
+# Rows that are converted at a time; intermediate copies of a whole picture would double its memory.
+_ROWS = 512
 _DEEP_MODES = ('I', 'F')  # and all that begin with 'I;'
+
+
+def check_pixels(image: Image.Image, max_pixels: float, source: str, key: str) -> None:
+    """Refuse a picture that is too large, by its header; nothing has been decoded yet.
+
+    Args:
+        image: What ``Image.open`` gives.
+        max_pixels: Most pixels that are accepted.
+        source: Its file, or other name, for the error.
+        key: Key of a record that names it.
+
+    Raises:
+        BadSampleError: It has more.
+    """
+    if image.width * image.height > max_pixels:
+        raise BadSampleError(
+            source,
+            key,
+            f'image of {image.width}x{image.height} pixels exceeds '
+            f'max_pixels={max_pixels}; raise LoadImage.max_pixels in the pipeline of the config, '
+            'or shrink the image',
+        )
 
 
 def is_rotated(image: Image.Image) -> bool:
@@ -70,12 +99,22 @@ def to_rgb(image: Image.Image, exif: str = IGNORE) -> tuple[np.ndarray, list[str
     if image.mode in _DEEP_MODES or image.mode.startswith('I;'):
         grey, more = _to_8_bits(np.array(image))
         return np.repeat(grey[..., None], 3, axis=2), notes + more
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        if image.getextrema()[3][0] < 255:
-            notes.append(ON_WHITE)
-            image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.array(image.convert('RGB')), notes
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in _strips(image):
+        if strip.has_transparency_data:
+            strip = strip.convert('RGBA')
+            if strip.getextrema()[3][0] < 255:
+                if ON_WHITE not in notes:
+                    notes.append(ON_WHITE)
+                strip = Image.alpha_composite(Image.new('RGBA', strip.size, 'white'), strip)
+        pixels[top : top + strip.height] = np.asarray(strip.convert('RGB'))
+    return pixels, notes
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """First row and picture of each piece of a picture, from top to bottom."""
+    for top in range(0, image.height, _ROWS):
+        yield top, image.crop((0, top, image.width, min(top + _ROWS, image.height)))
 
 
 def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:

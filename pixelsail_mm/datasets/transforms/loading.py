@@ -10,7 +10,15 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from pixelsail_mm.datasets.files.masks import decode_mask, decode_masks
-from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS, IGNORE, ROTATE, is_rotated, to_rgb
+from pixelsail_mm.datasets.files.pictures import (
+    DECODING_ERRORS,
+    IGNORE,
+    MAX_PIXELS,
+    ROTATE,
+    check_pixels,
+    is_rotated,
+    to_rgb,
+)
 from pixelsail_mm.errors import BadSampleError
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
@@ -65,7 +73,8 @@ class LoadImage(PixelTransform):
 
     Args:
         max_pixels: Larger images are rejected before they are decoded, so that one corrupt or
-            hostile header cannot exhaust the memory of a worker; ``math.inf`` for no limit.
+            hostile header cannot exhaust the memory of a worker; ``math.inf`` for no limit but
+            Pillow's, of 179 million.
         exif: ``'ignore'`` keeps the stored pixels of pictures with an EXIF rotation, as the
             authors' release does, for annotations refer to them. ``'rotate'`` turns them, for
             pictures whose annotations, if any, were made on what a viewer shows. Questions about
@@ -77,7 +86,7 @@ class LoadImage(PixelTransform):
             not the one the annotation states.
     """
 
-    def __init__(self, max_pixels: float = Image.MAX_IMAGE_PIXELS, exif: str = IGNORE) -> None:
+    def __init__(self, max_pixels: float = MAX_PIXELS, exif: str = IGNORE) -> None:
         if exif not in (IGNORE, ROTATE):
             raise ValueError(f"LoadImage.exif={exif!r}: use '{IGNORE}' or '{ROTATE}'")
         self.max_pixels = max_pixels
@@ -120,13 +129,7 @@ class LoadImage(PixelTransform):
         exif = results.get('exif', self.exif)
         try:
             with Image.open(path) as image:
-                if image.width * image.height > self.max_pixels:
-                    raise BadSampleError(
-                        path,
-                        'img_path',
-                        f'image of {image.width}x{image.height} pixels exceeds '
-                        f'max_pixels={self.max_pixels}; raise LoadImage.max_pixels or shrink it',
-                    )
+                check_pixels(image, self.max_pixels, path, 'img_path')
                 rotated = exif == ROTATE and is_rotated(image)
                 pixels, notes = to_rgb(image, exif)
         except FileNotFoundError as error:
@@ -135,6 +138,13 @@ class LoadImage(PixelTransform):
             ) from error
         except BadSampleError:
             raise
+        except Image.DecompressionBombError as error:
+            raise BadSampleError(
+                path,
+                'img_path',
+                f'too large for max_pixels={self.max_pixels} of LoadImage, and for Pillow at all '
+                f'({error}); shrink the image',
+            ) from error
         except DECODING_ERRORS as error:
             raise BadSampleError(
                 path, 'img_path', f'cannot be decoded ({error}); download or re-encode it again'

@@ -133,7 +133,11 @@ class VQAAnswerer:
         if not answer.strip():
             raise BadSampleError(question.name, 'answer', 'there is no text to score')
         record = make_record(
-            question.name, _only_image(question), question.text, exif=self.ask.exif
+            question.name,
+            _only_image(question),
+            question.text,
+            exif=self.ask.exif,
+            max_pixels=self.ask.pipeline.max_pixels,
         )
         batch = pseudo_collate([self.ask.pipeline.with_answer(record, answer.strip())])
         for text in record['meta']['warnings']:

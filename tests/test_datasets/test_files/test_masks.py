@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.files.masks import decode_mask, mask_to_rle
 from pixelsail_mm.errors import BadSampleError
+from tests.helpers.png_headers import png_header
 
 H, W = 8, 12
 
@@ -149,6 +150,13 @@ def test_a_bad_png_is_named(tmp_path, content, reason):
         path.write_bytes(content)
     with pytest.raises(BadSampleError, match=rf'bad\.png: masks\[1\]: {reason}'):
         decode_mask(dict(png=str(path), ids=[1]), H, W, 'a.json', 'masks[1]')
+
+
+def test_a_png_of_another_size_is_refused_by_its_header(tmp_path):
+    path = png_header(tmp_path / 'huge.png', 9000, 9000)  # decoding would find it cut off
+    for ids in (None, [1]):
+        with pytest.raises(BadSampleError, match=r'huge\.png: masks\[1\]: mask size \(9000'):
+            decode_mask(dict(png=str(path), ids=ids), H, W, 'a.json', 'masks[1]')
 
 
 def test_union_of_spellings(panoptic_png):

@@ -8,6 +8,7 @@ from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
 from pixelsail_mm.apis.inferencer import _pixels as record_pixels
+from pixelsail_mm.datasets.files import pictures
 from pixelsail_mm.datasets.files.pictures import (
     BY_BITS,
     BY_RANGE,
@@ -137,6 +138,27 @@ def test_an_alpha_channel_that_hides_nothing_changes_nothing(tmp_path):
     assert np.array_equal(seen, rgb) and notes == []
 
 
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA', 'L', '1', 'CMYK', 'YCbCr', 'P', 'PA'])
+@pytest.mark.parametrize('rows', [1, 3, 5, 100])
+def test_pieces_of_a_picture_are_those_of_the_whole(monkeypatch, mode, rows):
+    """Transparent or not, each with the note it has as a whole."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 7, 4), np.uint8)
+    pixels[:4, :, 3] = 255
+    picture = Image.fromarray(pixels)
+    if mode == 'P':
+        picture = picture.convert('RGB').quantize(5)
+        picture.info['transparency'] = 2
+    elif mode == 'PA':  # of Pillow's conversion nothing is transparent
+        picture = picture.convert('LA').convert('PA')
+    else:
+        picture = picture.convert(mode)
+    whole = to_rgb(picture)
+    monkeypatch.setattr(pictures, '_ROWS', rows)
+    pieces = to_rgb(picture)
+    np.testing.assert_array_equal(pieces[0], whole[0])
+    assert pieces[1] == whole[1] == ([ON_WHITE] if mode in ('RGBA', 'LA', 'P') else [])
+
+
 def test_half_transparent_pixels_are_mixed_with_white():
     rgb, _ = to_rgb(Image.new('RGBA', (2, 2), (255, 0, 0, 128)))
     assert rgb[0, 0].tolist() == [255, 127, 127]
@@ -225,7 +247,7 @@ def test_a_dataset_counts_them_in_all_workers(photo, tmp_path, said, workers):
 
 
 def test_a_picture_that_the_pipeline_accepted_is_read_again(photo, monkeypatch):
-    """Whatever Pillow's own limit for one picture is, which the default follows."""
+    """Whatever the default limit is: the config may have a higher one."""
     monkeypatch.setattr(LoadImage.__init__, '__defaults__', (10, 'ignore'))
     with pytest.raises(ValueError, match='exceeds max_pixels=10'):
         LoadImage()(dict(img_path=photo))

@@ -1,5 +1,7 @@
 """LoadImage, LoadMasks and LoadVisualPrompts."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from scipy import ndimage
 
 from pixelsail_mm.datasets.transforms import LoadImage, LoadMasks, LoadVisualPrompts
 from pixelsail_mm.errors import BadSampleError
+from tests.helpers.png_headers import png_header
 
 H, W = 20, 30
 
@@ -113,6 +116,22 @@ class TestLoadImage:
         with pytest.raises(BadSampleError, match=r'30x20 pixels exceeds max_pixels=599'):
             LoadImage(max_pixels=599)(dict(img_path=str(path)))
         assert LoadImage(max_pixels=600)(dict(img_path=str(path)))['ori_shape'] == (H, W)
+
+    def test_the_default_limit_looks_at_the_header(self, tmp_path):
+        """Decoding 88 million pixels took 1.2 GB; what is only a header could not be decoded."""
+        path = png_header(tmp_path / 'a.png', 9400, 9400)
+        with pytest.raises(
+            BadSampleError, match=r'a\.png: img_path: .*9400x9400 .*=67108864; raise LoadImage\.max'
+        ):
+            LoadImage()(dict(img_path=str(path)))
+        with pytest.raises(BadSampleError, match='cannot be decoded'):
+            LoadImage()(dict(img_path=str(png_header(path, 8192, 8192))))
+
+    @pytest.mark.parametrize('limit', [10.0, math.inf])
+    def test_pillow_has_a_limit_of_its_own(self, tmp_path, limit):
+        path = png_header(tmp_path / 'a.png', 30000, 30000)
+        with pytest.raises(BadSampleError, match=rf'max_pixels={limit}.*Pillow.*shrink the image'):
+            LoadImage(limit)(dict(img_path=str(path)))
 
     def test_stated_size_must_agree(self):
         assert _loaded(height=H, width=W)['ori_shape'] == (H, W)
