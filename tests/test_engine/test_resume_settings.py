@@ -265,6 +265,15 @@ def test_weights_alone_are_not_resumed(runner_of, whole, tmp_path):
         resumed(runner_of, tmp_path / 'iter_2.pth')
 
 
+def test_weights_without_a_place_are_refused(runner_of, whole, tmp_path):
+    """Frozen layers that are left out change no trained weight."""
+    content = torch.load(whole / 'iter_2.pth', weights_only=False)
+    content['state_dict']['frozen.layers.7.weight'] = torch.zeros(2)
+    torch.save(content, tmp_path / 'iter_2.pth')
+    with pytest.raises(CheckpointError, match=r'1 of its .*frozen\.layers\.7.*load_from='):
+        resumed(runner_of, tmp_path / 'iter_2.pth')
+
+
 def test_code_in_a_checkpoint_does_not_run(runner_of, whole, tmp_path):
     """MMEngine would run `meta['config']` as a Python file."""
     planted = tmp_path / 'planted'

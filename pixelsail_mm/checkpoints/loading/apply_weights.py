@@ -179,7 +179,7 @@ def _check(
     """Refuse another architecture, adapters of other settings, and gaps in what the task uses."""
     needed = _needed(required_prefixes)
     unlike = ''
-    if not required_prefixes:
+    if not any(required_prefixes or ()):  # all of it, not some of its parts
         unlike = unlike_sizes(
             {key: value.shape for key, value in state.items()},
             {key: value.shape for key, value in own.items()},

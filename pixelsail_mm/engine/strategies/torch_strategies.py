@@ -10,7 +10,9 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
 from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_state
+from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.strategies.common import StrategyMixin, unwrap
+from pixelsail_mm.errors import CheckpointError
 from pixelsail_mm.registry import STRATEGIES
 
 
@@ -38,13 +40,24 @@ class _TorchStrategy(StrategyMixin):
 
         Returns:
             dict: The checkpoint without its weights.
+
+        Raises:
+            CheckpointError: A weight has no place in the model, or the model has one more.
         """
         checkpoint = load_state(filename)
         if callback is not None:
             callback(checkpoint)
-        apply_weights(
+        report = apply_weights(
             unwrap(self.model), checkpoint.pop('state_dict'), filename, required_prefixes=['']
         )
+        if report.unexpected:
+            raise CheckpointError(
+                filename,
+                f'{len(report.unexpected)} of its weights have no place in the model '
+                f'({shortened(report.unexpected, 5)})',
+                'resume with the model settings it was saved with, or start a new training from '
+                'it with --cfg-options load_from=CHECKPOINT',
+            )
         return checkpoint
 
     def model_state_dict(self) -> dict:

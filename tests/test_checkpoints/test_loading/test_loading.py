@@ -27,7 +27,7 @@ def state_of(tied=True, **llm):
         (dict(model_type='qwen3', head_dim=8), 'checkpoint has family Qwen3; .* family Qwen2'),
     ],
 )
-@pytest.mark.parametrize('required', [None, []])
+@pytest.mark.parametrize('required', [None, [], ['']])
 def test_another_architecture_is_named(llm, message, required):
     model = tiny_pixel_sail(True, seed=1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
