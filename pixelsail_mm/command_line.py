@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from pixelsail_mm import errors
 from pixelsail_mm.errors import DIVERGED, STOPPED, DivergedError, StoppedError, UserError
 
 
@@ -81,6 +82,21 @@ def _is_wrong_argument(error: BaseException) -> bool:
     )
 
 
+def _of_worker(error: BaseException, text: str) -> str | None:
+    """Message of a user's error that a worker of a data loader raised.
+
+    PyTorch raises it again with the worker's traceback as its message; as a RuntimeError, where the
+    error takes several arguments.
+    """
+    found = re.match(r'Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback', text)
+    if not found:
+        return None
+    kind = getattr(errors, found[1], type(error))
+    message = re.search(rf'^(?:\w+\.)*{found[1]}: (.*)\Z', text, re.MULTILINE | re.DOTALL)
+    users = issubclass(kind, (UserError, OSError)) and not issubclass(kind, ConnectionError)
+    return message[1].strip() if message and users else None
+
+
 def explain(error: BaseException) -> str | None:
     """Turn an error that a user can correct into one message.
 
@@ -88,6 +104,9 @@ def explain(error: BaseException) -> str | None:
         str | None: The message; None for an error that is a bug, where the traceback is wanted.
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    from_worker = _of_worker(error, text)
+    if from_worker:
+        return from_worker
     unknown = _explain_unknown_type(text)
     if unknown:
         return unknown

@@ -85,6 +85,10 @@ class AnnotationError(BadSampleError):
     """An annotation file as a whole cannot be used; raised when a dataset is built."""
 
 
+class NoUsableSampleError(UserError, RuntimeError):
+    """One training sample after the other cannot be used; names the last and what is wrong."""
+
+
 class MissingFilesError(UserError, FileNotFoundError):
     """Files or folders that a config names do not exist.
 

@@ -39,6 +39,7 @@ from pixelsail_mm.registry import DATASETS, TRANSFORMS
 _NOT_PART_OF_THE_INDEX = frozenset(
     {
         'index_cache',
+        'keeps_unreadable',
         'pipeline',
         'max_refetch',
         'data_list',

@@ -5,16 +5,30 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.logging import print_log
 
 from pixelsail_mm.datasets.files.skip_counter import SkipCounter
 from pixelsail_mm.datasets.token_lengths import LengthMeter, Record, measure_lengths
-from pixelsail_mm.errors import BadSampleError
+from pixelsail_mm.errors import BadSampleError, NoUsableSampleError
 
 _LOGGED_SKIPS = 10
+
+
+class Unreadable(NamedTuple):
+    """A sample of a test set that cannot be read; see :attr:`SampleSource.keeps_unreadable`.
+
+    Attributes:
+        dataset: Name of the data set.
+        item: Number of the sample in it.
+        error: What is wrong.
+    """
+
+    dataset: str
+    item: int
+    error: BadSampleError
 
 
 class SampleSource:
@@ -36,6 +50,9 @@ class SampleSource:
     pipeline: Callable
     _skips: SkipCounter
     _notes: SkipCounter
+    #: In test mode, give an :class:`Unreadable` in the place of a sample that cannot be read
+    #: instead of raising its error. An evaluation counts them; a worker that raises ends it.
+    keeps_unreadable = False
     _num_logged = 0
     _modality_length: list[int] | None = None
 
@@ -92,12 +109,12 @@ class SampleSource:
             idx: Draw index >= 0.
 
         Returns:
-            Output of the pipeline.
+            Output of the pipeline; or an :class:`Unreadable`, if they are kept.
 
         Raises:
             IndexError: Negative index.
             BadSampleError: The sample is broken, in test mode only.
-            RuntimeError: ``max_refetch`` further samples are broken as well.
+            NoUsableSampleError: ``max_refetch`` further samples are broken as well.
         """
         idx = int(idx)
         if idx < 0:
@@ -108,14 +125,17 @@ class SampleSource:
             try:
                 return self._load(item, rng)
             except BadSampleError as error:
+                if self.test_mode and self.keeps_unreadable:
+                    return Unreadable(self.name, item, error)
                 if self.test_mode:
                     raise
                 self._skip(error)
                 last = error
             item = int(rng.integers(len(self)))
-        raise RuntimeError(
-            f'{type(self).__name__}: {self.max_refetch + 1} samples in a row are '
-            f'broken, the last one: {last}. Check data_root and data_prefix'
+        raise NoUsableSampleError(
+            f'{self.name}: {self.max_refetch + 1} samples in a row cannot be used, the last one: '
+            f'{last}. Check data_root and data_prefix, or let tools/misc/check_data.py list what '
+            'is wrong'
         )
 
     def _load(self, item: int, rng: np.random.Generator) -> Any:

@@ -1,8 +1,17 @@
+"""Messages and statuses of the command line; files that are missing before a run."""
+
 import pytest
+from torch.utils.data import DataLoader
 
 from pixelsail_mm.command_line import explain, run_command
 from pixelsail_mm.engine.preflight import check_files
-from pixelsail_mm.errors import CheckpointError, ConfigError, MissingFilesError
+from pixelsail_mm.errors import (
+    BadSampleError,
+    CheckpointError,
+    ConfigError,
+    MissingFilesError,
+    NoUsableSampleError,
+)
 
 
 def test_all_missing_files_are_listed(tmp_path):
@@ -102,6 +111,41 @@ def test_wrong_argument_of_a_component_is_the_users_mistake():
 )
 def test_user_errors_are_explained(error, expected):
     assert explain(error) == expected
+
+
+class Raising:
+    """A data set that raises one error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    'error, expected',
+    [
+        (NoUsableSampleError('all are: bad\nNoUsableSampleError: so'), None),
+        (BadSampleError('a.png', 'img_path', 'is cut'), None),
+        (MissingFilesError([('a', 'x')], 'config'), None),
+        (FileNotFoundError(2, 'No such file', 'x'), "[Errno 2] No such file: 'x'"),
+    ],
+)
+def test_user_errors_of_a_worker_are_explained(error, expected):
+    with pytest.raises(Exception, match='Original Traceback') as raised:
+        next(iter(DataLoader(Raising(error), num_workers=1)))
+    assert explain(raised.value) == (expected or str(error))
+
+
+@pytest.mark.parametrize('error', [ValueError('bug'), ConnectionResetError('gone')])
+def test_bugs_in_a_worker_keep_their_traceback(error):
+    with pytest.raises(type(error)) as raised:
+        next(iter(DataLoader(Raising(error), num_workers=1)))
+    assert explain(raised.value) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 
 from pixelsail_mm.checkpoints.formats.checkpoint_files import remove, write_pointer
+from pixelsail_mm.engine.loops.unreadable import COUNT
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.registry import HOOKS
 
@@ -47,6 +48,24 @@ class PixelCheckpointHook(CheckpointHook):
         if Path(self.last_ckpt or '').name != self.filename_tmpl.format(runner.iter + 1):
             self._save_checkpoint(runner)
         return self.last_ckpt
+
+    def after_val_epoch(self, runner, metrics: dict) -> None:
+        """Save the best checkpoint, if the validation has the metric that says which it is.
+
+        Args:
+            runner: The runner.
+            metrics: What the validation found.
+        """
+        # Of a data set that cannot be read at all there are no metrics but this count.
+        found = {key: value for key, value in metrics.items() if not key.endswith(COUNT)}
+        wanted = getattr(self, 'key_indicators', None) or []
+        lacking = [key for key in wanted if key not in found and not (key == 'auto' and found)]
+        if lacking:
+            runner.logger.warning(
+                f'no best checkpoint is chosen: the validation has no {", ".join(lacking)}'
+            )
+        else:
+            super().after_val_epoch(runner, found)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if self.save_best:  # MMEngine removes the best so far before it writes the new one

@@ -1,5 +1,6 @@
 """Validation and test over several (data loader, evaluator) pairs in one run."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from mmengine.runner.amp import autocast
 from mmengine.runner.loops import TestLoop, ValLoop
 
 from pixelsail_mm.datasets.mixing import EvaluationBatchSampler
+from pixelsail_mm.datasets.sample_source import Unreadable
 from pixelsail_mm.datasets.templates import templates_version
 from pixelsail_mm.downloads.archives import sha256_of
 from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum_of, fields_of
 from pixelsail_mm.engine.loops.second_answer import answer_twice
 from pixelsail_mm.engine.loops.train_loop import seed_step
+from pixelsail_mm.engine.loops.unreadable import COUNT, listing, of_all_processes, sort_batches
 from pixelsail_mm.engine.preflight import check_sample_ids
 from pixelsail_mm.engine.results import package_versions
 from pixelsail_mm.engine.step_check import on_any_rank
@@ -57,6 +60,8 @@ class _MultiLoop:
             self.part_class(runner, dataloader=loader, evaluator=metrics, fp16=fp16)
             for loader, metrics in _pairs(dataloader, evaluator, self.mode)
         ]
+        for part in self.parts:
+            sort_batches(part.dataloader)
         for index, part in enumerate(self.parts):
             check_sample_ids(part.dataloader.dataset, f'{self.mode}_dataloader[{index}].dataset')
         self._select(self.parts[0])
@@ -87,14 +92,16 @@ class _MultiLoop:
             runner.call_hook(f'before_{self.mode}_epoch')
             runner.model.eval()
             with runner.strategy.evaluation():
-                for index, batch in enumerate(part.dataloader):
-                    part.run_iter(index, batch)
+                for index, (batch, unreadable) in enumerate(part.dataloader):
+                    part.note_unreadable(unreadable)
+                    if batch is not None:
+                        part.run_iter(index, batch)
                     if REQUEST.signal is not None:
                         break
             if self._is_left():
                 runner.logger.warning(f'{self.mode} is left without metrics: a signal said stop')
                 return {}
-            found = part.evaluator.evaluate(len(part.dataloader.dataset))
+            found = part.evaluate()
             twice = sorted(metrics.keys() & found.keys())
             if twice:
                 raise ConfigError(
@@ -111,6 +118,14 @@ class _Part:
     """What validation and test on one data set share: predict a batch, score it, tell the hooks."""
 
     mode = ''
+
+    def note_unreadable(self, unreadable: Sequence[Unreadable]) -> None:
+        """Take notice of samples that were left out of a batch."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict:
+        """Compute the metrics of the data set; all processes get them."""
+        return self.evaluator.evaluate(len(self.dataloader.dataset))
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
@@ -139,14 +154,46 @@ class _Part:
 
 
 class _ValPart(_Part, ValLoop):
-    """Validate on one data set."""
+    """Validate on one data set; where samples cannot be read, no metric is reported as complete."""
 
     mode = 'val'
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._unreadable: list[Unreadable] = []
+
+    def note_unreadable(self, unreadable: Sequence[Unreadable]) -> None:
+        """Keep what was left out for the end of the data set."""
+        self._unreadable += unreadable
+
+    def evaluate(self) -> dict:
+        """Compute the metrics; NaN for all, and how many are lacking, if not all could be read."""
+        lacking, self._unreadable = of_all_processes(self._unreadable), []
+        for metric in self.evaluator.metrics:
+            metric.incomplete = bool(lacking)
+        size = len(self.dataloader.dataset)
+        found = super().evaluate() if len(lacking) < size else {}
+        if not lacking:
+            return found
+        prefix = self.evaluator.metrics[0].prefix
+        rest = ', '.join(f'{name} {value}' for name, value in found.items())
+        self.runner.logger.error(
+            f'validation at iteration {self.runner.iter}: {len(lacking)} of {size} samples'
+            f'{f" of {prefix}" if prefix else ""} cannot be read, so its metrics are NaN'
+            f'{f" (of the other samples: {rest})" if rest else ""}; the training goes on:\n'
+            f'{listing(lacking)}'
+        )
+        count = {f'{prefix}/{COUNT}' if prefix else COUNT: len(lacking)}
+        return dict.fromkeys(found, math.nan) | count
 
 
 @LOOPS.register_module()
 class MultiValLoop(_MultiLoop, ValLoop):
     """Validate on one or several datasets.
+
+    A sample that cannot be read (``BadSampleError``) does not end the training: it is left out and
+    named in the log, the metrics of its data set are NaN, and ``PREFIX/unreadable_samples`` says
+    how many there are.
 
     Args:
         runner: The runner.
@@ -165,6 +212,20 @@ class _TestPart(_Part, TestLoop):
 
     mode = 'test'
     store: PredictionStore | None = None
+
+    def note_unreadable(self, unreadable: Sequence[Unreadable]) -> None:
+        """Stop: numbers of a test are of all samples.
+
+        Raises:
+            BadSampleError: There is one.
+        """
+        if not unreadable:
+            return
+        if self.store is not None:
+            self.runner.logger.info(
+                'the predictions made so far are kept: correct the data, and continue with --resume'
+            )
+        raise unreadable[0].error
 
     @property
     def batches(self) -> EvaluationBatchSampler | None:
@@ -229,6 +290,8 @@ class _TestPart(_Part, TestLoop):
 @LOOPS.register_module()
 class MultiTestLoop(_MultiLoop, TestLoop):
     """Test on one or several datasets.
+
+    A sample that cannot be read (``BadSampleError``) ends the test.
 
     Args:
         runner: The runner.
