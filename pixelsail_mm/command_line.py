@@ -11,7 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pixelsail_mm import errors
-from pixelsail_mm.errors import DIVERGED, STOPPED, DivergedError, StoppedError, UserError
+from pixelsail_mm.errors import (
+    DIVERGED,
+    OUT_OF_MEMORY,
+    STOPPED,
+    DivergedError,
+    StoppedError,
+    UserError,
+    is_out_of_memory,
+)
 
 
 def run_command(command: Callable[[], object], debug: bool = False) -> int:
@@ -24,9 +32,9 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
     Returns:
         int: 0 (or what the command says) on success, 2 after a mistake that the user can correct
         (missing file, unknown type, broken checkpoint), ``DIVERGED`` when a training stopped for
-        NaN or infinity, ``STOPPED`` when it saved and stopped after a signal (see
-        :mod:`pixelsail_mm.errors`), 130 after Ctrl-C where nothing is saved. A bug in the code
-        keeps its traceback.
+        NaN or infinity, ``STOPPED`` when it saved and stopped after a signal, ``OUT_OF_MEMORY``
+        where there was too little memory (see :mod:`pixelsail_mm.errors`), 130 after Ctrl-C where
+        nothing is saved. A bug in the code keeps its traceback.
     """
     try:
         status = command()
@@ -47,7 +55,7 @@ def run_command(command: Callable[[], object], debug: bool = False) -> int:
             f'error: {message}\n(--debug or PIXELSAIL_DEBUG=1 shows where it was raised)',
             file=sys.stderr,
         )
-        return 2
+        return OUT_OF_MEMORY if is_out_of_memory(error) else 2
     return status if isinstance(status, int) else 0
 
 
@@ -112,6 +120,8 @@ def explain(error: BaseException) -> str | None:
         return unknown
     if isinstance(error, UserError):
         return text
+    if is_out_of_memory(error):
+        return f'out of memory: {text or type(error).__name__}'
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return f'{error.strerror or text}: {error.filename}' if error.filename else text
     if isinstance(error, SyntaxError):

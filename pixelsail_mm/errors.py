@@ -10,6 +10,8 @@ from pathlib import Path
 DIVERGED = 3
 #: Exit status of a process that waited too long, see :mod:`pixelsail_mm.engine.watchdog`.
 HUNG = 4
+#: Exit status of a run that had too little memory.
+OUT_OF_MEMORY = 5
 #: Exit status of a training that saved and stopped because a signal asked it to (EX_TEMPFAIL of
 #: sysexits.h): started again with ``--resume`` it goes on.
 STOPPED = 75
@@ -83,6 +85,44 @@ class BadSampleError(UserError, ValueError):
 
 class AnnotationError(BadSampleError):
     """An annotation file as a whole cannot be used; raised when a dataset is built."""
+
+
+_MEMORY_TEXTS = (
+    "can't allocate memory",  # PyTorch's allocator of CPU memory, on Linux
+    'not enough memory',  # the same elsewhere
+    'Cannot allocate memory',  # the system
+    'CUDA out of memory',
+    'CUDA error: out of memory',
+    'CUBLAS_STATUS_ALLOC_FAILED',
+    'Insufficient shared memory',
+)
+_KILLED_TEXTS = ('is killed by signal: Killed', 'is killed by signal: Bus error')
+
+
+class MemoryShortageError(UserError, MemoryError):
+    """A run had too little memory; the log has a report with the settings that help.
+
+    Command lines end with the status :data:`OUT_OF_MEMORY`.
+    """
+
+
+def is_worker_killed(error: BaseException) -> bool:
+    """Tell whether a worker of a data loader was killed: the system does so for want of memory."""
+    text = str(error)
+    return 'DataLoader worker' in text and any(said in text for said in _KILLED_TEXTS)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means too little memory, of the machine or of a GPU.
+
+    Args:
+        error: Of Python, of PyTorch's allocators, or of its data loader whose worker was killed.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
+        return True
+    if not isinstance(error, (RuntimeError, OSError)):
+        return False
+    return is_worker_killed(error) or any(said in str(error) for said in _MEMORY_TEXTS)
 
 
 class NoUsableSampleError(UserError, RuntimeError):

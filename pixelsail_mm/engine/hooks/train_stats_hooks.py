@@ -1,12 +1,10 @@
 """Figures of the training log: losses over all processes, speed, memory."""
 
-import resource
-import sys
-
 import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 
+from pixelsail_mm.engine.memory_report import peak_resident
 from pixelsail_mm.registry import HOOKS
 
 
@@ -77,6 +75,4 @@ class ThroughputHook(Hook):
         tokens = count_tokens(data_batch) * get_world_size()
         hub.update_scalar('train/tokens_per_sec', tokens / max(seconds, 1e-9))
         if not torch.cuda.is_available():
-            unit = 2**20 if sys.platform == 'darwin' else 2**10
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            hub.update_scalar('train/memory', peak // unit)
+            hub.update_scalar('train/memory', peak_resident() // 2**20)

@@ -17,6 +17,7 @@ from pixelsail_mm.engine.loops.prediction_store import PredictionStore, checksum
 from pixelsail_mm.engine.loops.second_answer import answer_twice
 from pixelsail_mm.engine.loops.train_loop import seed_step
 from pixelsail_mm.engine.loops.unreadable import COUNT, listing, of_all_processes, sort_batches
+from pixelsail_mm.engine.memory_report import explaining_memory
 from pixelsail_mm.engine.preflight import check_sample_ids
 from pixelsail_mm.engine.results import package_versions
 from pixelsail_mm.engine.step_check import on_any_rank
@@ -25,6 +26,7 @@ from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
+_NOUNS = dict(val='validation', test='test')
 #: Settings of a data loader that do not change what it gives.
 _ONLY_SPEED = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
@@ -60,6 +62,7 @@ class _MultiLoop:
             self.part_class(runner, dataloader=loader, evaluator=metrics, fp16=fp16)
             for loader, metrics in _pairs(dataloader, evaluator, self.mode)
         ]
+        self._is_list = isinstance(dataloader, (list, tuple))
         for part in self.parts:
             sort_batches(part.dataloader)
         for index, part in enumerate(self.parts):
@@ -87,15 +90,19 @@ class _MultiLoop:
         """
         runner, metrics = self._runner, {}
         runner.call_hook(f'before_{self.mode}')
-        for part in self.parts:
+        for number, part in enumerate(self.parts):
             self._select(part)
             runner.call_hook(f'before_{self.mode}_epoch')
             runner.model.eval()
-            with runner.strategy.evaluation():
-                for index, (batch, unreadable) in enumerate(part.dataloader):
+            key = f'{self.mode}_dataloader' + (f'.{number}' if self._is_list else '')
+            with (
+                runner.strategy.evaluation(),
+                explaining_memory(runner, key, f'in the {_NOUNS[self.mode]}') as place,
+            ):
+                for index, (place.batch, unreadable) in enumerate(part.dataloader):
                     part.note_unreadable(unreadable)
-                    if batch is not None:
-                        part.run_iter(index, batch)
+                    if place.batch is not None:
+                        part.run_iter(index, place.batch)
                     if REQUEST.signal is not None:
                         break
             if self._is_left():

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from pixelsail_mm.compat.xtuner import TrainLoop
 from pixelsail_mm.datasets.mixing import DrawIndexSampler
 from pixelsail_mm.engine.process_ties import tie_workers
+from pixelsail_mm.engine.memory_report import explaining_memory
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
@@ -101,7 +102,10 @@ class PixelTrainLoop(TrainLoop):
         self.runner.call_hook('before_train_epoch')
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
+            doing = f'in iteration {self._iter + 1} of the training'
+            with explaining_memory(self.runner, 'train_dataloader', doing) as place:
+                place.batch = next(self.dataloader_iterator)
+                self.run_iter(place.batch)
             self._decide_current_val_interval()
             if self._validation_is_due():
                 self.runner.val_loop.run()
