@@ -183,6 +183,8 @@ def remedies(cfg: Any, key: str, worker: bool = False) -> list[str]:
     """
     training = key == 'train_dataloader'
     loader = _at(cfg, key) or {}
+    if isinstance(loader, (list, tuple)):
+        key, loader = f'{key}.0', loader[0]
     size = loader.get('batch_size', 1)
     fewer = [f'{key}.batch_size={max(1, size // 2)} (now {size})']
     if training:

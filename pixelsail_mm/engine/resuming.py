@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from pixelsail_mm.checkpoints.formats.safe_pickle import read_pickle
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import is_zero_folder, read_structure
 from pixelsail_mm.engine.default_hooks import HooksOffRunner
-from pixelsail_mm.engine.memory_report import explaining_memory
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.training_settings import (
     RECORD,
@@ -121,15 +120,6 @@ class PixelRunner(HooksOffRunner):
     (:func:`~pixelsail_mm.engine.training_settings.training_settings`); a resumed run says which are
     not the same, goes on with those of the config, or refuses where that would not be exact.
     """
-
-    def train(self):
-        """Train; see MMEngine's ``FlexibleRunner.train``.
-
-        Raises:
-            MemoryShortageError: There was too little memory, in a step or before the first.
-        """
-        with explaining_memory(self, 'train_dataloader', 'in the training'):
-            return super().train()
 
     def load_or_resume(self) -> None:
         """Note the settings of this run; then load or resume as MMEngine does."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pixelsail_mm.checkpoints.loading.vocabulary import Vocabulary
+from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.errors import shortened
 from pixelsail_mm.setting_differences import differences
 
@@ -25,6 +27,16 @@ _ONLY_WRITE = (
     'stop',
     'watchdog',
     'visualization',
+)
+# Settings of the data loader that change no batch.
+_HOW_LOADED = (
+    'num_workers',
+    'pin_memory',
+    'pin_memory_device',
+    'persistent_workers',
+    'prefetch_factor',
+    'timeout',
+    'multiprocessing_context',
 )
 # Settings of DeepSpeed that repeat others, or only print.
 _REPEATED = (
@@ -47,7 +59,7 @@ _FREE = (
     'foreach',
     'capturable',
 )
-_ROWS, _WIDTH = 40, 48
+_WIDTH = 48
 # What happens to a change: how a refusal begins; what sets optimizer and schedules anew.
 _REFUSED = 'refused: '
 _APPLIED, _BY_NOW = 'applied from here on', 'applied: continues where it would be by now'
@@ -62,37 +74,48 @@ def training_settings(runner) -> dict[str, Any]:
     Args:
         runner: A runner whose loop is built and whose strategy is prepared.
     """
-    cfg, deepspeed = runner.cfg, None
-    loader = {
-        key: cfg.train_dataloader.get(key)
-        for key in ('batch_size', 'dataset', 'sampler', 'collate_fn')
-    }
-    loader['sampler'] = {
-        key: value for key, value in loader['sampler'].items() if key != 'batch_size'
-    }  # repeats the loader's
-    if 'config' in cfg.strategy:
-        deepspeed = {
-            key: value for key, value in cfg.strategy.config.items() if key not in _REPEATED
-        }
-    settings = dict(
-        optim_wrapper=cfg.optim_wrapper,
-        param_scheduler=cfg.get('param_scheduler') or [],
-        auto_scale_lr=cfg.get('auto_scale_lr'),
-        max_iters=runner.max_iters,
-        deepspeed=deepspeed,
-        processes=runner.world_size,
-        randomness={key: value for key, value in cfg.randomness.items() if key != 'seed'},
-        order=getattr(runner.train_loop, 'data_order', dict)(),
-        trained_weights=runner.strategy.trained_weights,
-        train_dataloader=loader,
-        model=cfg.model,
-        custom_hooks=cfg.get('custom_hooks') or [],
-        default_hooks={
-            key: value
-            for key, value in (cfg.get('default_hooks') or {}).items()
-            if key not in _ONLY_WRITE
-        },
+    tokenizer = getattr(unwrap(runner.model), 'tokenizer', None)
+    return configured_settings(runner.cfg) | _plain(
+        dict(
+            max_iters=runner.max_iters,
+            processes=runner.world_size,
+            order=getattr(runner.train_loop, 'data_order', dict)(),
+            trained_weights=runner.strategy.trained_weights,
+            vocabulary=tokenizer and Vocabulary.of_tokenizer(tokenizer).metadata(),
+        )
     )
+
+
+def configured_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect those of them that a config says, as plain values.
+
+    Args:
+        cfg: A training's config.
+    """
+    strategy = (cfg.get('strategy') or {}).get('config')
+    loader = _without(cfg['train_dataloader'], _HOW_LOADED)
+    # Its batch size repeats the loader's.
+    loader['sampler'] = _without(loader.get('sampler') or {}, ('batch_size',))
+    return _plain(
+        dict(
+            optim_wrapper=cfg['optim_wrapper'],
+            param_scheduler=cfg.get('param_scheduler') or [],
+            auto_scale_lr=cfg.get('auto_scale_lr'),
+            deepspeed=None if strategy is None else _without(strategy, _REPEATED),
+            randomness=_without(cfg.get('randomness') or {}, ('seed',)),
+            train_dataloader=loader,
+            model=cfg['model'],
+            custom_hooks=cfg.get('custom_hooks') or [],
+            default_hooks=_without(cfg.get('default_hooks') or {}, _ONLY_WRITE),
+        )
+    )
+
+
+def _without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in names}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(to_text(settings))
 
 
@@ -231,11 +254,26 @@ def _of_processes(change: Change, place: _Place) -> str:
     return change.effect
 
 
+def _of_vocabulary(change: Change, place: _Place) -> str:
+    if change.saved is None:  # a record of an earlier version
+        return 'not compared: the checkpoint does not say it'
+    return f'{_REFUSED}the rows of the embeddings belong to other tokens'
+
+
+def _of_hooks(change: Change, place: _Place) -> str:
+    """MMEngine's ``EMAHook`` saves the averages as the weights, and those trained elsewhere."""
+    if 'EMAHook' in str(change.saved) and 'EMAHook' not in str(change.now):
+        return f'{_REFUSED}with EMAHook the weights in the checkpoint are averages, not the trained'
+    return change.effect
+
+
 _ORDER = f'{_REFUSED}the order of samples would be another'
 # What happens, or what says it; the first that fits a key counts. Without one, the value is used.
 _RULES: list[tuple[str, str | Callable[[Change, _Place], str]]] = [
     (r'order\.', _ORDER),
-    (r'train_dataloader\.sampler', _ORDER),
+    (r'train_dataloader\.(batch_)?sampler|train_dataloader\.drop_last', _ORDER),
+    (r'vocabulary\b', _of_vocabulary),
+    (r'custom_hooks|default_hooks', _of_hooks),
     (r'optim_wrapper\.optimizer\.type$', f'{_REFUSED}it keeps another state'),
     (rf'optim_wrapper\.optimizer\.({"|".join(_FREE)})\b', _APPLIED),
     (r'optim_wrapper\.optimizer\b', f'{_REFUSED}the optimizer state depends on it'),
@@ -251,23 +289,34 @@ _RULES: list[tuple[str, str | Callable[[Change, _Place], str]]] = [
 
 
 def table(changes: Sequence[Change]) -> str:
-    """Lay changes out in four columns: setting, saved, now, what happens."""
+    """Lay changes out in four columns: setting, saved, now, what happens.
+
+    Values that are too long for a column follow in full.
+    """
     rows = [('setting', 'saved', 'now', 'what happens')]
     ordered = sorted(changes, key=lambda change: not change.refused)
     rows += [
-        (change.key, _short(change.saved), _short(change.now), change.effect)
-        for change in ordered[:_ROWS]
+        (change.key, _short(change.saved), _short(change.now), change.effect) for change in ordered
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         '  '.join([cell.ljust(width) for cell, width in zip(row, widths)] + [row[3]])
         for row in rows
     ]
-    if len(changes) > _ROWS:
-        lines.append(f'and {len(changes) - _ROWS} more')
+    for change in ordered:
+        if max(len(_text(change.saved)), len(_text(change.now))) > _WIDTH:
+            lines += [
+                f'{change.key} in full:',
+                f'  saved  {_text(change.saved)}',
+                f'  now    {_text(change.now)}',
+            ]
     return '\n'.join(lines)
 
 
+def _text(value: Any) -> str:
+    return '-' if value is None else str(value)
+
+
 def _short(value: Any) -> str:
-    text = '-' if value is None else str(value)
+    text = _text(value)
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + '...'
