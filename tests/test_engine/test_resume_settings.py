@@ -16,6 +16,7 @@ from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.engine.strategies.deepspeed import read_preset
 from pixelsail_mm.engine.training_settings import compare, configured_settings, table
 from pixelsail_mm.errors import CheckpointError, ConfigError
+from pixelsail_mm.testing.tiny_models import byte_tokenizer
 
 CONFIG = Path(__file__).with_name('toy_config.py')
 LR, MAX_ITERS = 'optim_wrapper.optimizer.lr', 'train_cfg.max_iters'
@@ -464,3 +465,30 @@ def test_averaged_weights_do_not_pass_for_the_trained(runner_of):
     first.train()
     with pytest.raises(ConfigError, match='custom_hooks.*refused: with EMAHook'):
         resumed(runner_of, Path(first.work_dir) / 'iter_4.pth')
+
+
+def test_a_tokenizer_of_other_tokens_is_refused(repo_root, tmp_path, monkeypatch):
+    """Of the same size, so that no shape tells; the same tokens in another folder are fine."""
+    folders = [tmp_path / name for name in ('one', 'moved', 'other')]
+    for folder in folders:
+        byte_tokenizer().save_pretrained(folder)
+    file = folders[2] / 'tokenizer.json'
+    content = json.loads(file.read_text())
+    tokens = content['model']['vocab']
+    tokens['a'], tokens['b'] = tokens['b'], tokens['a']
+    file.write_text(json.dumps(content))
+
+    def run(folder, resume):
+        monkeypatch.setenv('PIXELSAIL_TEST_TOKENIZER', str(folder))
+        config = repo_root / 'tests/integration/test_training/mixed_config.py'
+        options = ['train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=1']
+        cfg = read_config(config, options)
+        cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), f'tokens{next(numbers)}'
+        cfg.launcher, cfg.resume = 'none', resume
+        build_runner(cfg).train()
+
+    run(folders[0], False)
+    first = str(tmp_path / 'run/iter_1.pth')
+    run(folders[1], first)
+    with pytest.raises(ConfigError, match='vocabulary.*refused: the rows of the embeddings'):
+        run(folders[2], first)
