@@ -11,8 +11,10 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
+from pixelsail_mm.datasets.files.pictures import IGNORE, shown_size
 from pixelsail_mm.datasets.transforms.conversation import BuildConversation
 from pixelsail_mm.datasets.transforms.grid import ResizeToGrid
+from pixelsail_mm.datasets.transforms.loading import LoadImage
 from pixelsail_mm.errors import BadSampleError
 
 Record = dict[str, Any]
@@ -33,6 +35,8 @@ class LengthMeter:
     def __init__(self, transforms: Sequence[Callable], name: str) -> None:
         self._resize = _find(transforms, ResizeToGrid, name)
         self._build = _find(transforms, BuildConversation, name)
+        loaders = [stage for stage in transforms if isinstance(stage, LoadImage)]
+        self._exif = loaders[0].exif if loaders else IGNORE
 
     def identity(self) -> dict:
         """Settings that the counts depend on besides the records; plain values for JSON."""
@@ -46,6 +50,8 @@ class LengthMeter:
             tokenizer=hashlib.sha256(tokenizer.encode()).hexdigest(),
             template=self._build.template,
             max_length=self._build.max_length,
+            # Caches of earlier versions are of stored pixels.
+            **({} if self._exif == IGNORE else dict(exif=self._exif)),
         )
 
     def count(self, record: Record) -> int:
@@ -54,7 +60,7 @@ class LengthMeter:
         Raises:
             BadSampleError: The record cannot be used.
         """
-        size = _image_size(record)
+        size = _image_size(record, record.get('exif', self._exif))
         grid = (0, 0) if size is None else self._resize.grid(*size)
         tokens = self._build.count_tokens(dict(record, grid=grid))
         return tokens if size else -tokens
@@ -99,15 +105,15 @@ def _find(transforms: Sequence[Callable], kind: type, name: str) -> Any:
     )
 
 
-def _image_size(record: Record) -> tuple[int, int] | None:
-    """(height, width) of a record's image; None for text only."""
+def _image_size(record: Record, exif: str) -> tuple[int, int] | None:
+    """(height, width) of a record's image as the model sees it; None for text only."""
     if not record.get('img_path'):
         return None
     if record.get('height') and record.get('width'):
         return record['height'], record['width']
     try:
         with Image.open(record['img_path']) as image:  # reads the header only
-            return image.height, image.width
+            return shown_size(image, exif)
     except (OSError, SyntaxError, ValueError) as error:
         raise BadSampleError(
             record['img_path'], 'img_path', f'cannot be opened ({error}); download it again'

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import ExifTags, Image
 
 from pixelsail_mm.registry import DATASETS
 
@@ -70,6 +71,25 @@ def test_sizes_that_the_annotation_lacks_come_from_the_image(
     (tmp_path / 'images' / '000000.png').write_bytes(image)
     dataset = DATASETS.build(dict(cfg, pipeline=tokens))
     assert dataset.modality_length == [len(dataset[0]['input_ids'])]
+
+
+@pytest.mark.parametrize('exif', ['ignore', 'rotate'])
+def test_a_turned_picture_has_the_length_of_what_is_shown(write_refcoco, tokens, tmp_path, exif):
+    """With a token at the end of each row of patches, the longer side counts."""
+    cfg = write_refcoco(
+        [dict(id=1, file_name='phone.png')],
+        [dict(id=1, segmentation=[[1, 1, 9, 1, 9, 9]])],
+        [dict(ref_id=1, ann_id=1, image_id=1, split='train', sentences=[dict(raw='a star')])],
+    )
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6
+    Image.new('RGB', (80, 24)).save(tmp_path / 'images' / 'phone.png', exif=orientation)
+    tokens[0]['exif'] = exif
+    tokens[-1]['image_layout'] = 'rows'
+    dataset = DATASETS.build(dict(cfg, pipeline=tokens))
+    sample = dataset[0]
+    assert sample['grid'] == ((10, 3) if exif == 'rotate' else (3, 10))
+    assert dataset.modality_length == [len(sample['input_ids'])]
 
 
 def test_a_broken_sample_has_length_one(configs, tokens, tmp_path, mini_world):

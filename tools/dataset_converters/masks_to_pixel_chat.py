@@ -42,6 +42,12 @@ def parse_args() -> argparse.Namespace:
         default='Please segment {x}.',
         help='what is asked; {x} is the phrase (default: %(default)r)',
     )
+    parser.add_argument(
+        '--exif',
+        choices=['rotate', 'ignore'],
+        help='pictures with an EXIF rotation: their masks are of what viewers show (rotate) or of '
+        'the stored pixels (ignore); by default as the size of a mask says',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the files written before')
     parser.add_argument(
         '--draw-example',
@@ -73,6 +79,7 @@ def convert(args: argparse.Namespace) -> None:
         args.question,
         args.overwrite,
         lambda rows: tqdm(rows, desc='rows', leave=False),
+        args.exif,
     )
     for kind, messages in done.skipped.items():
         print(f'left out: {kind}: {len(messages)} rows')

@@ -12,8 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pixelsail_mm.datasets.files.annotation_writer import dump_json
 from pixelsail_mm.datasets.files.masks import decode_mask
+from pixelsail_mm.datasets.files.pictures import (
+    DECODING_ERRORS,
+    IGNORE,
+    ROTATE,
+    is_rotated,
+    shown_size,
+)
 from pixelsail_mm.errors import AnnotationError, BadSampleError, ConfigError
 from pixelsail_mm.tokenization import SEG_TOKEN, TASK_TOKENS, VISION_TOKENS
 
@@ -63,6 +72,7 @@ def masks_to_pixel_chat(
     question: str = 'Please segment {x}.',
     overwrite: bool = False,
     progress: Progress = lambda items: items,
+    exif: str | None = None,
 ) -> Conversion:
     """Write ``train.json`` and ``val.json`` for :class:`~pixelsail_mm.datasets.PixelChatDataset`.
 
@@ -79,6 +89,9 @@ def masks_to_pixel_chat(
         question: What is asked, with ``{x}`` for the phrase.
         overwrite: Replace files of these names.
         progress: Wraps the rows to show how far it is.
+        exif: Of pictures with an EXIF rotation: ``'rotate'`` if the masks are of what viewers and
+            annotation tools show, ``'ignore'`` if of the stored pixels. None: as the size of a
+            mask says; rows where it fits both are left out.
 
     Raises:
         FileNotFoundError: There is no table.
@@ -99,7 +112,7 @@ def masks_to_pixel_chat(
             f'{folder}: {", ".join(f"{s}.json" for s in found)} is there already;'
             ' replace it with --overwrite'
         )
-    result, checked, check = Conversion(), [], _Checks(folder)
+    result, checked, check = Conversion(), [], _Checks(folder, exif)
     for line, cells in progress(list(_read_rows(path))):
         try:
             checked.append(check(line, cells))
@@ -114,9 +127,7 @@ def masks_to_pixel_chat(
         )
     splits = _choose_splits(checked, val_share)
     for split in _SPLITS:
-        entries = _entries(
-            [row for row in checked if splits[row.image] == split], check.sizes, question
-        )
+        entries = _entries([row for row in checked if splits[row.image] == split], check, question)
         (folder / f'{split}.json').unlink(missing_ok=True)
         if entries:
             dump_json(entries, folder / f'{split}.json')
@@ -158,15 +169,19 @@ class _Checks:
 
     Args:
         folder: Folder of the data set.
+        exif: See :func:`masks_to_pixel_chat`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, exif: str | None) -> None:
         self._images, self._masks = folder / 'images', folder / 'masks'
+        self._exif = exif
         self._splits: dict[str, tuple[str, int]] = {}
         self._seen: dict[tuple[str, ...], int] = {}
         self._faulty: dict[str, str] = {}
-        #: (height, width) of every image that can be read.
+        #: (height, width) of every image that can be read, in the pixels of its masks.
         self.sizes: dict[str, tuple[int, int]] = {}
+        #: What these are, of images with an EXIF rotation; None while that is not known.
+        self.exif: dict[str, str | None] = {}
 
     def __call__(self, line: int, cells: dict) -> _Row:
         """Give the checked row; raises :class:`_BadRowError`."""
@@ -204,8 +219,13 @@ class _Checks:
         if name not in self.sizes and name not in self._faulty:
             _require_file(self._images / name)
             try:
-                loaded = LoadImage()(dict(img_path=str(self._images / name)))
+                loaded = LoadImage(exif=self._exif or ROTATE)(
+                    dict(img_path=str(self._images / name), notes=[])
+                )
                 self.sizes[name] = loaded['ori_shape']
+                with Image.open(self._images / name) as image:
+                    if is_rotated(image):
+                        self.exif[name] = self._exif
             except BadSampleError as error:
                 self._faulty[name] = f'{error.file}: {error.reason}'
         if name in self._faulty:
@@ -218,12 +238,32 @@ class _Checks:
             raise _BadRowError(
                 'mask is a JPEG', f'{path}: JPEG blurs the edge of a mask; save it as PNG'
             )
+        if self.exif.get(row.image, self) is None:
+            self._choose_exif(row.image, path)
         try:
             mask = decode_mask(dict(png=str(path)), *self.sizes[row.image], str(path), 'mask')
         except BadSampleError as error:
             raise _BadRowError('unusable mask', f'{error.file}: {error.reason}') from error
         if not mask.any():
             raise _BadRowError('empty mask', f'{path}: no pixel differs from 0')
+
+    def _choose_exif(self, name: str, mask: Path) -> None:
+        """Find out what a mask of a picture with an EXIF rotation was drawn on."""
+        try:
+            with Image.open(self._images / name) as image, Image.open(mask) as drawn:
+                sizes = {way: shown_size(image, way) for way in (IGNORE, ROTATE)}
+                found = [way for way, size in sizes.items() if size == (drawn.height, drawn.width)]
+        except DECODING_ERRORS:
+            return  # said by who reads it
+        if len(found) == 2:
+            raise _BadRowError(
+                'picture with an EXIF rotation',
+                f'{self._images / name}: its size does not tell what the mask was drawn on; '
+                'convert with --exif rotate (masks of what viewers and annotation tools show) or '
+                '--exif ignore (of the stored pixels)',
+            )
+        if found:
+            self.exif[name], self.sizes[name] = found[0], sizes[found[0]]
 
     def _check_split(self, row: _Row) -> None:
         if not row.split:
@@ -263,15 +303,23 @@ def _share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], 'big') / (1 << 48)
 
 
-def _entries(rows: Iterable[_Row], sizes: dict[str, tuple[int, int]], question: str) -> list[dict]:
+def _entries(rows: Iterable[_Row], check: _Checks, question: str) -> list[dict]:
     images: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         images[row.image][row.phrase].append(row.mask)
-    return [_entry(name, phrases, *sizes[name], question) for name, phrases in images.items()]
+    return [
+        _entry(name, phrases, *check.sizes[name], check.exif.get(name), question)
+        for name, phrases in images.items()
+    ]
 
 
 def _entry(
-    name: str, phrases: dict[str, list[str]], height: int, width: int, question: str
+    name: str,
+    phrases: dict[str, list[str]],
+    height: int,
+    width: int,
+    exif: str | None,
+    question: str,
 ) -> dict[str, Any]:
     masks = [[dict(png=file) for file in files] for files in phrases.values()]
     return dict(
@@ -279,6 +327,7 @@ def _entry(
         image=name,
         height=height,
         width=width,
+        **({} if exif is None else dict(exif=exif)),
         turns=[
             dict(
                 question=question.replace('{x}', phrase), answer=f'{SEG_TOKEN}.', expression=phrase

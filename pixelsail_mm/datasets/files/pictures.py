@@ -68,6 +68,13 @@ def is_rotated(image: Image.Image) -> bool:
     return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
+def shown_size(image: Image.Image, exif: str) -> tuple[int, int]:
+    """(height, width) of the pixels that :func:`to_rgb` gives, by the header."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    sides = image.height, image.width
+    return sides[::-1] if exif == ROTATE and orientation in range(5, 9) else sides
+
+
 def to_rgb(image: Image.Image, exif: str = IGNORE) -> tuple[np.ndarray, list[str]]:
     """Give the pixels of a picture as people see them.
 

@@ -105,6 +105,8 @@ class PixelChatDataset(PixelDataset):
         about = asked[-1]['about'] if self.test_mode else {}
         about = {'answer' if key == 'correct' else key: about[key] for key in about}
         record['meta'] = {**info['meta'], **record['meta'], **about}
+        if 'exif' in info:
+            record['exif'] = info['exif']
         return record
 
 
@@ -193,6 +195,7 @@ def _make_item(entry: Any, number: int, at: _Place, img_path: str, mask_path: An
         meta=entry.get('meta', {}),
         img_path=osp.join(img_path, entry['image']) if 'image' in entry else None,
         **{side: int(entry[side]) for side in ('height', 'width') if side in entry},
+        **{key: entry[key] for key in ('exif',) if key in entry},
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pixelsail_mm.datasets import AnnotationError, PixelChatDataset
 from pixelsail_mm.datasets.converters.mask_table import masks_to_pixel_chat
@@ -183,6 +183,47 @@ def test_no_table_and_a_table_that_is_no_text(mine):
     (mine / 'masks.csv').write_bytes(f'{HEAD}\n1.png,a.png,caf\u00e9\n'.encode('latin-1'))
     with pytest.raises(AnnotationError, match='cannot be read.*UTF-8'):
         masks_to_pixel_chat(mine)
+
+
+def turned(path, orientation, pixels):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize('drawn_on', ['rotate', 'ignore'])
+@pytest.mark.parametrize('orientation, given', [(6, None), (6, 'same'), (3, 'same')])
+def test_masks_of_pictures_with_an_exif_rotation(mine, convert, drawn_on, orientation, given):
+    """What is read is what the mask was drawn on: its pixel is the white one."""
+    picture = np.zeros((H, W, 3), np.uint8)
+    picture[0, 0] = 255
+    turned(mine / 'images/1.png', orientation, picture)
+    image = LoadImage(exif=drawn_on)(dict(img_path=str(mine / 'images/1.png'), notes=[]))['img']
+    save(mine / 'masks/a.png', image[..., 0])
+    done = convert('1.png,a.png,x', 'sub/2.jpg,deep/c.png,y', exif=given and drawn_on)
+    assert not done.skipped
+    (entry,) = [e for split in ('train', 'val') for e in entries(mine, split) if e['id'] == '1.png']
+    assert entry['exif'] == drawn_on and (entry['height'], entry['width']) == image.shape[:2]
+    (split,) = [s for s in ('train', 'val') if entry in entries(mine, s)]
+    dataset = PixelChatDataset(
+        f'{split}.json',
+        data_root=str(mine),
+        data_prefix=dict(img_path='images', mask_path='masks'),
+        pipeline=[LoadImage(), LoadMasks()],
+    )
+    record = dataset[0]
+    assert (record['img'][record['gt_masks'][0]] == 255).all() and record['gt_masks'].sum() == 1
+
+
+def test_a_mask_that_fits_both_is_left_out(mine, convert):
+    """A half turn keeps the size."""
+    turned(mine / 'images/1.png', 3, np.zeros((H, W, 3), np.uint8))
+    done = convert('1.png,a.png,x', 'sub/2.jpg,deep/c.png,y')
+    assert list(done.skipped) == ['picture with an EXIF rotation']
+    assert '--exif rotate' in done.skipped['picture with an EXIF rotation'][0]
+    (split,) = done.images
+    assert [entry['id'] for entry in entries(mine, split)] == ['sub/2.jpg']
+    assert 'exif' not in entries(mine, split)[0]
 
 
 def test_files_are_replaced_only_if_asked(mine, convert):
