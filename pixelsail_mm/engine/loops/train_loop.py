@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from pixelsail_mm.compat.xtuner import TrainLoop
 from pixelsail_mm.datasets.mixing import DrawIndexSampler
-from pixelsail_mm.engine.process_ties import tie_workers
 from pixelsail_mm.engine.memory_report import explaining_memory
+from pixelsail_mm.engine.process_ties import tie_workers
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import LOOPS
 
