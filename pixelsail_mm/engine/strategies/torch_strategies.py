@@ -10,9 +10,8 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
 from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_state
-from pixelsail_mm.checkpoints.loading.load_report import shortened
 from pixelsail_mm.engine.strategies.common import StrategyMixin, unwrap
-from pixelsail_mm.errors import CheckpointError
+from pixelsail_mm.errors import CheckpointError, shortened
 from pixelsail_mm.registry import STRATEGIES
 
 
