@@ -47,6 +47,14 @@ class CheckpointError(UserError, ValueError):
         return type(self), (self.path, self.reason, self.remedy)
 
 
+class NotSavedError(UserError, OSError):
+    """A checkpoint that the training cannot do without was not written.
+
+    The message names its path and what stood in the way: a full disk with the bytes that are
+    needed and free, or another error of the file system. Earlier checkpoints are intact.
+    """
+
+
 class DivergedError(UserError, RuntimeError):
     """Training stopped because losses, gradients or weights are NaN or infinite.
 

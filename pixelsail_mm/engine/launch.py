@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 
 from pixelsail_mm.config import read_config
-from pixelsail_mm.errors import STOPPED, ConfigError, DivergedError, StoppedError
+from pixelsail_mm.errors import STOPPED, ConfigError, DivergedError, NotSavedError, StoppedError
 from pixelsail_mm.type_names import type_name
 
 
@@ -39,7 +39,7 @@ def train(args: argparse.Namespace) -> None:
     with REQUEST.listening(), _watched(cfg), owned:
         try:
             build_runner(cfg).train()
-        except (DivergedError, StoppedError) as error:
+        except (DivergedError, NotSavedError, StoppedError) as error:
             _close_process_group()  # raised in all processes at once
             if isinstance(error, StoppedError) and not main_process:
                 sys.exit(STOPPED)  # it is the same message

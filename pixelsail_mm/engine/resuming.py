@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mmengine.dist import is_main_process
+from torch import nn
 
 from pixelsail_mm.checkpoints.formats.safe_pickle import read_pickle
 from pixelsail_mm.checkpoints.formats.zero_checkpoint import is_zero_folder, read_structure
@@ -126,10 +130,68 @@ class PixelRunner(HooksOffRunner):
         self._settings = training_settings(self)
         super().load_or_resume()
 
-    def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
-        """Save a checkpoint with the record of the settings; arguments as in MMEngine."""
-        super().save_checkpoint(
-            *args, meta={**(meta or {}), RECORD: to_text(self._settings)}, **kwargs
+    def train(self) -> nn.Module:
+        """Train; if that ends with an error, first let a checkpoint in flight be written.
+
+        Returns:
+            nn.Module: The model.
+        """
+        try:
+            return super().train()
+        except BaseException:
+            self._finish_save()
+            raise
+
+    def _finish_save(self) -> None:
+        save, self.strategy.save_in_flight = self.strategy.save_in_flight, None
+        if save is None:
+            return
+        fault = save.finish()
+        if is_main_process():
+            tell = self.logger.error if fault else self.logger.info
+            tell(f'checkpoint in flight: {fault or "complete"}')
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+        **how,
+    ) -> None:
+        """Save a checkpoint with the record of the settings.
+
+        ``epoch`` and ``iter`` of ``meta`` count, other than in MMEngine, which is one too far
+        after a validation.
+
+        Args:
+            out_dir: Folder of the checkpoint, on a file system.
+            filename: Its name there.
+            file_client_args: Not used.
+            save_optimizer: With the optimizer's state.
+            save_param_scheduler: With the schedules.
+            meta: What to add to ``meta``.
+            by_epoch: Called at the end of an epoch, not of an iteration.
+            backend_args: Not used.
+            **how: ``background`` and ``published``, see
+                :meth:`~pixelsail_mm.engine.strategies.common.StrategyMixin.save_checkpoint`.
+        """
+        place = dict(epoch=self.epoch + by_epoch, iter=self.iter + (not by_epoch))
+        about = dict(cfg=self.cfg.pretty_text, experiment_name=self.experiment_name)
+        if hasattr(self.train_dataloader.dataset, 'metainfo'):
+            about['dataset_meta'] = self.train_dataloader.dataset.metainfo
+        meta = {**place, **(meta or {}), **about, RECORD: to_text(self._settings)}
+        self.strategy.save_checkpoint(
+            os.path.join(out_dir, filename),
+            save_optimizer=save_optimizer,
+            save_param_scheduler=save_param_scheduler,
+            extra_ckpt=dict(meta=meta, message_hub=self.message_hub.state_dict()),
+            callback=lambda state: self.call_hook('before_save_checkpoint', checkpoint=state),
+            **how,
         )
 
     def resume(self, filename: str, *args, **kwargs) -> None:

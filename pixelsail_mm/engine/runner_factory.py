@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import FlexibleRunner
 
-from pixelsail_mm.checkpoints.formats.checkpoint_files import find_resumable, verify_checkpoint
 from pixelsail_mm.engine.default_hooks import HooksOffRunner
+from pixelsail_mm.engine.resume_choice import choose_checkpoint
 from pixelsail_mm.engine.resuming import PixelRunner
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import SCOPE
@@ -145,18 +144,13 @@ def _check_steps(cfg: Config, said: list[str]) -> None:
         )
 
 
-def _settle_resume(cfg: Config) -> None:
-    """Turn ``resume=True`` into the newest complete checkpoint of the work directory."""
-    if isinstance(cfg.get('resume'), str):
-        verify_checkpoint(cfg.resume)
-    elif cfg.get('resume'):
-        cfg.resume = find_resumable(cfg.work_dir) or False
-        if not cfg.resume:
-            print_log(
-                f'--resume: no checkpoint in {cfg.work_dir}; starting from the beginning',
-                logger='current',
-                level=30,
-            )
+def _settle_resume(runner: FlexibleRunner, resume: bool | str | None, start: str | None) -> None:
+    """Turn ``resume=True`` into the newest complete checkpoint; it has weights of its own."""
+    found = choose_checkpoint(resume, runner.work_dir)
+    runner._resume = found or False
+    if found and start is not None:
+        runner.strategy.forget_weights()
+        runner.logger.info(f'load_from: {start} is not read, {found} has the weights')
 
 
 def set_work_dir(cfg: Config) -> None:
@@ -206,17 +200,16 @@ def build_runner(cfg: Config) -> PixelRunner:
     _fit_device(cfg, said)
     _wrap_sampler(cfg, said)
     _set_log_window(cfg, said)
-    _settle_resume(cfg)
     strategy = _choose_strategy(cfg, cfg.get('deepspeed'), said)
     _check_steps(cfg, said)
     start = cfg.get('load_from')
-    if start is not None and cfg.get('resume'):
-        said.append(f'load_from: {start} is not read, {cfg.resume} has the weights')
-    elif start is not None:
+    if start is not None:
         strategy.update(weights=start, required_prefixes=[])
     cfg.load_from = None
     cfg.strategy = strategy
-    return _say(PixelRunner.from_cfg(cfg), said)
+    runner = _say(PixelRunner.from_cfg(cfg), said)
+    _settle_resume(runner, cfg.get('resume'), start)
+    return runner
 
 
 def build_test_runner(cfg: Config, checkpoint: str) -> HooksOffRunner:

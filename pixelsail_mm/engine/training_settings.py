@@ -63,6 +63,7 @@ _WIDTH = 48
 # What happens to a change: how a refusal begins; what sets optimizer and schedules anew.
 _REFUSED = 'refused: '
 _APPLIED, _BY_NOW = 'applied from here on', 'applied: continues where it would be by now'
+_RECUT = 'applied: weights and optimizer state are cut anew'
 
 
 def training_settings(runner) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class Change:
     @property
     def schedules(self) -> bool:
         """Whether optimizer settings and schedules must be set anew for it."""
-        return self.effect in (_APPLIED, _BY_NOW)
+        return self.effect in (_APPLIED, _BY_NOW, _RECUT)
 
 
 class _Place(NamedTuple):
@@ -245,12 +246,14 @@ def _of_loss_scale(change: Change, place: _Place) -> str:
 def _of_stage(change: Change, place: _Place) -> str:
     if {change.saved, change.now} == {1, 2}:  # both cut the same vectors in the same way
         return _APPLIED
-    return f'{_REFUSED}the stages cut the optimizer state in different ways'
+    if change.saved in (1, 2, 3) and change.now in (1, 2, 3):
+        return _RECUT
+    return f'{_REFUSED}the optimizer state is not kept in the same way'
 
 
 def _of_processes(change: Change, place: _Place) -> str:
     if place.deepspeed:
-        return f'{_REFUSED}DeepSpeed cut the optimizer state for the processes it had'
+        return _RECUT
     return change.effect
 
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from pixelsail_mm.engine import checkpoint_writer
 from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.registry import DATASETS, HOOKS, METRICS, MODELS
 
@@ -111,16 +111,16 @@ class KillHook(Hook):
     def before_train(self, runner):
         if self.writing is None:
             return
-        put, calls = LocalBackend.put, []
+        write, calls = checkpoint_writer.write_state, []
 
-        def put_or_die(backend, content, path):
+        def write_or_die(state, path):
+            write(state, path)
             calls.append(path)
-            if len(calls) < self.writing:
-                return put(backend, content, path)
-            put(backend, content[: len(content) // 2], path)
-            os.kill(os.getpid(), signal.SIGKILL)
+            if len(calls) == self.writing:
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
 
-        LocalBackend.put = put_or_die
+        checkpoint_writer.write_state = write_or_die
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx == self.before:

@@ -1,20 +1,20 @@
-"""Checkpoint files on disk: written whole or not at all, and found again for resuming."""
+"""Files and folders on disk that are written whole or not at all."""
 
 import contextlib
 import fnmatch
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmengine.logging import print_log
-
-from pixelsail_mm.errors import CheckpointError, ConfigError
+from pixelsail_mm.errors import ConfigError
 
 POINTER = 'last_checkpoint'
 UNFINISHED_SUFFIX = '.unfinished'
+OUTDATED_SUFFIX = '.outdated'
+# What a training writes to its work directory; others may be at work on the rest of it.
+_OF_A_TRAINING = re.compile(rf'(.+\.pth|.+\.safetensors|{POINTER}|tokenizer)')
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -22,6 +22,16 @@ def _flush_to_disk(path: Path) -> None:
     for file in files:
         with open(file, 'rb') as handle:
             os.fsync(handle.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """Make the names in a folder last; file systems that cannot flush a folder are left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def remove(path: str | Path) -> None:
@@ -90,14 +100,57 @@ def move_into_place(unfinished: str | Path, path: str | Path) -> None:
     """
     unfinished, path = Path(unfinished), Path(path)
     _flush_to_disk(unfinished)
+    outdated = path.with_name(path.name + OUTDATED_SUFFIX)
     if path.is_dir():
-        outdated = path.with_name(path.name + '.outdated')
         remove(outdated)
         os.replace(path, outdated)
-        os.replace(unfinished, path)
-        remove(outdated)
-    else:
-        os.replace(unfinished, path)
+    os.replace(unfinished, path)
+    _flush_names(path.parent)
+    remove(outdated)
+
+
+def tidy_leftovers(folder: str | Path) -> str:
+    """Clean up what a training that was killed while it wrote has left in its folder.
+
+    A half-written ``*.unfinished`` is removed. An ``*.outdated`` folder is the earlier one of two
+    of the same name: it gets its name back if the later one is not there, else it is removed.
+    Only names that a training writes are touched.
+
+    Args:
+        folder: The work directory; nothing may be writing to it.
+
+    Returns:
+        str: What was done, in one line; empty if there was nothing to do.
+    """
+    removed, restored = [], []
+    for suffix in (OUTDATED_SUFFIX, UNFINISHED_SUFFIX):
+        for path in sorted(Path(folder).glob('*' + suffix)):
+            final = path.with_name(path.name.removesuffix(suffix))
+            if not _OF_A_TRAINING.fullmatch(final.name):
+                continue
+            if suffix == OUTDATED_SUFFIX and not final.exists():
+                os.replace(path, final)
+                restored.append(final.name)
+            else:
+                remove(path)
+                removed.append(path.name)
+    said = [
+        f'{what} {len(names)} ({", ".join(names)})'
+        for what, names in (('removed', removed), ('restored', restored))
+        if names
+    ]
+    return f'left over by a killed run in {folder}: {"; ".join(said)}' if said else ''
+
+
+def size_on_disk(path: str | Path) -> int:
+    """Give the bytes of a file, or of all files in a folder; 0 if there is nothing.
+
+    Args:
+        path: The file or folder.
+    """
+    path = Path(path)
+    files = path.rglob('*') if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextlib.contextmanager
@@ -125,84 +178,3 @@ def write_pointer(work_dir: str | Path, checkpoint: str | Path) -> None:
     """Record the newest complete checkpoint in ``work_dir/last_checkpoint``."""
     with replace_when_complete(Path(work_dir) / POINTER) as unfinished:
         Path(unfinished).write_text(str(checkpoint))
-
-
-def verify_checkpoint(path: str | Path) -> None:
-    """Check cheaply that a training checkpoint was written to its end.
-
-    PyTorch files are zip archives whose directory stands at the end, so a cut file has none.
-
-    Args:
-        path: A ``.pth`` file or a DeepSpeed checkpoint folder.
-
-    Raises:
-        CheckpointError: It is missing or incomplete.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(path.glob('*.pt'))
-        if not any(file.name.endswith('_model_states.pt') for file in files):
-            raise CheckpointError(
-                path, 'no *_model_states.pt in this folder', 'resume from another checkpoint'
-            )
-    elif path.is_file():
-        files = [path]
-    else:
-        raise CheckpointError(path, 'no such checkpoint', 'check the path given to --resume')
-    for file in files:
-        if not zipfile.is_zipfile(file):
-            raise CheckpointError(
-                file,
-                'truncated or not a PyTorch file',
-                'delete it and resume from an earlier checkpoint '
-                '(--resume without a path picks one)',
-            )
-
-
-def _step(path: Path) -> int:
-    numbers = re.findall(r'\d+', path.stem)
-    return int(numbers[-1]) if numbers else -1
-
-
-def _candidates(work_dir: Path) -> list[Path]:
-    found = [path for pattern in ('iter_*.pth', 'epoch_*.pth') for path in work_dir.glob(pattern)]
-    found.sort(key=lambda path: (_step(path), path.lstat().st_mtime), reverse=True)
-    pointer = work_dir / POINTER
-    # Bytes that are no text name no file; the others are tried then.
-    name = Path(pointer.read_text(errors='replace').strip()).name if pointer.is_file() else ''
-    if name:
-        named = work_dir / name
-        found = [named] + [path for path in found if path != named]
-    return found
-
-
-def find_resumable(work_dir: str | Path) -> str | None:
-    """Find the newest complete checkpoint of a run, stepping back over broken ones.
-
-    Args:
-        work_dir: The run's folder; it may have been moved since.
-
-    Returns:
-        str | None: Path of the checkpoint; None when there is none at all.
-
-    Raises:
-        CheckpointError: There are checkpoints, but every one is broken.
-    """
-    candidates = _candidates(Path(work_dir))
-    error = None
-    for path in candidates:
-        try:
-            verify_checkpoint(path)
-        except CheckpointError as problem:
-            error = error or problem
-            print_log(
-                f'WARNING: {problem.path} is not usable ({problem.reason}); '
-                'falling back to the checkpoint before it',
-                logger='current',
-                level=30,
-            )
-            continue
-        return str(path)
-    if error is not None:
-        raise error
-    return None

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,8 +36,8 @@ from pixelsail_mm.errors import CheckpointError
 
 #: Values read at once: 16 MiB of float32.
 CHUNK = 1 << 22
-# Objects of DeepSpeed's that the files mention and that say nothing about weights.
-_STAND_INS = [
+#: Objects of DeepSpeed's that the files mention and that say nothing about weights.
+STAND_INS = [
     (SimpleNamespace, 'deepspeed.runtime.fp16.loss_scaler.LossScaler'),
     (SimpleNamespace, 'deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler'),
     (SimpleNamespace, 'deepspeed.utils.tensor_fragment.fragment_address'),
@@ -174,8 +174,8 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
         CheckpointError: A file is missing, truncated, holds code, or does not belong to the others;
             or the model was cut by tensor or expert parallelism.
     """
-    states = [_Shard(path) for path in _model_files(folder)]
-    optims = [_Shard(path) for path in _numbered(folder, '*_optim_states.pt')]
+    states = [Shard(path) for path in model_files(folder)]
+    optims = [Shard(path) for path in numbered(folder, '*_optim_states.pt')]
     first = states[0].content
     if first.get('mp_world_size') not in (None, 1):
         raise CheckpointError(
@@ -190,8 +190,8 @@ def read_zero_folder(folder: Path) -> dict[str, ZeroTensor]:
                 for name, value in first['module'].items()
                 if isinstance(value, Tensor)
             }
-        stage = _check_complete(folder, states, optims)
-        masters = (_joined_groups if stage < 3 else _joined_parameters)(folder, states, optims)
+        stage = check_complete(folder, states, optims)
+        masters = (joined_groups if stage < 3 else joined_parameters)(folder, states, optims)
         aliases = first['shared_params']
         weights = masters | _untrained(states, stage, {*masters, *aliases})
         return weights | {
@@ -211,18 +211,19 @@ def read_structure(folder: Path) -> dict:
     Raises:
         CheckpointError: The file is missing, truncated or holds code.
     """
-    return _Shard(_model_files(folder)[0]).content
+    return Shard(model_files(folder)[0]).content
 
 
-class _Shard:
+class Shard:
     """One file: its structure, and the pieces its tensors are."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content = read_pickle(path, map_location='meta', more=_STAND_INS)
+        self.content = read_pickle(path, map_location='meta', more=STAND_INS)
         self._in_place = can_be_mapped(path)
 
     def piece(self, tensor: Tensor) -> Piece:
+        """Where the values of a tensor of :attr:`content` are."""
         start = tensor.untyped_storage()._checkpoint_offset
         if start is None or not tensor.is_contiguous() or not self._in_place:
             raise CheckpointError(
@@ -234,14 +235,16 @@ class _Shard:
         return Piece(self.path, offset, tensor.numel())
 
     def whole(self, tensor: Tensor) -> ZeroTensor:
+        """A tensor of :attr:`content` as a weight of its own."""
         return ZeroTensor(tensor.shape, tensor.dtype, (self.piece(tensor),))
 
     @property
     def optimizer(self) -> dict:
+        """The part of ZeRO's optimizer."""
         return self.content['optimizer_state_dict']
 
 
-def _numbered(folder: Path, pattern: str) -> list[Path]:
+def numbered(folder: Path, pattern: str) -> list[Path]:
     """Files in the order of their process (10 after 9)."""
     return sorted(
         folder.glob(pattern),
@@ -249,14 +252,15 @@ def _numbered(folder: Path, pattern: str) -> list[Path]:
     )
 
 
-def _model_files(folder: Path) -> list[Path]:
-    found = _numbered(folder, '*_model_states.pt')
+def model_files(folder: Path) -> list[Path]:
+    """Files of the model, in the order of their processes; an error where there are none."""
+    found = numbered(folder, '*_model_states.pt')
     if not found:
         raise CheckpointError(folder, 'no *_model_states.pt in this folder', _REMEDY)
     return found
 
 
-def _check_complete(folder: Path, states: list[_Shard], optims: list[_Shard]) -> int:
+def check_complete(folder: Path, states: list[Shard], optims: list[Shard]) -> int:
     """Check that every process's files are there; return the ZeRO stage."""
     if not optims:
         raise CheckpointError(
@@ -293,13 +297,18 @@ def _check_complete(folder: Path, states: list[_Shard], optims: list[_Shard]) ->
     return stage
 
 
-def _joined_groups(
-    folder: Path, states: list[_Shard], optims: list[_Shard]
+def joined_groups(
+    folder: Path,
+    states: list[Shard],
+    optims: list[Shard],
+    part_of: Callable[[dict, int], Tensor] = lambda optimizer, number: optimizer[
+        'single_partition_of_fp32_groups'
+    ][number],
 ) -> dict[str, ZeroTensor]:
     """Stages 1 and 2: slices of each group's vector, which all processes' parts make together."""
     weights = {}
     for number, shapes in enumerate(states[0].content['param_shapes']):
-        parts = [shard.optimizer['single_partition_of_fp32_groups'][number] for shard in optims]
+        parts = [part_of(shard.optimizer, number) for shard in optims]
         pieces = [shard.piece(part) for shard, part in zip(optims, parts)]
         dtype, start = parts[0].dtype, 0
         for name, shape in shapes.items():
@@ -317,12 +326,15 @@ def _joined_groups(
     return weights
 
 
-def _joined_parameters(
-    folder: Path, states: list[_Shard], optims: list[_Shard]
+def joined_parameters(
+    folder: Path,
+    states: list[Shard],
+    optims: list[Shard],
+    parts_of: Callable[[dict], Sequence[Tensor]] = lambda optimizer: optimizer['fp32_flat_groups'],
 ) -> dict[str, ZeroTensor]:
     """Stage 3: every parameter in as many equal parts as there are processes."""
-    flat = [[shard.piece(part) for part in shard.optimizer['fp32_flat_groups']] for shard in optims]
-    dtype = optims[0].optimizer['fp32_flat_groups'][0].dtype
+    flat = [[shard.piece(part) for part in parts_of(shard.optimizer)] for shard in optims]
+    dtype = parts_of(optims[0].optimizer)[0].dtype
     weights, start = {}, 0
     for shapes in states[0].content['param_shapes']:
         for name, shape in shapes.items():
@@ -346,7 +358,7 @@ def _joined_parameters(
     return weights
 
 
-def _untrained(states: list[_Shard], stage: int, trained: Container[str]) -> dict[str, ZeroTensor]:
+def _untrained(states: list[Shard], stage: int, trained: Container[str]) -> dict[str, ZeroTensor]:
     """Buffers and frozen parameters, which no optimizer holds."""
     first = states[0].content
     module = first['module']

@@ -3,26 +3,31 @@
 import datetime
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import mmengine
 import torch
 import torch.distributed as dist
-from mmengine.dist import all_gather_object, barrier, is_main_process
+from mmengine.dist import all_gather_object
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.checkpoint import load_weights
-from pixelsail_mm.checkpoints.formats.checkpoint_files import (
-    UNFINISHED_SUFFIX,
-    move_into_place,
-    remove,
-)
 from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
 from pixelsail_mm.engine import watchdog
+from pixelsail_mm.engine.checkpoint_writer import WRITE_LIMIT, CheckpointSave, SaveResult
 from pixelsail_mm.engine.optim_wrappers import accumulation_of
 from pixelsail_mm.engine.step_check import all_finite, on_any_rank
-from pixelsail_mm.errors import CheckpointError, ConfigError, DivergedError, first_line, shortened
+from pixelsail_mm.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    NotSavedError,
+    first_line,
+    shortened,
+)
 from pixelsail_mm.type_names import type_name
 
 _RANK_VARIABLES = dict(
@@ -85,6 +90,9 @@ class StrategyMixin:
         **kwargs: Arguments of the strategy.
     """
 
+    #: Bytes of optimizer state for a trained weight.
+    _state_bytes = 8
+
     def __init__(
         self,
         *,
@@ -93,6 +101,7 @@ class StrategyMixin:
         **kwargs,
     ):
         self._weights, self._required_prefixes = weights, required_prefixes
+        self.save_in_flight: CheckpointSave | None = None
         super().__init__(**kwargs)
 
     def _setup_distributed(self, launcher: str, backend: str = 'nccl', **kwargs) -> None:
@@ -109,6 +118,10 @@ class StrategyMixin:
                 f'{first_line(error)}; another program may use the port, perhaps an earlier run '
                 'that has not ended: end it, or set another MASTER_PORT'
             ) from error
+
+    def forget_weights(self) -> None:
+        """Do not load ``weights``: the checkpoint that is resumed has its own."""
+        self._weights = None
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
         model = super()._init_model_weights(model)
@@ -175,17 +188,73 @@ class StrategyMixin:
         return built
 
     @watchdog.stage('save')
-    def save_checkpoint(self, filename: str, **kwargs) -> None:
-        """Write a checkpoint beside its final name and rename it when it is complete."""
-        unfinished = filename + UNFINISHED_SUFFIX
-        if is_main_process():
-            remove(unfinished)
-        barrier()
-        super().save_checkpoint(filename=unfinished, **kwargs)
-        barrier()
-        if is_main_process():
-            move_into_place(unfinished, filename)
-        barrier()
+    def save_checkpoint(
+        self,
+        filename: str,
+        *,
+        background: bool = False,
+        published: Callable[[], None] | None = None,
+        **kwargs,
+    ) -> None:
+        """Write a checkpoint beside its final name and rename it when it is complete.
+
+        Args:
+            filename: Final path.
+            background: Return as soon as the state is copied;
+                :meth:`settle_checkpoint` tells when and whether it was written.
+            published: Called by process 0 when the checkpoint has its name, perhaps in a thread.
+            **kwargs: As in MMEngine's strategies.
+
+        Raises:
+            NotSavedError: It could not be written (not in the background).
+        """
+        self.save_in_flight = CheckpointSave(filename, background)
+        processes = self._add_files(self.save_in_flight, **kwargs)
+        self.save_in_flight.start(processes, published)
+        if not background:
+            result = self.settle_checkpoint()
+            if result.fault:
+                raise NotSavedError(result.fault)
+
+    @watchdog.stage('save')
+    def settle_checkpoint(self, limit: float = WRITE_LIMIT) -> SaveResult | None:
+        """Wait for the checkpoint that is being written; all processes must call this.
+
+        Args:
+            limit: Seconds to wait.
+
+        Returns:
+            SaveResult | None: What became of it; None if there is none.
+        """
+        save, self.save_in_flight = self.save_in_flight, None
+        return None if save is None else save.settle(limit)
+
+    def _add_files(self, save: CheckpointSave, **kwargs) -> int:
+        """Add this process's files to a checkpoint; tell how many processes have some."""
+        raise NotImplementedError
+
+    def _meta(self, extra_ckpt: dict | None) -> dict:
+        """Complete what a runner puts beside the weights."""
+        meta = dict(
+            (extra_ckpt or {}).get('meta') or {},
+            seed=self.seed,
+            time=time.strftime('%Y%m%d_%H%M%S'),
+            mmengine=mmengine.__version__,
+        )
+        return dict(extra_ckpt or {}, meta=meta)
+
+    def bytes_to_save(self, optimizer: bool = True) -> int:
+        """Estimate the size of a checkpoint over all processes.
+
+        Args:
+            optimizer: With the optimizer's state: two values per trained weight, as Adam keeps.
+        """
+        size = 0
+        for weight in unwrap(self.model).parameters():
+            numel = getattr(weight, 'ds_numel', weight.numel())
+            size += numel * weight.element_size()
+            size += numel * (self._state_bytes if optimizer and weight.requires_grad else 0)
+        return size
 
     def bad_weights(self) -> list[str]:
         """Name the weights that are NaN or infinite in any process; every rank must call this.

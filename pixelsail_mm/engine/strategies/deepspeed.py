@@ -5,20 +5,24 @@ import json
 import os
 import pickle
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from mmengine._strategy import DeepSpeedStrategy
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
+from mmengine.dist import get_world_size, is_main_process
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.checkpoint import loading_fault, weights_only_loading
 from pixelsail_mm.checkpoints.formats.safetensors_files import map_once
+from pixelsail_mm.checkpoints.formats.zero_optimizer import ZeroLayout, read_layout
 from pixelsail_mm.compat.onebit import ensure_onebit_optimizers
 from pixelsail_mm.compat.xtuner import deepspeed_preset
+from pixelsail_mm.engine.checkpoint_writer import CheckpointSave
 from pixelsail_mm.engine.strategies.common import StrategyMixin
+from pixelsail_mm.engine.strategies.zero_recut import load_recut
 from pixelsail_mm.errors import CheckpointError, ConfigError
 from pixelsail_mm.registry import STRATEGIES
 
@@ -195,6 +199,8 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             :class:`StrategyMixin` and of MMEngine's ``DeepSpeedStrategy``.
     """
 
+    _state_bytes = 12  # the float32 weight, too
+
     def __init__(self, **kwargs):
         ensure_onebit_optimizers()
         super().__init__(**kwargs)
@@ -216,13 +222,59 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             skip_shared_memory_op()
         with joined_lists(model), unhooked_bare_modules(model):
             wrapped = super()._wrap_model(model)
+        self._use_our_files(wrapped.model)
         # ZeRO-3 leaves its buffers behind; bfloat16 would round the pixel mean by a grey level.
         if hasattr(model, 'data_preprocessor'):
             model.data_preprocessor.to(get_device()).float()
         return wrapped
 
+    def _use_our_files(self, engine) -> None:
+        """Let DeepSpeed hand its files over instead of writing them, each in its own way."""
+        from pixelsail_mm.engine.strategies.checkpoint_engine import SaveEngine
+
+        writer = self.config.get('checkpoint', {}).get('writer')
+        if writer or self.config.get('nebula', {}).get('enabled'):
+            self.logger.warning(
+                '--deepspeed: its settings `checkpoint.writer` and `nebula` are not used; '
+                'default_hooks.checkpoint.async_save writes checkpoints in the background'
+            )
+        engine.checkpoint_engine = self._files = SaveEngine()
+        copy_script = engine._copy_recovery_script
+
+        def copy_or_note(folder: str) -> None:
+            with self._files.target.noting_errors():
+                copy_script(folder)
+
+        engine._copy_recovery_script = copy_or_note
+
+    def _add_files(
+        self,
+        save: CheckpointSave,
+        *,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        extra_ckpt: dict | None = None,
+        callback: Callable | None = None,  # MMEngine does not call it with DeepSpeed either
+    ) -> int:
+        extra_ckpt = self._meta(extra_ckpt)
+        if save_optimizer:
+            self._files.target = save
+            DeepSpeedStrategy.save_checkpoint(
+                self,
+                save.unfinished,
+                save_param_scheduler=save_param_scheduler,
+                extra_ckpt=extra_ckpt,
+            )
+            return get_world_size()
+        state = dict(state_dict=self.gathered_state_dict(), **extra_ckpt)
+        if save_param_scheduler and hasattr(self, 'param_schedulers'):
+            state['param_schedulers'] = self.scheduler_state_dict()
+        if is_main_process():
+            save.add(state, save.unfinished)
+        return 1
+
     def resume(self, filename: str, **kwargs) -> dict:
-        """Resume from a checkpoint folder of the same number of processes and ZeRO stage.
+        """Resume from a checkpoint folder, perhaps of other processes or another ZeRO stage.
 
         Args:
             filename: The folder ``iter_N.pth``.
@@ -232,8 +284,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             dict: ``meta``, ``message_hub``.
 
         Raises:
-            CheckpointError: Not such a folder, incomplete, or of another ZeRO stage or number of
-                processes.
+            CheckpointError: Not such a folder, or incomplete.
         """
         if not Path(filename).is_dir():
             raise CheckpointError(
@@ -244,7 +295,8 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             )
         try:
             with weights_only_loading(deepspeed=True):
-                checkpoint = super().resume(filename, **kwargs)
+                with self._loading_recut(Path(filename)):
+                    checkpoint = super().resume(filename, **kwargs)
         except (
             RuntimeError,
             EOFError,
@@ -257,8 +309,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             raise CheckpointError(
                 filename,
                 f'cannot be resumed here ({loading_fault(error)})',
-                'use the config, the ZeRO stage and the number of processes it was saved with, or '
-                'an earlier checkpoint',
+                'use the config it was saved with, or an earlier checkpoint',
             ) from error
         # ZeRO-1 and 2 take the norm to clip at from the checkpoint; it is a setting of the config.
         if hasattr(self.model.optimizer, 'clip_grad'):
@@ -271,6 +322,24 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
             checkpoint['meta']['iter'], self.dispatch_kwargs['max_iters']
         )
         return checkpoint
+
+    @contextlib.contextmanager
+    def _loading_recut(self, folder: Path) -> Iterator[None]:
+        """Where a folder is cut otherwise, let the engine read it part by part."""
+        saved = read_layout(folder)
+        now = ZeroLayout(self.model.zero_optimization_stage(), get_world_size())
+        if saved.fits(now):
+            yield
+            return
+        self.logger.warning(
+            f'{folder} was written by {saved.processes} processes with ZeRO stage {saved.stage}: '
+            f'cutting it anew for {now.processes} with stage {now.stage}'
+        )
+        self.model.load_checkpoint = lambda *args, **kwargs: load_recut(self.model.model, folder)
+        try:
+            yield
+        finally:
+            del self.model.load_checkpoint
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import torch
 from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
 from pixelsail_mm.checkpoints.checkpoint import apply_weights, load_state
+from pixelsail_mm.engine.checkpoint_writer import CheckpointSave
 from pixelsail_mm.engine.strategies.common import StrategyMixin, unwrap
 from pixelsail_mm.errors import CheckpointError, shortened
 from pixelsail_mm.registry import STRATEGIES
@@ -58,6 +60,28 @@ class _TorchStrategy(StrategyMixin):
                 'it with --cfg-options load_from=CHECKPOINT',
             )
         return checkpoint
+
+    def _add_files(
+        self,
+        save: CheckpointSave,
+        *,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        extra_ckpt: dict | None = None,
+        callback: Callable | None = None,
+    ) -> int:
+        if not is_main_process():
+            return 1
+        state = dict(state_dict=unwrap(self.model).state_dict())
+        if save_optimizer and hasattr(self, 'optim_wrapper'):
+            state['optimizer'] = self.optim_state_dict()
+        if save_param_scheduler and hasattr(self, 'param_schedulers'):
+            state['param_schedulers'] = self.scheduler_state_dict()
+        state.update(self._meta(extra_ckpt))
+        if callback is not None:
+            callback(state)
+        save.add(state, save.unfinished)
+        return 1
 
     def model_state_dict(self) -> dict:
         """Give the weights on the CPU, under the same names with and without a wrapper."""

@@ -53,14 +53,17 @@ def test_another_strategy_is_refused(runs):
     for name, strategy, words in (
         ('from_plain', 'zero1', 'not a DeepSpeed checkpoint folder'),
         ('from_zero1', 'None', 'is a checkpoint of DeepSpeed; resume with the --deepspeed'),
-        ('from_zero2', 'zero3', 'the stages cut the optimizer state in different ways'),
     ):
         error = runs[name][strategy]['error']
         assert words in error and 'load_from=CHECKPOINT' in error
 
 
-def test_stages_1_and_2_continue_each_other(runs):
-    for name, strategy in (('from_zero1', 'zero2'), ('from_zero2', 'zero1')):
+def test_stages_continue_each_other(runs):
+    for name, strategy in (
+        ('from_zero1', 'zero2'),
+        ('from_zero2', 'zero1'),
+        ('from_zero2', 'zero3'),
+    ):
         found = runs[name][strategy]
         assert 'deepspeed.zero_optimization.stage' in found['log']
         assert found['loss'] == pytest.approx(runs['saved'][strategy]['loss'][2:], abs=1e-6)
