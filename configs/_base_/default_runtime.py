@@ -9,7 +9,11 @@ default_hooks = dict(
     throughput=dict(type='ThroughputHook'),
     logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
     param_scheduler=dict(type='OptimStepParamSchedulerHook'),
-    checkpoint=dict(type='PixelCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
+    checkpoint=dict(
+        type='PixelCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2,
+        # Also saved when so much time has passed; kept until the next save only.
+        interval_minutes=15,
+    ),
     export_weights=dict(type='ExportWeightsHook'),
     # 10 steps in a row with NaN or infinity end a training; None takes every step unchecked.
     bad_steps=dict(type='BadStepHook', max_streak=10),
