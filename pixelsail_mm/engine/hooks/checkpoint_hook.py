@@ -98,6 +98,11 @@ class PixelCheckpointHook(BestCheckpoints, CheckpointHook):
             said = tidy_leftovers(self.out_dir)
             if said:
                 runner.logger.info(said)
+        info = runner.message_hub.runtime_info
+        for key in [key for key in info if key in (_LAST, _BETWEEN) or key.startswith('best_ckpt')]:
+            # Where they are now: the work directory may be a copy, and the original is not ours.
+            here = os.path.join(self.out_dir, os.path.basename(str(info[key])))
+            self._update(runner, {key: here})
         if self.max_keep_ckpts > 0:
             kept = [step for step in self.keep_ckpt_ids if os.path.exists(self._path(step))]
             runner.message_hub.update_info(_KEPT, kept)
@@ -291,7 +296,7 @@ class PixelCheckpointHook(BestCheckpoints, CheckpointHook):
                 hub.update_info(key, value)
             if key == _LAST:
                 self.last_ckpt = value
-            elif key.startswith('best_ckpt_'):
+            elif key.startswith('best_ckpt_') and hasattr(self, 'best_ckpt_path_dict'):
                 self.best_ckpt_path_dict[key.removeprefix('best_ckpt_')] = value
             elif key == 'best_ckpt':
                 self.best_ckpt_path = value

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -166,6 +167,23 @@ def test_saves_by_time_are_replaced_by_the_next_one(build, tmp_path):
         ['iter_4.pth', 'iter_6.pth'],
         ['iter_4.pth', 'iter_8.pth'],
     ]
+
+
+def test_a_resumed_copy_leaves_the_original_alone(build, tmp_path):
+    options = dict(interval_minutes=1e-9, interval=100, save_last=False)
+    runner = build(steps=3, **options)
+    runner.train()
+    assert names(tmp_path) == ['iter_3.pth']
+    shutil.copytree(tmp_path / 'work', tmp_path / 'original')
+    content = torch.load(tmp_path / 'work/iter_3.pth', weights_only=False)
+    for key, value in content['message_hub']['runtime_info'].items():
+        if isinstance(value, str) and value.endswith('.pth'):
+            moved = value.replace(str(tmp_path / 'work'), str(tmp_path / 'original'))
+            content['message_hub']['runtime_info'][key] = moved
+    torch.save(content, tmp_path / 'work/iter_3.pth')
+    build(resume=True, steps=5, **options).train()
+    assert names(tmp_path) == ['iter_5.pth']
+    assert (tmp_path / 'original/iter_3.pth').exists()
 
 
 @pytest.mark.parametrize('minutes', [0, -1])
