@@ -11,7 +11,6 @@ from pathlib import Path
 from mmengine.dist import all_gather_object, is_main_process
 
 from pixelsail_mm.checkpoints.formats.checkpoint_files import replace_when_complete
-from pixelsail_mm.errors import ConfigError
 
 #: Which checkpoints are the best, and their scores; beside them.
 BEST_FILE = 'best_checkpoints.json'
@@ -35,11 +34,6 @@ class BestCheckpoints:
         if 'auto' in self.key_indicators:
             self._init_rule(self.rules, [next(iter(metrics))])
         for key in self.key_indicators:
-            if key not in metrics:
-                raise ConfigError(
-                    f'default_hooks.checkpoint.save_best: no metric {key!r}; the validation gives '
-                    f'{", ".join(sorted(metrics))}'
-                )
             score_key, path_key = self._best_keys(key)
             self._settle(runner)
             info = runner.message_hub.runtime_info

@@ -294,9 +294,9 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
                 'with --cfg-options load_from=CHECKPOINT',
             )
         try:
-            with weights_only_loading(deepspeed=True):
-                with self._loading_recut(Path(filename)):
-                    checkpoint = super().resume(filename, **kwargs)
+            # In this order: the types that a block trusts are forgotten when one inside it ends.
+            with self._loading_recut(Path(filename)), weights_only_loading(deepspeed=True):
+                checkpoint = super().resume(filename, **kwargs)
         except (
             RuntimeError,
             EOFError,
