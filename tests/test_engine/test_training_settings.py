@@ -65,7 +65,6 @@ def test_a_finished_run_whose_last_window_was_short_goes_on_from_a_whole_one():
         ((2, 3), (1, 1), False),
         ((3, 1), (1, 1), False),
         ((2, 2), (1, 2), False),
-        ((0, 2), (1, 1), True),
         ((None, None), (1, 2), False),
     ],
 )
