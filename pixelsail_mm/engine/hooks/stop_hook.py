@@ -1,8 +1,9 @@
 """Save and end when the system or the user asks a training to stop."""
 
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 
 from pixelsail_mm.engine.agreement import Agreement
+from pixelsail_mm.engine.hooks.checkpoint_hook import PixelCheckpointHook
 from pixelsail_mm.engine.optim_wrappers import updates_after
 from pixelsail_mm.engine.stop_signals import REQUEST
 from pixelsail_mm.errors import StoppedError
@@ -55,8 +56,8 @@ class StopHook(Hook):
             self._stop(runner, done)
 
     def _stop(self, runner, done: int) -> None:
-        hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
-        saved = 'there is no checkpoint hook, so nothing was saved'
+        hook = next((hook for hook in runner.hooks if isinstance(hook, PixelCheckpointHook)), None)
+        saved = 'there is no PixelCheckpointHook, so nothing was saved'
         if hook is not None:
             path = hook.save_now(runner)
             saved = f'saved {path}; continue with --resume'
