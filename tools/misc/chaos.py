@@ -197,7 +197,8 @@ def corrupt(run: Training, rng: random.Random) -> str:
         run.folder.glob('iter_*.pth'), key=lambda path: int(path.stem.split('_')[1]), default=None
     )
     if newest is not None:
-        files = [newest] if newest.is_file() else sorted(newest.rglob('*.pt'))
+        inside = (path for path in newest.rglob('*') if path.is_file() and path.stat().st_size)
+        files = [newest] if newest.is_file() else sorted(inside)
         file = rng.choice(files)
         content = bytearray(file.read_bytes())
         place = rng.randrange(len(content))
