@@ -7,7 +7,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     mean_log_vars=dict(type='MeanLogVarsHook'),
     throughput=dict(type='ThroughputHook'),
-    logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+    logger=dict(type='PixelLoggerHook', interval=10, log_metric_by_epoch=False),
     param_scheduler=dict(type='OptimStepParamSchedulerHook'),
     checkpoint=dict(
         type='PixelCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2,
