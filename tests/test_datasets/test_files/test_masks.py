@@ -75,6 +75,30 @@ def test_overlapping_polygons_are_joined():
     assert np.array_equal(decode_mask(parts, H, W, None, 'm'), _mask())
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_run_lengths_are_those_of_coco(seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.random(rng.integers(1, 40, 2)) < rng.choice((0, 0.02, 0.5, 1))
+    rle = mask_to_rle(mask)
+    assert np.array_equal(decode_mask(rle, *mask.shape, None, 'm'), mask)
+    as_bytes = dict(rle, counts=rle['counts'].encode())
+    assert np.array_equal(decode_mask(as_bytes, *mask.shape, None, 'm'), coco_mask.decode(rle))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_damaged_run_lengths_are_refused_or_fill_the_image(seed):
+    """The decoder of COCO's API gives memory that nobody filled, or writes past its own."""
+    rng = np.random.default_rng(seed)
+    text = bytearray(_compressed(True)['counts'], 'ascii')
+    text[rng.integers(len(text))] = rng.integers(48, 112)
+    text = text[: rng.integers(1, len(text) + 1)]
+    try:
+        mask = decode_mask(dict(size=[H, W], counts=text.decode()), H, W, None, 'm')
+    except BadSampleError:
+        return
+    assert coco_mask.area(mask_to_rle(mask)) == mask.sum() and mask.shape == (H, W)
+
+
 def test_no_polygon_is_an_empty_mask():
     assert not decode_mask([], H, W, None, 'm').any()
 
@@ -90,6 +114,17 @@ def test_no_polygon_is_an_empty_mask():
         (dict(size=[H, W], counts=[5]), 'sum to 5, not 96'),
         (dict(size=[H, W], counts=[-1, 97]), 'broken RLE'),
         (dict(size=[H, W], counts=None), 'broken RLE'),
+        (dict(size=[H, W], counts=[10**30, 1 - 10**30, H * W - 1]), 'broken RLE'),
+        (dict(size=[H, W], counts=[H * W - 0.5, 0.5]), 'whole numbers'),
+        (dict(size=None, counts='`3'), 'size None'),
+        (dict(size=80, counts='`3'), 'size 80'),
+        (dict(size=[H, W], counts=''), 'broken RLE .*empty'),
+        (dict(size=[H, W], counts='o'), 'broken RLE .*cut off'),
+        (dict(size=[H, W], counts='oooooooo0'), 'broken RLE'),
+        (dict(size=[H, W], counts='3\x00'), 'broken RLE .*characters'),
+        (dict(size=[H, W], counts='\ud800'), 'broken RLE'),
+        ([[1, 2, 3, 4, 5, 1e12]], 'finite'),
+        ([[1, 2, 3, 4, 5, 10**400]], 'at least 3 points'),
         ([[1, 2, 3, 4]], 'at least 3 points'),
         ([[1, 2, 3, 4, 5, 6, 7]], 'at least 3 points'),
         ([[1, 2, 3, 4, 5, float('nan')]], 'finite'),
