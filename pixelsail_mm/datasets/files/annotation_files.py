@@ -81,13 +81,15 @@ def load_json(
     return content
 
 
-def load_tables(path: str, key: str, tables: Sequence[str]) -> dict[str, Any]:
+def load_tables(
+    path: str, key: str, tables: Sequence[str], object_hook: Callable[[dict], Any] | None = None
+) -> dict[str, Any]:
     """Read an annotation file of COCO's kind: a dict of lists, of which ``tables`` will be read.
 
     Raises:
         AnnotationError: Not a JSON dict, or a table is missing or no list.
     """
-    content = load_json(path, key, dict)
+    content = load_json(path, key, dict, object_hook)
     require_keys(content, tables, path, key)
     for name in tables:
         if not isinstance(content[name], list):
@@ -258,7 +260,7 @@ def require_keys(entry: Any, keys: Iterable[str], path: str, where: str) -> None
             missing.append(key)
     if missing:
         raise AnnotationError(
-            path, where, f'lacks {missing}; has {sorted(entry)[:12]}; is it the right file?'
+            path, where, f'lacks {missing}; has {list(entry)[:12]}; is it the right file?'
         )
 
 

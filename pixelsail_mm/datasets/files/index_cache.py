@@ -166,18 +166,19 @@ class IndexCache:
             meta = json.loads((entry / _META).read_text())
             ends = np.load(entry / _ENDS)
             data = np.memmap(entry / _DATA, np.uint8, 'r')
+            stored, extra = meta['fingerprint'], meta['extra']
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, KeyError, TypeError, RecursionError) as error:
             print_log(
                 f'index {entry} is damaged ({error}) and will be built again',
                 'current',
                 logging.WARNING,
             )
             return None
-        if meta['fingerprint'] != identity or not len(ends) or len(data) != ends[-1]:
+        if stored != identity or not len(ends) or len(data) != ends[-1]:
             return None
-        return data, ends, meta['extra']
+        return data, ends, extra
 
     def store(
         self, identity: dict, items: Callable[[], Iterable[Any]], extra: Callable[[], dict]

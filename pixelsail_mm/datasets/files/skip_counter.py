@@ -39,7 +39,8 @@ class SkipCounter:
         line = ' '.join(reason.split())
         if self._mask_numbers:
             line = re.sub(r'\d+', '#', line)[:_MAX_REASON]
-        with open(self._path, 'a', encoding='utf-8') as file:
+        # JSON can hold halves of characters, which no file can.
+        with open(self._path, 'a', encoding='utf-8', errors='backslashreplace') as file:
             file.write(f'{times}\t{line}\n')
 
     def is_first(self, reason: str) -> bool:

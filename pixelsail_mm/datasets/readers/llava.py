@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,10 +40,11 @@ class LLaVADataset(PixelDataset):
             yield dict(item, id=str(item.get('id', i)))
 
     def _parse(self, entry: dict, where: str) -> dict:
-        image = entry.get('image')
+        # A text-only entry has no image, or an empty one.
+        image = self.image_fields(entry, 'image', where) if entry.get('image') else {}
         return dict(
             {key: entry[key] for key in ('id', 'height', 'width') if key in entry},
-            img_path=osp.join(self.data_prefix['img_path'], image) if image else None,
+            img_path=image.get('img_path'),
             turns=parse_turns(entry['conversations'], self.ann_file, where),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset, select_turns
-from pixelsail_mm.datasets.files.annotation_files import stated_size
+from pixelsail_mm.datasets.files.annotation_files import image_fields
 from pixelsail_mm.datasets.readers.conversations import parse_turns
 from pixelsail_mm.datasets.readers.regions import draw_prompt_ids
 from pixelsail_mm.datasets.sample_source import Record
@@ -93,6 +93,10 @@ class OspreyDataset(PixelDataset):
             yield dict(item, number=i)
 
     def _parse(self, entry: dict, where: str) -> dict:
+        if not isinstance(entry['annotation'], list):
+            raise self.fault(
+                f'{where}.annotation', f'must be a list, got {entry["annotation"]!r:.60}'
+            )
         count = len(entry['annotation'])
         if not 1 <= count <= NUM_PROMPTS:
             raise self.fault(
@@ -109,8 +113,8 @@ class OspreyDataset(PixelDataset):
                     f'region {number} is mentioned, but there are {count} objects',
                 )
         return dict(
-            stated_size(entry, self.ann_file, where),
-            img_path=entry['file_name'],
+            # The folder is found later, where the image lies.
+            image_fields(entry, 'file_name', '', self.ann_file, where),
             masks=[item['segmentation'] for item in entry['annotation']],
             turns=turns,
             **{key: entry.get(key) for key in ('choices', 'answer', 'about')},

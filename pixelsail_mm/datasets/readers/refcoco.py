@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pixelsail_mm.datasets.base import PixelDataset
-from pixelsail_mm.datasets.files.annotation_files import load_json, require_keys
+from pixelsail_mm.datasets.files.annotation_files import load_tables, require_keys
 from pixelsail_mm.datasets.files.restricted_pickle import PlainUnpickler, load_plain_pickle
 from pixelsail_mm.datasets.sample_source import Record
 from pixelsail_mm.datasets.templates import load_templates
@@ -76,6 +75,11 @@ def _unpack_masks(item: dict) -> dict:
     return dict(
         item, refs=[dict(ref, mask=_unpack_mask(ref['mask'], seen)) for ref in item['refs']]
     )
+
+
+def _check_id(value: Any, file: str, where: str) -> None:
+    if not isinstance(value, (int, str)):
+        raise AnnotationError(file, where, f'must be a number, got {value!r:.60}')
 
 
 @DATASETS.register_module()
@@ -174,12 +178,13 @@ class RefCOCODataset(PixelDataset):
         return self._swap_expressions(items) if self.shuffle_expressions else items
 
     def _read_instances(self) -> tuple[dict, dict]:
-        content = load_json(self.ann_file, 'ann_file', dict, _pack_mask)
-        require_keys(content, ('images', 'annotations'), self.ann_file, 'ann_file')
+        names = 'images', 'annotations'
+        content = load_tables(self.ann_file, 'ann_file', names, _pack_mask)
         tables = []
         for name, key in (('images', 'file_name'), ('annotations', 'segmentation')):
             for i, entry in enumerate(content[name]):
                 require_keys(entry, ('id', key), self.ann_file, f'{name}[{i}]')
+                _check_id(entry['id'], self.ann_file, f'{name}[{i}].id')
             tables.append({entry['id']: entry for entry in content[name]})
         return tables[0], tables[1]
 
@@ -201,6 +206,7 @@ class RefCOCODataset(PixelDataset):
         keys = 'ref_id', 'ann_id', 'image_id', 'split', 'sentences'
         for i, ref in enumerate(refs):
             require_keys(ref, keys, self.split_file, f'refs[{i}]')
+            _check_id(ref['image_id'], self.split_file, f'refs[{i}].image_id')
         chosen = [ref for ref in refs if ref['split'] == self.split]
         if not chosen:
             splits = sorted({str(ref['split']) for ref in refs})
@@ -226,6 +232,7 @@ class RefCOCODataset(PixelDataset):
                 f'refs[{i}].ann_id',
                 'a reference to several annotations; read this file with GRefCOCODataset',
             )
+        _check_id(ref['ann_id'], self.split_file, f'refs[{i}].ann_id')
         if ref['ann_id'] not in annotations:
             raise self._refuse(
                 f'refs[{i}].ann_id',
@@ -301,16 +308,10 @@ class RefCOCODataset(PixelDataset):
                     f'image {image_id} is not in {self.ann_file}; the two files do not belong '
                     'together',
                 )
-            image = images[image_id]
-            items.append(
-                dict(
-                    img_path=osp.join(self.data_prefix['img_path'], image['file_name']),
-                    image_id=image_id,
-                    height=image.get('height'),
-                    width=image.get('width'),
-                    refs=members,
-                )
-            )
+            where = f'image {image_id}'
+            fields = self.usable(self.image_fields, images[image_id], 'file_name', where)
+            if fields is not None:
+                items.append(dict(fields, image_id=image_id, refs=members))
         return items
 
     def _swap_expressions(self, items: list[dict]) -> list[dict]:

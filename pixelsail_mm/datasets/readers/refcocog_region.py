@@ -86,7 +86,7 @@ class RefCOCOgRegionDataset(RegionDescriptionDataset):
             for ref in info['refs']:
                 region = regions.setdefault(ref['ann_id'], dict(mask=ref['mask'], texts=[]))
                 region['texts'] += [sentence['phrase'] for sentence in ref['sentences']]
-            sizes = {k: info[k] for k in ('height', 'width') if info[k]}
+            sizes = {k: info[k] for k in ('height', 'width') if k in info}
             yield dict(
                 sizes,
                 img_path=info['img_path'],

@@ -128,7 +128,7 @@ def test_options_that_are_objects_do_not_change_the_fingerprint():
     assert make(1) == make(1) != make(2)
 
 
-@pytest.mark.parametrize('damage', ['cut', 'meta', 'gone'])
+@pytest.mark.parametrize('damage', ['cut', 'meta', 'other', 'empty', 'gone'])
 def test_a_damaged_index_is_built_again(build, tmp_path, damage):
     build()
     (entry,) = (tmp_path / 'cache').iterdir()
@@ -136,6 +136,10 @@ def test_a_damaged_index_is_built_again(build, tmp_path, damage):
         (entry / 'items.bin').write_bytes((entry / 'items.bin').read_bytes()[:-1])
     elif damage == 'meta':
         (entry / 'meta.json').write_text('{')
+    elif damage == 'other':
+        (entry / 'meta.json').write_text('[]')
+    elif damage == 'empty':
+        (entry / 'ends.npy').write_bytes(b'')
     else:
         (entry / 'ends.npy').unlink()
     dataset, parsed = build()

@@ -94,10 +94,15 @@ def test_turns_can_be_limited_and_shuffled(write):
 
 
 def test_broken_entries_are_counted_in_training_and_fatal_in_tests(write):
-    records = [dict(conversations=talk('hq', 'ga')), dict(conversations=talk('hq'))]
+    good = dict(conversations=talk('hq', 'ga'))
+    records = [good, dict(conversations=talk('hq'))]
     dataset = DATASETS.build(write(records))
     assert len(dataset) == 1 and sum(dataset.skipped.values()) == 1
     with pytest.raises(BadSampleError, match=r'\[1\]'):
+        DATASETS.build(write(records, test_mode=True))
+    records = [good, dict(good, image=80)]
+    assert DATASETS.build(write(records)).skipped.total() == 1
+    with pytest.raises(BadSampleError, match=r'\[1\].image: must be the name'):
         DATASETS.build(write(records, test_mode=True))
 
 

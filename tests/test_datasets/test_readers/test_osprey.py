@@ -125,6 +125,8 @@ def test_test_mode_numbers_the_prompts_in_order(write):
         record('<region0>?'),
         record('What?', ''),
         {**record('What?'), 'annotation': [dict(bbox=[1, 2, 3, 4])]},
+        {**record('What?'), 'annotation': None},
+        {**record('What?'), 'file_name': 80},
     ],
 )
 def test_unusable_entries_are_counted_in_training_and_fatal_in_tests(write, broken):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelsail_mm.datasets import AnnotationError
+from pixelsail_mm.datasets import AnnotationError, BadSampleError
 from pixelsail_mm.datasets.files.restricted_pickle import load_plain_pickle
 from pixelsail_mm.datasets.readers.refcoco import clean_phrase, other_image_permutation
 from pixelsail_mm.datasets.templates import load_templates
@@ -237,6 +237,9 @@ def test_missing_files_are_listed_together(tmp_path):
         ([dict(ref_id=1)], r'refs\[0\]'),
         ([reference(1, 99, 1, 'a')], r'refs\[0\].ann_id'),
         ([reference(1, 1, 7, 'a')], 'image_id'),
+        ([reference(1, 1, [7], 'a')], r'refs\[0\].image_id: must be a number'),
+        ([reference(1, dict(a=1), 1, 'a')], r'refs\[0\].ann_id: must be a number'),
+        ([{0: 1, 'ref_id': 1}], r'refs\[0\]: lacks'),
         ([reference(1, 1, 1, 'a', split='x')], 'split'),
         ([reference(1, 1, 1, '')], 'ann_file'),
         ([reference(1, [1], 1, 'a')], r'refs\[0\].ann_id: .*GRefCOCODataset'),
@@ -301,6 +304,23 @@ def test_damaged_instances_are_named(write_refcoco, tmp_path):
     cfg = write_refcoco([image(1)], [dict(id=1)], [reference(1, 1, 1, 'a')])
     with pytest.raises(AnnotationError, match=r'instances.json: annotations\[0\].*segmentation'):
         DATASETS.build(cfg)
+    cfg = write_refcoco([image(1)], [dict(annotation(1, 1), id=[1])], [reference(1, 1, 1, 'a')])
+    with pytest.raises(AnnotationError, match=r'annotations\[0\].id: must be a number'):
+        DATASETS.build(cfg)
+    cfg = write_refcoco([image(1)], None, [reference(1, 1, 1, 'a')])
+    with pytest.raises(AnnotationError, match='annotations: must be a list'):
+        DATASETS.build(cfg)
     (tmp_path / 'instances.json').write_text('{"images": []}')
     with pytest.raises(AnnotationError, match='annotations'):
         DATASETS.build(cfg)
+
+
+@pytest.mark.parametrize('damage', [dict(file_name=3), dict(height=[80])], ids=str)
+def test_a_damaged_image_costs_its_own_references(write_refcoco, damage):
+    images = [image(1), dict(image(2), **damage)]
+    refs = [reference(1, 1, 1, 'a'), reference(2, 2, 2, 'b')]
+    cfg = write_refcoco(images, [annotation(1, 1), annotation(2, 2)], refs)
+    dataset = DATASETS.build(cfg)
+    assert len(dataset) == 1 and dataset.skipped.total() == 1
+    with pytest.raises(BadSampleError, match=r'instances.json: image 2\.'):
+        DATASETS.build(dict(cfg, test_mode=True, split='train'))
