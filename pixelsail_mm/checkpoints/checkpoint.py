@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pixelsail_mm.checkpoints.formats.safe_pickle import (
@@ -106,6 +107,22 @@ def _check_weights(path: Path, state: Any) -> None:
                 'of weights with their tensors are expected',
                 remedy,
             )
+        kind = _unusable_kind(value)
+        if kind:
+            raise CheckpointError(
+                path, f'{key} is a {kind} tensor, which no weight of a model is', remedy
+            )
+
+
+def _unusable_kind(value: Tensor) -> str:
+    """What keeps a tensor from being copied into a weight unchanged; empty if nothing does."""
+    kinds = dict(
+        sparse=value.layout != torch.strided,
+        quantized=value.is_quantized,
+        complex=value.is_complex(),
+        meta=value.is_meta,
+    )
+    return next((name for name, applies in kinds.items() if applies), '')
 
 
 def _open_folder(path: Path, mmap: bool) -> dict[str, Any]:
@@ -170,7 +187,7 @@ def _listed(index: Path) -> set[str]:
         if not all(isinstance(name, str) for name in names):
             raise TypeError('a name that is no text')
         return names
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             index, f'not a readable list of shards ({error})', 'copy or download it again'
         ) from error

@@ -158,6 +158,9 @@ def test_compressed_file_is_read_and_not_mapped(tmp_path):
         (dict(state_dict=[1]), 'its state_dict is a list'),
         (dict(state_dict=dict(a=3)), "'a' in it is a int"),
         ({1: torch.ones(1)}, '1 in it is a Tensor'),
+        (dict(a=torch.ones(2, 2).to_sparse()), 'a is a sparse tensor'),
+        (dict(a=torch.ones(2, dtype=torch.complex64)), 'a is a complex tensor'),
+        (dict(a=torch.ones(2, device='meta')), 'a is a meta tensor'),
     ],
     ids=str,
 )
@@ -271,6 +274,7 @@ def test_numbered_shards_are_counted_without_an_index(tmp_path):
         '{"weight_map": {"x": 1}}',
         '{"weight_map": {"x": ["a"]}}',
         '{"weight_map"',
+        '[' * 100_000,
         '{"other": 1}',
     ],
 )

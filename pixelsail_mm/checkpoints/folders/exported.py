@@ -102,7 +102,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise ConfigError(f'{path}: no such file; the folder is incomplete') from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f'{path}: not valid JSON ({error}); copy or download it again') from error
     if not isinstance(content, dict):
         raise ConfigError(f'{path}: holds a {type(content).__name__}, not an object')

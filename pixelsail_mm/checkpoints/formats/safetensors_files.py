@@ -58,7 +58,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         aliases = {
             alias: state[key] for alias, key in json.loads(metadata.get(ALIASES, '{}')).items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             path,
             f'its list of names that share a tensor, the entry {ALIASES!r} '

@@ -26,7 +26,7 @@ def describe(shapes: Mapping[str, Sequence[int]]) -> dict[str, str | int]:
     layers = [
         (int(found[1]), found[2].replace('.base_layer.', '.'), shape)
         for key, shape in shapes.items()
-        if (found := _LAYER.search(key))
+        if shape and (found := _LAYER.search(key))
     ]
     parts = {part: shape for _, part, shape in layers}
     if 'self_attn.o_proj.weight' not in parts:

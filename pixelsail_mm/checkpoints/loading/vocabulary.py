@@ -123,7 +123,7 @@ def _from_header(path: Path, recorded: str) -> Vocabulary:
             {token: int(index) for token, index in entry['added'].items()},
             str(entry['ordinary']),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             path,
             f'its list of tokens, the entry {METADATA_KEY!r} of the header,'

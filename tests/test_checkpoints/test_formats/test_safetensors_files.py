@@ -46,7 +46,9 @@ def test_views_that_begin_alike_are_not_aliases(tmp_path):
     assert set(load_file(tmp_path / 'a.safetensors')) == {'whole', 'part'}
 
 
-@pytest.mark.parametrize('aliases', ['{', '["a"]', '{"b": "absent"}', '{"b": ["a"]}'])
+@pytest.mark.parametrize(
+    'aliases', ['{', '["a"]', '{"b": "absent"}', '{"b": ["a"]}', '[' * 100_000], ids=range(5)
+)
 def test_damaged_list_of_aliases_is_named(tmp_path, aliases):
     save_file(dict(a=torch.ones(2)), tmp_path / 'a.safetensors', dict(aliases=aliases))
     with pytest.raises(CheckpointError, match="a.safetensors: .* entry 'aliases'.* is damaged"):
