@@ -29,6 +29,12 @@ class ConfigError(UserError, ValueError):
     """The config asks for something impossible; the message names the key and the remedy."""
 
 
+def _readable(text: str, limit: int = 1500) -> str:
+    """Cut out the middle of a message that quotes something huge from a damaged file."""
+    half = limit // 2
+    return text if len(text) <= limit else f'{text[:half]} [...] {text[-half:]}'
+
+
 class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be used.
 
@@ -39,6 +45,7 @@ class CheckpointError(UserError, ValueError):
     """
 
     def __init__(self, path: str | Path, reason: str, remedy: str):
+        reason = _readable(reason)
         super().__init__(f'{path}: {reason}; {remedy}')
         self.path, self.reason, self.remedy = str(path), reason, remedy
 
@@ -82,9 +89,8 @@ class BadSampleError(UserError, ValueError):
 
     def __init__(self, file: str | None, key: str, reason: str) -> None:
         self.file = str(file) if file else '<memory>'
-        self.key = key
-        self.reason = reason
-        super().__init__(f'{self.file}: {key}: {reason}')
+        self.key, self.reason = _readable(key), _readable(reason)
+        super().__init__(f'{_readable(self.file)}: {self.key}: {self.reason}')
 
     def __reduce__(self):
         """Rebuild from the three fields, so that it crosses worker process borders."""

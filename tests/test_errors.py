@@ -2,7 +2,7 @@
 
 import copy
 
-from pixelsail_mm.errors import CheckpointError, MissingFilesError, first_line
+from pixelsail_mm.errors import BadSampleError, CheckpointError, MissingFilesError, first_line
 
 
 def test_checkpoint_error_crosses_process_borders():
@@ -25,3 +25,11 @@ def test_a_missing_path_is_told_once_with_its_keys():
         'config: 2 files or folders are missing:\n  x   (a and 1 more)\n'
         '  y   (c)\ncorrect these keys'
     )
+
+
+def test_messages_quote_the_ends_of_what_is_huge():
+    for error in (
+        BadSampleError('a.json', 'k' * 10**6, 'r' * 10**6),
+        CheckpointError('a', 'r' * 10**6, 'copy it'),
+    ):
+        assert len(str(copy.copy(error))) < 4000 and ' [...] ' in str(error)
