@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +66,10 @@ def make_record(
         raise BadSampleError(name, 'text', f'{text!r} is empty; ask a question')
     record = make_image_record(name, image, prompts, exif, max_pixels)
     record['conversation'] = [*make_history(name, history), dict(human=text, gpt='')]
+    if not isinstance(answer_prefix, str | None):
+        raise BadSampleError(
+            name, 'answer_prefix', f'must be a text, got {type(answer_prefix).__name__}'
+        )
     if answer_prefix:
         record['answer_prefix'] = answer_prefix
     _check_names(name, record)
@@ -177,7 +180,7 @@ def _image(name: str, image: ImageInput, said: list[str], exif: str, max_pixels:
     if image is None:
         return {}
     if isinstance(image, (str, os.PathLike)):
-        if not Path(image).is_file():
+        if not os.path.isfile(image):  # False, too, for a name that no file can have
             raise BadSampleError(str(image), 'image', 'no such file; check the path')
         return dict(img_path=str(image), exif=exif)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
@@ -219,6 +222,10 @@ def make_history(name: str, history: Sequence | None) -> list[dict[str, str]]:
             and ``gpt``. What a call returns as ``history`` can be passed on.
     """
     turns = []
+    if not isinstance(history, Iterable | None):
+        raise BadSampleError(
+            name, 'history', f'expected a list of turns, got {type(history).__name__}'
+        )
     for i, turn in enumerate(history or ()):
         match turn:
             case {'human': str(question), 'gpt': str(answer)} | (str(question), str(answer)):
@@ -246,9 +253,9 @@ def make_prompts(name: str, prompts: Any) -> list[dict]:
     """
     if prompts is None:
         return []
-    if isinstance(prompts, Mapping) or isinstance(prompts, (str, Image.Image)):
+    if isinstance(prompts, (Mapping, str, Image.Image)) or not isinstance(prompts, Iterable):
         raise BadSampleError(name, 'prompts', 'expected a list of prompts; put the prompt into []')
-    prompts = prompts.detach().cpu().numpy() if hasattr(prompts, 'detach') else prompts
+    prompts = _array(prompts, name, 'prompts') if hasattr(prompts, 'detach') else prompts
     if isinstance(prompts, np.ndarray) and prompts.ndim not in (2, 3):
         raise BadSampleError(
             name,
@@ -262,12 +269,9 @@ def _prompt(prompt: Any, i: int, name: str) -> dict:
     if isinstance(prompt, Mapping):
         full = dict(id=i) | dict(prompt)
         if 'mask' in full and not isinstance(full['mask'], (Mapping, list, tuple)):
-            full['mask'] = _array(full['mask'])
+            full['mask'] = _array(full['mask'], name, f'prompts[{i}].mask')
         return full
-    try:
-        values = _array(prompt)
-    except (TypeError, ValueError):
-        values = np.zeros(())
+    values = _array(prompt, name, f'prompts[{i}]')
     kind = {(1, 4): 'box', (1, 2): 'point'}.get((values.ndim, values.size))
     if values.ndim == 2:
         return dict(id=i, mask=values)
@@ -276,10 +280,15 @@ def _prompt(prompt: Any, i: int, name: str) -> dict:
             name,
             f'prompts[{i}]',
             'expected a dict, a mask (H, W), a box '
-            f'[x1, y1, x2, y2] or a point [x, y], got {prompt!r}',
+            f'[x1, y1, x2, y2] or a point [x, y], got {prompt!r:.200}',
         )
     return {'id': i, kind: values.tolist()}
 
 
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values)
+def _array(values: Any, name: str, key: str) -> np.ndarray:
+    try:
+        return np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadSampleError(
+            name, key, f'expected numbers of one shape, got {values!r:.200} ({error})'
+        ) from error

@@ -17,6 +17,7 @@ from pixelsail_mm.tokenization import (
     IGNORE_INDEX,
     NO_PROMPT,
     NOT_A_PATCH,
+    NUM_PROMPTS,
     SpecialTokens,
     build_tokenizer,
 )
@@ -165,6 +166,40 @@ def inputs_by_sample(inputs: list[dict] | Mapping[str, Sequence]) -> list[dict]:
     return inputs
 
 
+def _checked_grid(sample: dict, index: int, p: int) -> tuple[int, int]:
+    """Rows and columns of patches of a sample, after a check that its tensors fit each other."""
+    ids, image = sample.get('input_ids'), sample.get('image')
+    length = ids.shape[:1] if isinstance(ids, Tensor) else (0,)
+    grid = (0, 0)
+    if isinstance(image, Tensor) and image.dim() == 3:
+        grid = (image.shape[1] // p, image.shape[2] // p)
+    shapes = dict(
+        input_ids=length,
+        labels=length,
+        turn_ids=length,
+        image=(3, grid[0] * p, grid[1] * p),
+        prompt_map=grid,
+    )
+    for key, shape in shapes.items():
+        value = sample.get(key)
+        if value is None and key not in ('input_ids', 'labels'):
+            continue
+        if (
+            not isinstance(value, Tensor)
+            or value.shape != shape
+            or value.is_floating_point()
+            or (key == 'prompt_map' and not ((value >= NO_PROMPT) & (value < NUM_PROMPTS)).all())
+        ):
+            kind = f'{value.dtype} {tuple(value.shape)}' if isinstance(value, Tensor) else value
+            raise ConfigError(
+                f'sample {index} of the batch: {key} must be whole numbers of shape '
+                f'{tuple(shape)}, for patches of {p} pixels and prompts below {NUM_PROMPTS}, got '
+                f'{kind!s:.80}; pack samples with PackPixelInputs, behind ResizeToGrid of the same '
+                'patch_size'
+            )
+    return grid
+
+
 @MODELS.register_module()
 class PixelDataPreprocessor(BaseDataPreprocessor):
     """Normalise and cut images into patches, pad text on the right, build positions.
@@ -213,7 +248,8 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
             ``dict(inputs=ModelInputs, data_samples=...)``.
 
         Raises:
-            ConfigError: The image tokens of a sample do not match its image or ``image_layout``.
+            ConfigError: A tensor of a sample has another shape than the others ask for, or the
+                image tokens do not match the image or ``image_layout``.
         """
         samples = inputs_by_sample(data['inputs'])
         data_samples = data.get('data_samples')
@@ -230,14 +266,11 @@ class PixelDataPreprocessor(BaseDataPreprocessor):
 
     def _sample(self, sample: dict, index: int) -> dict:
         """Positions, span and per-token indices of one sample (patch rows start at 0)."""
-        ids = sample['input_ids']
-        image = sample.get('image')
+        grid = _checked_grid(sample, index, self.patch_size)
+        ids, image = sample['input_ids'], sample.get('image')
         length = len(ids)
         patch_of = torch.full((length,), -1, dtype=torch.long)
         prompt_of = torch.full((length,), NOT_A_PATCH, dtype=torch.long)
-        grid = (0, 0)
-        if image is not None:
-            grid = (image.shape[1] // self.patch_size, image.shape[2] // self.patch_size)
         where = torch.nonzero(ids == self.tokens.vpatch).squeeze(1)
         if len(where) != grid[0] * grid[1]:
             raise ConfigError(

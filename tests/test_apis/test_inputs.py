@@ -67,6 +67,9 @@ def test_boxes_points_and_mixtures():
         np.zeros(4),
         np.zeros((1, 2, 3, 4)),
         [[1, [2]]],
+        5,
+        torch.zeros(2, 2).to_sparse(),
+        [dict(mask=[torch.zeros(2, 2).to_sparse()][0])],
     ],
 )
 def test_unusable_prompts(prompts):
@@ -78,6 +81,10 @@ def test_history_forms():
     expected = [dict(human='q', gpt='a'), dict(human='r', gpt='b')]
     assert make_history('x', [('q', 'a'), dict(human='r', gpt='b')]) == expected
     assert make_history('x', None) == []
+    with pytest.raises(BadSampleError, match='history: expected a list'):
+        make_history('x', 3)
+    with pytest.raises(BadSampleError, match='answer_prefix: must be a text'):
+        make_record('x', None, 'q', answer_prefix=3)
     for bad in (['qa'], [('q',)], [('q', None)], [dict(human='q')], [3]):
         with pytest.raises(BadSampleError, match=r'x: history\[0\]'):
             make_history('x', bad)
@@ -119,6 +126,8 @@ def test_deep_pictures_are_scaled_in_every_form(tmp_path):
     'image, message',
     [
         ('nowhere.png', r'nowhere.png: image: no such file'),
+        ('x' * 5000, r'xxx: image: no such file'),
+        ('a\x00b.png', r'image: no such file'),
         (np.zeros((4, 5, 3)), r'input 0: image: .*float64 \(4, 5, 3\)'),
         (np.zeros((3, 4, 5), np.uint8), r'\(3, 4, 5\)'),
         (np.zeros((0, 5, 3), np.uint8), r'\(0, 5, 3\)'),

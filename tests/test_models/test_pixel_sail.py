@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pixelsail_mm.command_line import explain
+from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import TINY_LLM, byte_tokenizer, collate, make_sample
 from pixelsail_mm.testing.tiny_models import tiny_model_config as config
@@ -221,6 +222,28 @@ def test_swapped_patch_size_is_named(model):
     inputs, sample = make_sample(model.tokens, (2, 2))
     inputs['image'] = torch.zeros(3, 32, 32, dtype=torch.uint8)
     with pytest.raises(ValueError, match='patch_size'):
+        model.data_preprocessor(collate([(inputs, sample)]))
+
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('labels', torch.zeros(3, dtype=torch.long)),
+        ('labels', None),
+        ('input_ids', [1, 2]),
+        ('turn_ids', torch.zeros(3, dtype=torch.long)),
+        ('image', torch.zeros(3, 15, 16, dtype=torch.uint8)),
+        ('image', torch.zeros(16, 16, dtype=torch.uint8)),
+        ('image', torch.zeros(3, 16, 16)),
+        ('prompt_map', torch.zeros(1, 2, dtype=torch.long)),
+        ('prompt_map', torch.full((2, 2), 15)),
+    ],
+    ids=str,
+)
+def test_tensors_that_do_not_fit_are_named(model, key, value):
+    inputs, sample = make_sample(model.tokens, (2, 2))
+    inputs[key] = value
+    with pytest.raises(ConfigError, match=f'sample 0 of the batch: {key}|vpatch'):
         model.data_preprocessor(collate([(inputs, sample)]))
 
 

@@ -228,24 +228,36 @@ class BuildConversation(BaseTransform):
 
     def _clean(self, results: Results) -> list[dict]:
         """Turns without image marker; empty text is rejected."""
-        source = source_of(results)
+        source, conversation = source_of(results), results['conversation']
         expression = results.get('meta', {}).get('expression')
-        if expression is not None and not expression.strip():
+        if expression is not None and not str(expression).strip():
             raise BadSampleError(
                 source,
                 'meta.expression',
                 'the expression is empty; remove the sample or give it a phrase',
             )
+        if not isinstance(conversation, (list, tuple)):
+            raise BadSampleError(
+                source, 'conversation', f'must be a list, got {conversation!r:.60}'
+            )
         turns = []
-        for i, turn in enumerate(results['conversation']):
-            answer = turn.get('gpt') or ''
+        for i, turn in enumerate(conversation):
+            match turn:
+                case {'human': str(question)} if isinstance(turn.get('gpt'), str | None):
+                    answer = turn.get('gpt') or ''
+                case _:
+                    raise BadSampleError(
+                        source,
+                        f'conversation[{i}]',
+                        f'must be dict(human=text, gpt=text), got {turn!r:.80}',
+                    )
             turns.append(
                 dict(
-                    human=clean_question(turn['human'], self.strip),
+                    human=clean_question(question, self.strip),
                     gpt=answer.strip() if self.strip else answer,
                 )
             )
-            open_turn = self.generation and i == len(results['conversation']) - 1
+            open_turn = self.generation and i == len(conversation) - 1
             for side in ('human',) if open_turn else ('human', 'gpt'):
                 if not turns[-1][side].strip():
                     raise BadSampleError(
@@ -303,6 +315,12 @@ class BuildConversation(BaseTransform):
                 raise _ForbiddenTextError(
                     f'prompt id {number} is out of range 0..{NUM_PROMPTS - 1}; renumber the prompts'
                 )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _ForbiddenTextError(
+                f'the text holds half of a character ({error}); write it in UTF-8 again'
+            ) from error
         # The backend gives the ids of `tokenizer.encode` at a fraction of its overhead.
         return tuple(self._backend.encode(text, add_special_tokens=False).ids) if text else ()
 

@@ -213,6 +213,12 @@ def test_question_may_hold_braces(default):
         (_record(('q', 'ends here </vision>')), 'image token </vision>'),
         (_record(('what is <Prompt15>?', 'a')), r'prompt id 15 is out of range 0\.\.14'),
         (_record(('q', '<Prompt99>: a dog')), 'prompt id 99'),
+        (_record(('what is \ud800?', 'a')), 'half of a character'),
+        (_record(('q', 'a \udfff')), 'half of a character'),
+        (dict(_record(), conversation=None), 'must be a list'),
+        (dict(_record(), conversation=[dict(gpt='a')]), r'conversation\[0\]: must be dict'),
+        (dict(_record(), conversation=['q']), r'conversation\[0\]: must be dict'),
+        (dict(_record(), conversation=[dict(human='q', gpt=3)]), 'must be dict'),
     ],
 )
 def test_faults_are_named(default, record, reason):
