@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
 # Shared machines are slow at times: examples are bounded in number, not in time.
 settings.register_profile('pixelsail', deadline=None, max_examples=50, derandomize=True)
 settings.load_profile('pixelsail')
+
+# Cases of each fuzz test: in the suite, and when they alone are asked for (`-m fuzz`).
+FUZZ_CASES, NIGHTLY_FUZZ_CASES = 8, 10_000
 
 # Seconds that a command may take.
 COMMAND_LIMIT = 540
@@ -35,11 +38,34 @@ def _cuda_available() -> bool:
     return torch.cuda.is_available()
 
 
-def pytest_collection_modifyitems(items):
-    """Mark what is in ``tests/integration``; skip ``gpu`` tests where there is no CUDA device."""
+def _is_nightly(config) -> bool:
+    return config.getoption('markexpr') == 'fuzz'
+
+
+def pytest_configure(config):
+    """Set the number of fuzz cases: the same few each time, or many that no run had before."""
+    nightly = _is_nightly(config)
+    settings.register_profile(
+        'fuzz',
+        settings.get_profile('pixelsail'),
+        max_examples=int(
+            os.environ.get('FUZZ_CASES', NIGHTLY_FUZZ_CASES if nightly else FUZZ_CASES)
+        ),
+        derandomize=not nightly,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark what is in ``tests/integration`` and ``tests/fuzz``; skip ``gpu`` tests without CUDA."""
     for item in items:
         if item.path.is_relative_to(REPO_ROOT / 'tests/integration'):
             item.add_marker('integration')
+        if item.path.is_relative_to(REPO_ROOT / 'tests/fuzz'):
+            item.add_marker('fuzz')
+            if _is_nightly(config):
+                item.add_marker(pytest.mark.timeout(0))
     gpu_items = [item for item in items if item.get_closest_marker('gpu')]
     if gpu_items and not _cuda_available():
         skip = pytest.mark.skip(reason='needs a CUDA device; torch.cuda.is_available() is False')

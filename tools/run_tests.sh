@@ -3,6 +3,7 @@
 #   tools/run_tests.sh                    everything, slow tests too
 #   tools/run_tests.sh -m "not slow"      the quick tests
 #   tools/run_tests.sh tests/test_models -k rotary
+#   tools/run_tests.sh -m fuzz            damaged input, 10,000 cases for each target: some hours
 #   tools/run_tests.sh -n 0 --pdb         in one process, e.g. to debug
 # The environment can be chosen with the variables at the top of tools/_venv.sh.
 set -euo pipefail
