@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hypothesis import given, note, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixelsail_mm.errors import UserError
@@ -93,7 +93,6 @@ def outcome(run: Callable[[], Any], *names: str) -> Any:
             return run()
     except UserError as error:
         said = str(error)
-        note(f'said: {said[:300]}')
         assert any(name in said for name in names), f'names no file: {said[:500]}'
         assert len(said) < 5000, f'a message of {len(said)} characters: {said[:500]}'
         return error
