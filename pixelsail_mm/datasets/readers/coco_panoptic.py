@@ -7,6 +7,7 @@ import os.path as osp
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -250,7 +251,10 @@ class COCOSegmentsDataset(PanopticDataset):
                 f"{category_id!r} is neither in the file's categories nor one of COCO panoptic; "
                 'add it to categories',
             )
-        if segment.get('iscrowd'):
+        crowd = segment.get('iscrowd')
+        if crowd not in (None, 0, 1):  # a text '0' would leave the segment out unnoticed
+            raise self.fault(f'{where}.iscrowd', f'must be 0 or 1, got {crowd!r:.60}')
+        if crowd:
             return None
         name, thing = classes[category_id]
         left = self._left(segment, where)
@@ -264,11 +268,11 @@ class COCOSegmentsDataset(PanopticDataset):
         if not (
             isinstance(box, list)
             and len(box) == 4
-            and all(isinstance(number, (int, float)) for number in box)
+            and all(isinstance(number, (int, float)) and abs(number) < inf for number in box)
         ):
             raise self.fault(
                 f'{where}.bbox',
-                f'must be [x, y, width, height], got {box!r:.60}; correct or remove it',
+                f'must be [x, y, width, height], all finite, got {box!r:.60}; correct or remove it',
             )
         return box[0]
 

@@ -389,6 +389,8 @@ def test_there_is_at_least_one_turn(build):
         annotation(segment(5, DOG, bbox=[1, 2])),
         annotation(segment(5, DOG, bbox='left')),
         annotation(segment(5, DOG, bbox=['1', 0, 2, 2])),
+        annotation(segment(5, DOG, bbox=[float('nan'), 0, 2, 2])),
+        annotation(segment(5, DOG, iscrowd='0')),
         annotation('dog'),
         annotation(dict(id=5)),
         dict(annotation(), segments_info=None),
