@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS
+from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS, refuse_program
 from pixelsail_mm.errors import BadSampleError
 
 _PARTS = ('target', 'ignore')
@@ -104,6 +104,7 @@ def decode_masks(
 def _read_segment_ids(path: str, height: int, width: int) -> np.ndarray:
     """Segment id of every pixel of a panoptic PNG, int32 (H, W); a grey PNG holds it directly."""
     with Image.open(path) as image:
+        refuse_program(image)
         # By the header: whatever a broken file says, it takes no more memory than the image.
         _check_size((image.height, image.width), (height, width), path, 'png')
         pixels = np.array(

@@ -63,6 +63,12 @@ def check_pixels(image: Image.Image, max_pixels: float, source: str, key: str) -
         )
 
 
+def refuse_program(image: Image.Image) -> None:
+    """Raise ValueError for PostScript, whatever its file is called; Ghostscript would run it."""
+    if image.format == 'EPS':
+        raise ValueError('PostScript is a program, and is not run')
+
+
 def is_rotated(image: Image.Image) -> bool:
     """Tell whether the EXIF data of a picture ask to turn or mirror it (values 2 to 8)."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
@@ -95,8 +101,9 @@ def to_rgb(image: Image.Image, exif: str = IGNORE) -> tuple[np.ndarray, list[str
         (uint8 (H, W, 3) RGB, what was read otherwise than it is stored, in words).
 
     Raises:
-        ValueError: No pixel is finite.
+        ValueError: No pixel is finite, or the file is a PostScript program.
     """
+    refuse_program(image)
     notes = []
     if is_rotated(image):
         if exif == ROTATE:

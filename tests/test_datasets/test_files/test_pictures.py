@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from pixelsail_mm.apis.inferencer import _pixels as record_pixels
 from pixelsail_mm.datasets.files import pictures
+from pixelsail_mm.datasets.files.masks import decode_mask
 from pixelsail_mm.datasets.files.pictures import (
     BY_BITS,
     BY_RANGE,
@@ -19,7 +20,7 @@ from pixelsail_mm.datasets.files.pictures import (
     to_rgb,
 )
 from pixelsail_mm.datasets.transforms import LoadImage
-from pixelsail_mm.errors import ConfigError
+from pixelsail_mm.errors import BadSampleError, ConfigError
 from pixelsail_mm.models.experts import CachedExpert
 from pixelsail_mm.models.experts.images import original_image
 from pixelsail_mm.notices import warn_once
@@ -263,3 +264,13 @@ def test_a_turned_sample_stays_turned_for_experts_and_pictures(photo, tmp_path):
     assert np.array_equal(original_image(sample).permute(1, 2, 0), turned['img'])
     with pytest.raises(ConfigError, match="phone.png: turned.*remove exif='rotate'"):
         CachedExpert(str(tmp_path), image_root=str(tmp_path))([sample])
+
+
+def test_programs_are_not_run(tmp_path):
+    """A file of PostScript under any name would be run by Ghostscript, where it is installed."""
+    path = tmp_path / 'a.jpg'
+    Image.new('RGB', (4, 4)).save(path, 'EPS')
+    with pytest.raises(BadSampleError, match='a.jpg: img_path: .*PostScript is a program'):
+        LoadImage()(dict(img_path=str(path)))
+    with pytest.raises(BadSampleError, match='a.jpg: m: .*PostScript is a program'):
+        decode_mask(dict(png=str(path)), 4, 4, None, 'm')
