@@ -82,7 +82,8 @@ def _check_names(name: str, record: dict) -> None:
     Answers of the history may name what is not given: the model wrote them, and may have erred.
     """
     turns = record['conversation']
-    given = [prompt['id'] for prompt in record['prompts']]
+    # Other ids are refused with the prompts, where they are drawn.
+    given = [p['id'] for p in record['prompts'] if isinstance(p['id'], (int, np.integer))]
     asked = {f'history[{i}]': turn['human'] for i, turn in enumerate(turns[:-1])} | dict(
         text=turns[-1]['human'], answer_prefix=record.get('answer_prefix', '')
     )

@@ -164,4 +164,5 @@ def test_questions(pipeline, seed):
 
 
 def _paths(asked):
-    return [asked['image']] if isinstance(asked['image'], str) else []
+    # A long one is cut in the middle.
+    return [asked['image'][:100]] if isinstance(asked['image'], str) else []

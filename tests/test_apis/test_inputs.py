@@ -85,6 +85,9 @@ def test_history_forms():
         make_history('x', 3)
     with pytest.raises(BadSampleError, match='answer_prefix: must be a text'):
         make_record('x', None, 'q', answer_prefix=3)
+    odd = [dict(id=np.zeros(3), box=[1, 2, 3, 4])]  # refused where prompts are drawn
+    with pytest.raises(BadSampleError, match='names <Prompt0>'):
+        make_record('x', None, '<Prompt0>?', odd)
     for bad in (['qa'], [('q',)], [('q', None)], [dict(human='q')], [3]):
         with pytest.raises(BadSampleError, match=r'x: history\[0\]'):
             make_history('x', bad)

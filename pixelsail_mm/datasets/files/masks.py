@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixelsail_mm.datasets.files.pictures import DECODING_ERRORS, refuse_program
-from pixelsail_mm.errors import BadSampleError
+from pixelsail_mm.errors import BadSampleError, first_line
 
 _PARTS = ('target', 'ignore')
 # Far outside of any image, safe to draw in whole numbers, and drawn in half a second.
@@ -128,7 +128,7 @@ def _decode_png(mask: dict, height: int, width: int, key: str) -> np.ndarray:
         raise BadSampleError(path, key, error.reason) from error
     except DECODING_ERRORS as error:
         raise BadSampleError(
-            path, key, f'cannot be decoded ({error}); download it again'
+            path, key, f'cannot be decoded ({first_line(error)}); download it again'
         ) from error
     if ids is None:
         return pixels != 0

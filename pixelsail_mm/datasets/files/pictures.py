@@ -35,6 +35,9 @@ DECODING_ERRORS = (
     OverflowError,
     struct.error,
     zlib.error,
+    RuntimeError,  # of AVIF's decoder
+    MemoryError,  # a damaged header asks for more than there is
+    Image.DecompressionBombError,  # some formats check the size while a file is opened
 )
 # Rows that are converted at a time; intermediate copies of a whole picture would double its memory.
 _ROWS = 512

@@ -19,7 +19,7 @@ from pixelsail_mm.datasets.files.pictures import (
     is_rotated,
     to_rgb,
 )
-from pixelsail_mm.errors import BadSampleError
+from pixelsail_mm.errors import BadSampleError, first_line
 from pixelsail_mm.notices import warn_once
 from pixelsail_mm.registry import TRANSFORMS
 from pixelsail_mm.tokenization import NUM_PROMPTS
@@ -147,7 +147,9 @@ class LoadImage(PixelTransform):
             ) from error
         except DECODING_ERRORS as error:
             raise BadSampleError(
-                path, 'img_path', f'cannot be decoded ({error}); download or re-encode it again'
+                path,
+                'img_path',
+                f'cannot be decoded ({first_line(error)}); download or re-encode it again',
             ) from error
         if 'notes' in results:
             results['notes'].extend(notes)
@@ -295,7 +297,7 @@ def _draw(prompt: dict, out: np.ndarray, source: str, key: str) -> str:
     kinds = [kind for kind in _SPELLINGS if prompt.get(kind) is not None]
     if len(kinds) != 1:
         raise BadSampleError(
-            source, key, f'needs exactly one of {list(_SPELLINGS)}, got {kinds or sorted(prompt)}'
+            source, key, f'needs exactly one of {list(_SPELLINGS)}, got {kinds or list(prompt)}'
         )
     (kind,) = kinds
     height, width = out.shape

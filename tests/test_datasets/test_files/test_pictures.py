@@ -274,3 +274,33 @@ def test_programs_are_not_run(tmp_path):
         LoadImage()(dict(img_path=str(path)))
     with pytest.raises(BadSampleError, match='a.jpg: m: .*PostScript is a program'):
         decode_mask(dict(png=str(path)), 4, 4, None, 'm')
+
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    'name, options, position, damage',
+    [
+        ('a.webp', dict(format='WEBP', lossless=True), 21, b'\xff' * 4),
+        ('a.jp2', dict(format='JPEG2000'), 32, b'\x00' * 3 + b'\x01' + b'ihdr' + b'\x10' * 8),
+        ('a.avif', dict(format='AVIF'), 271, b'\x00' * 12),
+    ],
+)
+def test_damaged_headers_are_named(tmp_path, name, options, position, damage):
+    """Their decoders raise errors of other kinds than those of PNG and JPEG."""
+    path = tmp_path / name
+    try:
+        Image.fromarray(PHOTO).save(path, **options)
+    except (OSError, KeyError) as error:
+        pytest.skip(f'this Pillow cannot write it: {error}')
+    content = bytearray(path.read_bytes())
+    end = position + len(damage)
+    content[position : end if end else None] = damage
+    path.write_bytes(content)
+    for read in (
+        lambda: LoadImage()(dict(img_path=str(path))),
+        lambda: decode_mask(dict(png=str(path)), *PHOTO.shape[:2], None, 'm'),
+    ):
+        with pytest.raises(BadSampleError, match=name):
+            read()
