@@ -20,7 +20,7 @@ settings.register_profile('pixelsail', deadline=None, max_examples=50, derandomi
 settings.load_profile('pixelsail')
 
 # Cases of each fuzz test: in the suite, and when they alone are asked for (`-m fuzz`).
-FUZZ_CASES, NIGHTLY_FUZZ_CASES = 20, 10_000
+FUZZ_CASES, NIGHTLY_FUZZ_CASES = 8, 10_000
 
 # Seconds that a command may take.
 COMMAND_LIMIT = 540
