@@ -52,11 +52,11 @@ def decode_mask(mask: Any, height: int, width: int, file: str | None, key: str) 
     Raises:
         BadSampleError: The mask is malformed or not of the image's size.
     """
-    if isinstance(mask, dict) and 'union' in mask:
+    if isinstance(mask, dict) and isinstance(mask.get('union'), (list, tuple)):
         decoded = np.zeros((height, width), bool)
         for i, part in enumerate(mask['union']):
             decoded |= decode_mask(part, height, width, file, f'{key}.union[{i}]')
-    elif isinstance(mask, dict) and 'png' in mask:
+    elif isinstance(mask, dict) and isinstance(mask.get('png'), str):
         decoded = _decode_png(mask, height, width, key)
     elif isinstance(mask, dict) and 'painted' in mask:
         decoded = _decode_painted(mask, height, width, file, key)

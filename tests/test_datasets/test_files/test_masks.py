@@ -131,6 +131,8 @@ def test_no_polygon_is_an_empty_mask():
         ([['a'] * 6], 'at least 3 points'),
         ([[[1, 2], [3, 4], [5, 6]]], 'flat list'),
         ('text', 'unknown mask type str'),
+        (dict(union=3), 'RLE needs counts .*union'),
+        (dict(png=3), 'RLE needs counts .*png'),
         ([dict(size=[W, H], counts=[H * W])], r'size \[12, 8\]'),
         ([_half(0), dict(size=[H, W])], 'needs counts'),
     ],
