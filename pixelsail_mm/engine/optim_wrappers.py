@@ -5,6 +5,7 @@ from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
 from mmengine.logging import MessageHub
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
+from pixelsail_mm.engine.optimizer_state import state_is_finite
 from pixelsail_mm.engine.step_check import LossWatch, Outcome, all_finite, on_any_rank
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.registry import OPTIM_WRAPPERS
@@ -27,17 +28,23 @@ def updates_after(optim_wrapper, iteration: int, max_iters: int) -> bool:
 
 
 class _CheckedSteps:
-    """Mixed into MMEngine's wrappers: skip a step if a loss or the gradient is not finite.
+    """Mixed into MMEngine's wrappers: skip a step if what it is made of is not finite.
+
+    That is a loss, the gradient, or what the optimizer remembers: a gradient of 1e20 is finite, and
+    its square in Adam's ``exp_avg_sq`` is not.
 
     Attributes:
         outcome: What became of the last step; None while gradients are accumulated.
         losses: The losses of the window that the last step ended.
+        bad_state: The last step was skipped because the optimizer's state is not finite in some
+            process; so will the next one be, unless somebody resets it.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.outcome: Outcome | None = None
         self.losses = LossWatch()
+        self.bad_state = False
 
     def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
         """Accumulate one micro-batch; step at the end of its window, if that is safe."""
@@ -56,7 +63,7 @@ class _CheckedSteps:
         super().backward(loss, **kwargs)
 
     def _check(self, *flags: bool) -> list[bool]:
-        """Clip; give (a loss is bad, the gradient is bad, the flags) on any process.
+        """Clip; give (a loss or the state is bad, the gradient is bad, the flags) on any process.
 
         The norm to clip by tells about all gradients. Other ways to clip would turn infinity into
         a number, so the gradients are looked at before.
@@ -74,7 +81,9 @@ class _CheckedSteps:
             norm = self.message_hub.get_scalar(f'train/{self.grad_name}').current()
             finite = abs(norm) < float('inf')
         device = (self.losses.finite or trained)[0].device
-        return on_any_rank([not self.losses.close(), not finite, *flags], device)
+        bad = [not state_is_finite(self.optimizer), not self.losses.close(), not finite, *flags]
+        self.bad_state, bad_loss, *others = on_any_rank(bad, device)
+        return [bad_loss or self.bad_state, *others]
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -103,9 +112,9 @@ class PixelAmpOptimWrapper(_CheckedSteps, AmpOptimWrapper):
         self.loss_scaler.unscale_(self.optimizer)
         # The only record of it; the scaler's own step and update read it, too.
         found = self.loss_scaler._found_inf_per_device(self.optimizer).values()
-        bad_loss, bad_gradient, overflow = self._check(any(bool(flag) for flag in found))
+        unfit, bad_gradient, overflow = self._check(any(bool(flag) for flag in found))
         fixed = not overflow or self._scale_update_param is not None or scale <= 1
-        if bad_loss or (bad_gradient and fixed):
+        if unfit or (bad_gradient and fixed):
             self.outcome = Outcome.SKIPPED
             self.loss_scaler.update(scale)
             return
@@ -124,8 +133,8 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
     it). The step runs without autograd: gloo's all-gather into the flat parameters fails otherwise
     in ZeRO stages 1 and 2.
 
-    A step with a bad loss or gradient is skipped by the means with which DeepSpeed skips float16
-    steps that overflow: all processes agree on it, and the gradients are dropped.
+    A step with a bad loss, gradient or state is skipped by the means with which DeepSpeed skips
+    float16 steps that overflow: all processes agree on it, and the gradients are dropped.
 
     Args:
         optimizer: The optimizer; the strategy replaces it with DeepSpeed's.
@@ -135,13 +144,15 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
     Attributes:
         outcome: What became of the last step; None while gradients are accumulated.
         losses: The losses of the window that the last step ended.
+        bad_state: As in :class:`PixelOptimWrapper`; in ZeRO each process looks at its part.
     """
 
     def __init__(self, optimizer, accumulative_counts: int = 1, check_steps: bool = True):
         super().__init__(optimizer)
         self.outcome: Outcome | None = None
         self.losses = LossWatch()
-        self._check_steps, self._bad_loss, self._checks_itself = check_steps, False, None
+        self._check_steps, self._checks_itself = check_steps, None
+        self._unfit = self.bad_state = False
         self._accumulative_counts = accumulative_counts
         self._inner_count, self._max_counts = 0, -1
         self.message_hub = MessageHub.get_current_instance()
@@ -181,9 +192,11 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
             super().step(**kwargs)
 
     def _agree(self, device: torch.device) -> None:
-        """Make DeepSpeed's optimizer skip the coming step if a loss or a gradient is bad."""
-        self._bad_loss = on_any_rank([not self.losses.close()], device)[0]
+        """Make DeepSpeed's optimizer skip the coming step if what it is made of is bad."""
         optimizer = self.model.optimizer
+        bad = [not self.losses.close(), not state_is_finite(optimizer.optimizer)]
+        bad_loss, self.bad_state = on_any_rank(bad, device)
+        self._unfit = bad_loss or self.bad_state
         if self._checks_itself is None:
             self._checks_itself = self._prepare_check(optimizer)
         self._scale = optimizer.loss_scale
@@ -202,8 +215,9 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
                 'data_types, or train unchecked with default_hooks.bad_steps=None'
             )
         gradients_overflow = optimizer.has_overflow
+        # Always both: DeepSpeed's test also forgets what it has found.
         optimizer.has_overflow = lambda *args, **kwargs: (
-            self._bad_loss or gradients_overflow(*args, **kwargs)
+            gradients_overflow(*args, **kwargs) or self._unfit
         )
         if hasattr(getattr(optimizer, 'loss_scaler', None), 'raise_error_at_min_scale'):
             optimizer.loss_scaler.raise_error_at_min_scale = False  # BadStepHook ends the training
@@ -220,9 +234,9 @@ class PixelDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
             return
         scaler = getattr(optimizer, 'loss_scaler', None)
         lowest = max(1, getattr(scaler, 'min_scale', 1))
-        if self._bad_loss or self._scale <= lowest or not optimizer.dynamic_loss_scale:
+        if self._unfit or self._scale <= lowest or not optimizer.dynamic_loss_scale:
             self.outcome = Outcome.SKIPPED
         else:
             self.outcome = Outcome.RESCALED
-        if self._bad_loss and hasattr(scaler, 'cur_scale'):
-            scaler.cur_scale = self._scale  # no scale mends a loss
+        if self._unfit and hasattr(scaler, 'cur_scale'):
+            scaler.cur_scale = self._scale  # no scale mends that

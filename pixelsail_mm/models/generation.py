@@ -10,6 +10,9 @@ from pixelsail_mm.models.data_preprocessor import ModelInputs
 from pixelsail_mm.models.precision import as_weights_of
 from pixelsail_mm.tokenization import IGNORE_INDEX
 
+#: Metainfo, true where an answer comes from states that are NaN or infinite.
+STATES_NOT_FINITE = 'states_not_finite'
+
 
 class AnsweringMixin:
     """The part of the meta-architecture that answers; its other part reads and trains.
@@ -78,6 +81,11 @@ class AnsweringMixin:
                 sample, ids, hidden, {name: maps[row] for name, maps in features.items()}, stops
             )
             sample.pred_token_ids = answer
+            # Text and masks of such an answer look like any other.
+            if not bool(torch.isfinite(prompt_states[row, : lengths[row]]).all()) or not bool(
+                torch.isfinite(hidden).all()
+            ):
+                sample.set_metainfo({STATES_NOT_FINITE: True})
         return data_samples
 
     def _write_prediction(

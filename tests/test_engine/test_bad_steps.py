@@ -344,7 +344,7 @@ def test_losses_of_the_last_window_do_not_count_twice():
 
 def hook_of(outcomes, hook, caplog):
     """Show outcomes to a hook; give the messages."""
-    wrapper = SimpleNamespace(losses=SimpleNamespace(finite=[torch.tensor(True)]))
+    wrapper = SimpleNamespace(losses=SimpleNamespace(finite=[torch.tensor(True)]), bad_state=False)
     runner = SimpleNamespace(optim_wrapper=wrapper, logger=logging.getLogger('bad'))
     caplog.set_level('INFO', 'bad')
     for index, outcome in enumerate(outcomes):
@@ -354,7 +354,7 @@ def hook_of(outcomes, hook, caplog):
 
 
 def test_first_rescaled_step_of_a_streak_is_logged(caplog):
-    hook = BadStepHook(max_streak=1)
+    hook = BadStepHook(max_streak=1, max_files=0)
     outcomes = [Outcome.RESCALED] * 3 + [Outcome.TAKEN, None, Outcome.RESCALED]
     lines = hook_of(outcomes, hook, caplog)
     assert [line.split(':')[0] for line in lines] == ['iteration 1', 'iteration 6']
@@ -376,8 +376,10 @@ class StubOptimizer:
     """Stands in for ZeRO's float16 optimizer, which needs a GPU; the scaler is DeepSpeed's own."""
 
     dtype, dynamic_loss_scale, check_grad_overflow, bad = torch.float16, True, False, False
+    state: dict = {}
 
     def __init__(self, **scaler):
+        self.optimizer = self  # ZeRO's holds PyTorch's
         self.loss_scaler = DynamicLossScaler(
             scale_window=1000, delayed_shift=1, consecutive_hysteresis=False, **scaler
         )

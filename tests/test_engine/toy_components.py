@@ -1,12 +1,13 @@
 """A language model of a few hundred weights and its data, to test the engine alone."""
 
+import hashlib
 import os
 import signal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor, BaseModel
@@ -14,6 +15,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from pixelsail_mm.engine import checkpoint_writer
+from pixelsail_mm.engine.optimizer_state import named_state
 from pixelsail_mm.engine.strategies.common import unwrap
 from pixelsail_mm.registry import DATASETS, HOOKS, METRICS, MODELS
 
@@ -133,7 +135,8 @@ class FaultHook(Hook):
 
     Args:
         faults: (iteration from 0, rank, kind); kinds: a ``loss`` of NaN, an infinite ``constant``
-            in the loss, an infinite ``gradient``, ``weights`` that are NaN after the step.
+            in the loss, an infinite ``gradient``, ``weights`` that are NaN after the step, a
+            ``state`` of the optimizer that is, in this process.
     """
 
     priority = 'HIGHEST'
@@ -154,6 +157,22 @@ class FaultHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if 'weights' in self._now(batch_idx):
             unwrap(runner.model).layer.bias.data[0] = float('nan')
+        if 'state' in self._now(batch_idx):
+            states = named_state(unwrap(runner.model), runner.optim_wrapper.optimizer)
+            next(state['exp_avg'] for name, state in states if name == 'layer.weight').view(-1)[
+                -1:
+            ] = float('nan')
+
+
+@HOOKS.register_module()
+class EqualWeightsHook(Hook):
+    """Fail if the processes' weights differ by a bit; with ZeRO-3 each has a part of its own."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        digest = hashlib.sha256()
+        for weight in unwrap(runner.model).parameters():
+            digest.update(weight.detach().numpy().tobytes())
+        assert len(set(all_gather_object(digest.digest()))) == 1, batch_idx
 
 
 @DATASETS.register_module()

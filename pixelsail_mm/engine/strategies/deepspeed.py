@@ -1,6 +1,7 @@
 """DeepSpeed ZeRO stages 1 to 3, on GPUs with NCCL and on CPUs with gloo."""
 
 import contextlib
+import functools
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine._strategy import DeepSpeedStrategy
+from mmengine._strategy import deepspeed as mmengine_deepspeed
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
@@ -119,6 +121,16 @@ def _hook_tables(modules: Iterable[nn.Module]) -> list[dict]:
     ]
 
 
+def register_optimizers_once() -> None:
+    """Let a process build a second DeepSpeed strategy.
+
+    MMEngine registers DeepSpeed's optimizers with each, and its registry refuses a name twice.
+    """
+    register = mmengine_deepspeed.register_deepspeed_optimizers
+    if not hasattr(register, 'cache_info'):
+        mmengine_deepspeed.register_deepspeed_optimizers = functools.cache(register)
+
+
 @contextlib.contextmanager
 def without_hooks(model: nn.Module) -> Iterator[None]:
     """Take the forward hooks off all modules inside the block."""
@@ -203,6 +215,7 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
 
     def __init__(self, **kwargs):
         ensure_onebit_optimizers()
+        register_optimizers_once()
         super().__init__(**kwargs)
 
     def _parse_config(self, config) -> dict:

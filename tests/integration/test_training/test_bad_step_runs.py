@@ -1,5 +1,6 @@
 """NaN and infinity in real processes: all skip together, and nothing of it reaches a file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,18 @@ def test_all_processes_skip_and_stop_together(run_tool, warm_python, tmp_path, z
         zero,
     )
     assert status == DIVERGED, output[-4000:]
-    assert '3 optimizer steps in a row' in output and 'at iteration 10; 6 in this run' in output
+    assert '3 optimizer steps in a row' in output and 'at iteration 12; 7 in this run' in output
     assert 'iteration 2: optimizer step skipped, its loss is NaN or infinite' in output
     assert 'iteration 4: optimizer step skipped, a gradient (all losses were finite)' in output
+    [line] = [line for line in output.splitlines() if 'iteration 8: optimizer step skipped' in line]
+    assert "the optimizer's state is NaN or infinite (exp_avg of layer.weight (1 number))" in line
     assert not (tmp_path / 'model.safetensors').exists()
-    for skipped in (2, 4, 6, 8, 9):
+    ranks = {2: '1', 4: '01', 6: '1', 8: '01', 10: '1', 11: '1', 12: '1'}
+    written = {f'iter_{number}_rank_{rank}.json' for number in ranks for rank in ranks[number]}
+    assert {path.name for path in (tmp_path / 'bad_steps').iterdir()} == written
+    content = json.loads((tmp_path / 'bad_steps/iter_8_rank_1.json').read_text())
+    assert content['optimizer_state'] == ['exp_avg of layer.weight (1 number)']
+    for skipped in (2, 4, 6, 8, 10, 11):
         assert same(tmp_path, skipped - 1, skipped), skipped
-    for taken in (3, 5, 7):
+    for taken in (3, 5, 7, 9):
         assert not same(tmp_path, taken - 1, taken), taken

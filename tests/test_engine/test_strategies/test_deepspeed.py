@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from pixelsail_mm.engine.strategies.deepspeed import adapt, read_preset
+from pixelsail_mm.engine.strategies.deepspeed import PixelDeepSpeedStrategy, adapt, read_preset
 from pixelsail_mm.errors import ConfigError
 
 
@@ -44,3 +44,10 @@ def test_fp16_of_a_file_is_kept_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     config = adapt(dict(fp16=dict(enabled=True)), 1, 1, 0)
     assert config['fp16']['enabled'] and not config['bf16']['enabled']
+
+
+def test_a_second_strategy_in_one_process(tmp_path):
+    """MMEngine registers DeepSpeed's optimizers with each, and the second time it failed."""
+    for name in ('zero1', 'zero2'):
+        strategy = PixelDeepSpeedStrategy(config=read_preset(name), work_dir=str(tmp_path))
+        assert strategy.config['zero_optimization']['stage'] == int(name[-1])
