@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,19 @@ def zero_of(*outputs: Tensor) -> Tensor:
         Scalar 0, summed in float32: in float16 a long sum overflows, and 0 * inf is NaN.
     """
     return sum(0.0 * output.float().sum() for output in outputs)
+
+
+def with_gradient(tensor: Tensor) -> Tensor:
+    """Return a tensor with the same values that requires a gradient, as an input of a module.
+
+    Under ZeRO-3 the backward pass lets go of a module's weights once the gradient of its input is
+    there; without one they stay until the optimizer steps. If a stand-in requires no gradient and
+    the maps of other processes do, then the next micro-batch of an accumulation window gathers the
+    weights in those processes only, and all wait or mix up what they send.
+
+    Args:
+        tensor: Of any shape; given back as it is if it requires a gradient, or none is recorded.
+    """
+    if tensor.requires_grad or not torch.is_grad_enabled():
+        return tensor
+    return tensor.detach().requires_grad_()

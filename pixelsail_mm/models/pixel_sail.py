@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pixelsail_mm.errors import ConfigError
 from pixelsail_mm.models.backbones.attention import AttentionLayout
 from pixelsail_mm.models.data_preprocessor import ModelInputs
-from pixelsail_mm.models.every_rank import zero_of
+from pixelsail_mm.models.every_rank import with_gradient, zero_of
 from pixelsail_mm.models.generation import AnsweringMixin
 from pixelsail_mm.models.heads import SegTokenHead
 from pixelsail_mm.models.heads.names import MASK, head_attribute, head_configs, module_name
@@ -263,7 +263,10 @@ class PixelSAIL(AnsweringMixin, BaseModel):
             feature if wants_all or row in learned else None for row, feature in enumerate(maps)
         ]
         unused = all(feature is None for feature in used)
-        features = self.head_features([(states[:1, :1] * 0.0).detach()] if unused else used)
+        stand_in = torch.zeros_like(states[:1, :1])
+        if states.requires_grad:  # as the maps of other processes do
+            stand_in = with_gradient(stand_in)
+        features = self.head_features([stand_in] if unused else used)
         losses = {}
         for name, head in self.heads.items():
             found = self._head_losses(

@@ -5,12 +5,9 @@ from itertools import product
 import torch
 from torch import nn
 
-from pixelsail_mm.registry import DATASETS, MODELS
+from pixelsail_mm.registry import MODELS
 from pixelsail_mm.testing.tiny_models import make_sample
-from pixelsail_mm.tokenization import SpecialTokens, build_tokenizer
 
-#: Iterations in which both processes have the same kind of batch.
-ALIKE = 4
 #: Grids of patches in a batch of two samples; None is a sample without image.
 GRIDS = dict(
     equal=((2, 3), (2, 3)), unequal=((2, 3), (3, 2)), one=((2, 2), None), none=(None, None)
@@ -20,13 +17,6 @@ KINDS = [
     kind
     for kind in product(GRIDS, (True, False), (True, False))
     if kind[0] != 'none' or kind[1:] == (False, False)
-]
-#: Pairs of kinds, for rank 0 and rank 1, one pair for each iteration: each kind meets
-#: four others.
-PAIRS = [(KINDS[0], KINDS[0])] * ALIKE + [
-    (kind, KINDS[(place + shift) % len(KINDS)])
-    for shift in (4, 6)
-    for place, kind in enumerate(KINDS)
 ]
 
 
@@ -45,25 +35,6 @@ def make_batch(tokens, kind, seed=0, **options):
         )
         for place, grid in enumerate(GRIDS[grids])
     ]
-
-
-@DATASETS.register_module()
-class MixedBatches(torch.utils.data.Dataset):
-    """Micro-batch ``2 * t + r`` of two samples is of the kind ``PAIRS[t][r]``."""
-
-    def __init__(self, tokenizer):
-        self.tokens = SpecialTokens.from_tokenizer(build_tokenizer(tokenizer))
-
-    def __len__(self):
-        return 4 * len(PAIRS)
-
-    def __getitem__(self, draw):
-        micro_batch, place = divmod(draw % len(self), 2)
-        kind = PAIRS[micro_batch // 2][micro_batch % 2]
-        inputs, sample = make_batch(self.tokens, kind, seed=2 * micro_batch)[place]
-        if micro_batch % 3:
-            sample.gt_points = torch.full((len(sample.gt_masks), 2), 0.25)
-        return dict(inputs=inputs, data_samples=sample)
 
 
 @MODELS.register_module()

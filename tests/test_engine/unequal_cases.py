@@ -49,7 +49,7 @@ class Batch:
             for place in range(self.size)
         ]
 
-    def samples(self, tokens) -> list:
+    def samples(self, tokens, image_layout: str = 'block') -> list:
         """Packed samples, see :func:`~pixelsail_mm.testing.tiny_models.make_sample`."""
         draw = random.Random(self.seed)
         made = []
@@ -63,6 +63,7 @@ class Batch:
                 else (),
                 text_length=draw.randint(8, 12),
                 seed=self.seed + place,
+                image_layout=image_layout,
             )
             count = len(sample.gt_masks)
             if self.others:

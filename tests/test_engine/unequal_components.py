@@ -39,11 +39,12 @@ class UnequalBatches(Dataset):
     Args:
         tokenizer: Folder of the tokenizer.
         steps: Arguments of :func:`~tests.test_engine.unequal_cases.plan`.
+        image_layout: See :func:`~pixelsail_mm.testing.tiny_models.make_sample`.
     """
 
-    def __init__(self, tokenizer, steps):
+    def __init__(self, tokenizer, steps, image_layout='block'):
         self.tokens = SpecialTokens.from_tokenizer(build_tokenizer(tokenizer))
-        self.steps = plan(**steps)
+        self.steps, self.image_layout = plan(**steps), image_layout
 
     def __len__(self):
         return 2 * len(self.steps)
@@ -54,7 +55,7 @@ class UnequalBatches(Dataset):
 
     def collated(self, batch):
         """A batch as a data loader gives it."""
-        samples = batch.samples(self.tokens)
+        samples = batch.samples(self.tokens, self.image_layout)
         return pseudo_collate(
             [dict(inputs=inputs, data_samples=sample) for inputs, sample in samples]
         )
@@ -136,7 +137,7 @@ class AgainstOneProcessHook(Hook):
         if runner.optim_wrapper.outcome is None:
             return
         self._descend()
-        last = batch_idx + 1 == len(self.steps)
+        last = batch_idx + 1 == runner.max_iters
         if last or self.steps[batch_idx + 1].case != self.steps[batch_idx].case:
             self._compare_weights(runner)
             self._begin(runner)

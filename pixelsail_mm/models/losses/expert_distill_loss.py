@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelsail_mm.errors import ConfigError
-from pixelsail_mm.models.every_rank import zero_of
+from pixelsail_mm.models.every_rank import with_gradient, zero_of
 from pixelsail_mm.models.necks.feature_maps import apply_per_pixel
 from pixelsail_mm.registry import MODELS
 from pixelsail_mm.structures import PixelDataSample
@@ -136,13 +136,14 @@ class ExpertDistillLoss(nn.Module):
             ConfigError: The expert does not give one map ``(expert_channels,h,w)`` or None per
                 sample.
         """
-        weight = self.proj.weight
         maps = [feature for feature in features if feature is not None]
+        # Not `self.proj.weight`: ZeRO-3 would count that as a use of the weight by this module, whose
+        # end in the backward pass it never sees where no map is given.
+        weight = next(self.proj.parameters())
         device = maps[0].device if maps else weight.device
         targets = self._targets(data_samples, device)
-        maps = [feature.to(weight.dtype) for feature in maps] or [
-            weight.new_zeros(1, 1, self.proj.in_features)
-        ]
+        maps = maps or [torch.zeros(1, 1, self.proj.in_features, device=device)]
+        maps = [with_gradient(feature.to(weight.dtype)) for feature in maps]
         with torch.autocast(device.type, enabled=False):
             projected = apply_per_pixel(self.proj, maps)
             present = [theirs for ours, theirs in zip(features, targets) if ours is not None]

@@ -8,6 +8,7 @@
 import json
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 from mmengine.dist import get_rank
@@ -15,11 +16,12 @@ from mmengine.dist import get_rank
 from pixelsail_mm.config import read_config
 from pixelsail_mm.engine.launch import _close_process_group
 from pixelsail_mm.engine.runner_factory import build_runner
+from pixelsail_mm.testing.tiny_models import TINY_EVE
 from tests.test_engine.unequal_cases import plan
 from tests.test_engine.unequal_components import AgainstOneProcessHook
 
 CONFIG = Path(__file__).with_name('unequal_config.py')
-#: The parts of the model beside the mask head.
+#: What is beside the mask head; with ``eve`` it is another backbone.
 PARTS = dict(
     mask=dict(),
     point=dict(
@@ -35,6 +37,10 @@ PARTS = dict(
             )
         ],
     ),
+    eve=dict(
+        backbone=dict(_delete_=True, **TINY_EVE['backbone']),
+        prompt_injector=TINY_EVE['prompt_injector'],
+    ),
     box=dict(heads=dict(box=dict(type='SegTokenBoxHead', embed_channels=16))),
 )
 
@@ -42,10 +48,13 @@ PARTS = dict(
 def train(run, tokenizer, work_dir):
     """Train one model; give the number of cases and seconds."""
     cfg = read_config(str(CONFIG))
-    cfg.merge_from_dict(dict(model=PARTS[run['heads']]))
+    cfg.merge_from_dict(dict(model=deepcopy(PARTS[run['heads']])))
     cfg.model.tokenizer = cfg.train_dataloader.dataset.tokenizer = tokenizer
     cfg.train_dataloader.dataset.steps = run['steps']
-    cfg.train_cfg.max_iters = len(plan(**run['steps']))
+    if run['heads'] == 'eve':
+        cfg.train_dataloader.dataset.image_layout = 'rows'
+    steps = len(plan(**run['steps']))
+    cfg.train_cfg.max_iters = steps - steps % run['accumulation']  # whole windows
     cfg.work_dir, cfg.experiment_name = f'{work_dir}/{run["name"]}', run['name']
     cfg.deepspeed, cfg.launcher = run['deepspeed'], 'pytorch'
     cfg.optim_wrapper.accumulative_counts = run['accumulation']
@@ -55,7 +64,10 @@ def train(run, tokenizer, work_dir):
     [hook] = [hook for hook in runner.hooks if isinstance(hook, AgainstOneProcessHook)]
     runner.train()
     return dict(
-        run=run['name'], cases=hook.cases, steps=len(hook.steps), seconds=time.monotonic() - start
+        run=run['name'],
+        cases=hook.cases,
+        steps=runner.max_iters,
+        seconds=round(time.monotonic() - start),
     )
 
 
