@@ -1,7 +1,9 @@
 """Whatever a batch holds, the same modules are called in the same order, forwards and backwards.
 
 ZeRO-3 gathers the weights of a module in all processes at once: a process whose batch makes other
-calls waits for ever. tests/integration/test_training/test_mixed_batches.py tries the real thing.
+calls waits for ever. It lets go of them when the gradient of the module's input is there, so that
+must be wanted in all processes or in none. tests/integration/test_training/test_unequal_ranks.py
+tries the real thing.
 """
 
 import pytest
@@ -34,7 +36,10 @@ def calls_of(model, batch):
     def note(name):
         def hook(module, inputs, output):
             tensors = [output] if torch.is_tensor(output) else list(output)
-            events.append(('forward', name, len(tensors)))
+            given = [part for part in inputs if torch.is_tensor(part)]
+            given += [part for parts in inputs if isinstance(parts, list) for part in parts]
+            wanted = any(part.requires_grad for part in given)
+            events.append(('forward', name, len(tensors), wanted))
             for tensor in tensors:
                 tensor.register_hook(lambda grad: events.append(('backward', name)))
 

@@ -137,8 +137,8 @@ class ExpertDistillLoss(nn.Module):
                 sample.
         """
         maps = [feature for feature in features if feature is not None]
-        # Not `self.proj.weight`: ZeRO-3 would count that as a use of the weight by this module, whose
-        # end in the backward pass it never sees where no map is given.
+        # Not `self.proj.weight`: ZeRO-3 would count that as a use of the weight by this module,
+        # whose end in the backward pass it never sees where no map is given.
         weight = next(self.proj.parameters())
         device = maps[0].device if maps else weight.device
         targets = self._targets(data_samples, device)

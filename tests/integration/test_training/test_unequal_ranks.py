@@ -93,7 +93,7 @@ def test_no_mix_hangs_or_changes_a_gradient(run_tool, warm_python, tmp_path, run
     assert status == 0, f'seed {SEED}\n{output[-6000:]}'
     found = [json.loads(line.removeprefix('done ')) for line in done]
     assert [entry['run'] for entry in found] == [one['name'] for one in runs]
-    assert all(entry['cases'] >= 2 for entry in found)
+    assert all(entry['cases'] >= 1 for entry in found)
 
 
 def test_every_kind_meets_every_kind():
