@@ -185,7 +185,7 @@ def test_best_checkpoint_is_kept_from_bad_weights(build, tmp_path):
     )
     with pytest.raises(DivergedError, match=r'best_.* is not written: 1 weights .*layer\.bias'):
         runner.train()
-    [best] = tmp_path.glob('best_*')
+    [best] = tmp_path.glob('best_*.pth')
     assert best.name.endswith('iter_2.pth')
     state = load_state(best)['state_dict']
     assert not all_finite([state.pop('saved_mask')]) and all_finite(state.values())

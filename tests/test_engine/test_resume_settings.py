@@ -289,7 +289,7 @@ def test_averaged_weights_do_not_pass_for_the_trained(runner_of):
         resumed(runner_of, Path(first.work_dir) / 'iter_4.pth')
 
 
-def test_a_tokenizer_of_other_tokens_is_refused(repo_root, tmp_path, monkeypatch):
+def test_a_tokenizer_of_other_tokens_is_refused(repo_root, tmp_path):
     """Of the same size, so that no shape tells; the same tokens in another folder are fine."""
     folders = [tmp_path / name for name in ('one', 'moved', 'other')]
     for folder in folders:
@@ -301,9 +301,10 @@ def test_a_tokenizer_of_other_tokens_is_refused(repo_root, tmp_path, monkeypatch
     file.write_text(json.dumps(content))
 
     def run(folder, resume):
-        monkeypatch.setenv('PIXELSAIL_TEST_TOKENIZER', str(folder))
-        config = repo_root / 'tests/integration/test_training/mixed_config.py'
-        options = ['train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=1']
+        config = repo_root / 'tests/integration/test_training/unequal_config.py'
+        hook = 'dict(type="PixelCheckpointHook", by_epoch=False, interval=1)'
+        options = ['train_cfg.max_iters=2', f'default_hooks.checkpoint={hook}']
+        options += [f'{part}.tokenizer={folder}' for part in ('model', 'train_dataloader.dataset')]
         cfg = read_config(config, options)
         cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), f'tokens{next(numbers)}'
         cfg.launcher, cfg.resume = 'none', resume

@@ -67,18 +67,18 @@ def _sample_inputs(fixtures, model, arrays, meta):
         for item in json.loads((fixtures.root / 'preprocess.json').read_text())['resize']
         if item['size'] == [arrays['image'].shape[1], arrays['image'].shape[0]]
     ]
+    patch = fixtures.config['hyper_parameters']['vision_patch_size']
     if sizes:
-        width, height = sizes[0][f'patch{fixtures.config["hyper_parameters"]["vision_patch_size"]}']
+        width, height = sizes[0][f'patch{patch}']
     else:
         from pixelsail_mm.datasets.transforms.grid import target_size
 
-        patch = fixtures.config['hyper_parameters']['vision_patch_size']
         width, height = target_size(arrays['image'].shape[1], arrays['image'].shape[0], patch)
     image = Image.fromarray(arrays['image'].numpy()).resize((width, height), Image.BILINEAR)
     prompt_map = None
     if 'vp_token_indices' in arrays:
         patches = arrays['vision_patch_indices'][0] >= 0
-        prompt_map = arrays['vp_token_indices'][0][patches]
+        prompt_map = arrays['vp_token_indices'][0][patches].view(height // patch, width // patch)
     assert (input_ids == ids['vpatch_id']).sum() > 0
     return dict(
         input_ids=input_ids,

@@ -41,12 +41,7 @@ def runner_of(work_dir: Path, case: str, *options: str):
     )
     cfg.launcher, cfg.deepspeed, cfg.work_dir = 'pytorch', stage, str(work_dir)
     cfg.experiment_name = f'{case}-{work_dir.name}'  # MMEngine takes equal names for one run
-    runner = build_runner(cfg)
-    from mmengine._strategy import deepspeed
-
-    # MMEngine registers DeepSpeed's optimizers with every strategy; a second time is an error.
-    deepspeed.register_deepspeed_optimizers = lambda: None
-    return runner
+    return build_runner(cfg)
 
 
 def run(folder: Path, base: str, case: str) -> None:
