@@ -302,7 +302,7 @@ def test_a_tokenizer_of_other_tokens_is_refused(repo_root, tmp_path):
 
     def run(folder, resume):
         config = repo_root / 'tests/integration/test_training/unequal_config.py'
-        hook = 'dict(type="PixelCheckpointHook", by_epoch=False, interval=1)'
+        hook = 'dict(type="PixelCheckpointHook", by_epoch=False, interval=1, _delete_=True)'
         options = ['train_cfg.max_iters=2', f'default_hooks.checkpoint={hook}']
         options += [f'{part}.tokenizer={folder}' for part in ('model', 'train_dataloader.dataset')]
         cfg = read_config(config, options)
