@@ -27,25 +27,14 @@ class StopHook(Hook):
     priority = 'LOWEST'  # behind all that belongs to an iteration
 
     def before_train(self, runner) -> None:
-        """Begin to defer signals.
-
-        Args:
-            runner: The runner.
-        """
+        """Begin to defer signals."""
         self._agreement = Agreement(1)
         REQUEST.deferred = True
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Stop if any process was asked to and the accumulation window ends here.
-
-        Args:
-            runner: The runner.
-            batch_idx: Iterations done before this one.
-            data_batch: The batch (unused).
-            outputs: The log variables (unused).
-        """
+        """Stop if any process was asked to and the accumulation window ends here."""
         done = batch_idx + 1
         if done == runner.max_iters or not updates_after(
             runner.optim_wrapper, done, runner.max_iters
@@ -67,10 +56,6 @@ class StopHook(Hook):
         )
 
     def after_train(self, runner) -> None:
-        """Let signals act as usual again.
-
-        Args:
-            runner: The runner.
-        """
+        """Let signals act as usual again."""
         REQUEST.deferred = False
         self._agreement.wait()

@@ -46,41 +46,21 @@ class WatchdogHook(Hook):
         watchdog.enter('data' if mode == 'train' else 'evaluation', done)
 
     def before_train(self, runner) -> None:
-        """The first batch is next.
-
-        Args:
-            runner: The runner.
-        """
+        """The first batch is next."""
         watchdog.enter('data', runner.iter)
 
     def before_val(self, runner) -> None:
-        """An evaluation begins.
-
-        Args:
-            runner: The runner.
-        """
+        """An evaluation begins."""
         watchdog.enter('evaluation', runner.iter)
 
     def after_val(self, runner) -> None:
-        """The training goes on.
-
-        Args:
-            runner: The runner.
-        """
+        """The training goes on."""
         watchdog.enter('data', runner.iter)
 
     def before_test(self, runner) -> None:
-        """An evaluation begins.
-
-        Args:
-            runner: The runner.
-        """
+        """An evaluation begins."""
         watchdog.enter('evaluation')
 
     def after_train(self, runner) -> None:
-        """The weights at the end are written next.
-
-        Args:
-            runner: The runner.
-        """
+        """The weights at the end are written next."""
         watchdog.enter('save', runner.iter)
