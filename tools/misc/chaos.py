@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -54,8 +55,9 @@ class Training:
     """
 
     def __init__(self, folder: Path, strategy: str, steps: int, data: Path, log: Path) -> None:
-        self.folder, self.begun = folder, time.time()
+        self.folder, self.log = folder, log
         with open(log, 'a') as output:
+            self.begun = output.tell()
             self.launcher = psutil.Popen(
                 [
                     *('bash', 'tools/dist_train.sh', CONFIG, '2', '--deepspeed', strategy),
@@ -92,15 +94,11 @@ class Training:
         return found
 
     def iteration(self) -> int:
-        """Last iteration in the log of this start; 0 before the first."""
-        done = 0
-        for path in self.folder.glob('*/vis_data/*.json'):
-            if path.name == 'config.json' or path.stat().st_mtime < self.begun:
-                continue
-            for line in path.read_text().splitlines():
-                with suppress(ValueError):  # a line that is being written
-                    done = max(done, json.loads(line).get('iter', 0))
-        return done
+        """Last iteration that this start has told; 0 before the first."""
+        with open(self.log, errors='replace') as output:
+            output.seek(self.begun)
+            done = re.findall(r'Iter\(train\) \[ *(\d+)/', output.read())
+        return int(done[-1]) if done else 0
 
     def wait_for(self, iteration: int, seconds: float) -> bool:
         """Wait until this start has logged an iteration; False if it ended before."""

@@ -1,6 +1,7 @@
 """Logging that a full disk does not end."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from mmengine.hooks import LoggerHook
@@ -12,11 +13,19 @@ from pixelsail_mm.registry import HOOKS
 class PixelLoggerHook(LoggerHook):
     """MMEngine's ``LoggerHook``; figures that cannot be written are missed, not waited for.
 
-    The console and the log file are written first. An error of the file system in the files of the
-    visualizer's backends (``vis_data``, TensorBoard) is said once; a later write tries again.
+    The console comes first. An error of the file system in the files of the visualizer's backends
+    (``vis_data``, TensorBoard) is said once there, and lines that the log file cannot take are left
+    out of it; a later write tries again.
     """
 
     _told = False
+
+    def before_run(self, runner) -> None:
+        """Let the log file miss lines, too, where Python would print a traceback for each."""
+        super().before_run(runner)
+        for handler in runner.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = lambda record: None
 
     @contextlib.contextmanager
     def _missing_figures(self, runner) -> Iterator[None]:
