@@ -24,16 +24,12 @@ ZERO3 = dict(
 pytestmark = pytest.mark.slow
 
 
-# With EVE's layers the process without an image calls its visual weights with no token at all.
-@pytest.mark.parametrize(
-    ('config', 'stage'), [(CONFIG, 'zero2'), (CONFIG, 'zero3'), ('alternating_eve_config', 'zero3')]
-)
-def test_curves_agree_and_nothing_hangs(two_against_one, logged, tmp_path, config, stage):
+def test_curves_agree_and_nothing_hangs(two_against_one, logged, tmp_path):
+    """With real data and distillation; test_unequal_ranks.py has other strategies and models."""
     (tmp_path / 'zero3.json').write_text(json.dumps(ZERO3))
-    zero = tmp_path / 'zero3.json' if stage == 'zero3' else stage
     one, two, _ = two_against_one(
-        f'{FOLDER}/{config}.py',
-        zero,
+        f'{FOLDER}/{CONFIG}.py',
+        tmp_path / 'zero3.json',
         STEPS,
         ('loss', 'loss_mask', 'loss_dice', 'loss_lm', 'loss_distill_oracle'),
     )
