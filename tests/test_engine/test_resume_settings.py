@@ -304,6 +304,10 @@ def test_a_tokenizer_of_other_tokens_is_refused(repo_root, tmp_path):
         config = repo_root / 'tests/integration/test_training/unequal_config.py'
         hook = 'dict(type="PixelCheckpointHook", by_epoch=False, interval=1, _delete_=True)'
         options = ['train_cfg.max_iters=2', f'default_hooks.checkpoint={hook}']
+        # Without the box head, which another test may have registered under another module name.
+        parts = ['mixed_components', 'unequal_components']
+        imports = ','.join(f'tests.test_engine.{part}' for part in parts)
+        options += [f'custom_imports.imports=[{imports}]']
         options += [f'{part}.tokenizer={folder}' for part in ('model', 'train_dataloader.dataset')]
         cfg = read_config(config, options)
         cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), f'tokens{next(numbers)}'
