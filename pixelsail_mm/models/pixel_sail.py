@@ -119,6 +119,8 @@ class PixelSAIL(AnsweringMixin, BaseModel):
                 f'model.distill: losses of one name would hide each other ({names}); '
                 'give every entry its own `name`'
             )
+        if any(_feature(cfg) == 'neck' for cfg in distill):
+            self.mask_head.fold_projector = False  # the loss reads the projected features
         if trainable is not None:
             train_only(self, [module_name(part) for part in trainable])
 
@@ -164,8 +166,13 @@ class PixelSAIL(AnsweringMixin, BaseModel):
 
     def embed(self, inputs: ModelInputs) -> Tensor:
         """Token, patch and prompt embeddings summed: ``(B,L,C)``."""
-        tokens = self.backbone.embed_tokens(inputs['input_ids'])
-        prompts = self.backbone.embed_tokens(inputs['prompt_token_ids'])
+        # One look-up: each would have a dense gradient of the size of the whole table.
+        ids = inputs['input_ids'], inputs['prompt_token_ids']
+        embedded = self.backbone.embed_tokens(torch.cat([part.flatten() for part in ids]))
+        tokens, prompts = (
+            part.view(*shape.shape, -1)
+            for part, shape in zip(embedded.split([part.numel() for part in ids]), ids)
+        )
         pixels, grids = inputs['vision_patches'], inputs['grids']
         text_only = len(pixels) == 0
         if text_only:

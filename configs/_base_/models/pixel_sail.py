@@ -14,6 +14,8 @@ model = dict(
         num_points=12544,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
+        # Equal up to rounding; off where a distillation reads the projected features.
+        fold_projector=True,
         loss_mask=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=2.0),
         loss_dice=dict(type='DiceLoss', naive_dice=True, eps=1.0, loss_weight=0.5)),
     distill=[],

@@ -20,9 +20,23 @@ from pixelsail_mm.structures import PixelDataSample
 EPS = 1e-4
 
 
+class _FoldableLinear(nn.Linear):
+    """Linear layer whose product with a vector can be taken before its input is known.
+
+    ``q . (W x + b) = (q W) . x + q . b``: with few vectors ``q`` and many ``x`` the right side is
+    cheaper. It is a call of the module, as ZeRO-3 gathers weights only for calls.
+    """
+
+    def forward(self, x: Tensor, fold: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """``W x + b``; with ``fold`` the pair ``(x W, x . b)`` of ``x`` ``(n,out_features)``."""
+        return (x @ self.weight, x @ self.bias) if fold else super().forward(x)
+
+
 def _projector(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(in_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, out_channels)
+        nn.Linear(in_channels, hidden_channels),
+        nn.ReLU(),
+        _FoldableLinear(hidden_channels, out_channels),
     )
 
 
@@ -48,6 +62,10 @@ class SegTokenMaskHead(SegTokenHead):
         target_resize: How whole masks are resized to the logits, see
             :func:`~pixelsail_mm.models.heads.mask_targets.resize_targets`: ``'area'``,
             ``'nearest-exact'`` or ``'nearest'`` (authors' release, shifts the masks).
+        fold_projector: Multiply the last layer of the image projector into the ``[SEG]``
+            embeddings instead of into every pixel: the same logits up to rounding in less time. The
+            features are then those before that layer. The meta-architecture switches it off where
+            a distillation reads the projected features (``feature='neck'``).
         embed_std: Start with weights that keep variance (see
             :func:`~pixelsail_mm.models.initialisation.keep_variance`) and give embeddings and
             image features of unit-variance inputs this standard deviation; None keeps PyTorch's.
@@ -72,6 +90,7 @@ class SegTokenMaskHead(SegTokenHead):
         loss_dice: dict | None = None,
         threshold: float = 0.5,
         target_resize: str = 'area',
+        fold_projector: bool = False,
         embed_std: float | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -86,6 +105,7 @@ class SegTokenMaskHead(SegTokenHead):
         self.importance_sample_ratio = importance_sample_ratio
         self.threshold = threshold
         self.target_resize = target_resize
+        self.fold_projector = fold_projector
         self.image_projector = _projector(in_channels, in_channels, embed_channels)
         self.seg_projector = _projector(hidden_size, in_channels, embed_channels)
         if embed_std is not None:
@@ -110,8 +130,12 @@ class SegTokenMaskHead(SegTokenHead):
         )
 
     def project_images(self, maps: list[Tensor]) -> list[Tensor]:
-        """Image features ``(H,W,S)`` of neck maps ``(H,W,in_channels)``."""
-        return apply_per_pixel(self.image_projector, maps)
+        """Image features ``(H,W,D)`` of neck maps ``(H,W,in_channels)``.
+
+        D is S, or with ``fold_projector`` the width in front of the last layer.
+        """
+        layers = self.image_projector[:-1] if self.fold_projector else self.image_projector
+        return apply_per_pixel(layers, maps)
 
     def project_segs(self, states: list[Tensor]) -> list[Tensor]:
         """``[SEG]`` embeddings ``(n,S)`` of final states ``(n,C)``."""
@@ -119,13 +143,32 @@ class SegTokenMaskHead(SegTokenHead):
 
     def forward(self, states: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
         """Mask logits ``(n,H,W)`` per image, see :class:`SegTokenHead`."""
+        queries = self.project_segs(states)
+        offsets = [None] * len(queries)
+        if self.fold_projector:
+            numbers = [len(query) for query in queries]
+            folded, offset = self.image_projector[-1](torch.cat(queries), fold=True)
+            queries, offsets = folded.split(numbers), offset.split(numbers)
         return [
-            self.mask_logits(seg, feature) for seg, feature in zip(self.project_segs(states), maps)
+            self.mask_logits(query, feature, offset)
+            for query, feature, offset in zip(queries, maps, offsets)
         ]
 
-    def mask_logits(self, segs: Tensor, image: Tensor) -> Tensor:
-        """Logits ``(n,H,W)`` from embeddings ``(n,S)`` and one image's features ``(H,W,S)``."""
-        return (segs @ image.flatten(0, 1).T).view(-1, *image.shape[:2])
+    def mask_logits(self, queries: Tensor, image: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Mask logits of one image.
+
+        Args:
+            queries: ``(n,D)``, one for each mask.
+            image: Features ``(H,W,D)``, see :meth:`project_images`.
+            offset: ``(n,)`` added to all logits of a mask.
+
+        Returns:
+            ``(n,H,W)``.
+        """
+        logits = queries @ image.flatten(0, 1).T
+        if offset is not None:
+            logits = logits + offset[:, None]
+        return logits.view(-1, *image.shape[:2])
 
     def loss(
         self, states: list[Tensor], maps: list[Tensor], samples: Sequence[PixelDataSample]
