@@ -90,7 +90,9 @@ def run(args: argparse.Namespace) -> None:
     from PIL import Image
 
     from pixelsail_mm.apis import PixelSAILInferencer
+    from pixelsail_mm.compat.allocator import keep_freed_memory
 
+    keep_freed_memory()
     for prompt in args.prompts:
         if 'mask' in prompt:
             with Image.open(prompt['mask']) as mask:

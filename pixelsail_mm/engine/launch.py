@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
+from pixelsail_mm.compat.allocator import keep_freed_memory
 from pixelsail_mm.config import read_config
 from pixelsail_mm.errors import STOPPED, ConfigError, DivergedError, NotSavedError, StoppedError
 from pixelsail_mm.type_names import type_name
@@ -84,6 +85,7 @@ def test(args: argparse.Namespace) -> dict:
 
 def _read(args: argparse.Namespace, model: str | None = None) -> Config:
     """The config, with what both commands take from the command line."""
+    keep_freed_memory()
     cfg = read_config(args.config, args.cfg_options, model)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
