@@ -15,7 +15,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
 
-from pixelsail_mm.errors import MemoryShortageError, is_out_of_memory, is_worker_killed
+from pixelsail_mm.errors import MemoryShortageError, is_out_of_memory, is_worker_killed, shortened
 from pixelsail_mm.type_names import type_name
 
 _SHOWN = 8
@@ -139,9 +139,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _few(values: Any) -> str:
-    values = [str(value) for value in values]
-    more = f' and {len(values) - _SHOWN} more' if len(values) > _SHOWN else ''
-    return ', '.join(values[:_SHOWN]) + more
+    return shortened([str(value) for value in values], _SHOWN)
 
 
 def peak_resident(who: int = resource.RUSAGE_SELF) -> int:

@@ -8,11 +8,7 @@ from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, 
 from mmengine.logging import print_log
 
 from pixelsail_mm.checkpoints.formats.checkpoint_files import tidy_leftovers
-from pixelsail_mm.checkpoints.formats.resumable import (
-    newest_sound,
-    resumable_candidates,
-    verify_checkpoint,
-)
+from pixelsail_mm.checkpoints.formats.resumable import fault_of, newest_sound, resumable_candidates
 from pixelsail_mm.errors import CheckpointError
 
 
@@ -63,11 +59,5 @@ def _tidy(work_dir: str) -> None:
 
 def _agreed_fault(path: Path) -> CheckpointError | None:
     """Let each process read a part; give the first fault that any found."""
-    fault = None
-    try:
-        verify_checkpoint(path, (get_rank(), get_world_size()))
-    except CheckpointError as problem:
-        fault = problem
-    except OSError as problem:
-        fault = CheckpointError(path, f'cannot be read ({problem})', 'use an earlier checkpoint')
+    fault = fault_of(path, (get_rank(), get_world_size()))
     return next((problem for problem in all_gather_object(fault) if problem), None)

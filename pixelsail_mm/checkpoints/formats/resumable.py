@@ -149,14 +149,15 @@ def resumable_candidates(work_dir: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: (_step(path), path.lstat().st_mtime), reverse=True)
 
 
-def fault_of(path: Path) -> CheckpointError | None:
+def fault_of(path: Path, part: tuple[int, int] = (0, 1)) -> CheckpointError | None:
     """Tell why a checkpoint cannot be resumed from; None if it can.
 
     Args:
         path: The checkpoint.
+        part: See :func:`verify_checkpoint`.
     """
     try:
-        verify_checkpoint(path)
+        verify_checkpoint(path, part)
     except CheckpointError as problem:
         return problem
     except OSError as problem:
@@ -194,18 +195,3 @@ def newest_sound(
     if first is not None:
         raise first
     return None
-
-
-def find_resumable(work_dir: str | Path) -> str | None:
-    """Find the newest complete checkpoint of a run, stepping back over broken ones.
-
-    Args:
-        work_dir: The run's folder; it may have been moved since.
-
-    Returns:
-        str | None: Path of the checkpoint; None when there is none at all.
-
-    Raises:
-        CheckpointError: There are checkpoints, but every one is broken.
-    """
-    return newest_sound(resumable_candidates(work_dir))

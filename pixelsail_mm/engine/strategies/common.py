@@ -233,6 +233,12 @@ class StrategyMixin:
         """Add this process's files to a checkpoint; tell how many processes have some."""
         raise NotImplementedError
 
+    def _schedules(self, wanted: bool) -> dict:
+        """State of the schedules for a checkpoint; empty if not wanted or if there are none."""
+        if not wanted or not hasattr(self, 'param_schedulers'):
+            return {}
+        return dict(param_schedulers=self.scheduler_state_dict())
+
     def _meta(self, extra_ckpt: dict | None) -> dict:
         """Complete what a runner puts beside the weights."""
         meta = dict(

@@ -279,9 +279,11 @@ class PixelDeepSpeedStrategy(StrategyMixin, DeepSpeedStrategy):
                 extra_ckpt=extra_ckpt,
             )
             return get_world_size()
-        state = dict(state_dict=self.gathered_state_dict(), **extra_ckpt)
-        if save_param_scheduler and hasattr(self, 'param_schedulers'):
-            state['param_schedulers'] = self.scheduler_state_dict()
+        state = dict(
+            state_dict=self.gathered_state_dict(),
+            **extra_ckpt,
+            **self._schedules(save_param_scheduler),
+        )
         if is_main_process():
             save.add(state, save.unfinished)
         return 1

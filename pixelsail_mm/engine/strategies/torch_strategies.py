@@ -75,9 +75,7 @@ class _TorchStrategy(StrategyMixin):
         state = dict(state_dict=unwrap(self.model).state_dict())
         if save_optimizer and hasattr(self, 'optim_wrapper'):
             state['optimizer'] = self.optim_state_dict()
-        if save_param_scheduler and hasattr(self, 'param_schedulers'):
-            state['param_schedulers'] = self.scheduler_state_dict()
-        state.update(self._meta(extra_ckpt))
+        state.update(self._schedules(save_param_scheduler), **self._meta(extra_ckpt))
         if callback is not None:
             callback(state)
         save.add(state, save.unfinished)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from pixelsail_mm.checkpoints.formats.resumable import MANIFEST, find_resumable
+from pixelsail_mm.checkpoints.formats.resumable import MANIFEST
+from tests.helpers.resumable import find_resumable
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pixelsail_mm.checkpoints.formats.resumable import find_resumable
+from tests.helpers.resumable import find_resumable
 
 LOSSES = ('loss', 'loss_lm', 'loss_noise', 'grad_norm', 'lr')
 KILLED = -signal.SIGKILL

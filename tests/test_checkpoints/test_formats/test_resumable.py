@@ -4,13 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixelsail_mm.checkpoints.formats.checkpoint_files import write_pointer
-from pixelsail_mm.checkpoints.formats.resumable import (
-    find_resumable,
-    verify_checkpoint,
-    write_manifest,
-)
+from pixelsail_mm.checkpoints.formats.resumable import verify_checkpoint, write_manifest
 from pixelsail_mm.checkpoints.formats.safe_pickle import read_pickle
 from pixelsail_mm.errors import CheckpointError
+from tests.helpers.resumable import find_resumable
 
 
 def save(path, value=1):

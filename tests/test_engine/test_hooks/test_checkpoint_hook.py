@@ -11,11 +11,11 @@ import torch
 from mmengine.hooks import Hook
 
 from pixelsail_mm.checkpoints.checkpoint import load_state
-from pixelsail_mm.checkpoints.formats.resumable import find_resumable
 from pixelsail_mm.config import read_config
 from pixelsail_mm.engine import checkpoint_writer
 from pixelsail_mm.engine.runner_factory import build_runner
 from pixelsail_mm.errors import ConfigError, NotSavedError
+from tests.helpers.resumable import find_resumable
 
 CONFIG = Path(__file__).parents[1] / 'toy_config.py'
 numbers = count()
